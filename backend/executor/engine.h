@@ -1,0 +1,110 @@
+// The public face of the C++ core: an engine directory loaded on a device, requests in, tokens out.
+// Owns the engine thread and the response thread. Knows nothing of Triton, Python or text.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "backend/executor/request.h"
+
+namespace inflight::executor {
+
+/// Run-time choices; what is absent is taken from the engine directory or the machine.
+struct EngineConfig {
+  std::filesystem::path engine_dir;
+  std::string device = "auto";          // "auto", "cpu", "cuda", "cuda:1"
+  std::optional<int> max_batch_size;    // sequences in a step; at most the engine's limit
+  std::optional<int> max_num_tokens;    // tokens in a step; at most the engine's limit
+  std::optional<int> max_seq_len;       // prompt + output; at most the engine's limit
+  int max_queue_size = 0;               // waiting requests; 0 = unbounded
+  bool enable_chunked_context = true;
+  int num_threads = 0;                  // CPU ops; 0 = all cores this process may use
+  // KV pool: the smallest of the caps that are given.
+  std::optional<int64_t> kv_cache_max_tokens;
+  std::optional<int64_t> kv_cache_max_bytes;
+  double kv_cache_free_memory_fraction = 0.9;  // of what is free after loading (GPU; on the CPU
+                                               // only if neither cap is given, see config.cc)
+  bool check_invariants = false;        // snapshot checks after every step, for tests
+};
+
+/// Facts fixed at load.
+struct EngineInfo {
+  std::string architecture;
+  std::string dtype;
+  std::string device;
+  int vocab_size = 0;
+  int max_batch_size = 0;
+  int max_num_tokens = 0;
+  int max_seq_len = 0;
+  int max_prompt_len = 0;  // longest prompt accepted
+  int tokens_per_block = 0;
+  int64_t num_blocks = 0;
+  int64_t weight_bytes_mapped = 0;     // read in place from the memory-mapped checkpoint
+  int64_t weight_bytes_allocated = 0;  // assembled into memory of our own
+  int64_t arena_bytes = 0;             // activations and workspace
+  int64_t kv_cache_bytes = 0;
+};
+
+/// A snapshot, consistent in itself, taken after the newest step.
+struct EngineStats {
+  int64_t iteration = 0;
+  int64_t timestamp_us = 0;  // since the Unix epoch
+  int active_requests = 0;   // running + waiting
+  int running_requests = 0;  // hold cache
+  int waiting_requests = 0;
+  int scheduled_requests = 0;  // in the newest step; 0 when idle
+  int context_requests = 0;    // of them, still reading their prompt
+  int generation_requests = 0;
+  int context_tokens = 0;  // prompt tokens in the newest step
+  int paused_requests = 0;
+  int64_t max_blocks = 0;
+  int64_t free_blocks = 0;
+  int64_t used_blocks = 0;
+  int64_t reused_blocks = 0;
+  int tokens_per_block = 0;
+  int64_t finished_requests = 0;  // since load, by reason below
+  int64_t cancelled_requests = 0;
+  int64_t failed_requests = 0;
+  int64_t generated_tokens = 0;
+  int64_t prompt_tokens = 0;
+  double host_seconds = 0;    // scheduling, batch building, commit, since load
+  double device_seconds = 0;  // running the plan and the sampler, since load
+};
+
+class Engine {
+ public:
+  /// Loads weights, makes the KV pool, starts the threads. Raises Error with the file and key.
+  explicit Engine(const EngineConfig& config);
+  /// Ends every request with a final cancelled part, then joins the threads.
+  ~Engine();
+  Engine(const Engine&) = delete;
+  Engine& operator=(const Engine&) = delete;
+
+  /// Validates against the limits and queues; any thread. Raises invalid_argument (which value,
+  /// which limit) or resource_exhausted ("Maximum queue size of N ... Exceeds maximum queue
+  /// size"). After a normal return `callback` gets exactly one final part.
+  RequestId submit(std::shared_ptr<const Request> request, ResponseCallback callback);
+  /// Asks for an early end; any thread; unknown or finished ids are ignored. The request's final
+  /// part comes from the response thread, with kCancelled.
+  void cancel(RequestId id);
+
+  const EngineInfo& info() const;
+  EngineStats stats() const;
+  /// False once the engine loop has died; every request then ended with an error.
+  bool is_healthy() const;
+
+  /// Called once after each step on the response thread (metrics, cancellation polls). At most
+  /// one; set before the first submit.
+  void on_step(std::function<void(const EngineStats&)> callback);
+
+ private:
+  class Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace inflight::executor

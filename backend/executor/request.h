@@ -1,0 +1,59 @@
+// What the user asked (immutable after submit) and what the engine answers. Ids in, ids out.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "backend/decoding/sampling_params.h"
+#include "kernels/core/error.h"
+
+namespace inflight::executor {
+
+using RequestId = uint64_t;  // the engine's own, unique for its lifetime; 0 is never used
+
+struct Request {
+  std::string client_id;  // free text, may repeat; for logs
+  std::vector<int32_t> input_ids;
+  decoding::SamplingParams sampling;
+  decoding::StopParams stop;
+  bool streaming = false;  // false: one response with everything
+  int priority = 0;        // larger first; ties in order of arrival
+};
+
+enum class FinishReason { kNone, kEndId, kStopWord, kLength, kCancelled, kError };
+
+/// Milliseconds and microseconds are the caller's affair: nanoseconds of std::chrono::steady_clock.
+struct RequestTimes {
+  int64_t arrival_ns = 0;
+  int64_t first_scheduled_ns = 0;
+  int64_t first_token_ns = 0;
+  int64_t last_token_ns = 0;
+};
+
+struct TokenLogProbs {
+  float chosen = 0.0f;
+  std::vector<std::pair<int32_t, float>> top;  // likeliest first, at most num_logprobs
+};
+
+/// One part of an answer. A streaming request gets any number of parts, the last with `is_final`;
+/// another gets exactly one, final. A failed or cancelled request ends with one final part too,
+/// which holds the tokens not yet sent.
+struct Response {
+  RequestId id = 0;
+  std::vector<int32_t> token_ids;        // new since the last part
+  std::vector<TokenLogProbs> log_probs;  // one a token, if asked
+  float cumulative_log_prob = 0.0f;      // of all tokens so far, if asked
+  bool is_final = false;
+  FinishReason finish_reason = FinishReason::kNone;
+  std::optional<Error> error;  // with kError only
+  RequestTimes times;          // filled as known
+};
+
+/// Called on the engine's response thread only, in order for each request. Must not throw.
+using ResponseCallback = std::function<void(Response&&)>;
+
+}  // namespace inflight::executor
