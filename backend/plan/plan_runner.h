@@ -1,0 +1,42 @@
+// Runs one rank's plan: binds every row once at load, then executes packed steps of any T and B up
+// to its limits. Owns the arena; the plan, the weights and the cache belong to the caller and must
+// outlive it. One thread at a time; runners of one plan and one set of weights are independent.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "backend/plan/engine_file.h"
+#include "backend/plan/step_inputs.h"
+#include "backend/plan/weights.h"
+#include "kernels/core/op.h"
+#include "kernels/core/tensor_view.h"
+
+namespace inflight::plan {
+
+class PlanRunner {
+ public:
+  /// `limits` are the run-time ones, each at most the engine's. `kv_layers[i]` is layer i's cache
+  /// [num_blocks, 2, num_kv_heads, tokens_per_block, head_size], strided. Raises Error if a row
+  /// cannot run (unknown op, shapes that do not fit), naming the row.
+  PlanRunner(const EngineFile& engine, int rank, const Weights& weights, Device device,
+             cpu::ThreadPool& pool, const StepLimits& limits, std::vector<TensorView> kv_layers);
+  ~PlanRunner();
+  PlanRunner(const PlanRunner&) = delete;
+  PlanRunner& operator=(const PlanRunner&) = delete;
+
+  /// The logits [B, V] float32 of each sequence's last row; valid until the next run. Allocates
+  /// nothing. Raises invalid_argument if a view's shape or dtype is not what StepInputs says.
+  TensorView run(const StepInputs& inputs);
+
+  /// Width of StepInputs::block_tables: the blocks of a sequence of max_seq_len tokens.
+  int max_blocks_per_sequence() const;
+  int64_t arena_bytes() const;  // activations and workspace
+
+ private:
+  class Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace inflight::plan

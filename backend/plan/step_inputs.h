@@ -1,0 +1,50 @@
+// What a step tells the plan: packed rows and where their cache lies. Made by the executor's batch
+// builder, read by ops under these names; the runner keeps the views only while it runs.
+#pragma once
+
+#include <array>
+#include <string_view>
+
+#include "kernels/core/tensor_view.h"
+
+namespace inflight::plan {
+
+/// All int32, dense, on the runner's device. T = num_tokens, B = num_sequences; the rows of a
+/// sequence are adjacent, sequences in the order of query_starts.
+struct StepInputs {
+  int num_tokens = 0;
+  int num_sequences = 0;
+  TensorView input_ids;     // [T]
+  TensorView positions;     // [T]
+  TensorView rope_lengths;  // [T] prompt rows: the prompt's length; generated rows: position + 1
+  TensorView slots;         // [T] block * tokens_per_block + offset; < 0: the row is not cached
+  TensorView query_starts;  // [B + 1] first row of each sequence, then T
+  TensorView kv_lengths;    // [B] tokens each sequence can see, this step's included
+  TensorView block_tables;  // [B, max_blocks_per_sequence]
+  TensorView last_rows;     // [B] row of each sequence's last token of the step
+};
+
+enum class StepInputShape { kTokens, kSequences, kSequencesPlusOne, kBlockTables };
+
+struct StepInputSpec {
+  std::string_view name;
+  TensorView StepInputs::* view;
+  StepInputShape shape;
+};
+
+/// The fixed names by which plan rows ask for step inputs.
+inline constexpr std::array<StepInputSpec, 8> kStepInputs = {{
+    {"input_ids", &StepInputs::input_ids, StepInputShape::kTokens},
+    {"positions", &StepInputs::positions, StepInputShape::kTokens},
+    {"rope_lengths", &StepInputs::rope_lengths, StepInputShape::kTokens},
+    {"slots", &StepInputs::slots, StepInputShape::kTokens},
+    {"query_starts", &StepInputs::query_starts, StepInputShape::kSequencesPlusOne},
+    {"kv_lengths", &StepInputs::kv_lengths, StepInputShape::kSequences},
+    {"block_tables", &StepInputs::block_tables, StepInputShape::kBlockTables},
+    {"last_rows", &StepInputs::last_rows, StepInputShape::kSequences},
+}};
+
+/// The view of layer i's cache is called "kv_cache.<i>".
+inline constexpr std::string_view kKvCachePrefix = "kv_cache.";
+
+}  // namespace inflight::plan
