@@ -7,11 +7,11 @@
 namespace inflight::decoding {
 
 struct SamplingParams {
-  float temperature = 1.0f;  // 0 = greedy
-  int top_k = 0;             // 0 = off; 1 = greedy
-  float top_p = 1.0f;        // (0, 1]; 1 = off
-  float min_p = 0.0f;        // [0, 1]; 0 = off: drops tokens below min_p times the likeliest
-  bool greedy = false;       // true when the request asked for no sampling at all
+  float temperature = 1.0f;         // 0 = greedy
+  int top_k = 0;                    // 0 = off; 1 = greedy
+  float top_p = 1.0f;               // (0, 1]; 1 = off
+  float min_p = 0.0f;               // [0, 1]; 0 = off: drops tokens below min_p times the likeliest
+  bool greedy = false;              // true when the request asked for no sampling at all
   float repetition_penalty = 1.0f;  // > 0; over prompt and generated tokens
   float presence_penalty = 0.0f;    // over generated tokens
   float frequency_penalty = 0.0f;   // over generated tokens
@@ -24,9 +24,9 @@ struct SamplingParams {
 /// When a sequence ends and what it may not say. Token ids only: text-level stop strings are
 /// Python's.
 struct StopParams {
-  int max_new_tokens = 16;  // >= 1
-  int min_new_tokens = 0;   // end ids and stop words are held back until then
-  std::vector<int32_t> end_ids;  // not part of the output
+  int max_new_tokens = 16;                       // >= 1
+  int min_new_tokens = 0;                        // end ids and stop words are held back until then
+  std::vector<int32_t> end_ids;                  // not part of the output
   std::vector<std::vector<int32_t>> stop_words;  // part of the output
   std::vector<std::vector<int32_t>> bad_words;   // the last id is banned once the others match
 };
