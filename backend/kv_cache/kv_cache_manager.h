@@ -1,0 +1,82 @@
+// Who holds which blocks: one block table per sequence that runs, grown a Step at a time.
+// Bookkeeping only, host only; engine thread only. Knows no requests, no scheduling, no device.
+//
+// The life of a sequence here: match (when it is a candidate), open (when it is admitted),
+// reserve + commit for every step, release (when no step in flight names it).
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "backend/kv_cache/block_pool.h"
+#include "backend/kv_cache/geometry.h"
+#include "backend/kv_cache/invariants.h"
+#include "backend/kv_cache/reservation.h"
+
+namespace inflight::kv_cache {
+
+class KvCacheManager {
+ public:
+  KvCacheManager(Geometry geometry, int32_t num_blocks);
+  ~KvCacheManager();  // every reservation must be closed by then
+  KvCacheManager(const KvCacheManager&) = delete;
+  KvCacheManager& operator=(const KvCacheManager&) = delete;
+
+  /// Tokens at the start of `prompt` whose blocks are already there: where its first chunk begins.
+  /// Takes nothing. Always 0 in this version, which shares no blocks between sequences.
+  int32_t match(std::span<const int32_t> prompt) const;
+
+  /// A new, empty block table.
+  TableId open();
+
+  /// Grows every table for its part of the step, or none: nothing is taken, and nullopt returned,
+  /// if the pool has too few free blocks for all. A table may be named once. `first_position` is
+  /// where the table ends by then (its committed tokens and those of reservations still open).
+  std::optional<Reservation> reserve(std::span<const Growth> step);
+
+  /// Gives the table's blocks back; no open reservation may name it.
+  void release(TableId table);
+
+  /// The block ids of a table in order of position, those of open reservations too. Valid until
+  /// the next reserve, give back or release.
+  std::span<const int32_t> block_table(TableId table) const { return at(table).blocks.ids(); }
+  /// Tokens of committed steps.
+  int32_t num_cached_tokens(TableId table) const { return at(table).num_committed; }
+
+  const Geometry& geometry() const { return geometry_; }
+  int32_t num_blocks() const { return pool_.num_blocks(); }
+  int32_t num_free_blocks() const { return pool_.num_free(); }
+  int32_t num_used_blocks() const { return pool_.num_used(); }
+  int32_t num_tables() const { return num_tables_; }
+
+  /// For check_invariants; O(blocks).
+  CacheSnapshot snapshot() const;
+
+ private:
+  friend class Reservation;
+  struct Table {
+    BlockList blocks;
+    int32_t num_committed = 0;  // tokens
+    int32_t num_reserved = 0;   // tokens, those committed included
+    int32_t num_open_reservations = 0;
+    bool in_use = false;
+  };
+  const Table& at(TableId table) const;
+  Table& at(TableId table);
+  void commit(const Reservation& reservation);
+  void give_back(const Reservation& reservation);
+  void retire(std::vector<Reservation::Entry> entries);
+
+  Geometry geometry_;
+  BlockPool pool_;
+  std::vector<Table> tables_;
+  std::vector<TableId> free_tables_;  // a stack
+  int32_t num_tables_ = 0;
+  uint64_t oldest_open_ = 0;  // serials of open reservations: [oldest_open_, next_serial_)
+  uint64_t next_serial_ = 0;
+  std::vector<std::vector<Reservation::Entry>> spare_entries_;  // memory of closed reservations
+};
+
+}  // namespace inflight::kv_cache
