@@ -1,0 +1,181 @@
+"""The tokenizer of an engine directory or checkpoint folder. Never touches the network.
+
+Reads `tokenizer.json` with the `tokenizers` library alone; only folders without one, and chat
+templates, need `transformers` (imported then).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+
+from inflight.text.detokenizer import Detokenizer, TokenTexts
+
+
+class Tokenizer:
+    """Text to ids and back. Safe to use from several threads."""
+
+    def __init__(
+        self, tokenizer: tokenizers.Tokenizer, config: dict[str, Any], chat_template: str | None
+    ) -> None:
+        """Use `Tokenizer.load`. `config`: the content of tokenizer_config.json, {} without it."""
+        self._tokenizer = tokenizer
+        self._tokenizer.no_padding()
+        self._tokenizer.no_truncation()
+        named = {name: _content(config.get(f"{name}_token")) for name in ("bos", "eos", "pad")}
+        self.bos_token, self.eos_token, self.pad_token = (named[n] for n in ("bos", "eos", "pad"))
+        special = [text for text in (*named.values(), _content(config.get("unk_token"))) if text]
+        self._tokenizer.add_special_tokens(
+            [text for text in special if self._tokenizer.token_to_id(text) is not None]
+        )
+        if "add_bos_token" in config or "add_eos_token" in config:
+            self._add_ends(bool(config.get("add_bos_token")), bool(config.get("add_eos_token")))
+        self.chat_template = chat_template
+        self._named_tokens = {f"{name}_token": text for name, text in named.items() if text}
+        self._texts = TokenTexts(self._tokenizer)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Tokenizer:
+        """Raises FileNotFoundError when the folder holds no tokenizer."""
+        folder = Path(folder)
+        config = _read_json(folder / "tokenizer_config.json")
+        special_tokens = _read_json(folder / "special_tokens_map.json")
+        for name in ("bos_token", "eos_token", "pad_token", "unk_token"):
+            if config.get(name) is None and special_tokens.get(name) is not None:
+                config[name] = special_tokens[name]
+        if (folder / "tokenizer.json").is_file():
+            tokenizer = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+        else:
+            tokenizer = _load_with_transformers(folder)
+            config = {
+                k: v for k, v in config.items() if k not in ("add_bos_token", "add_eos_token")
+            }
+        return cls(tokenizer, config, _read_chat_template(folder, config))
+
+    @property
+    def vocab_size(self) -> int:
+        """Ids are below it; a model's vocabulary may be padded beyond."""
+        return self._tokenizer.get_vocab_size(with_added_tokens=True)
+
+    @property
+    def bos_token_id(self) -> int | None:
+        return self.token_id(self.bos_token)
+
+    @property
+    def eos_token_id(self) -> int | None:
+        return self.token_id(self.eos_token)
+
+    @property
+    def pad_token_id(self) -> int | None:
+        return self.token_id(self.pad_token)
+
+    def token_id(self, token: str | None) -> int | None:
+        return None if token is None else self._tokenizer.token_to_id(token)
+
+    def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
+        return self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids
+
+    def encode_batch(
+        self, texts: Sequence[str], add_special_tokens: bool = True
+    ) -> list[list[int]]:
+        encodings = self._tokenizer.encode_batch(texts, add_special_tokens=add_special_tokens)
+        return [encoding.ids for encoding in encodings]
+
+    def detokenizer(
+        self, context_ids: Sequence[int] = (), skip_special_tokens: bool = True
+    ) -> Detokenizer:
+        """A new stream of ids to text; see `Detokenizer` for what the context does."""
+        return Detokenizer(self._texts, context_ids, skip_special_tokens)
+
+    def decode(self, ids: Iterable[int], skip_special_tokens: bool = True) -> str:
+        stream = self.detokenizer(skip_special_tokens=skip_special_tokens)
+        return stream.feed(ids) + stream.finish()
+
+    def text_of(
+        self,
+        context_ids: Sequence[int],
+        new_ids: Iterable[int],
+        final: bool,
+        skip_special_tokens: bool = True,
+    ) -> str:
+        """What a stream that has been fed `context_ids` tells next: a stateless `Detokenizer`.
+
+        For chunks c1, c2, … cn of one answer, text_of([], c1, False) + text_of(c1, c2, False) + …
+        + text_of(c1 + … , cn, True) == decode(c1 + … + cn); the time does not grow with the
+        context.
+        """
+        stream = self.detokenizer(context_ids, skip_special_tokens)
+        text = stream.feed(new_ids)
+        return text + stream.finish() if final else text
+
+    def apply_chat_template(
+        self,
+        messages: Sequence[dict[str, Any]],
+        add_generation_prompt: bool = True,
+        tools: list[dict[str, Any]] | None = None,
+        template_arguments: dict[str, Any] | None = None,
+    ) -> str:
+        """The prompt of a conversation. It holds the special tokens already: encode it with
+        `add_special_tokens=False`. Raises ValueError when the folder has no chat template.
+        """
+        if self.chat_template is None:
+            raise ValueError(
+                "this tokenizer has no chat template (chat_template.jinja or the key "
+                "chat_template of tokenizer_config.json)"
+            )
+        from transformers.utils.chat_template_utils import render_jinja_template
+
+        rendered, _ = render_jinja_template(
+            conversations=[list(messages)],
+            tools=tools,
+            chat_template=self.chat_template,
+            add_generation_prompt=add_generation_prompt,
+            **{**self._named_tokens, **(template_arguments or {})},
+        )
+        return rendered[0]
+
+    def _add_ends(self, add_bos: bool, add_eos: bool) -> None:
+        """tokenizer_config.json decides about the tokens around a text, as in transformers."""
+        bos = self.bos_token if add_bos and self.bos_token_id is not None else None
+        eos = self.eos_token if add_eos and self.eos_token_id is not None else None
+        pieces = [bos or "", "$A", eos or ""]
+        self._tokenizer.post_processor = tokenizers.processors.TemplateProcessing(
+            single=" ".join(piece for piece in pieces if piece),
+            special_tokens=[(t, self._tokenizer.token_to_id(t)) for t in (bos, eos) if t],
+        )
+
+
+def _content(token: Any) -> str | None:
+    """A special token's text; the files hold a string, an object, or null."""
+    return token.get("content") if isinstance(token, dict) else token
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def _read_chat_template(folder: Path, config: dict[str, Any]) -> str | None:
+    """The newest spelling first: a file of its own, then the key (a text or a list of named)."""
+    if (folder / "chat_template.jinja").is_file():
+        return (folder / "chat_template.jinja").read_text(encoding="utf-8")
+    template = _read_json(folder / "chat_template.json").get("chat_template")
+    template = template or config.get("chat_template")
+    if isinstance(template, list):
+        named = {entry["name"]: entry["template"] for entry in template}
+        template = named.get("default")
+    return template
+
+
+def _load_with_transformers(folder: Path) -> tokenizers.Tokenizer:
+    names = ("tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tekken.json")
+    if not any((folder / name).is_file() for name in names):
+        raise FileNotFoundError(
+            f"no tokenizer in {folder}: neither tokenizer.json nor one of {', '.join(names)}"
+        )
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(folder, local_files_only=True).backend_tokenizer
