@@ -20,8 +20,8 @@ struct PoolSnapshot {
 class BlockPool {
  public:
   explicit BlockPool(int32_t num_blocks);
-  /// Every block must be home: a BlockList that outlives its pool aborts, since its own release
-  /// would write to freed memory.
+  /// Asserts that every block is home: the release of a BlockList that outlives its pool would
+  /// write to freed memory.
   ~BlockPool();
   BlockPool(const BlockPool&) = delete;
   BlockPool& operator=(const BlockPool&) = delete;
@@ -34,7 +34,7 @@ class BlockPool {
 
  private:
   friend class BlockList;
-  int32_t take();  // raises internal if none is free: callers ask num_free() first
+  int32_t take();  // one must be free
   void retain(int32_t block_id);
   void release(int32_t block_id);
 

@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <optional>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "backend/kv_cache/block_pool.h"
@@ -24,16 +25,16 @@ class KvCacheManager {
   KvCacheManager(const KvCacheManager&) = delete;
   KvCacheManager& operator=(const KvCacheManager&) = delete;
 
-  /// Tokens at the start of `prompt` whose blocks are already there: where its first chunk begins.
-  /// Takes nothing. Always 0 in this version, which shares no blocks between sequences.
+  /// Tokens at the start of `prompt` whose blocks are already there, less than all of them: where
+  /// its first chunk begins. Takes nothing. Always 0 in this version, which shares no blocks.
   int32_t match(std::span<const int32_t> prompt) const;
 
   /// A new, empty block table.
   TableId open();
 
   /// Grows every table for its part of the step, or none: nothing is taken, and nullopt returned,
-  /// if the pool has too few free blocks for all. A table may be named once. `first_position` is
-  /// where the table ends by then (its committed tokens and those of reservations still open).
+  /// if the pool has too few free blocks for all. A table may be named once; its `first_position`
+  /// is where it ends: after its committed tokens and those of reservations still open.
   std::optional<Reservation> reserve(std::span<const Growth> step);
 
   /// Gives the table's blocks back; no open reservation may name it.
@@ -61,22 +62,20 @@ class KvCacheManager {
     int32_t num_committed = 0;  // tokens
     int32_t num_reserved = 0;   // tokens, those committed included
     int32_t num_open_reservations = 0;
-    bool in_use = false;
+    uint64_t newest_reservation = 0;  // serial
+    bool is_open = false;
   };
   const Table& at(TableId table) const;
-  Table& at(TableId table);
-  void commit(const Reservation& reservation);
-  void give_back(const Reservation& reservation);
-  void retire(std::vector<Reservation::Entry> entries);
+  Table& at(TableId table) { return const_cast<Table&>(std::as_const(*this).at(table)); }
 
   Geometry geometry_;
   BlockPool pool_;
   std::vector<Table> tables_;
   std::vector<TableId> free_tables_;  // a stack
   int32_t num_tables_ = 0;
-  uint64_t oldest_open_ = 0;  // serials of open reservations: [oldest_open_, next_serial_)
-  uint64_t next_serial_ = 0;
-  std::vector<std::vector<Reservation::Entry>> spare_entries_;  // memory of closed reservations
+  int32_t num_open_reservations_ = 0;
+  uint64_t newest_reservation_ = 0;                            // serial
+  std::vector<std::vector<Reservation::Entry>> spare_memory_;  // of closed reservations
 };
 
 }  // namespace inflight::kv_cache

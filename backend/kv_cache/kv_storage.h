@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "backend/kv_cache/geometry.h"
+#include "kernels/core/buffer.h"
 #include "kernels/core/tensor_view.h"
 
 namespace inflight::kv_cache {
@@ -23,14 +24,10 @@ int64_t bytes_per_block(std::span<const LayerSpec> layers, const Geometry& geome
 
 class KvStorage {
  public:
-  /// On the CPU pages are committed by the first write to them and all go back to the system at the
-  /// end. Raises resource_exhausted with the size if the memory cannot be had, unsupported for a
-  /// device that this build does not serve.
+  /// On the CPU a large pool takes physical memory when it is first written to. Raises
+  /// invalid_argument for impossible sizes, and what Buffer raises.
   KvStorage(std::vector<LayerSpec> layers, Geometry geometry, DType dtype, int32_t num_blocks,
             Device device);
-  ~KvStorage();
-  KvStorage(const KvStorage&) = delete;
-  KvStorage& operator=(const KvStorage&) = delete;
 
   /// [num_blocks, 2, num_kv_heads, tokens_per_block, head_size], strided by block.
   TensorView layer_view(int layer) const;
@@ -39,7 +36,7 @@ class KvStorage {
   int32_t num_blocks() const { return num_blocks_; }
   const Geometry& geometry() const { return geometry_; }
   DType dtype() const { return dtype_; }
-  int64_t bytes() const { return block_bytes_ * num_blocks_; }
+  int64_t bytes() const { return static_cast<int64_t>(memory_.bytes()); }
 
  private:
   std::vector<LayerSpec> layers_;
@@ -47,9 +44,8 @@ class KvStorage {
   Geometry geometry_;
   DType dtype_;
   int32_t num_blocks_;
-  Device device_;
   int64_t block_bytes_;
-  std::byte* data_ = nullptr;
+  Buffer memory_;
 };
 
 }  // namespace inflight::kv_cache

@@ -21,8 +21,8 @@ struct Growth {
   int32_t num_tokens = 0;
 };
 
-/// Several may be open at once (a step running, the next one planned): they commit in the order in
-/// which they were made, and are given back newest first.
+/// Several may be open at once (a step running, the next one planned). They commit in the order in
+/// which they were made, and are given back newest first; destructors may run in any order.
 class Reservation {
  public:
   /// Gives back what was not committed.
@@ -30,9 +30,11 @@ class Reservation {
   Reservation(Reservation&& other) noexcept;
   Reservation& operator=(Reservation&& other) = delete;
 
-  /// The step ran: its tokens count as cached.
+  /// The step ran: its tokens count as cached. Raises internal, with nothing changed, if an older
+  /// reservation of one of the tables is not committed.
   void commit();
-  /// The step will not run: tables and pool are as before reserve.
+  /// The step will not run: tables and pool are as before reserve. Raises internal, with nothing
+  /// changed, if a newer reservation of one of the tables is still open.
   void give_back();
   bool is_open() const { return manager_ != nullptr; }
 
@@ -41,20 +43,20 @@ class Reservation {
 
  private:
   friend class KvCacheManager;
-  /// What one table was before, and will be.
+  /// What one table was before, and is to be.
   struct Entry {
     TableId table;
     int32_t old_num_blocks;
-    int32_t old_num_reserved;  // tokens
-    int32_t new_num_reserved;
+    int32_t old_num_tokens;  // those of older open reservations included
+    int32_t new_num_tokens;
   };
-  Reservation(KvCacheManager& manager, uint64_t serial, std::vector<Entry> entries,
-              int32_t num_blocks);
+  Reservation(KvCacheManager& manager, std::vector<Entry> memory);
+  void undo() noexcept;
+  void close() noexcept;
 
-  KvCacheManager* manager_;  // null once committed or given back
-  uint64_t serial_;
+  KvCacheManager* manager_;  // null once closed
   std::vector<Entry> entries_;
-  int32_t num_blocks_;
+  int32_t num_blocks_ = 0;
 };
 
 }  // namespace inflight::kv_cache

@@ -1,0 +1,71 @@
+#include "backend/kv_cache/reservation.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "backend/kv_cache/kv_cache_manager.h"
+#include "kernels/core/check.h"
+
+namespace inflight::kv_cache {
+
+Reservation::Reservation(KvCacheManager& manager, std::vector<Entry> memory)
+    : manager_(&manager), entries_(std::move(memory)) {
+  ++manager_->num_open_reservations_;
+}
+
+Reservation::Reservation(Reservation&& other) noexcept
+    : manager_(std::exchange(other.manager_, nullptr)),
+      entries_(std::move(other.entries_)),
+      num_blocks_(other.num_blocks_) {}
+
+Reservation::~Reservation() {
+  if (is_open()) undo();
+}
+
+void Reservation::commit() {
+  check_internal(is_open(), "commit of a closed reservation");
+  for (const Entry& entry : entries_) {
+    const auto& table = manager_->at(entry.table);
+    check_internal(table.num_committed == entry.old_num_tokens, "table ", entry.table, " has ",
+                   table.num_committed, " committed tokens, the reservation begins at ",
+                   entry.old_num_tokens);
+  }
+  for (const Entry& entry : entries_) {
+    auto& table = manager_->tables_[entry.table];
+    table.num_committed = entry.new_num_tokens;
+    --table.num_open_reservations;
+  }
+  close();
+}
+
+void Reservation::give_back() {
+  check_internal(is_open(), "give back of a closed reservation");
+  for (const Entry& entry : entries_) {
+    const auto& table = manager_->at(entry.table);
+    check_internal(table.num_reserved == entry.new_num_tokens, "table ", entry.table,
+                   " is reserved to token ", table.num_reserved, ", the reservation ends at ",
+                   entry.new_num_tokens);
+  }
+  undo();
+}
+
+// Newest first this restores the state before reserve. In another order, when everything unwinds,
+// the oldest reservation's state remains: never more than the newer ones would leave.
+void Reservation::undo() noexcept {
+  for (auto entry = entries_.rbegin(); entry != entries_.rend(); ++entry) {
+    auto& table = manager_->tables_[entry->table];
+    table.blocks.truncate(entry->old_num_blocks);
+    table.num_reserved = std::min(table.num_reserved, entry->old_num_tokens);
+    --table.num_open_reservations;
+  }
+  close();
+}
+
+void Reservation::close() noexcept {
+  entries_.clear();
+  manager_->spare_memory_.push_back(std::move(entries_));
+  --manager_->num_open_reservations_;
+  manager_ = nullptr;
+}
+
+}  // namespace inflight::kv_cache

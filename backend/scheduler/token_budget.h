@@ -1,0 +1,26 @@
+// How many tokens each sequence gets in a step: one for every generating sequence, then the rest of
+// max_num_tokens to prompts, larger priority first, running before waiting, in order of admission.
+#pragma once
+
+#include <cstdint>
+
+#include "backend/scheduler/limits.h"
+#include "backend/scheduler/schedule.h"
+#include "backend/scheduler/step.h"
+#include "backend/scheduler/view.h"
+
+namespace inflight::scheduler {
+
+/// Fills the empty `step`. Of `view.waiting` only the first `num_admissible` may run; those that
+/// get tokens are the admitted ones.
+///
+/// With chunked context a chunk that does not end its prompt ends at a block border; only where the
+/// step has no room to reach one does its first chunk end earlier, so that every step moves on.
+/// Without, a prompt runs whole or waits, and those behind it wait too.
+void assign_tokens(Step& step, Scratch& scratch, const EngineView& view, int32_t num_admissible,
+                   const Limits& limits);
+
+/// Raises invalid_argument if a prompt of this length could never run.
+void check_fits_budget(int32_t prompt_len, const Limits& limits);
+
+}  // namespace inflight::scheduler
