@@ -6,13 +6,13 @@
 #include "kernels/core/op.h"
 
 #ifdef INFLIGHT_CUDA
-#define INFLIGHT_DISPATCH(op, params, context)                              \
+#define INFLIGHT_DISPATCH(op, params, context)                                        \
   ((context).device.type == ::inflight::DeviceType::kCuda ? cuda::op(params, context) \
                                                           : cpu::op(params, context))
 #else
-#define INFLIGHT_DISPATCH(op, params, context)                                             \
-  ((context).device.type == ::inflight::DeviceType::kCuda                                  \
-       ? throw ::inflight::Error(::inflight::ErrorCode::kUnsupported,                      \
-                                 #op ": this build has no CUDA; use the cpu device")       \
+#define INFLIGHT_DISPATCH(op, params, context)                                       \
+  ((context).device.type == ::inflight::DeviceType::kCuda                            \
+       ? throw ::inflight::Error(::inflight::ErrorCode::kUnsupported,                \
+                                 #op ": this build has no CUDA; use the cpu device") \
        : cpu::op(params, context))
 #endif

@@ -94,4 +94,7 @@ struct OpDef {
   BoundOp (*bind)(const OpArgs& args);
 };
 
+/// OpDef::workspace_bytes of an op that needs none.
+inline size_t no_workspace(const OpArgs&, Device, int) { return 0; }
+
 }  // namespace inflight

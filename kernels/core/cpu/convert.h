@@ -16,13 +16,13 @@ struct Float16 {
   uint16_t bits;
 };
 
-inline float to_float(float value) { return value; }
+[[gnu::always_inline]] inline float to_float(float value) { return value; }
 
-inline float to_float(BFloat16 value) {
+[[gnu::always_inline]] inline float to_float(BFloat16 value) {
   return std::bit_cast<float>(static_cast<uint32_t>(value.bits) << 16);
 }
 
-inline float to_float(Float16 value) {
+[[gnu::always_inline]] inline float to_float(Float16 value) {
   const uint32_t magnitude = static_cast<uint32_t>(value.bits & 0x7fff) << 13;
   const uint32_t sign = static_cast<uint32_t>(value.bits & 0x8000) << 16;
   // 2^112 moves the exponent's bias from 15 to 127, subnormals included.
@@ -36,12 +36,12 @@ template <typename T>
 T from_float(float value);
 
 template <>
-inline float from_float<float>(float value) {
+[[gnu::always_inline]] inline float from_float<float>(float value) {
   return value;
 }
 
 template <>
-inline BFloat16 from_float<BFloat16>(float value) {
+[[gnu::always_inline]] inline BFloat16 from_float<BFloat16>(float value) {
   const uint32_t bits = std::bit_cast<uint32_t>(value);
   const uint32_t rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
   const uint32_t nan = (bits >> 16) | 0x40;
@@ -49,7 +49,7 @@ inline BFloat16 from_float<BFloat16>(float value) {
 }
 
 template <>
-inline Float16 from_float<Float16>(float value) {
+[[gnu::always_inline]] inline Float16 from_float<Float16>(float value) {
   const uint32_t bits = std::bit_cast<uint32_t>(value);
   const uint32_t sign = (bits >> 16) & 0x8000;
   const uint32_t magnitude = bits & 0x7fffffff;

@@ -15,6 +15,12 @@ namespace inflight::cpu {
 /// Cores that this process may run on (its affinity mask).
 int num_available_cores();
 
+/// Items to a range of parallel_for so that a range touches at least about 32 KB: less is not worth
+/// another thread. `item_bytes` is what one item reads and writes.
+constexpr int64_t grain_for(int64_t item_bytes) {
+  return item_bytes >= 32768 ? 1 : 32768 / (item_bytes > 0 ? item_bytes : 1);
+}
+
 class ThreadPool {
  public:
   /// Starts num_threads - 1 threads (the caller of parallel_for is the other one). 0 means one

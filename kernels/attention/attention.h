@@ -1,0 +1,34 @@
+// Causal attention of the step's queries over their sequences' paged keys and values: prompt chunks
+// over an existing prefix and generated tokens alike. Softmax in float32, computed online.
+#pragma once
+
+#include "kernels/core/op.h"
+
+namespace inflight {
+
+struct AttentionParams {
+  const TensorView& q;  // [T, num_heads * head_size] floating
+  // [num_blocks, 2, num_kv_heads, tokens_per_block, head_size] floating, k then v; blocks may be
+  // any stride apart, each is dense. Already holds the step's own tokens.
+  const TensorView& kv_cache;
+  const TensorView& block_tables;  // [B, max_blocks] int32: the blocks of a sequence in order
+  const TensorView& query_starts;  // [B + 1] int32: sequence b has rows [b, b + 1) of these
+  const TensorView& kv_lengths;    // [B] int32: tokens in the cache, the step's included
+  const TensorView& y;             // [T, num_heads * head_size], dtype of q
+  int64_t num_heads;
+  int64_t num_kv_heads;
+  int64_t head_size;
+  float scale;
+};
+
+void attention(const AttentionParams& params, OpContext& context);
+
+OpDef attention_op();
+
+namespace cpu {
+void attention(const AttentionParams& params, OpContext& context);
+/// Scratch bytes for any step of at most so many tokens and sequences.
+size_t attention_workspace_bytes(const AttentionParams& largest, int num_threads);
+}  // namespace cpu
+
+}  // namespace inflight
