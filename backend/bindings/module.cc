@@ -3,8 +3,11 @@
 
 #include "kernels/core/error.h"
 
-namespace inflight::bindings {}  // namespace inflight::bindings
+namespace inflight::bindings {
+void register_scheduler(pybind11::module_& module);
+}  // namespace inflight::bindings
 
 PYBIND11_MODULE(_core, module) {
   module.doc() = "The C++ core of inflight: ops, plans, scheduling and the engine.";
+  inflight::bindings::register_scheduler(module);
 }

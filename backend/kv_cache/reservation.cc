@@ -18,6 +18,16 @@ Reservation::Reservation(Reservation&& other) noexcept
       entries_(std::move(other.entries_)),
       num_blocks_(other.num_blocks_) {}
 
+Reservation& Reservation::operator=(Reservation&& other) noexcept {
+  if (this != &other) {
+    if (is_open()) undo();
+    manager_ = std::exchange(other.manager_, nullptr);
+    entries_ = std::move(other.entries_);
+    num_blocks_ = other.num_blocks_;
+  }
+  return *this;
+}
+
 Reservation::~Reservation() {
   if (is_open()) undo();
 }

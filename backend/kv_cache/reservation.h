@@ -28,7 +28,7 @@ class Reservation {
   /// Gives back what was not committed.
   ~Reservation();
   Reservation(Reservation&& other) noexcept;
-  Reservation& operator=(Reservation&& other) = delete;
+  Reservation& operator=(Reservation&& other) noexcept;  // as if the old one were destroyed
 
   /// The step ran: its tokens count as cached. Raises internal, with nothing changed, if an older
   /// reservation of one of the tables is not committed.

@@ -1,0 +1,169 @@
+// inflight._core.kv_cache and inflight._core.scheduler: the bookkeeping and the decisions, without
+// an engine, for property tests against Python models.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include "backend/kv_cache/block_pool.h"
+#include "backend/kv_cache/invariants.h"
+#include "backend/kv_cache/kv_cache_manager.h"
+#include "backend/scheduler/schedule.h"
+
+namespace inflight::bindings {
+namespace py = pybind11;
+namespace {
+
+void register_kv_cache(py::module_ module) {
+  using namespace kv_cache;
+  py::class_<Geometry>(module, "Geometry")
+      .def(py::init<int32_t>(), py::arg("tokens_per_block"))
+      .def_property_readonly("tokens_per_block", &Geometry::tokens_per_block)
+      .def("block_index", &Geometry::block_index, py::arg("position"))
+      .def("offset_in_block", &Geometry::offset_in_block, py::arg("position"))
+      .def("slot", &Geometry::slot, py::arg("block_id"), py::arg("position"))
+      .def("num_blocks", &Geometry::num_blocks, py::arg("num_tokens"))
+      .def("round_down", &Geometry::round_down, py::arg("position"))
+      .def("max_pool_blocks", &Geometry::max_pool_blocks);
+
+  py::class_<PoolSnapshot>(module, "PoolSnapshot")
+      .def_readwrite("num_blocks", &PoolSnapshot::num_blocks)
+      .def_readwrite("free_ids", &PoolSnapshot::free_ids)
+      .def_readwrite("ref_counts", &PoolSnapshot::ref_counts);
+  py::class_<TableSnapshot>(module, "TableSnapshot")
+      .def_readwrite("table", &TableSnapshot::table)
+      .def_readwrite("block_ids", &TableSnapshot::block_ids)
+      .def_readwrite("num_committed", &TableSnapshot::num_committed)
+      .def_readwrite("num_reserved", &TableSnapshot::num_reserved);
+  py::class_<CacheSnapshot>(module, "CacheSnapshot")
+      .def_readwrite("tokens_per_block", &CacheSnapshot::tokens_per_block)
+      .def_readwrite("pool", &CacheSnapshot::pool)
+      .def_readwrite("tables", &CacheSnapshot::tables);
+  module.def("violations", &violations, py::arg("snapshot"));
+  module.def("check_invariants", &check_invariants, py::arg("snapshot"));
+
+  py::class_<BlockPool>(module, "BlockPool")
+      .def(py::init<int32_t>(), py::arg("num_blocks"))
+      .def_property_readonly("num_blocks", &BlockPool::num_blocks)
+      .def_property_readonly("num_free", &BlockPool::num_free)
+      .def_property_readonly("num_used", &BlockPool::num_used)
+      .def("ref_count", &BlockPool::ref_count, py::arg("block_id"))
+      .def("snapshot", &BlockPool::snapshot);
+  py::class_<BlockList>(module, "BlockList")
+      .def(py::init<BlockPool&>(), py::arg("pool"), py::keep_alive<1, 2>())
+      .def_property_readonly(
+          "ids",
+          [](const BlockList& list) {
+            return py::list(py::cast(std::vector<int32_t>(list.ids().begin(), list.ids().end())));
+          })
+      .def("append_fresh", &BlockList::append_fresh, py::arg("count"))
+      .def("append_shared", &BlockList::append_shared, py::arg("other"), py::arg("index"))
+      .def("truncate", &BlockList::truncate, py::arg("size"));
+
+  py::class_<Reservation>(module, "Reservation")
+      .def("commit", &Reservation::commit)
+      .def("give_back", &Reservation::give_back)
+      .def_property_readonly("is_open", &Reservation::is_open)
+      .def_property_readonly("num_blocks", &Reservation::num_blocks);
+  py::class_<KvCacheManager>(module, "KvCacheManager")
+      .def(py::init([](int32_t tokens_per_block, int32_t num_blocks) {
+             return std::make_unique<KvCacheManager>(Geometry(tokens_per_block), num_blocks);
+           }),
+           py::arg("tokens_per_block"), py::arg("num_blocks"))
+      .def(
+          "match",
+          [](const KvCacheManager& manager, const std::vector<int32_t>& prompt) {
+            return manager.match(prompt);
+          },
+          py::arg("prompt"))
+      .def("open", &KvCacheManager::open)
+      .def(
+          "reserve",
+          [](KvCacheManager& manager,
+             const std::vector<std::tuple<TableId, int32_t, int32_t>>& step) {
+            std::vector<Growth> growths;
+            for (const auto& [table, first_position, num_tokens] : step)
+              growths.push_back({table, first_position, num_tokens});
+            return manager.reserve(growths);
+          },
+          py::arg("step"), py::keep_alive<0, 1>(),
+          "step: (table, first_position, num_tokens) of each; None if the blocks do not suffice.")
+      .def("release", &KvCacheManager::release, py::arg("table"))
+      .def(
+          "block_table",
+          [](const KvCacheManager& manager, TableId table) {
+            const std::span<const int32_t> ids = manager.block_table(table);
+            return std::vector<int32_t>(ids.begin(), ids.end());
+          },
+          py::arg("table"))
+      .def("num_cached_tokens", &KvCacheManager::num_cached_tokens, py::arg("table"))
+      .def_property_readonly("num_blocks", &KvCacheManager::num_blocks)
+      .def_property_readonly("num_free_blocks", &KvCacheManager::num_free_blocks)
+      .def_property_readonly("num_used_blocks", &KvCacheManager::num_used_blocks)
+      .def_property_readonly("num_tables", &KvCacheManager::num_tables)
+      .def("snapshot", &KvCacheManager::snapshot);
+}
+
+void register_schedule(py::module_ module) {
+  using namespace scheduler;
+  py::class_<Limits>(module, "Limits")
+      .def(py::init([](int32_t max_batch_size, int32_t max_num_tokens, bool chunked) {
+             const Limits limits{max_batch_size, max_num_tokens, chunked};
+             validate(limits);
+             return limits;
+           }),
+           py::arg("max_batch_size"), py::arg("max_num_tokens"),
+           py::arg("enable_chunked_context") = true)
+      .def_readonly("max_batch_size", &Limits::max_batch_size)
+      .def_readonly("max_num_tokens", &Limits::max_num_tokens)
+      .def_readonly("enable_chunked_context", &Limits::enable_chunked_context)
+      .def("max_running", &Limits::max_running);
+  py::class_<SequenceView>(module, "SequenceView")
+      .def(py::init([](uint64_t id, int32_t prompt_len, int32_t max_total_len, int32_t num_computed,
+                       int32_t num_blocks, int32_t priority) {
+             return SequenceView{id, priority, prompt_len, num_computed, max_total_len, num_blocks};
+           }),
+           py::arg("id"), py::arg("prompt_len"), py::arg("max_total_len"),
+           py::arg("num_computed") = 0, py::arg("num_blocks") = 0, py::arg("priority") = 0);
+  py::class_<CacheView>(module, "CacheView")
+      .def(py::init([](int32_t tokens_per_block, int32_t num_blocks, int32_t free_blocks) {
+             return CacheView{kv_cache::Geometry(tokens_per_block), num_blocks, free_blocks};
+           }),
+           py::arg("tokens_per_block"), py::arg("num_blocks"), py::arg("free_blocks"));
+  py::class_<ScheduledSequence>(module, "ScheduledSequence")
+      .def_readonly("id", &ScheduledSequence::id)
+      .def_readonly("index", &ScheduledSequence::index)
+      .def_readonly("first_position", &ScheduledSequence::first_position)
+      .def_readonly("num_tokens", &ScheduledSequence::num_tokens)
+      .def_readonly("is_prompt_chunk", &ScheduledSequence::is_prompt_chunk)
+      .def_readonly("is_last_chunk", &ScheduledSequence::is_last_chunk)
+      .def("makes_token", &ScheduledSequence::makes_token);
+  py::class_<Step>(module, "Step")
+      .def_readonly("sequences", &Step::sequences)
+      .def_readonly("num_tokens", &Step::num_tokens)
+      .def_readonly("num_generating", &Step::num_generating)
+      .def_readonly("num_admitted", &Step::num_admitted)
+      .def("is_empty", &Step::is_empty)
+      .def(
+          "__eq__", [](const Step& a, const Step& b) { return a == b; }, py::is_operator())
+      .def("__repr__", [](const Step& step) { return concat(step); });
+  module.def(
+      "schedule",
+      [](const std::vector<SequenceView>& running, const std::vector<SequenceView>& waiting,
+         const CacheView& cache, const Limits& limits) {
+        Step step;
+        Scratch scratch;
+        schedule(step, scratch, EngineView{running, waiting, cache}, limits);
+        return step;
+      },
+      py::arg("running"), py::arg("waiting"), py::arg("cache"), py::arg("limits"));
+  module.def("check_can_run", &check_can_run, py::arg("prompt_len"), py::arg("max_total_len"),
+             py::arg("cache"), py::arg("limits"));
+}
+
+}  // namespace
+
+void register_scheduler(py::module_& module) {
+  register_kv_cache(module.def_submodule("kv_cache", "Blocks, tables, reservations."));
+  register_schedule(module.def_submodule("scheduler", "Steps from numbers."));
+}
+
+}  // namespace inflight::bindings
