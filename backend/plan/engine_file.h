@@ -69,8 +69,4 @@ struct EngineFile {
 /// Reads `<directory>/engine.json`. Raises Error naming the file and the key.
 EngineFile load_engine_file(const std::filesystem::path& directory);
 
-/// FNV-1a 64 over the safetensors header (`header_end` bytes, its length included) and 64 samples
-/// of the data behind it. `bytes` is the whole file.
-uint64_t fingerprint(const uint8_t* bytes, size_t size, size_t header_end);
-
 }  // namespace inflight::plan

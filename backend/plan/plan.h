@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -31,6 +32,7 @@ struct ValueSpec {
   std::vector<Dim> shape;
   int64_t offset = 0;  // bytes, a multiple of 64
 
+  /// -1 if that is more than an int64.
   int64_t bytes(int64_t num_tokens, int64_t num_sequences) const;
 };
 
@@ -84,6 +86,9 @@ struct StepLimits {
   int max_num_tokens = 0;  // tokens in a step
   int max_seq_len = 0;     // prompt + output of a sequence
 };
+
+/// The layer i of a name "kv_cache.<i>".
+std::optional<int> kv_layer_of(std::string_view name);
 
 /// Raises invalid_argument (starting with `where`) if a row names what does not exist, reads a
 /// value before it is written, or if the arena would not hold a value until its last read.

@@ -1,0 +1,24 @@
+#include "backend/plan/arena.h"
+
+#include <algorithm>
+
+namespace inflight::plan {
+
+namespace {
+size_t activation_bytes(const Plan& plan, const StepLimits& limits) {
+  int64_t end = 0;
+  for (const auto& [name, value] : plan.values) {
+    end = std::max(end, value.offset + value.bytes(limits.max_num_tokens, limits.max_batch_size));
+  }
+  return static_cast<size_t>(end);
+}
+}  // namespace
+
+Arena::Arena(const Plan& plan, const StepLimits& limits, Device device)
+    : activations_(activation_bytes(plan, limits), device) {}
+
+void Arena::reserve_workspace(size_t bytes) {
+  if (bytes > workspace_.bytes()) workspace_ = Buffer(bytes, activations_.device());
+}
+
+}  // namespace inflight::plan

@@ -1,0 +1,202 @@
+#include "backend/plan/plan_runner.h"
+
+#include <algorithm>
+#include <span>
+#include <string>
+#include <utility>
+
+#include "backend/plan/arena.h"
+#include "backend/plan/signature.h"
+#include "kernels/core/check.h"
+#include "kernels/core/cpu/parallel.h"
+#include "kernels/registry.h"
+
+namespace inflight::plan {
+
+namespace {
+void check_limit(std::string_view name, int value, int limit) {
+  check(value >= 1 && value <= limit, name, " must be from 1 to ", limit,
+        ", the limit that the engine was built with, got ", value);
+}
+
+void check_kv_layers(const EngineFile& engine, std::span<const TensorView> layers) {
+  const KvCacheSpec& spec = engine.kv_cache;
+  check(layers.size() == spec.layers.size(), "got the cache of ", layers.size(),
+        " layers, the engine has ", spec.layers.size());
+  for (size_t i = 0; i < layers.size(); ++i) {
+    const TensorView& view = layers[i];
+    check(view && view.dtype == spec.dtype && view.rank == 5 && view.shape[1] == 2 &&
+              view.shape[2] == spec.layers[i].num_kv_heads &&
+              view.shape[3] == spec.tokens_per_block && view.shape[4] == spec.layers[i].head_size,
+          "the cache of layer ", i, " must be ", name_of(spec.dtype), " [num_blocks, 2, ",
+          spec.layers[i].num_kv_heads, ", ", spec.tokens_per_block, ", ", spec.layers[i].head_size,
+          "]");
+  }
+}
+}  // namespace
+
+class PlanRunner::Impl {
+ public:
+  Impl(const EngineFile& engine, int rank, const Weights& weights, Device device,
+       cpu::ThreadPool& pool, const StepLimits& limits, std::vector<TensorView> kv_layers)
+      : plan_(engine.ranks.at(rank)),
+        limits_(limits),
+        max_blocks_((limits.max_seq_len + engine.kv_cache.tokens_per_block - 1) /
+                    engine.kv_cache.tokens_per_block),
+        arena_(checked(plan_, limits, engine.limits), limits, device) {
+    check_kv_layers(engine, kv_layers);
+    context_.device = device;
+    context_.pool = &pool;
+    const ByName<const TensorView*> names = make_views(weights, kv_layers);
+    set_shapes(limits.max_num_tokens, limits.max_batch_size);
+    bind_rows(names, (engine.directory / "engine.json").string() + ": ranks[" +
+                         std::to_string(rank) + "].plan");
+    context_.workspace = arena_.workspace();
+  }
+
+  TensorView run(const StepInputs& inputs) {
+    check_step("num_tokens", inputs.num_tokens, limits_.max_num_tokens);
+    check_step("num_sequences", inputs.num_sequences, limits_.max_batch_size);
+    for (size_t i = 0; i < kStepInputs.size(); ++i) {
+      views_[i] = step_input(kStepInputs[i], inputs);
+    }
+    set_shapes(inputs.num_tokens, inputs.num_sequences);
+    for (const BoundOp& op : ops_) op(context_);
+    return *logits_;
+  }
+
+  int max_blocks_per_sequence() const { return max_blocks_; }
+  int64_t arena_bytes() const { return arena_.bytes(); }
+
+ private:
+  /// A view of the table whose shape a step decides.
+  struct Sized {
+    TensorView* view;
+    const ValueSpec* spec;
+  };
+
+  static const Plan& checked(const Plan& plan, const StepLimits& limits, const StepLimits& engine) {
+    check_limit("max_batch_size", limits.max_batch_size, engine.max_batch_size);
+    check_limit("max_num_tokens", limits.max_num_tokens, engine.max_num_tokens);
+    check_limit("max_seq_len", limits.max_seq_len, engine.max_seq_len);
+    return plan;
+  }
+
+  static void check_step(std::string_view name, int value, int limit) {
+    check(value >= 1 && value <= limit, "a step's ", name, " must be from 1 to ", limit, ", got ",
+          value);
+  }
+
+  /// Fills the table: step inputs at the front, then values, weights and caches.
+  ByName<const TensorView*> make_views(const Weights& weights,
+                                       const std::vector<TensorView>& kv_layers) {
+    ByName<const TensorView*> names;
+    views_.reserve(kStepInputs.size() + plan_.values.size() + plan_.weights.size() +
+                   kv_layers.size());  // ops keep the addresses
+    const auto add = [&](std::string name, const TensorView& view) {
+      views_.push_back(view);
+      names.emplace(std::move(name), &views_.back());
+    };
+    for (const StepInputSpec& spec : kStepInputs) {
+      add(std::string(spec.name), largest_input(spec.shape));
+    }
+    for (const auto& [name, spec] : plan_.values) {
+      TensorView view;
+      view.data = arena_.at(spec);
+      view.dtype = spec.dtype;
+      view.device = context_.device;
+      view.rank = static_cast<int>(spec.shape.size());
+      add(name, view);
+      sized_.push_back({&views_.back(), &spec});
+      if (name == plan_.logits) logits_ = &views_.back();
+    }
+    for (const auto& [name, spec] : plan_.weights) add(name, weights.view(name));
+    for (size_t i = 0; i < kv_layers.size(); ++i) {
+      add(concat(kKvCachePrefix, i), kv_layers[i]);
+    }
+    return names;
+  }
+
+  /// The view that stands for a step input at load; its data is never read.
+  TensorView largest_input(StepInputShape shape) const {
+    static int32_t unread = 0;
+    const int64_t num_sequences = limits_.max_batch_size;
+    TensorView view = TensorView::dense(&unread, DType::kInt32, {num_sequences}, context_.device);
+    if (shape == StepInputShape::kTokens) view.shape[0] = limits_.max_num_tokens;
+    if (shape == StepInputShape::kSequencesPlusOne) view.shape[0] = num_sequences + 1;
+    if (shape == StepInputShape::kBlockTables) view.shape[view.rank++] = max_blocks_;
+    view.set_dense_strides();
+    return view;
+  }
+
+  void bind_rows(const ByName<const TensorView*>& names, const std::string& where) {
+    for (size_t i = 0; i < plan_.rows.size(); ++i) {
+      const OpRow& row = plan_.rows[i];
+      try {
+        const OpDef* op = find_op(row.op);
+        check(op != nullptr, "no such op");
+        check_signature(row, op->signature);
+        std::map<std::string, const TensorView*, std::less<>> tensors;
+        for (const Arguments* arguments : {&row.inputs, &row.outputs}) {
+          for (const auto& [argument, name] : *arguments) {
+            tensors.emplace(argument, names.find(name)->second);
+          }
+        }
+        const OpArgs args(std::move(tensors), row.attributes);
+        op->check(args);
+        arena_.reserve_workspace(
+            op->workspace_bytes(args, context_.device, context_.pool->num_threads()));
+        ops_.push_back(op->bind(args));
+      } catch (const Error& error) {
+        throw Error(error.code(), concat(where, "[", i, "] (", row.op, "): ", error.what()));
+      }
+    }
+  }
+
+  TensorView step_input(const StepInputSpec& spec, const StepInputs& inputs) const {
+    const TensorView& view = inputs.*spec.view;
+    const bool is_table = spec.shape == StepInputShape::kBlockTables;
+    const int64_t length = spec.shape == StepInputShape::kTokens ? inputs.num_tokens
+                           : spec.shape == StepInputShape::kSequencesPlusOne
+                               ? inputs.num_sequences + 1
+                               : inputs.num_sequences;
+    check(view && view.dtype == DType::kInt32 && view.device == context_.device &&
+              view.is_dense() && view.rank == (is_table ? 2 : 1) && view.shape[0] == length,
+          "step input ", spec.name, " must be int32 of ", length, " rows, dense, on the device");
+    check(!is_table || (view.shape[1] >= 1 && view.shape[1] <= max_blocks_),
+          "step input block_tables must have 1 to ", max_blocks_, " columns, got ", view.shape[1]);
+    return view;
+  }
+
+  void set_shapes(int64_t num_tokens, int64_t num_sequences) {
+    for (const Sized& sized : sized_) {
+      for (int i = 0; i < sized.view->rank; ++i) {
+        sized.view->shape[i] = sized.spec->shape[i].at(num_tokens, num_sequences);
+      }
+      sized.view->set_dense_strides();
+    }
+  }
+
+  const Plan& plan_;
+  const StepLimits limits_;
+  const int max_blocks_;
+  Arena arena_;
+  OpContext context_;
+  std::vector<TensorView> views_;
+  std::vector<Sized> sized_;
+  const TensorView* logits_ = nullptr;
+  std::vector<BoundOp> ops_;
+};
+
+PlanRunner::PlanRunner(const EngineFile& engine, int rank, const Weights& weights, Device device,
+                       cpu::ThreadPool& pool, const StepLimits& limits,
+                       std::vector<TensorView> kv_layers)
+    : impl_(std::make_unique<Impl>(engine, rank, weights, device, pool, limits,
+                                   std::move(kv_layers))) {}
+PlanRunner::~PlanRunner() = default;
+
+TensorView PlanRunner::run(const StepInputs& inputs) { return impl_->run(inputs); }
+int PlanRunner::max_blocks_per_sequence() const { return impl_->max_blocks_per_sequence(); }
+int64_t PlanRunner::arena_bytes() const { return impl_->arena_bytes(); }
+
+}  // namespace inflight::plan
