@@ -4,12 +4,19 @@
 #include "kernels/core/error.h"
 
 namespace inflight::bindings {
+void register_decoding(pybind11::module_& module);
 void register_ops(pybind11::module_& module);
+void register_plan(pybind11::module_& module);
 void register_scheduler(pybind11::module_& module);
+void register_schema(pybind11::module_& module);
+
 }  // namespace inflight::bindings
 
 PYBIND11_MODULE(_core, module) {
   module.doc() = "The C++ core of inflight: ops, plans, scheduling and the engine.";
+  inflight::bindings::register_decoding(module);
   inflight::bindings::register_ops(module);
+  inflight::bindings::register_plan(module);
   inflight::bindings::register_scheduler(module);
+  inflight::bindings::register_schema(module);
 }

@@ -1,0 +1,85 @@
+// The entry points Triton calls. Each finds its state and calls one method; nothing else happens
+// here, and no exception leaves.
+#include <memory>
+
+#include "backend/triton/instance_state.h"
+#include "backend/triton/model_state.h"
+#include "backend/triton/triton_c_api.h"
+#include "backend/triton/triton_error.h"
+#include "kernels/core/check.h"
+
+#define INFLIGHT_EXPORT extern "C" __attribute__((visibility("default")))
+
+namespace {
+
+using inflight::triton::check_triton;
+using inflight::triton::guarded;
+using inflight::triton::InstanceState;
+using inflight::triton::ModelState;
+
+}  // namespace
+
+INFLIGHT_EXPORT TRITONSERVER_Error* TRITONBACKEND_Initialize(TRITONBACKEND_Backend*) {
+  return guarded([] {
+    uint32_t major = 0, minor = 0;
+    check_triton(TRITONBACKEND_ApiVersion(&major, &minor), "ApiVersion");
+    inflight::check(
+        major == TRITONBACKEND_API_VERSION_MAJOR && minor >= TRITONBACKEND_API_VERSION_MINOR,
+        "the server's backend interface is version ", major, ".", minor, ", expected ",
+        int{TRITONBACKEND_API_VERSION_MAJOR}, ".", int{TRITONBACKEND_API_VERSION_MINOR},
+        " or later");
+  });
+}
+
+INFLIGHT_EXPORT TRITONSERVER_Error* TRITONBACKEND_Finalize(TRITONBACKEND_Backend*) {
+  return nullptr;
+}
+
+INFLIGHT_EXPORT TRITONSERVER_Error* TRITONBACKEND_ModelInitialize(TRITONBACKEND_Model* model) {
+  return guarded([&] {
+    auto state = std::make_unique<ModelState>(model);
+    check_triton(TRITONBACKEND_ModelSetState(model, state.get()), "ModelSetState");
+    state.release();
+  });
+}
+
+INFLIGHT_EXPORT TRITONSERVER_Error* TRITONBACKEND_ModelFinalize(TRITONBACKEND_Model* model) {
+  return guarded([&] {
+    void* state = nullptr;
+    check_triton(TRITONBACKEND_ModelState(model, &state), "ModelState");
+    delete static_cast<ModelState*>(state);
+  });
+}
+
+INFLIGHT_EXPORT TRITONSERVER_Error* TRITONBACKEND_ModelInstanceInitialize(
+    TRITONBACKEND_ModelInstance* instance) {
+  return guarded([&] {
+    TRITONBACKEND_Model* model = nullptr;
+    void* model_state = nullptr;
+    check_triton(TRITONBACKEND_ModelInstanceModel(instance, &model), "ModelInstanceModel");
+    check_triton(TRITONBACKEND_ModelState(model, &model_state), "ModelState");
+    auto state = std::make_unique<InstanceState>(
+        instance, static_cast<const ModelState*>(model_state)->settings());
+    check_triton(TRITONBACKEND_ModelInstanceSetState(instance, state.get()),
+                 "ModelInstanceSetState");
+    state.release();
+  });
+}
+
+INFLIGHT_EXPORT TRITONSERVER_Error* TRITONBACKEND_ModelInstanceFinalize(
+    TRITONBACKEND_ModelInstance* instance) {
+  return guarded([&] {
+    void* state = nullptr;
+    check_triton(TRITONBACKEND_ModelInstanceState(instance, &state), "ModelInstanceState");
+    delete static_cast<InstanceState*>(state);
+  });
+}
+
+INFLIGHT_EXPORT TRITONSERVER_Error* TRITONBACKEND_ModelInstanceExecute(
+    TRITONBACKEND_ModelInstance* instance, TRITONBACKEND_Request** requests, uint32_t count) {
+  return guarded([&] {
+    void* state = nullptr;
+    check_triton(TRITONBACKEND_ModelInstanceState(instance, &state), "ModelInstanceState");
+    static_cast<InstanceState*>(state)->execute(requests, count);
+  });
+}

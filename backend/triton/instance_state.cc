@@ -1,0 +1,168 @@
+#include "backend/triton/instance_state.h"
+
+#include <algorithm>
+#include <chrono>
+#include <random>
+#include <utility>
+#include <vector>
+
+#include "backend/triton/response_writer.h"
+#include "backend/triton/triton_error.h"
+#include "kernels/core/check.h"
+
+namespace inflight::triton {
+
+namespace {
+
+uint64_t now_ns() {
+  return static_cast<uint64_t>(std::chrono::duration_cast<std::chrono::nanoseconds>(
+                                   std::chrono::steady_clock::now().time_since_epoch())
+                                   .count());
+}
+
+}  // namespace
+
+/// A request on its way through the engine.
+struct InstanceState::Live {
+  TRITONBACKEND_Request* request;
+  std::unique_ptr<ResponseWriter> writer;
+  std::string client_id;
+  uint64_t start_ns;
+  executor::RequestId id = 0;  // 0 until queued; guarded by InstanceState::mutex_
+  bool done = false;           // guarded by InstanceState::mutex_
+};
+
+InstanceState::InstanceState(TRITONBACKEND_ModelInstance* instance, const ModelSettings& settings)
+    : instance_(instance),
+      settings_(settings),
+      id_base_((uint64_t{std::random_device{}()} & 0x7fffffff) << 32),
+      engine_(std::make_unique<executor::Engine>(settings.engine)) {
+  const executor::EngineInfo& info = engine_->info();
+  metrics_ = std::make_unique<Metrics>(settings.name, settings.version, info);
+  metrics_->publish(engine_->stats());
+  engine_->on_step([this](const executor::EngineStats& stats) { after_step(stats); });
+  log(TRITONSERVER_LOG_INFO,
+      concat(settings.name, " version ", settings.version, ": ", info.architecture, " ", info.dtype,
+             " on ", info.device, ", at most ", info.max_batch_size, " sequences, ",
+             info.max_num_tokens, " tokens a step, ", info.max_seq_len,
+             " tokens a sequence; weights ", info.weight_bytes_mapped, " bytes mapped and ",
+             info.weight_bytes_allocated, " allocated, arena ", info.arena_bytes,
+             " bytes, KV cache ", info.kv_cache_bytes, " bytes in ", info.num_blocks, " blocks of ",
+             info.tokens_per_block, " tokens"));
+}
+
+InstanceState::~InstanceState() = default;
+
+void InstanceState::execute(TRITONBACKEND_Request** requests, uint32_t count) {
+  for (uint32_t i = 0; i < count; ++i) accept(requests[i]);
+}
+
+void InstanceState::accept(TRITONBACKEND_Request* request) {
+  const uint64_t start_ns = now_ns();
+  TRITONBACKEND_ResponseFactory* factory = nullptr;
+  if (auto* error = TRITONBACKEND_ResponseFactoryNew(&factory, request)) {
+    log_if_error(error, "ResponseFactoryNew");
+    log_if_error(TRITONBACKEND_RequestRelease(request, TRITONSERVER_REQUEST_RELEASE_ALL),
+                 "RequestRelease");
+    return;
+  }
+  std::shared_ptr<Live> live;  // from here on it owns the factory
+  TRITONSERVER_Error* error = guarded([&] {
+    IncomingRequest incoming = read_request(request, settings_.reader);
+    if (incoming.stop) {
+      stop(incoming);
+      return;
+    }
+    shorten(*incoming.request);
+    live = std::make_shared<Live>(Live{request, nullptr, incoming.id, start_ns});
+    live->writer = std::make_unique<ResponseWriter>(factory, incoming.reply, incoming.request);
+    submit(live, std::move(incoming));
+  });
+  if (error == nullptr && live != nullptr) return;  // the engine will answer
+
+  const bool success = error == nullptr;
+  send_final(factory, error);
+  if (live == nullptr || live->writer == nullptr)
+    log_if_error(TRITONBACKEND_ResponseFactoryDelete(factory), "ResponseFactoryDelete");
+  live.reset();
+  finish(request, success, start_ns, now_ns());
+}
+
+void InstanceState::submit(const std::shared_ptr<Live>& live, IncomingRequest incoming) {
+  const executor::RequestId id =
+      engine_->submit(std::move(incoming.request),
+                      [this, live](executor::Response&& part) { answer(*live, std::move(part)); });
+  std::lock_guard lock(mutex_);
+  live->id = id;
+  if (!live->done) live_.emplace(id, live);
+}
+
+void InstanceState::stop(const IncomingRequest& command) {
+  std::vector<executor::RequestId> ids;
+  {
+    std::lock_guard lock(mutex_);
+    for (const auto& [id, live] : live_) {
+      const bool named = command.engine_request_id != 0 ? command.engine_request_id == public_id(id)
+                                                        : command.id == live->client_id;
+      if (named) ids.push_back(id);
+    }
+  }
+  for (executor::RequestId id : ids) engine_->cancel(id);
+}
+
+void InstanceState::answer(Live& live, executor::Response&& part) {
+  const bool is_final = part.is_final;
+  const bool success = !part.error;
+  const auto first_scheduled = static_cast<uint64_t>(part.times.first_scheduled_ns);
+  TRITONSERVER_Error* error = guarded([&] { live.writer->send(part, public_id(part.id)); });
+  if (error != nullptr) {
+    log_if_error(error, "response");
+    if (!is_final) engine_->cancel(part.id);  // nobody can hear it any more
+  }
+  if (!is_final) return;
+  {
+    std::lock_guard lock(mutex_);
+    live.done = true;
+    live_.erase(part.id);
+  }
+  live.writer.reset();
+  finish(live.request, success, live.start_ns, std::max<uint64_t>(first_scheduled, live.start_ns));
+}
+
+void InstanceState::finish(TRITONBACKEND_Request* request, bool success, uint64_t start_ns,
+                           uint64_t compute_start_ns) {
+  const uint64_t end_ns = now_ns();
+  log_if_error(TRITONBACKEND_ModelInstanceReportStatistics(instance_, request, success, start_ns,
+                                                           compute_start_ns, end_ns, end_ns),
+               "ModelInstanceReportStatistics");
+  log_if_error(TRITONBACKEND_ModelInstanceReportBatchStatistics(
+                   instance_, /*batch_size=*/1, start_ns, compute_start_ns, end_ns, end_ns),
+               "ModelInstanceReportBatchStatistics");
+  log_if_error(TRITONBACKEND_RequestRelease(request, TRITONSERVER_REQUEST_RELEASE_ALL),
+               "RequestRelease");
+}
+
+void InstanceState::after_step(const executor::EngineStats& stats) {
+  metrics_->publish(stats);
+  std::vector<executor::RequestId> cancelled;
+  {
+    std::lock_guard lock(mutex_);
+    for (const auto& [id, live] : live_)
+      if (live->writer->is_cancelled()) cancelled.push_back(id);
+  }
+  for (executor::RequestId id : cancelled) engine_->cancel(id);
+}
+
+void InstanceState::shorten(executor::Request& request) const {
+  const int64_t room =
+      int64_t{engine_->info().max_seq_len} - static_cast<int64_t>(request.input_ids.size());
+  if (room < 1 || request.stop.max_new_tokens <= room) return;  // too long a prompt is refused
+  log(TRITONSERVER_LOG_WARN,
+      concat(settings_.name, ": request_output_len ", request.stop.max_new_tokens,
+             " is shortened to ", room, ": the prompt has ", request.input_ids.size(),
+             " tokens and max_seq_len is ", engine_->info().max_seq_len));
+  request.stop.max_new_tokens = static_cast<int>(room);
+  request.stop.min_new_tokens = std::min(request.stop.min_new_tokens, request.stop.max_new_tokens);
+}
+
+}  // namespace inflight::triton

@@ -1,0 +1,50 @@
+// One instance of a model: owns the engine and every request between Triton and it. Triton's
+// threads call execute(); the engine's response thread answers. Each request ends with exactly one
+// final response and is released then.
+#pragma once
+
+#include <memory>
+#include <mutex>
+#include <unordered_map>
+
+#include "backend/executor/engine.h"
+#include "backend/triton/metrics.h"
+#include "backend/triton/model_state.h"
+#include "backend/triton/request_reader.h"
+#include "backend/triton/triton_c_api.h"
+
+namespace inflight::triton {
+
+class InstanceState {
+ public:
+  InstanceState(TRITONBACKEND_ModelInstance* instance, const ModelSettings& settings);
+  /// Ends every live request first: the engine answers each with a final part.
+  ~InstanceState();
+
+  /// Reads and queues, then returns. Takes the requests; each one's failure is its own answer.
+  void execute(TRITONBACKEND_Request** requests, uint32_t count);
+
+ private:
+  struct Live;
+
+  void accept(TRITONBACKEND_Request* request);
+  void stop(const IncomingRequest& command);
+  void submit(const std::shared_ptr<Live>& live, IncomingRequest incoming);
+  void answer(Live& live, executor::Response&& part);
+  void finish(TRITONBACKEND_Request* request, bool success, uint64_t start_ns,
+              uint64_t compute_start_ns);
+  void after_step(const executor::EngineStats& stats);
+  void shorten(executor::Request& request) const;
+  uint64_t public_id(executor::RequestId id) const { return id_base_ + id; }
+
+  TRITONBACKEND_ModelInstance* instance_;
+  const ModelSettings& settings_;
+  // Makes engine request ids of different models and versions differ.
+  uint64_t id_base_;
+  std::mutex mutex_;  // guards live_ and the ids in it
+  std::unordered_map<executor::RequestId, std::shared_ptr<Live>> live_;
+  std::unique_ptr<Metrics> metrics_;
+  std::unique_ptr<executor::Engine> engine_;  // last: its threads use all of the above
+};
+
+}  // namespace inflight::triton

@@ -1,0 +1,71 @@
+// The Triton boundary for errors: our Error becomes a TRITONSERVER_Error and the other way round.
+#pragma once
+
+#include <exception>
+#include <string>
+
+#include "backend/triton/triton_c_api.h"
+#include "kernels/core/error.h"
+
+namespace inflight::triton {
+
+inline TRITONSERVER_Error_Code to_triton_code(ErrorCode code) {
+  switch (code) {
+    case ErrorCode::kInvalidArgument:
+      return TRITONSERVER_ERROR_INVALID_ARG;
+    case ErrorCode::kUnsupported:
+      return TRITONSERVER_ERROR_UNSUPPORTED;
+    case ErrorCode::kResourceExhausted:
+      return TRITONSERVER_ERROR_UNAVAILABLE;
+    case ErrorCode::kNotFound:
+      return TRITONSERVER_ERROR_NOT_FOUND;
+    case ErrorCode::kCancelled:
+      return TRITONSERVER_ERROR_CANCELLED;
+    case ErrorCode::kInternal:
+      break;
+  }
+  return TRITONSERVER_ERROR_INTERNAL;
+}
+
+/// Raises what a Triton call reported; takes the error object.
+inline void check_triton(TRITONSERVER_Error* error, const char* call) {
+  if (error == nullptr) [[likely]]
+    return;
+  std::string message = concat(call, ": ", TRITONSERVER_ErrorMessage(error));
+  TRITONSERVER_ErrorDelete(error);
+  throw Error(ErrorCode::kInternal, message);
+}
+
+/// For places that cannot fail any further: the error goes to the server's log.
+inline void log_if_error(TRITONSERVER_Error* error, const char* call) {
+  if (error == nullptr) [[likely]]
+    return;
+  std::string message = concat(call, ": ", TRITONSERVER_ErrorMessage(error));
+  TRITONSERVER_ErrorDelete(error);
+  if (auto* failed =
+          TRITONSERVER_LogMessage(TRITONSERVER_LOG_ERROR, __FILE__, __LINE__, message.c_str()))
+    TRITONSERVER_ErrorDelete(failed);
+}
+
+/// Runs `body` at the C boundary: nothing leaves but an error object (nullptr = fine).
+template <typename Body>
+TRITONSERVER_Error* guarded(Body&& body) {
+  try {
+    body();
+    return nullptr;
+  } catch (const Error& error) {
+    return TRITONSERVER_ErrorNew(to_triton_code(error.code()), error.what());
+  } catch (const std::exception& error) {
+    return TRITONSERVER_ErrorNew(TRITONSERVER_ERROR_INTERNAL, error.what());
+  } catch (...) {
+    return TRITONSERVER_ErrorNew(TRITONSERVER_ERROR_INTERNAL, "unknown exception");
+  }
+}
+
+/// Writes a line to the server's log.
+inline void log(TRITONSERVER_LogLevel level, const std::string& message) {
+  if (auto* failed = TRITONSERVER_LogMessage(level, "inflight", 0, message.c_str()))
+    TRITONSERVER_ErrorDelete(failed);
+}
+
+}  // namespace inflight::triton
