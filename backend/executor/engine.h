@@ -17,19 +17,19 @@ namespace inflight::executor {
 /// Run-time choices; what is absent is taken from the engine directory or the machine.
 struct EngineConfig {
   std::filesystem::path engine_dir;
-  std::string device = "auto";          // "auto", "cpu", "cuda", "cuda:1"
-  std::optional<int> max_batch_size;    // sequences in a step; at most the engine's limit
-  std::optional<int> max_num_tokens;    // tokens in a step; at most the engine's limit
-  std::optional<int> max_seq_len;       // prompt + output; at most the engine's limit
-  int max_queue_size = 0;               // waiting requests; 0 = unbounded
+  std::string device = "auto";        // "auto", "cpu", "cuda", "cuda:1"
+  std::optional<int> max_batch_size;  // sequences in a step; at most the engine's limit
+  std::optional<int> max_num_tokens;  // tokens in a step; at most the engine's limit
+  std::optional<int> max_seq_len;     // prompt + output; at most the engine's limit
+  int max_queue_size = 0;             // waiting requests; 0 = unbounded
   bool enable_chunked_context = true;
-  int num_threads = 0;                  // CPU ops; 0 = all cores this process may use
+  int num_threads = 0;  // CPU ops; 0 = all cores this process may use
   // KV pool: the smallest of the caps that are given.
   std::optional<int64_t> kv_cache_max_tokens;
   std::optional<int64_t> kv_cache_max_bytes;
   double kv_cache_free_memory_fraction = 0.9;  // of what is free after loading (GPU; on the CPU
                                                // only if neither cap is given, see config.cc)
-  bool check_invariants = false;        // snapshot checks after every step, for tests
+  bool check_invariants = false;               // snapshot checks after every step, for tests
 };
 
 /// Facts fixed at load.
@@ -76,10 +76,16 @@ struct EngineStats {
   double device_seconds = 0;  // running the plan and the sampler, since load
 };
 
+class ModelExecutor;
+
 class Engine {
  public:
   /// Loads weights, makes the KV pool, starts the threads. Raises Error with the file and key.
   explicit Engine(const EngineConfig& config);
+  /// Over a model that is already there; of `config` only what concerns the loop is read. For
+  /// tests.
+  Engine(const EngineInfo& info, const EngineConfig& config,
+         std::unique_ptr<ModelExecutor> executor);
   /// Ends every request with a final cancelled part, then joins the threads.
   ~Engine();
   Engine(const Engine&) = delete;
@@ -94,6 +100,8 @@ class Engine {
   void cancel(RequestId id);
 
   const EngineInfo& info() const;
+  /// What takes how much memory, as a table; also logged at load. Empty over a test's model.
+  const std::string& memory_plan() const;
   EngineStats stats() const;
   /// False once the engine loop has died; every request then ended with an error.
   bool is_healthy() const;

@@ -1,0 +1,42 @@
+#include "backend/executor/admission.h"
+
+#include <cstddef>
+
+#include "backend/scheduler/schedule.h"
+#include "kernels/core/check.h"
+#include "kernels/core/log.h"
+
+namespace inflight::executor {
+
+int admit(const Request& request, const EngineInfo& info, const scheduler::Limits& limits) {
+  check(!request.input_ids.empty(), "The prompt is empty: input_ids must hold at least 1 token");
+  const size_t prompt_len = request.input_ids.size();
+  check(prompt_len <= static_cast<size_t>(info.max_prompt_len), "Prompt length (", prompt_len,
+        ") exceeds maximum input length (", info.max_prompt_len, ")");
+  for (size_t i = 0; i < prompt_len; ++i) {
+    const int32_t id = request.input_ids[i];
+    check(id >= 0 && id < info.vocab_size, "input_ids[", i, "] is ", id,
+          ", outside the vocabulary [0, ", info.vocab_size, ")");
+  }
+  decoding::validate(request.sampling, info.vocab_size);
+  decoding::validate(request.stop, info.vocab_size);
+
+  int max_new_tokens = request.stop.max_new_tokens;
+  const int room = info.max_seq_len - static_cast<int>(prompt_len);
+  if (max_new_tokens > room) {
+    log(LogLevel::kWarning, "request '", request.client_id, "': max_new_tokens ", max_new_tokens,
+        " shortened to ", room, " (prompt of ", prompt_len, " tokens, max_seq_len ",
+        info.max_seq_len, ")");
+    max_new_tokens = room;
+  }
+  const auto num_blocks = static_cast<int32_t>(info.num_blocks);
+  scheduler::check_can_run(static_cast<int32_t>(prompt_len),
+                           static_cast<int32_t>(prompt_len) + max_new_tokens,
+                           {.geometry = kv_cache::Geometry(info.tokens_per_block),
+                            .num_blocks = num_blocks,
+                            .free_blocks = num_blocks},
+                           limits);
+  return max_new_tokens;
+}
+
+}  // namespace inflight::executor

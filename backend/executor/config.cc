@@ -1,0 +1,164 @@
+#include "backend/executor/config.h"
+
+#include <algorithm>
+#include <cmath>
+#include <fstream>
+#include <iomanip>
+#include <limits>
+#include <sstream>
+
+#include "backend/kv_cache/geometry.h"
+#include "kernels/core/check.h"
+
+namespace inflight::executor {
+namespace {
+
+constexpr double kMaxCpuFraction = 0.5;
+
+/// The limit asked for, if any, else the engine's.
+int chosen_limit(const char* key, std::optional<int> asked, int engine_limit,
+                 const plan::EngineFile& engine) {
+  if (!asked) return engine_limit;
+  check(*asked >= 1, key, " is ", *asked, ", must be at least 1");
+  check(*asked <= engine_limit, key, " is ", *asked, ", the engine ", engine.directory.string(),
+        " was built for at most ", engine_limit);
+  return *asked;
+}
+
+void check_positive(const char* key, std::optional<int64_t> value) {
+  check(!value || *value >= 1, key, " is ", value.value_or(0), ", must be at least 1");
+}
+
+/// The value of `key` in a file of "key: value kB" lines.
+int64_t meminfo_bytes(const std::string& wanted) {
+  std::ifstream file("/proc/meminfo");
+  std::string key, unit;
+  int64_t kilobytes = 0;
+  while (file >> key >> kilobytes) {
+    std::getline(file, unit);
+    if (key == wanted) return kilobytes * 1024;
+  }
+  return std::numeric_limits<int64_t>::max();
+}
+
+/// A number in a one-line file, or the largest if it is absent or says "max".
+int64_t number_in(const char* path) {
+  std::ifstream file(path);
+  int64_t value = 0;
+  return file >> value ? value : std::numeric_limits<int64_t>::max();
+}
+
+std::string mebibytes(int64_t bytes) {
+  std::ostringstream out;
+  out << std::fixed << std::setprecision(1) << static_cast<double>(bytes) / (1 << 20) << " MiB";
+  return out.str();
+}
+
+}  // namespace
+
+Device parse_device(const std::string& name) {
+  if (name == "auto" || name == "cpu") return {DeviceType::kCpu, 0};
+  check(name == "cuda" || name.starts_with("cuda:"), "device is '", name,
+        "', must be \"auto\", \"cpu\", \"cuda\" or \"cuda:N\"");
+  throw Error(ErrorCode::kUnsupported,
+              concat("device is '", name, "', but this build has no CUDA"));
+}
+
+EngineInfo effective_limits(const EngineConfig& config, const plan::EngineFile& engine) {
+  EngineInfo info;
+  info.architecture = engine.model.architecture;
+  info.dtype = name_of(engine.dtype);
+  info.device = parse_device(config.device).type == DeviceType::kCpu ? "cpu" : config.device;
+  info.vocab_size = static_cast<int>(engine.model.vocab_size);
+  info.tokens_per_block = engine.kv_cache.tokens_per_block;
+  info.max_batch_size =
+      chosen_limit("max_batch_size", config.max_batch_size, engine.limits.max_batch_size, engine);
+  info.max_num_tokens =
+      chosen_limit("max_num_tokens", config.max_num_tokens, engine.limits.max_num_tokens, engine);
+  info.max_seq_len =
+      chosen_limit("max_seq_len", config.max_seq_len, engine.limits.max_seq_len, engine);
+  check(info.max_seq_len >= 2, "max_seq_len is ", info.max_seq_len,
+        ", must be at least 2: a token of prompt and one of output");
+  info.max_prompt_len = info.max_seq_len - 1;
+  if (!config.enable_chunked_context) {
+    info.max_prompt_len = std::min(info.max_prompt_len, info.max_num_tokens);
+  }
+  check(config.max_queue_size >= 0, "max_queue_size is ", config.max_queue_size,
+        ", must be 0 (unbounded) or more");
+  check(config.num_threads >= 0, "num_threads is ", config.num_threads,
+        ", must be 0 (all cores) or more");
+  check_positive("kv_cache_max_tokens", config.kv_cache_max_tokens);
+  check_positive("kv_cache_max_bytes", config.kv_cache_max_bytes);
+  const double fraction = config.kv_cache_free_memory_fraction;
+  check(fraction > 0.0 && fraction <= 1.0, "kv_cache_free_memory_fraction is ", fraction,
+        ", must be above 0 and at most 1");
+  return info;
+}
+
+scheduler::Limits scheduler_limits(const EngineInfo& info, const EngineConfig& config) {
+  return {.max_batch_size = info.max_batch_size,
+          .max_num_tokens = info.max_num_tokens,
+          .enable_chunked_context = config.enable_chunked_context};
+}
+
+int64_t free_host_bytes() {
+  const int64_t group_limit = number_in("/sys/fs/cgroup/memory.max");
+  int64_t group_free = group_limit;
+  if (group_limit != std::numeric_limits<int64_t>::max()) {
+    group_free = std::max<int64_t>(0, group_limit - number_in("/sys/fs/cgroup/memory.current"));
+  }
+  return std::min(meminfo_bytes("MemAvailable:"), group_free);
+}
+
+int32_t pool_blocks(const EngineConfig& config, const EngineInfo& info, int64_t bytes_per_block,
+                    int64_t free_bytes) {
+  const kv_cache::Geometry geometry(info.tokens_per_block);
+  // All that can be used: the last token of a sequence is never cached.
+  int64_t blocks = int64_t{info.max_batch_size} *
+                   geometry.num_blocks(kv_cache::max_cached_tokens(info.max_seq_len));
+  blocks = std::min<int64_t>(blocks, geometry.max_pool_blocks());
+  if (config.kv_cache_max_tokens) {
+    const int64_t tokens = *config.kv_cache_max_tokens;
+    check(tokens >= info.tokens_per_block, "kv_cache_max_tokens is ", tokens,
+          ", less than one block of ", info.tokens_per_block, " tokens");
+    blocks = std::min(blocks, tokens / info.tokens_per_block);
+  }
+  if (config.kv_cache_max_bytes) {
+    const int64_t bytes = *config.kv_cache_max_bytes;
+    check(bytes >= bytes_per_block, "kv_cache_max_bytes is ", bytes, ", less than one block of ",
+          bytes_per_block, " bytes (", info.tokens_per_block, " tokens)");
+    blocks = std::min(blocks, bytes / bytes_per_block);
+  }
+  if (!config.kv_cache_max_tokens && !config.kv_cache_max_bytes) {
+    double fraction = config.kv_cache_free_memory_fraction;
+    if (info.device == "cpu") fraction = std::min(fraction, kMaxCpuFraction);
+    const auto bytes = static_cast<int64_t>(std::floor(fraction * static_cast<double>(free_bytes)));
+    check(bytes >= bytes_per_block, "kv_cache_free_memory_fraction is ",
+          config.kv_cache_free_memory_fraction, ": ", bytes, " of ", free_bytes,
+          " free bytes are less than one block of ", bytes_per_block, " bytes (",
+          info.tokens_per_block, " tokens)");
+    blocks = std::min(blocks, bytes / bytes_per_block);
+  }
+  return static_cast<int32_t>(blocks);
+}
+
+std::string memory_table(const EngineInfo& info, int64_t free_bytes) {
+  std::ostringstream out;
+  const auto row = [&out](const char* use, int64_t bytes, const std::string& note) {
+    out << std::left << std::setw(20) << use << std::right << std::setw(14) << mebibytes(bytes);
+    if (!note.empty()) out << "  " << note;
+    out << '\n';
+  };
+  row("weights, mapped", info.weight_bytes_mapped, "read in place from the checkpoint");
+  row("weights, allocated", info.weight_bytes_allocated, "assembled at load");
+  row("arena", info.arena_bytes,
+      concat("activations of ", info.max_num_tokens, " tokens in ", info.max_batch_size,
+             " sequences, and workspace"));
+  row("KV cache", info.kv_cache_bytes,
+      concat(info.num_blocks, " blocks of ", info.tokens_per_block,
+             " tokens = ", info.num_blocks * info.tokens_per_block, " tokens"));
+  row("free before KV cache", free_bytes, "");
+  return out.str();
+}
+
+}  // namespace inflight::executor

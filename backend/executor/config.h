@@ -1,0 +1,41 @@
+// From what the user asked and what the engine file allows to the limits that hold, the size of the
+// KV pool and the memory plan. Every default of a running engine is here. Pure but for asking the
+// machine how much memory is free.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "backend/executor/engine.h"
+#include "backend/plan/engine_file.h"
+#include "backend/scheduler/limits.h"
+#include "kernels/core/tensor_view.h"
+
+namespace inflight::executor {
+
+/// "auto" is the CPU in a build without CUDA. Raises invalid_argument for a name that is none,
+/// unsupported for a device that this build does not serve.
+Device parse_device(const std::string& name);
+
+/// Facts and limits, without memory sizes. Raises invalid_argument naming key, value and limit.
+EngineInfo effective_limits(const EngineConfig& config, const plan::EngineFile& engine);
+
+scheduler::Limits scheduler_limits(const EngineInfo& info, const EngineConfig& config);
+
+/// Bytes that this process can still take: of the machine, or of its memory control group if that
+/// leaves less.
+int64_t free_host_bytes();
+
+/// Blocks of the KV pool, at least one: the smallest of
+///  - what max_batch_size sequences of max_seq_len tokens can ever use,
+///  - kv_cache_max_tokens, kv_cache_max_bytes, where given,
+///  - if neither is given, a share of `free_bytes`: kv_cache_free_memory_fraction, and on the CPU
+///    no more than half, since the page cache that holds mapped weights counts as free there.
+/// Raises invalid_argument naming key, value and limit if not even one block fits.
+int32_t pool_blocks(const EngineConfig& config, const EngineInfo& info, int64_t bytes_per_block,
+                    int64_t free_bytes);
+
+/// The memory of a loaded engine as a table, one row a use.
+std::string memory_table(const EngineInfo& info, int64_t free_bytes);
+
+}  // namespace inflight::executor

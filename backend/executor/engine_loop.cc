@@ -1,0 +1,338 @@
+#include "backend/executor/engine_loop.h"
+
+#include <algorithm>
+#include <chrono>
+#include <exception>
+#include <utility>
+
+#include "backend/decoding/stop.h"
+#include "backend/kv_cache/invariants.h"
+#include "kernels/core/log.h"
+
+namespace inflight::executor {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+int64_t nanoseconds(Clock::time_point time) {
+  return std::chrono::duration_cast<std::chrono::nanoseconds>(time.time_since_epoch()).count();
+}
+
+double seconds(Clock::duration duration) { return std::chrono::duration<double>(duration).count(); }
+
+int64_t unix_time_us() {
+  return std::chrono::duration_cast<std::chrono::microseconds>(
+             std::chrono::system_clock::now().time_since_epoch())
+      .count();
+}
+
+FinishReason finish_reason(decoding::StopReason reason) {
+  switch (reason) {
+    case decoding::StopReason::kEndId:
+      return FinishReason::kEndId;
+    case decoding::StopReason::kStopWord:
+      return FinishReason::kStopWord;
+    case decoding::StopReason::kLength:
+      return FinishReason::kLength;
+    case decoding::StopReason::kNone:
+      break;
+  }
+  return FinishReason::kNone;
+}
+
+}  // namespace
+
+EngineLoop::EngineLoop(const EngineInfo& info, const scheduler::Limits& limits,
+                       bool check_invariants, ModelExecutor& executor, Inbox& inbox,
+                       ResponseQueue& responses)
+    : limits_(limits),
+      check_invariants_(check_invariants),
+      executor_(executor),
+      inbox_(inbox),
+      responses_(responses),
+      state_(info) {
+  scheduler::validate(limits_);
+  state_.stats.max_blocks = info.num_blocks;
+  state_.stats.tokens_per_block = info.tokens_per_block;
+  publish(false);
+}
+
+EngineStats EngineLoop::stats() const {
+  std::lock_guard lock(stats_mutex_);
+  return published_stats_;
+}
+
+void EngineLoop::run() {
+  try {
+    while (receive()) {
+      const Clock::time_point start = Clock::now();
+      const double device_seconds = state_.stats.device_seconds;
+      bool planned = false;
+      try {
+        planned = schedule();
+        if (planned) execute();
+      } catch (const std::exception& error) {
+        fail_step(error.what());
+        planned = false;
+      }
+      if (planned) commit();
+      release();
+      state_.stats.host_seconds +=
+          seconds(Clock::now() - start) - (state_.stats.device_seconds - device_seconds);
+      publish(planned);
+    }
+    end_all(FinishReason::kCancelled, std::nullopt);
+    release();
+    publish(false);
+  } catch (const std::exception& error) {
+    die(error.what());
+  }
+}
+
+bool EngineLoop::receive() {
+  const bool open = inbox_.take(state_.arrivals, state_.cancels, is_idle());
+  for (Arrival& arrival : state_.arrivals) {
+    insert_waiting(std::make_unique<Sequence>(std::move(arrival)));
+  }
+  state_.arrivals.clear();
+  for (RequestId id : state_.cancels) {
+    const auto found = state_.live.find(id);
+    if (found != state_.live.end() && !found->second->has_ended()) {
+      end(*found->second, FinishReason::kCancelled);
+    }
+  }
+  state_.cancels.clear();
+  if (any_ended_) retire_ended();
+  return open;
+}
+
+bool EngineLoop::schedule() {
+  EngineState& state = state_;
+  state.running_views.clear();
+  for (const auto& sequence : state.running) {
+    const auto num_blocks = static_cast<int32_t>(state.cache.block_table(sequence->table).size());
+    state.running_views.push_back(sequence->view(num_blocks));
+  }
+  state.waiting_views.clear();
+  const auto num_shown = std::min<size_t>(
+      state.waiting.size(),
+      std::max<int>(0, limits_.max_running() - static_cast<int>(state.running.size())));
+  for (size_t i = 0; i < num_shown; ++i) state.waiting_views.push_back(state.waiting[i]->view(0));
+
+  StepInFlight& next = state.newest;
+  next.sequences.clear();
+  scheduler::schedule(next.step, state.scratch,
+                      {.running = state.running_views,
+                       .waiting = state.waiting_views,
+                       .cache = {.geometry = state.cache.geometry(),
+                                 .num_blocks = state.cache.num_blocks(),
+                                 .free_blocks = state.cache.num_free_blocks()}},
+                      limits_);
+  if (next.step.is_empty()) {
+    check_internal(is_idle() || !state.retired.empty(), "nothing was scheduled with ",
+                   state.running.size(), " requests running and ", state.waiting.size(),
+                   " waiting");
+    return false;
+  }
+  admit(next.step.num_admitted);
+  state.growths.clear();
+  for (const scheduler::ScheduledSequence& part : next.step.sequences) {
+    Sequence& sequence = *state.running[part.index];
+    sequence.scheduled(part);
+    next.sequences.push_back(&sequence);
+    state.growths.push_back({sequence.table, part.first_position, part.num_tokens});
+  }
+  std::optional<kv_cache::Reservation> reservation = state.cache.reserve(state.growths);
+  check_internal(reservation.has_value(), "the KV pool has too few free blocks for ", next.step);
+  next.reservation.emplace(std::move(*reservation));
+  return true;
+}
+
+void EngineLoop::admit(int num_admitted) {
+  const int64_t now_ns = nanoseconds(Clock::now());
+  for (int i = 0; i < num_admitted; ++i) {
+    Sequence& sequence = *state_.waiting.front();
+    sequence.table = state_.cache.open();
+    state_.running.push_back(std::move(state_.waiting.front()));
+    state_.waiting.pop_front();
+    inbox_.left_queue();
+    responses_.started(*sequence.channel, now_ns);
+  }
+}
+
+void EngineLoop::execute() {
+  StepInFlight& step = state_.newest;
+  step.builder.build(step.step, step.sequences, state_.cache);
+  const Clock::time_point start = Clock::now();
+  executor_.launch(step.builder.inputs(), step.builder.rows());
+  tokens_ = executor_.wait();
+  state_.stats.device_seconds += seconds(Clock::now() - start);
+  check_internal(tokens_.size() == step.builder.rows().size(), "the step made ", tokens_.size(),
+                 " tokens instead of ", step.builder.rows().size());
+}
+
+void EngineLoop::commit() {
+  StepInFlight& step = state_.newest;
+  step.reservation->commit();
+  step.reservation.reset();
+  const int64_t now_ns = nanoseconds(Clock::now());
+  size_t next_token = 0;
+  for (size_t i = 0; i < step.sequences.size(); ++i) {
+    Sequence& sequence = *step.sequences[i];
+    const scheduler::ScheduledSequence& part = step.step.sequences[i];
+    --sequence.num_steps_in_flight;
+    if (part.is_prompt_chunk) state_.stats.prompt_tokens += part.num_tokens;
+    if (!part.makes_token()) continue;
+    const decoding::SampledToken& token = tokens_[next_token++];
+    if (!sequence.has_ended()) commit_token(sequence, token, now_ns);
+  }
+  count_step();
+}
+
+void EngineLoop::commit_token(Sequence& sequence, const decoding::SampledToken& token,
+                              int64_t now_ns) {
+  if (token.status != decoding::SampleStatus::kOk) {
+    const bool callers = token.status == decoding::SampleStatus::kNoToken;
+    end(sequence, FinishReason::kError,
+        Error(callers ? ErrorCode::kInvalidArgument : ErrorCode::kInternal,
+              decoding::message_of(token.status)));
+    return;
+  }
+  sequence.append(token.id);
+  const FinishReason reason = finish_reason(decoding::stop_after(
+      sequence.request().stop, sequence.generated(), sequence.max_new_tokens()));
+  if (reason != FinishReason::kEndId) {
+    ++state_.stats.generated_tokens;
+    responses_.token(*sequence.channel, token, now_ns);
+  }
+  if (reason != FinishReason::kNone) end(sequence, reason);
+}
+
+void EngineLoop::release() {
+  if (any_ended_) retire_ended();
+  std::erase_if(state_.retired, [this](const std::unique_ptr<Sequence>& sequence) {
+    if (sequence->num_steps_in_flight > 0) return false;
+    if (sequence->is_running()) state_.cache.release(sequence->table);
+    return true;
+  });
+  if (check_invariants_) kv_cache::check_invariants(state_.cache.snapshot());
+}
+
+void EngineLoop::insert_waiting(std::unique_ptr<Sequence> sequence) {
+  const int priority = sequence->request().priority;
+  // From the back: equal priorities, the usual case, end there at once.
+  auto place = state_.waiting.end();
+  while (place != state_.waiting.begin() && (*std::prev(place))->request().priority < priority) {
+    --place;
+  }
+  state_.live.emplace(sequence->id(), sequence.get());
+  state_.waiting.insert(place, std::move(sequence));
+}
+
+void EngineLoop::end(Sequence& sequence, FinishReason reason, std::optional<Error> error) {
+  switch (reason) {
+    case FinishReason::kCancelled:
+      ++state_.stats.cancelled_requests;
+      break;
+    case FinishReason::kError:
+      ++state_.stats.failed_requests;
+      break;
+    default:
+      ++state_.stats.finished_requests;
+  }
+  responses_.ended(std::move(sequence.channel), reason, std::move(error));
+  any_ended_ = true;
+}
+
+void EngineLoop::end_all(FinishReason reason, const std::optional<Error>& error) {
+  for (auto& sequence : state_.waiting) {
+    if (!sequence->has_ended()) end(*sequence, reason, error);
+  }
+  for (auto& sequence : state_.running) {
+    if (!sequence->has_ended()) end(*sequence, reason, error);
+  }
+}
+
+void EngineLoop::retire_ended() {
+  const auto clean = [this](auto& list) {
+    auto kept = list.begin();
+    for (auto place = list.begin(); place != list.end(); ++place) {
+      if ((*place)->has_ended()) {
+        if (!(*place)->is_running()) inbox_.left_queue();
+        state_.live.erase((*place)->id());
+        state_.retired.push_back(std::move(*place));
+      } else {
+        if (kept != place) *kept = std::move(*place);
+        ++kept;
+      }
+    }
+    list.erase(kept, list.end());
+  };
+  clean(state_.running);
+  clean(state_.waiting);
+  any_ended_ = false;
+}
+
+void EngineLoop::fail_step(const std::string& what) {
+  StepInFlight& step = state_.newest;
+  // Without a step there is nobody to blame, and the next plan would fail alike.
+  check_internal(!step.sequences.empty(), what);
+  log(LogLevel::kError, "a step failed (", step.step, "): ", what);
+  step.reservation.reset();
+  const Error error(ErrorCode::kInternal, concat("the step that ran this request failed: ", what));
+  for (Sequence* sequence : step.sequences) {
+    --sequence->num_steps_in_flight;
+    if (!sequence->has_ended()) end(*sequence, FinishReason::kError, error);
+  }
+  step.sequences.clear();
+  check_internal(executor_.is_usable(), "the device cannot run further steps: ", what);
+}
+
+void EngineLoop::die(const std::string& what) {
+  log(LogLevel::kError, "the engine has died: ", what);
+  const Error error(ErrorCode::kInternal, concat("the engine has died: ", what));
+  healthy_ = false;
+  inbox_.close(error);
+  // What is half committed stays as it is; only the requests still need their ending.
+  inbox_.take(state_.arrivals, state_.cancels, false);
+  for (Arrival& arrival : state_.arrivals) {
+    insert_waiting(std::make_unique<Sequence>(std::move(arrival)));
+  }
+  state_.arrivals.clear();
+  end_all(FinishReason::kError, error);
+  retire_ended();
+  publish(false);
+}
+
+void EngineLoop::count_step() {
+  EngineStats& stats = state_.stats;
+  const scheduler::Step& step = state_.newest.step;
+  ++stats.iteration;
+  stats.scheduled_requests = static_cast<int>(step.sequences.size());
+  stats.generation_requests = step.num_generating;
+  stats.context_requests = stats.scheduled_requests - step.num_generating;
+  stats.context_tokens = step.num_tokens - step.num_generating;
+}
+
+void EngineLoop::publish(bool made_step) {
+  EngineStats& stats = state_.stats;
+  stats.timestamp_us = unix_time_us();
+  stats.running_requests = static_cast<int>(state_.running.size());
+  stats.waiting_requests = static_cast<int>(state_.waiting.size());
+  stats.active_requests = stats.running_requests + stats.waiting_requests;
+  stats.free_blocks = state_.cache.num_free_blocks();
+  stats.used_blocks = state_.cache.num_used_blocks();
+  const EngineStats of_step = stats;
+  if (is_idle()) {
+    stats.scheduled_requests = stats.context_requests = stats.generation_requests = 0;
+    stats.context_tokens = 0;
+  }
+  {
+    std::lock_guard lock(stats_mutex_);
+    published_stats_ = stats;
+  }
+  // Statistics first: who has seen its final part finds the blocks free.
+  responses_.publish(made_step ? &of_step : nullptr);
+}
+
+}  // namespace inflight::executor

@@ -1,0 +1,72 @@
+// The engine thread's work: receive, schedule, execute, commit, release, over and over. Owns the
+// EngineState. Other threads may only ask for the published statistics.
+#pragma once
+
+#include <atomic>
+#include <mutex>
+#include <optional>
+#include <span>
+
+#include "backend/executor/engine.h"
+#include "backend/executor/engine_state.h"
+#include "backend/executor/inbox.h"
+#include "backend/executor/model_executor.h"
+#include "backend/executor/response_queue.h"
+#include "backend/scheduler/limits.h"
+
+namespace inflight::executor {
+
+class EngineLoop {
+ public:
+  /// All arguments outlive the loop.
+  EngineLoop(const EngineInfo& info, const scheduler::Limits& limits, bool check_invariants,
+             ModelExecutor& executor, Inbox& inbox, ResponseQueue& responses);
+
+  /// Runs until the inbox is closed or the engine dies; every request has got its final part then.
+  void run();
+
+  // Any thread.
+  EngineStats stats() const;
+  bool is_healthy() const { return healthy_; }
+
+ private:
+  /// Takes arrivals and cancels, waiting if there is nothing to do; false when the inbox is closed.
+  bool receive();
+  /// Plans the next step and reserves its blocks; false if there is nothing to run.
+  bool schedule();
+  /// Builds the planned step's inputs, launches it and waits for its tokens.
+  void execute();
+  /// Makes the step's tokens part of its sequences and decides which of them end.
+  void commit();
+  /// Frees what ended and no step in flight names.
+  void release();
+
+  void insert_waiting(std::unique_ptr<Sequence> sequence);
+  void admit(int num_admitted);
+  void commit_token(Sequence& sequence, const decoding::SampledToken& token, int64_t now_ns);
+  void end(Sequence& sequence, FinishReason reason, std::optional<Error> error = std::nullopt);
+  void end_all(FinishReason reason, const std::optional<Error>& error);
+  void retire_ended();
+  /// Gives the planned step back and ends its sequences with an error.
+  void fail_step(const std::string& what);
+  void die(const std::string& what);
+  void count_step();
+  void publish(bool made_step);
+  bool is_idle() const { return state_.waiting.empty() && state_.running.empty(); }
+
+  const scheduler::Limits limits_;
+  const bool check_invariants_;
+  ModelExecutor& executor_;
+  Inbox& inbox_;
+  ResponseQueue& responses_;
+
+  EngineState state_;
+  std::span<const decoding::SampledToken> tokens_;  // of the step just executed
+  bool any_ended_ = false;                          // since the lists were last cleaned
+
+  std::atomic<bool> healthy_{true};
+  mutable std::mutex stats_mutex_;
+  EngineStats published_stats_;  // under stats_mutex_
+};
+
+}  // namespace inflight::executor

@@ -1,0 +1,93 @@
+// What reaches the engine thread: new requests and cancels. The only engine memory that other
+// threads touch, behind one lock; also counts the waiting requests against max_queue_size.
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <utility>
+#include <vector>
+
+#include "backend/executor/sequence.h"
+#include "kernels/core/error.h"
+
+namespace inflight::executor {
+
+class Inbox {
+ public:
+  /// `max_waiting` = 0: unbounded.
+  explicit Inbox(int max_waiting) : max_waiting_(max_waiting) {}
+
+  /// Any thread. Raises resource_exhausted if the queue is full, or the error given to close.
+  RequestId submit(std::shared_ptr<const Request> request, ResponseCallback callback,
+                   int max_new_tokens, int64_t now_ns) {
+    std::unique_lock lock(mutex_);
+    if (closed_) throw *closed_;
+    if (max_waiting_ > 0 && num_waiting_ >= max_waiting_) {
+      throw Error(ErrorCode::kResourceExhausted,
+                  concat("Maximum queue size of ", max_waiting_, " has been reached with ",
+                         num_waiting_.load(),
+                         " waiting requests. Exceeds maximum queue size, try again later"));
+    }
+    Arrival arrival;
+    arrival.id = last_id_ + 1;
+    arrival.channel =
+        std::make_unique<ResponseChannel>(arrival.id, *request, std::move(callback), now_ns);
+    arrival.request = std::move(request);
+    arrival.max_new_tokens = max_new_tokens;
+    arrivals_.push_back(std::move(arrival));
+    ++num_waiting_;
+    ++last_id_;
+    const RequestId id = last_id_;
+    lock.unlock();
+    wake_.notify_one();
+    return id;
+  }
+
+  void cancel(RequestId id) {
+    {
+      std::lock_guard lock(mutex_);
+      if (closed_) return;
+      cancels_.push_back(id);
+    }
+    wake_.notify_one();
+  }
+
+  /// submit raises `reason` from now on, and take answers false.
+  void close(Error reason) {
+    {
+      std::lock_guard lock(mutex_);
+      if (!closed_) closed_ = std::move(reason);
+    }
+    wake_.notify_one();
+  }
+
+  /// Engine thread: moves what came into the two (empty) vectors, waiting for something if `wait`.
+  /// False once closed; the vectors then hold the last that came.
+  bool take(std::vector<Arrival>& arrivals, std::vector<RequestId>& cancels, bool wait) {
+    std::unique_lock lock(mutex_);
+    if (wait) {
+      wake_.wait(lock, [this] { return closed_ || !arrivals_.empty() || !cancels_.empty(); });
+    }
+    arrivals.swap(arrivals_);
+    cancels.swap(cancels_);
+    return !closed_;
+  }
+
+  /// Engine thread: a request runs now, or ended before it ran.
+  void left_queue() { --num_waiting_; }
+
+ private:
+  const int max_waiting_;
+  std::mutex mutex_;
+  std::condition_variable wake_;
+  std::vector<Arrival> arrivals_;
+  std::vector<RequestId> cancels_;
+  std::optional<Error> closed_;
+  RequestId last_id_ = 0;
+  std::atomic<int> num_waiting_{0};  // here and with the engine; raised under mutex_
+};
+
+}  // namespace inflight::executor

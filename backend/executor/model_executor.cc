@@ -1,0 +1,35 @@
+#include "backend/executor/model_executor.h"
+
+#include <utility>
+
+#include "backend/executor/config.h"
+
+namespace inflight::executor {
+
+RankExecutor::RankExecutor(plan::EngineFile engine, const EngineConfig& config, EngineInfo& info)
+    : engine_(std::move(engine)) {
+  if (engine_.ranks.size() != 1) {
+    throw Error(ErrorCode::kUnsupported,
+                concat("the engine ", engine_.directory.string(), " has ", engine_.ranks.size(),
+                       " ranks, this version runs 1"));
+  }
+  worker_ =
+      std::make_unique<RankWorker>(engine_, 0, parse_device(config.device), config.num_threads);
+  free_bytes_ = free_host_bytes();
+  info.num_blocks = pool_blocks(config, info, worker_->bytes_per_block(), free_bytes_);
+  worker_->allocate({.max_batch_size = info.max_batch_size,
+                     .max_num_tokens = info.max_num_tokens,
+                     .max_seq_len = info.max_seq_len},
+                    static_cast<int32_t>(info.num_blocks));
+  info.weight_bytes_mapped = worker_->weights().bytes_mapped();
+  info.weight_bytes_allocated = worker_->weights().bytes_allocated();
+  info.arena_bytes = worker_->arena_bytes();
+  info.kv_cache_bytes = worker_->kv_cache_bytes();
+}
+
+void RankExecutor::launch(const plan::StepInputs& inputs,
+                          std::span<const decoding::SampleRow> rows) {
+  tokens_ = worker_->run(inputs, rows);
+}
+
+}  // namespace inflight::executor

@@ -1,0 +1,187 @@
+#include "backend/executor/response_queue.h"
+
+#include <exception>
+#include <iterator>
+
+#include "kernels/core/log.h"
+
+namespace inflight::executor {
+namespace {
+
+/// Non-streaming tokens wait for their request's end, but not in unbounded number.
+constexpr size_t kMaxIdleTokens = 1 << 14;
+
+template <typename T>
+void move_append(std::vector<T>& to, std::vector<T>& from) {
+  if (to.empty()) {
+    to.swap(from);
+  } else {
+    to.insert(to.end(), std::make_move_iterator(from.begin()), std::make_move_iterator(from.end()));
+  }
+  from.clear();
+}
+
+/// A user's callback must not raise; one that does shall not take the server with it.
+template <typename Call>
+void guarded(Call&& call) {
+  try {
+    call();
+  } catch (const std::exception& error) {
+    log(LogLevel::kError, "a response callback raised: ", error.what());
+  }
+}
+
+}  // namespace
+
+ResponseChannel::ResponseChannel(RequestId id, const Request& request, ResponseCallback callback,
+                                 int64_t arrival_ns)
+    : id_(id),
+      streaming_(request.streaming),
+      log_probs_(request.sampling.num_logprobs >= 0),
+      callback_(std::move(callback)) {
+  part_.id = id;
+  part_.times.arrival_ns = arrival_ns;
+}
+
+void ResponseQueue::Batch::append(Batch& newer) {
+  move_append(starts, newer.starts);
+  move_append(tokens, newer.tokens);
+  move_append(top, newer.top);
+  move_append(endings, newer.endings);
+  if (newer.stats) stats = newer.stats;
+  urgent |= newer.urgent;
+  newer.stats.reset();
+  newer.urgent = false;
+}
+
+void ResponseQueue::Batch::clear() {
+  starts.clear();
+  tokens.clear();
+  top.clear();
+  endings.clear();
+  stats.reset();
+  urgent = false;
+}
+
+ResponseQueue::ResponseQueue() : thread_([this] { run(); }) {}
+
+ResponseQueue::~ResponseQueue() {
+  {
+    std::lock_guard lock(mutex_);
+    published_.append(gathering_);
+    closed_ = true;
+  }
+  wake_.notify_one();
+  thread_.join();
+}
+
+void ResponseQueue::on_step(std::function<void(const EngineStats&)> callback) {
+  std::lock_guard lock(mutex_);
+  step_callback_ = std::move(callback);
+}
+
+void ResponseQueue::started(ResponseChannel& channel, int64_t time_ns) {
+  gathering_.starts.push_back({&channel, time_ns});
+}
+
+void ResponseQueue::token(ResponseChannel& channel, const decoding::SampledToken& token,
+                          int64_t time_ns) {
+  const auto num_top = channel.log_probs_ ? static_cast<int32_t>(token.top_ids.size()) : 0;
+  gathering_.tokens.push_back({&channel, time_ns, token.id, token.log_prob, num_top});
+  for (int32_t i = 0; i < num_top; ++i) {
+    gathering_.top.emplace_back(token.top_ids[i], token.top_log_probs[i]);
+  }
+  gathering_.urgent |= channel.streaming_;
+}
+
+void ResponseQueue::ended(std::unique_ptr<ResponseChannel> channel, FinishReason reason,
+                          std::optional<Error> error) {
+  gathering_.endings.push_back({std::move(channel), reason, std::move(error)});
+  gathering_.urgent = true;
+}
+
+void ResponseQueue::publish(const EngineStats* stats) {
+  bool wake = false;
+  {
+    std::lock_guard lock(mutex_);
+    const bool was_urgent = published_.urgent;
+    if (stats != nullptr && step_callback_) {
+      gathering_.stats = *stats;
+      gathering_.urgent = true;
+    }
+    if (published_.tokens.size() + gathering_.tokens.size() > kMaxIdleTokens) {
+      gathering_.urgent = true;
+    }
+    published_.append(gathering_);
+    wake = published_.urgent && !was_urgent;
+  }
+  if (wake) wake_.notify_one();
+}
+
+void ResponseQueue::run() {
+  Batch batch;
+  std::function<void(const EngineStats&)> step_callback;
+  for (;;) {
+    {
+      std::unique_lock lock(mutex_);
+      wake_.wait(lock, [this] { return published_.urgent || closed_; });
+      if (published_.empty()) return;
+      std::swap(batch, published_);
+      step_callback = step_callback_;
+    }
+    deliver(batch);
+    if (batch.stats && step_callback) guarded([&] { step_callback(*batch.stats); });
+    batch.clear();
+  }
+}
+
+void ResponseQueue::deliver(Batch& batch) {
+  for (const Start& start : batch.starts) {
+    start.channel->part_.times.first_scheduled_ns = start.time_ns;
+  }
+  collect_tokens(batch);
+  for (Ending& ending : batch.endings) {
+    ResponseChannel& channel = *ending.channel;
+    channel.dirty_ = false;  // sent here, as one part with its last tokens
+    channel.part_.is_final = true;
+    channel.part_.finish_reason = ending.reason;
+    channel.part_.error = std::move(ending.error);
+  }
+  for (ResponseChannel* channel : dirty_) {
+    if (channel->dirty_) send(*channel);
+  }
+  dirty_.clear();
+  for (Ending& ending : batch.endings) send(*ending.channel);
+}
+
+void ResponseQueue::collect_tokens(const Batch& batch) {
+  auto top = batch.top.begin();
+  for (const Token& event : batch.tokens) {
+    ResponseChannel& channel = *event.channel;
+    Response& part = channel.part_;
+    part.token_ids.push_back(event.token);
+    if (channel.log_probs_) {
+      part.log_probs.push_back({event.log_prob, {top, top + event.num_top}});
+      top += event.num_top;
+      channel.cumulative_log_prob_ += event.log_prob;
+    }
+    if (part.times.first_token_ns == 0) part.times.first_token_ns = event.time_ns;
+    part.times.last_token_ns = event.time_ns;
+    if (channel.streaming_ && !channel.dirty_) {
+      channel.dirty_ = true;
+      dirty_.push_back(&channel);
+    }
+  }
+}
+
+void ResponseQueue::send(ResponseChannel& channel) {
+  channel.dirty_ = false;
+  channel.part_.cumulative_log_prob = static_cast<float>(channel.cumulative_log_prob_);
+  Response next;
+  next.id = channel.id_;
+  next.times = channel.part_.times;
+  guarded([&] { channel.callback_(std::move(channel.part_)); });
+  channel.part_ = std::move(next);
+}
+
+}  // namespace inflight::executor

@@ -1,0 +1,109 @@
+// Carries what the engine thread decided to the users' callbacks. Owns the response thread, the
+// only one that runs callbacks; it sees finished tokens, never the engine's state.
+#pragma once
+
+#include <condition_variable>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "backend/decoding/sampler.h"
+#include "backend/executor/engine.h"
+#include "backend/executor/request.h"
+
+namespace inflight::executor {
+
+/// The response side of one request: made by submit, held by its sequence, given to the response
+/// thread with the ending. The engine thread only passes its address on.
+class ResponseChannel {
+ public:
+  ResponseChannel(RequestId id, const Request& request, ResponseCallback callback,
+                  int64_t arrival_ns);
+
+  RequestId id() const { return id_; }
+  bool streaming() const { return streaming_; }
+
+ private:
+  friend class ResponseQueue;
+  const RequestId id_;
+  const bool streaming_;
+  const bool log_probs_;
+  const ResponseCallback callback_;
+  // Response thread only.
+  Response part_;  // not yet delivered
+  double cumulative_log_prob_ = 0.0;
+  bool dirty_ = false;  // listed for delivery in this round
+};
+
+class ResponseQueue {
+ public:
+  ResponseQueue();
+  /// Delivers what is queued, then joins the thread.
+  ~ResponseQueue();
+  ResponseQueue(const ResponseQueue&) = delete;
+  ResponseQueue& operator=(const ResponseQueue&) = delete;
+
+  void on_step(std::function<void(const EngineStats&)> callback);
+
+  // Engine thread only: gathered without a lock until publish.
+  void started(ResponseChannel& channel, int64_t time_ns);
+  void token(ResponseChannel& channel, const decoding::SampledToken& token, int64_t time_ns);
+  void ended(std::unique_ptr<ResponseChannel> channel, FinishReason reason,
+             std::optional<Error> error = std::nullopt);
+
+  /// Hands over what was gathered and `stats`, if a step was made. Wakes the response thread only
+  /// if somebody waits for something in it, so that non-streaming tokens cost no wake-up.
+  void publish(const EngineStats* stats);
+
+ private:
+  struct Start {
+    ResponseChannel* channel;
+    int64_t time_ns;
+  };
+  struct Token {
+    ResponseChannel* channel;
+    int64_t time_ns;
+    int32_t token;
+    float log_prob;
+    int32_t num_top;  // entries of Batch::top, in order
+  };
+  struct Ending {
+    std::unique_ptr<ResponseChannel> channel;
+    FinishReason reason;
+    std::optional<Error> error;
+  };
+  /// Flat and reused: gathering a token allocates nothing once the vectors have grown.
+  struct Batch {
+    std::vector<Start> starts;
+    std::vector<Token> tokens;
+    std::vector<std::pair<int32_t, float>> top;
+    std::vector<Ending> endings;       // of a channel: after all its tokens
+    std::optional<EngineStats> stats;  // the newest
+    bool urgent = false;               // somebody waits for something in it
+
+    void append(Batch& newer);  // leaves `newer` empty
+    void clear();
+    bool empty() const { return starts.empty() && tokens.empty() && endings.empty() && !stats; }
+  };
+
+  void run();
+  void deliver(Batch& batch);
+  void collect_tokens(const Batch& batch);
+  void send(ResponseChannel& channel);
+
+  Batch gathering_;  // engine thread
+  std::mutex mutex_;
+  std::condition_variable wake_;
+  Batch published_;                                        // under mutex_
+  std::function<void(const EngineStats&)> step_callback_;  // under mutex_
+  bool closed_ = false;                                    // under mutex_
+  std::vector<ResponseChannel*> dirty_;                    // response thread
+  std::thread thread_;
+};
+
+}  // namespace inflight::executor

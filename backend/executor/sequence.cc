@@ -1,0 +1,48 @@
+#include "backend/executor/sequence.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "kernels/core/check.h"
+
+namespace inflight::executor {
+
+Sequence::Sequence(Arrival arrival)
+    : channel(std::move(arrival.channel)),
+      id_(arrival.id),
+      request_(std::move(arrival.request)),
+      max_new_tokens_(arrival.max_new_tokens) {}
+
+void Sequence::copy_ids(int32_t first_position, int32_t num_tokens, int32_t* out) const {
+  const int32_t end = first_position + num_tokens;
+  check_internal(end <= prompt_len() + static_cast<int32_t>(generated_.size()), "request ", id_,
+                 " has no token yet at position ", end - 1);
+  const int32_t prompt_end = std::min(end, prompt_len());
+  int32_t position = first_position;
+  for (; position < prompt_end; ++position) *out++ = request_->input_ids[position];
+  for (; position < end; ++position) *out++ = generated_[position - prompt_len()];
+}
+
+scheduler::SequenceView Sequence::view(int32_t num_blocks) const {
+  return {.id = id_,
+          .priority = request_->priority,
+          .prompt_len = prompt_len(),
+          .num_computed = num_computed_,
+          .max_total_len = prompt_len() + max_new_tokens_,
+          .num_blocks = num_blocks};
+}
+
+decoding::SampleRow Sequence::sample_row(int row) const {
+  return {.row = row,
+          .sampling = &request_->sampling,
+          .stop = &request_->stop,
+          .prompt_ids = request_->input_ids,
+          .generated_ids = generated_};
+}
+
+void Sequence::scheduled(const scheduler::ScheduledSequence& part) {
+  num_computed_ = part.first_position + part.num_tokens;
+  ++num_steps_in_flight;
+}
+
+}  // namespace inflight::executor

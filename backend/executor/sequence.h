@@ -1,0 +1,64 @@
+// The engine's mutable side of a request: what it has generated, what of it lies in the cache, how
+// it ends. Engine thread only. The request itself stays as the user gave it.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "backend/decoding/sampler.h"
+#include "backend/executor/request.h"
+#include "backend/executor/response_queue.h"
+#include "backend/kv_cache/reservation.h"
+#include "backend/scheduler/step.h"
+#include "backend/scheduler/view.h"
+
+namespace inflight::executor {
+
+/// A request that submit has accepted.
+struct Arrival {
+  RequestId id = 0;
+  std::shared_ptr<const Request> request;
+  std::unique_ptr<ResponseChannel> channel;
+  int max_new_tokens = 0;  // the request's, shortened to what max_seq_len leaves
+};
+
+class Sequence {
+ public:
+  explicit Sequence(Arrival arrival);
+
+  RequestId id() const { return id_; }
+  const Request& request() const { return *request_; }
+  int32_t prompt_len() const { return static_cast<int32_t>(request_->input_ids.size()); }
+  std::span<const int32_t> generated() const { return generated_; }
+  int max_new_tokens() const { return max_new_tokens_; }
+
+  /// Ids of [first_position, first_position + num_tokens) into `out`; generated ones must be known.
+  void copy_ids(int32_t first_position, int32_t num_tokens, int32_t* out) const;
+  /// The scheduler's view of it, `num_blocks` of the cache being held.
+  scheduler::SequenceView view(int32_t num_blocks) const;
+  /// What the sampler wants to know to draw its next token from `row` of the logits.
+  decoding::SampleRow sample_row(int row) const;
+
+  /// Part of a step that will run.
+  void scheduled(const scheduler::ScheduledSequence& part);
+  void append(int32_t token) { generated_.push_back(token); }
+
+  bool is_running() const { return table != kNoTable; }
+  bool has_ended() const { return channel == nullptr; }
+
+  static constexpr kv_cache::TableId kNoTable = -1;
+  kv_cache::TableId table = kNoTable;        // set while it holds cache
+  int32_t num_steps_in_flight = 0;           // that name it; it is not released before they ended
+  std::unique_ptr<ResponseChannel> channel;  // given away with the ending
+
+ private:
+  RequestId id_;
+  std::shared_ptr<const Request> request_;
+  int max_new_tokens_;
+  int32_t num_computed_ = 0;  // tokens in the cache after the steps in flight
+  std::vector<int32_t> generated_;
+};
+
+}  // namespace inflight::executor
