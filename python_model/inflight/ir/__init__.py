@@ -1,0 +1,1 @@
+"""The compiler's graph: typed values and nodes, what each op means, no execution engine."""

@@ -1,0 +1,1 @@
+"""Model families: each describes its graph with the shared decoder and names its tensors."""

@@ -1,0 +1,1 @@
+"""Graph to graph, one idea a file; then memory planning and lowering to plan rows."""
