@@ -3,6 +3,11 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <memory>
+#include <span>
+#include <tuple>
+#include <vector>
+
 #include "backend/kv_cache/block_pool.h"
 #include "backend/kv_cache/invariants.h"
 #include "backend/kv_cache/kv_cache_manager.h"
