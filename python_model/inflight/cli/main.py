@@ -2,6 +2,8 @@
 
 import typer
 
+from inflight.cli import build, inspect
+
 app = typer.Typer(
     name="inflight",
     help="Serve large language models inside tritonserver.",
@@ -9,6 +11,9 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+app.command("build")(build.build)
+app.command("inspect")(inspect.inspect)
 
 
 def main() -> None:
