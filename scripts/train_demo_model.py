@@ -104,7 +104,9 @@ def train(args: argparse.Namespace) -> None:
     model = LlamaForCausalLM(config).to(device).train()
     add_dropout(model, args.dropout)
     num_parameters = sum(p.numel() for p in model.parameters())
-    print(f"{num_parameters / 1e6:.2f}M parameters on {device}, {chars_per_token:.2f} chars a token")
+    print(
+        f"{num_parameters / 1e6:.2f}M parameters on {device}, {chars_per_token:.2f} chars a token"
+    )
 
     decayed = [p for p in model.parameters() if p.dim() >= 2]
     others = [p for p in model.parameters() if p.dim() < 2]
