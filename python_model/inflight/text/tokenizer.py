@@ -1,7 +1,8 @@
 """The tokenizer of an engine directory or checkpoint folder. Never touches the network.
 
-Reads `tokenizer.json` with the `tokenizers` library alone; only folders without one, and chat
-templates, need `transformers` (imported then).
+Reads `tokenizer.json` with the `tokenizers` library alone, and as transformers 5 does: the file
+alone says which tokens go around a text, and blanks are not cleaned up. Only folders without that
+file, and chat templates, need `transformers` (imported then).
 """
 
 from __future__ import annotations
@@ -32,8 +33,6 @@ class Tokenizer:
         self._tokenizer.add_special_tokens(
             [text for text in special if self._tokenizer.token_to_id(text) is not None]
         )
-        if "add_bos_token" in config or "add_eos_token" in config:
-            self._add_ends(bool(config.get("add_bos_token")), bool(config.get("add_eos_token")))
         self.chat_template = chat_template
         self._named_tokens = {f"{name}_token": text for name, text in named.items() if text}
         self._texts = TokenTexts(self._tokenizer)
@@ -55,6 +54,15 @@ class Tokenizer:
                 k: v for k, v in config.items() if k not in ("add_bos_token", "add_eos_token")
             }
         return cls(tokenizer, config, _read_chat_template(folder, config))
+
+    @classmethod
+    def from_transformers(cls, tokenizer: Any) -> Tokenizer:
+        """Of a fast tokenizer of `transformers`; later changes of it have no effect here."""
+        backend = tokenizers.Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+        names = ("bos_token", "eos_token", "pad_token", "unk_token")
+        config = {name: getattr(tokenizer, name, None) for name in names}
+        template = getattr(tokenizer, "chat_template", None)
+        return cls(backend, config, template if isinstance(template, str) else None)
 
     @property
     def vocab_size(self) -> int:
@@ -137,16 +145,6 @@ class Tokenizer:
             **{**self._named_tokens, **(template_arguments or {})},
         )
         return rendered[0]
-
-    def _add_ends(self, add_bos: bool, add_eos: bool) -> None:
-        """tokenizer_config.json decides about the tokens around a text, as in transformers."""
-        bos = self.bos_token if add_bos and self.bos_token_id is not None else None
-        eos = self.eos_token if add_eos and self.eos_token_id is not None else None
-        pieces = [bos or "", "$A", eos or ""]
-        self._tokenizer.post_processor = tokenizers.processors.TemplateProcessing(
-            single=" ".join(piece for piece in pieces if piece),
-            special_tokens=[(t, self._tokenizer.token_to_id(t)) for t in (bos, eos) if t],
-        )
 
 
 def _content(token: Any) -> str | None:

@@ -1,0 +1,295 @@
+"""`LLM`: an engine, a tokenizer, and prompts in whatever form they come."""
+
+from __future__ import annotations
+
+import json
+import queue
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from inflight import _core
+from inflight.llm.answer import Answer
+from inflight.llm.generation import GenerationResult
+from inflight.llm.outputs import RequestOutput
+from inflight.llm.requests import (
+    Prompt,
+    encode_prompts,
+    engine_arguments,
+    is_single,
+    params_for,
+)
+from inflight.llm.sampling_params import SamplingParams
+from inflight.text.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class KvCacheConfig:
+    """Caps of the KV cache; the smallest that is given counts."""
+
+    max_tokens: int | None = None
+    max_bytes: int | None = None
+    free_gpu_memory_fraction: float = 0.9
+    """Of what is free after loading."""
+
+
+class LLM:
+    """A model ready to generate. Any number of threads and event loops may use it at once.
+
+    Without sampling parameters an answer is greedy and at most 32 tokens long (`SamplingParams`).
+    """
+
+    def __init__(
+        self,
+        model: str | Path,
+        *,
+        device: str = "auto",
+        dtype: str = "auto",
+        tokenizer: str | Path | Tokenizer | Any | None = None,
+        skip_tokenizer_init: bool = False,
+        max_batch_size: int | None = None,
+        max_seq_len: int | None = None,
+        max_num_tokens: int | None = None,
+        kv_cache_config: KvCacheConfig | None = None,
+        max_queue_size: int = 0,
+        enable_chunked_prefill: bool = True,
+        num_threads: int = 0,
+    ) -> None:
+        """Arguments:
+        model: an engine directory, or a checkpoint folder, from which an engine is built once
+            into the cache folder (`inflight.builder.cache`).
+        dtype: of an engine to be built; with an engine given it must be the engine's or "auto".
+        tokenizer: a folder, an `inflight.text.tokenizer.Tokenizer` or a fast tokenizer of
+            transformers, instead of the model's own.
+        skip_tokenizer_init: prompts are ids, and answers have no text.
+        max_batch_size, max_seq_len, max_num_tokens: at most the engine's limits; they become the
+            limits of an engine to be built.
+        max_queue_size: requests that may wait; more are refused by `generate_async` and held back
+            by `generate`. 0 = any number.
+        num_threads: of CPU work; 0 = as many as this process may use.
+        """
+        limits = {
+            "max_batch_size": max_batch_size,
+            "max_seq_len": max_seq_len,
+            "max_num_tokens": max_num_tokens,
+        }
+        self.engine_dir = _engine_dir(Path(model), dtype, limits)
+        facts = _read_facts(self.engine_dir, dtype)
+        self.tokenizer: Tokenizer | None = None
+        if not skip_tokenizer_init:
+            self.tokenizer = _load_tokenizer(tokenizer, self.engine_dir)
+        self._eos_token_ids: list[int] = facts["eos_token_ids"]
+        cache = kv_cache_config or KvCacheConfig()
+        self._engine = _core.Engine(
+            str(self.engine_dir),
+            device=device,
+            **limits,
+            max_queue_size=max_queue_size,
+            enable_chunked_context=enable_chunked_prefill,
+            num_threads=num_threads,
+            kv_cache_max_tokens=cache.max_tokens,
+            kv_cache_max_bytes=cache.max_bytes,
+            kv_cache_free_memory_fraction=cache.free_gpu_memory_fraction,
+        )
+        self._tags = count(1)
+        self._running: dict[int, GenerationResult] = {}  # by tag; shared with the reader
+        # The thread must not hold the LLM: dropping the last reference ends both.
+        self._reader = threading.Thread(
+            target=_read_responses,
+            args=(self._engine, self._running),
+            name="inflight-responses",
+            daemon=True,
+        )
+        self._reader.start()
+
+    # --- generating
+
+    def generate(
+        self,
+        inputs: Prompt | Sequence[Prompt],
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+        use_tqdm: bool = True,
+    ) -> RequestOutput | list[RequestOutput]:
+        """Answers of all prompts, in their order; one RequestOutput for one prompt.
+
+        The first error of any of them is raised and ends the others.
+        """
+        is_one = is_single(inputs)
+        prompts: list[Prompt] = [inputs] if is_one else list(inputs)
+        params = params_for(prompts, sampling_params)
+        encoded = encode_prompts(prompts, params, self.tokenizer)
+        done: queue.SimpleQueue[None] = queue.SimpleQueue()
+        results: list[GenerationResult] = []
+        progress = _progress_bar(len(prompts), use_tqdm)
+        num_done = 0
+        try:
+            for index, ((text, ids), choice) in enumerate(zip(encoded, params, strict=True)):
+                while True:
+                    try:
+                        result = self._submit(text, ids, choice, False, 0, lambda: done.put(None))
+                        break
+                    except _core.ResourceExhaustedError:
+                        if num_done == len(results):  # others fill the queue, not we
+                            raise
+                        done.get()
+                        num_done += 1
+                        progress.update()
+                    except (ValueError, NotImplementedError) as error:
+                        if not is_one:
+                            error.args = (f"prompt {index} of {len(prompts)}: {error}",)
+                        raise
+                results.append(result)
+            while num_done < len(results):
+                done.get()
+                num_done += 1
+                progress.update()
+            outputs = [result.result() for result in results]
+        except BaseException:
+            for result in results:
+                result.abort()
+            raise
+        finally:
+            progress.close()
+        return outputs[0] if is_one else outputs
+
+    def generate_async(
+        self,
+        inputs: Prompt,
+        sampling_params: SamplingParams | None = None,
+        streaming: bool = False,
+        priority: int = 0,
+    ) -> GenerationResult:
+        """Start one prompt and return at once. Larger priorities go first.
+
+        Raises here what is wrong with the request (ValueError) or that the queue is full
+        (RuntimeError).
+        """
+        if not is_single(inputs):
+            raise ValueError("generate_async takes one prompt: a text, ids, or a dict of one")
+        params = params_for([inputs], sampling_params)
+        [(text, ids)] = encode_prompts([inputs], params, self.tokenizer)
+        return self._submit(text, ids, params[0], streaming, priority, None)
+
+    def _submit(
+        self,
+        text: str | None,
+        ids: list[int],
+        params: SamplingParams,
+        streaming: bool,
+        priority: int,
+        on_done: Any,
+    ) -> GenerationResult:
+        tokenizer = self.tokenizer if params.detokenize else None
+        tag = next(self._tags)
+        arguments = engine_arguments(
+            params, len(ids), self._eos_token_ids, self.info.max_seq_len, self.tokenizer
+        )
+        answer = Answer(params, ids, tokenizer)
+        result = GenerationResult(tag, text, ids, answer, streaming, self._engine.cancel, on_done)
+        self._running[tag] = result
+        try:
+            engine_id = self._engine.submit(
+                ids,
+                tag=tag,
+                # Stop strings are ours to find, so we must see the tokens as they come.
+                streaming=streaming or bool(params.stop_list),
+                priority=priority,
+                **arguments,
+            )
+        except BaseException:
+            del self._running[tag]
+            raise
+        result.submitted(engine_id)
+        return result
+
+    # --- the engine
+
+    @property
+    def info(self) -> _core.EngineInfo:
+        """Facts fixed at load: limits, memory, dtype."""
+        return self._engine.info
+
+    @property
+    def memory_plan(self) -> str:
+        """What takes how much memory, as a table."""
+        return self._engine.memory_plan
+
+    def get_stats(self) -> _core.EngineStats:
+        return self._engine.stats()
+
+    def shutdown(self) -> None:
+        """Cancel what is running, give back all memory. May be called twice."""
+        self._engine.close()
+        if threading.current_thread() is not self._reader:
+            self._reader.join()
+
+    def __enter__(self) -> LLM:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.shutdown()
+
+    def __del__(self) -> None:
+        engine = getattr(self, "_engine", None)
+        if engine is not None:
+            engine.close()
+
+
+def _read_responses(engine: _core.Engine, running: dict[int, GenerationResult]) -> None:
+    """The one reader of the engine's responses; ends when the engine is closed."""
+    while (responses := engine.next_responses()) is not None:
+        for response in responses:
+            result = running[response.tag]
+            if response.is_final:
+                del running[response.tag]
+            try:
+                result.deliver(response)
+            except Exception as error:  # of one request; the others go on
+                result.fail(error)
+
+
+def _engine_dir(model: Path, dtype: str, limits: dict[str, int | None]) -> Path:
+    if (model / "engine.json").is_file():
+        return model
+    if not (model / "config.json").is_file():
+        raise FileNotFoundError(
+            f"{model} is neither an engine directory (engine.json) nor a checkpoint folder "
+            "(config.json)"
+        )
+    from inflight.builder.cache import engine_dir_for
+
+    return Path(engine_dir_for(model, dtype=dtype, **limits))
+
+
+def _read_facts(engine_dir: Path, dtype: str) -> dict[str, Any]:
+    engine = json.loads((engine_dir / "engine.json").read_text(encoding="utf-8"))
+    if dtype not in ("auto", engine["dtype"]):
+        raise ValueError(
+            f"dtype={dtype!r}, but the engine in {engine_dir} was built for {engine['dtype']!r}"
+        )
+    return engine["model"]
+
+
+def _load_tokenizer(given: Any, engine_dir: Path) -> Tokenizer:
+    if isinstance(given, Tokenizer):
+        return given
+    if hasattr(given, "backend_tokenizer"):
+        return Tokenizer.from_transformers(given)
+    try:
+        return Tokenizer.load(engine_dir if given is None else given)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{error}; give tokenizer=… or skip_tokenizer_init=True") from None
+
+
+def _progress_bar(num_prompts: int, is_wanted: bool) -> Any:
+    from tqdm import tqdm
+
+    return tqdm(
+        total=num_prompts,
+        desc="Generating",
+        unit="prompt",
+        disable=not is_wanted or num_prompts < 2,
+    )

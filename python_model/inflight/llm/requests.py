@@ -1,0 +1,137 @@
+"""From what the user gives to what the engine takes. Pure: no engine here."""
+
+from __future__ import annotations
+
+import operator
+import secrets
+from collections.abc import Sequence
+from typing import Any
+
+from inflight.llm.sampling_params import SamplingParams
+from inflight.text.tokenizer import Tokenizer
+
+Prompt = str | Sequence[int] | dict[str, Any]
+"""Text, ids, or {"prompt": text} / {"prompt_token_ids": ids}."""
+
+
+def is_single(inputs: Any) -> bool:
+    """One prompt, or a list of them? An empty list is a list of none."""
+    if isinstance(inputs, (str, dict)):
+        return True
+    return len(inputs) > 0 and not isinstance(inputs[0], (str, dict)) and not _has_rows(inputs)
+
+
+def params_for(
+    prompts: Sequence[Prompt], given: SamplingParams | Sequence[SamplingParams] | None
+) -> list[SamplingParams]:
+    if given is None:
+        given = SamplingParams()
+    if isinstance(given, SamplingParams):
+        return [given] * len(prompts)
+    if len(given) != len(prompts):
+        raise ValueError(f"{len(given)} sampling_params for {len(prompts)} prompts")
+    return list(given)
+
+
+def encode_prompts(
+    prompts: Sequence[Prompt], params: Sequence[SamplingParams], tokenizer: Tokenizer | None
+) -> list[tuple[str | None, list[int]]]:
+    """(text or None, ids) of each prompt; texts are tokenized together."""
+    texts: list[str | None] = []
+    ids: list[list[int]] = []
+    for prompt in prompts:
+        if isinstance(prompt, dict):
+            prompt = _from_dict(prompt)
+        texts.append(prompt if isinstance(prompt, str) else None)
+        ids.append([] if isinstance(prompt, str) else _token_ids(prompt))
+    for add_special_tokens in (True, False):
+        rows = [
+            row
+            for row, text in enumerate(texts)
+            if text is not None and params[row].add_special_tokens == add_special_tokens
+        ]
+        if rows:
+            batch = _needed(tokenizer, "a text prompt").encode_batch(
+                [texts[row] for row in rows], add_special_tokens
+            )
+            for row, encoded in zip(rows, batch, strict=True):
+                ids[row] = encoded
+    return list(zip(texts, ids, strict=True))
+
+
+def engine_arguments(
+    params: SamplingParams,
+    prompt_len: int,
+    eos_token_ids: Sequence[int],
+    max_seq_len: int,
+    tokenizer: Tokenizer | None,
+) -> dict[str, Any]:
+    """The parameters as `_core.Engine.submit` wants them."""
+    if params.stop_list:
+        _needed(tokenizer, f"stop={params.stop!r}")
+    max_tokens = params.max_tokens
+    if max_tokens is None:  # a prompt without room is refused by the engine
+        max_tokens = max(1, max_seq_len - prompt_len)
+    end_ids: Sequence[int] = ()
+    if not params.ignore_eos:
+        end_ids = eos_token_ids if params.end_id is None else (params.end_id,)
+    arguments: dict[str, Any] = {
+        "max_new_tokens": max_tokens,
+        "min_new_tokens": params.min_tokens,
+        "end_ids": [id for id in end_ids if id != -1],
+        "stop_words": [[id] for id in params.stop_token_ids or ()],
+        "bad_words": _bad_words(params, tokenizer),
+        "num_logprobs": -1 if params.logprobs is None else params.logprobs,
+    }
+    wanted: dict[str, Any] = {
+        "repetition_penalty": params.repetition_penalty,
+        "presence_penalty": params.presence_penalty,
+        "frequency_penalty": params.frequency_penalty,
+    }
+    if params.is_greedy:
+        wanted["greedy"] = True
+    else:
+        wanted["temperature"] = params.temperature
+        wanted["top_k"] = params.top_k
+        wanted["top_p"] = params.top_p
+        wanted["min_p"] = params.min_p
+        wanted["seed"] = secrets.randbits(63) if params.seed is None else params.seed
+    arguments.update({name: value for name, value in wanted.items() if value is not None})
+    return arguments
+
+
+def _bad_words(params: SamplingParams, tokenizer: Tokenizer | None) -> list[list[int]]:
+    words = [[id] for id in params.bad_token_ids or ()]
+    for text in params.bad_list:
+        for variant in (text, " " + text):
+            ids = _needed(tokenizer, f"bad={params.bad!r}").encode(
+                variant, add_special_tokens=False
+            )
+            if ids and ids not in words:
+                words.append(ids)
+    return words
+
+
+def _needed(tokenizer: Tokenizer | None, what: str) -> Tokenizer:
+    if tokenizer is None:
+        raise ValueError(f"{what} needs a tokenizer, but skip_tokenizer_init=True")
+    return tokenizer
+
+
+def _has_rows(inputs: Sequence[Any]) -> bool:
+    return hasattr(inputs[0], "__len__") and getattr(inputs[0], "ndim", 1) > 0
+
+
+def _from_dict(prompt: dict[str, Any]) -> str | Sequence[int]:
+    if len(prompt) != 1 or next(iter(prompt)) not in ("prompt", "prompt_token_ids"):
+        raise ValueError(
+            f"a prompt's dict has one key, prompt or prompt_token_ids; this one has {list(prompt)}"
+        )
+    return next(iter(prompt.values()))
+
+
+def _token_ids(prompt: Sequence[int]) -> list[int]:
+    try:
+        return [operator.index(id) for id in prompt]
+    except TypeError:
+        raise ValueError(f"a prompt is a text or token ids, not {prompt!r:.100}") from None

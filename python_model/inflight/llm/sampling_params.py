@@ -1,0 +1,131 @@
+"""What one prompt's answer shall be like. Names as in TensorRT-LLM's LLM API and vLLM."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class SamplingParams:
+    """Without temperature, top_k and top_p the answer is greedy: the likeliest token each time, as
+    in TensorRT-LLM. Setting one of them samples, the other two then leave the distribution as it
+    is. temperature=0, top_k=1 and top_p=0 are greedy too.
+
+    A value that can be judged without the model is judged here (ValueError); the vocabulary and
+    the engine's limits are the engine's affair.
+    """
+
+    max_tokens: int | None = 32
+    """Most tokens to generate; None = as many as the engine's max_seq_len leaves room for."""
+    temperature: float | None = None
+    top_k: int | None = None
+    """Only the k likeliest tokens; 0 = all."""
+    top_p: float | None = None
+    """Only the likeliest tokens that together reach probability p; 1 = all."""
+    min_p: float | None = None
+    """Only tokens of at least min_p times the likeliest token's probability; 0 = all."""
+    repetition_penalty: float | None = None
+    """Over prompt and answer; 1 = none."""
+    presence_penalty: float | None = None
+    """Over the answer; 0 = none."""
+    frequency_penalty: float | None = None
+    """Over the answer; 0 = none."""
+    seed: int | None = None
+    """The same seed gives the same tokens, whatever else runs. None: a fresh one each request."""
+
+    stop: str | list[str] | None = None
+    """Texts that end the answer; found in the text, wherever the tokens' borders are."""
+    stop_token_ids: list[int] | None = None
+    include_stop_str_in_output: bool = False
+    """Keep the stop text (or token) at the end of the answer."""
+    bad: str | list[str] | None = None
+    """Texts whose tokens are barred, as the tokenizer cuts them with and without a blank before."""
+    bad_token_ids: list[int] | None = None
+    end_id: int | None = None
+    """Instead of the model's own end ids; -1 = none."""
+    pad_id: int | None = None
+    """Accepted for its name: batches are packed, nothing is ever padded."""
+    ignore_eos: bool = False
+    """Go on after the model's end ids."""
+    min_tokens: int = 0
+    """No end id and no stop before so many tokens."""
+
+    logprobs: int | None = None
+    """0: log-probabilities of the chosen tokens; n: and of the n likeliest; None: none."""
+    n: int = 1
+    """Answers for a prompt. Only 1 is supported."""
+
+    detokenize: bool = True
+    skip_special_tokens: bool = True
+    """Leave special tokens out of the text."""
+    add_special_tokens: bool = True
+    """Let the tokenizer put its begin (and end) tokens around a text prompt."""
+    exclude_input_from_output: bool = True
+    """False: text and token_ids begin with the prompt's."""
+
+    def __post_init__(self) -> None:
+        _require(self.n == 1, f"n={self.n}: only one answer a prompt is supported (n=1)")
+        if self.max_tokens is not None:
+            _require(self.max_tokens >= 1, f"max_tokens={self.max_tokens} must be at least 1")
+        _require(self.min_tokens >= 0, f"min_tokens={self.min_tokens} must be at least 0")
+        if self.max_tokens is not None:
+            _require(
+                self.min_tokens <= self.max_tokens,
+                f"min_tokens={self.min_tokens} must be at most max_tokens={self.max_tokens}",
+            )
+        self._check_range("temperature", self.temperature, 0.0, math.inf)
+        self._check_range("top_p", self.top_p, 0.0, 1.0)
+        self._check_range("min_p", self.min_p, 0.0, 1.0)
+        self._check_range("presence_penalty", self.presence_penalty, -math.inf, math.inf)
+        self._check_range("frequency_penalty", self.frequency_penalty, -math.inf, math.inf)
+        self._check_range("repetition_penalty", self.repetition_penalty, 0.0, math.inf)
+        if self.repetition_penalty is not None:
+            _require(self.repetition_penalty > 0, "repetition_penalty=0 must be greater than 0")
+        if self.top_k is not None:
+            _require(self.top_k >= 0, f"top_k={self.top_k} must be at least 0")
+        if self.seed is not None:
+            _require(0 <= self.seed < 2**64, f"seed={self.seed} must be in [0, 2^64)")
+        if self.logprobs is not None:
+            _require(self.logprobs >= 0, f"logprobs={self.logprobs} must be at least 0")
+        for name, texts in (("stop", self.stop_list), ("bad", self.bad_list)):
+            _require(
+                all(isinstance(text, str) and text for text in texts),
+                f"{name}={getattr(self, name)!r} must hold non-empty texts",
+            )
+        _require(
+            self.detokenize or not self.stop_list,
+            f"stop={self.stop!r} is found in the text, but detokenize=False asks for none",
+        )
+
+    def _check_range(self, name: str, value: float | None, low: float, high: float) -> None:
+        if value is not None:
+            _require(
+                math.isfinite(value) and low <= value <= high,
+                f"{name}={value} must be a finite number in [{low:g}, {high:g}]",
+            )
+
+    @property
+    def is_greedy(self) -> bool:
+        unset = self.temperature is None and self.top_k is None and self.top_p is None
+        return unset or self.temperature == 0 or self.top_k == 1 or self.top_p == 0
+
+    @property
+    def stop_list(self) -> list[str]:
+        return _as_list(self.stop)
+
+    @property
+    def bad_list(self) -> list[str]:
+        return _as_list(self.bad)
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)
+
+
+def _as_list(texts: str | Iterable[str] | None) -> list[str]:
+    if texts is None:
+        return []
+    return [texts] if isinstance(texts, str) else list(texts)

@@ -1,0 +1,131 @@
+"""Loading a folder's tokenizer gives what transformers' AutoTokenizer gives."""
+
+from __future__ import annotations
+
+import json
+import threading
+from pathlib import Path
+
+import pytest
+from inflight.text.tokenizer import Tokenizer
+from text_tokenizers import CORPUS, byte_fallback, byte_level, with_begin_token
+
+TEMPLATE = (
+    "{{ bos_token }}{% for message in messages %}[{{ message.role }}] {{ message.content }}\n"
+    "{% endfor %}{% if add_generation_prompt %}[assistant] {% endif %}"
+)
+
+
+def save(folder: Path, tokenizer, config: dict | None = None) -> Path:
+    folder.mkdir(exist_ok=True)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    base = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": "<s>",
+        "eos_token": {"__type": "AddedToken", "content": "</s>", "special": True},
+        "unk_token": "<unk>",
+    }
+    (folder / "tokenizer_config.json").write_text(json.dumps({**base, **(config or {})}))
+    return folder
+
+
+@pytest.mark.parametrize("build", [byte_level, byte_fallback])
+@pytest.mark.parametrize(
+    "config",
+    [
+        {},
+        {"add_bos_token": True},
+        {"add_bos_token": False},
+        {"add_bos_token": True, "add_eos_token": True},
+        {"pad_token": "</s>", "clean_up_tokenization_spaces": False},
+    ],
+)
+def test_equals_transformers(tmp_path: Path, build, config: dict):
+    from transformers import AutoTokenizer
+
+    save(tmp_path, with_begin_token(build()), config)
+    ours = Tokenizer.load(tmp_path)
+    theirs = AutoTokenizer.from_pretrained(tmp_path, local_files_only=True)
+    for text in [*CORPUS, "", " a", "<s>x</s>"]:
+        for special in (True, False):
+            ids = theirs.encode(text, add_special_tokens=special)
+            assert ours.encode(text, add_special_tokens=special) == ids
+            for skip in (True, False):
+                assert ours.decode(ids, skip) == theirs.decode(ids, skip_special_tokens=skip)
+    assert ours.encode_batch(CORPUS) == [theirs.encode(text) for text in CORPUS]
+    assert ours.vocab_size == len(theirs)
+    assert (ours.bos_token_id, ours.eos_token_id, ours.pad_token_id) == (
+        theirs.bos_token_id,
+        theirs.eos_token_id,
+        theirs.pad_token_id,
+    )
+    assert Tokenizer.from_transformers(theirs).encode(CORPUS[0]) == theirs.encode(CORPUS[0])
+
+
+@pytest.mark.parametrize("place", ["file", "key", "named"])
+def test_chat_template(tmp_path: Path, place: str):
+    from transformers import AutoTokenizer
+
+    config = {}
+    if place == "key":
+        config = {"chat_template": TEMPLATE}
+    elif place == "named":
+        named = [{"name": "tool_use", "template": "x"}, {"name": "default", "template": TEMPLATE}]
+        config = {"chat_template": named}
+    save(tmp_path, byte_level(), config)
+    if place == "file":
+        (tmp_path / "chat_template.jinja").write_text(TEMPLATE)
+    messages = [
+        {"role": "user", "content": "Who goes there?"},
+        {"role": "assistant", "content": "Nay, answer me."},
+    ]
+    text = Tokenizer.load(tmp_path).apply_chat_template(messages)
+    theirs = AutoTokenizer.from_pretrained(tmp_path, local_files_only=True)
+    assert text == theirs.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    assert text.startswith("<s>[user] Who goes there?\n") and text.endswith("[assistant] ")
+
+
+def test_without_chat_template(tmp_path: Path):
+    save(tmp_path, byte_level())
+    with pytest.raises(ValueError, match="no chat template"):
+        Tokenizer.load(tmp_path).apply_chat_template([{"role": "user", "content": "x"}])
+
+
+def test_without_tokenizer(tmp_path: Path):
+    with pytest.raises(FileNotFoundError, match="no tokenizer in"):
+        Tokenizer.load(tmp_path)
+
+
+def test_special_tokens_map_is_read(tmp_path: Path):
+    byte_level().save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "special_tokens_map.json").write_text('{"eos_token": "</s>"}')
+    tokenizer = Tokenizer.load(tmp_path)
+    assert tokenizer.decode([tokenizer.eos_token_id]) == ""
+    assert tokenizer.bos_token_id is None
+
+
+def test_padding_and_truncation_of_the_file_are_off(tmp_path: Path):
+    raw = byte_level()
+    raw.enable_truncation(3)
+    raw.enable_padding(length=8)
+    save(tmp_path, raw)
+    plain = byte_level().encode(CORPUS[0]).ids
+    assert Tokenizer.load(tmp_path).encode_batch([CORPUS[0], "a"])[0] == plain
+
+
+def test_many_threads_share_a_tokenizer():
+    tokenizer = Tokenizer(byte_fallback(), {}, None)
+    expected = [tokenizer.decode(tokenizer.encode(text)) for text in CORPUS]
+    wrong = []
+
+    def work() -> None:
+        for _ in range(20):
+            if [tokenizer.decode(tokenizer.encode(text)) for text in CORPUS] != expected:
+                wrong.append(1)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong

@@ -1,0 +1,115 @@
+"""Small tokenizers of every kind a checkpoint may bring, trained here. No files, no network."""
+
+from __future__ import annotations
+
+import json
+
+import tokenizers
+from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
+
+CORPUS = [
+    "To be, or not to be, that is the question: whether 'tis nobler in the mind to suffer",
+    "the slings and arrows of outrageous fortune, or to take arms against a sea of troubles",
+    "naïve café, Straße, 东京は夜の七時, привет мир, नमस्ते, 😀👍🏽 and 👨‍👩‍👧",
+    "def main():\n\tprint('a  b')\n    return  0\n",
+]
+SPECIAL = ["<unk>", "<s>", "</s>"]
+
+
+def byte_level() -> tokenizers.Tokenizer:
+    """As GPT-2, Llama 3, Qwen."""
+    tokenizer = tokenizers.Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        show_progress=False,
+        vocab_size=400,
+        special_tokens=SPECIAL,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+    )
+    tokenizer.train_from_iterator(CORPUS, trainer)
+    tokenizer.add_tokens(["<tool>", "日本"])
+    return tokenizer
+
+
+def byte_fallback(strips_first_blank: bool = True) -> tokenizers.Tokenizer:
+    """As Llama 2, Mistral, TinyLlama (which strip the first blank) and Gemma (which does not)."""
+    tokenizer = tokenizers.Tokenizer(
+        models.BPE(byte_fallback=True, fuse_unk=True, unk_token="<unk>")
+    )
+    replace = normalizers.Replace(" ", "▁")
+    if strips_first_blank:
+        tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), replace])
+    else:
+        tokenizer.normalizer = replace
+    stages = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+    if strips_first_blank:
+        stages.append(decoders.Strip(" ", 1, 0))
+    tokenizer.decoder = decoders.Sequence(stages)
+    # Words as units while training; a merge across words would make whole sentences tokens.
+    tokenizer.pre_tokenizer = pre_tokenizers.Split("▁", "merged_with_next")
+    trainer = trainers.BpeTrainer(
+        show_progress=False,
+        vocab_size=420,
+        special_tokens=[*SPECIAL, *(f"<0x{byte:02X}>" for byte in range(256))],
+        initial_alphabet=list("abcdefghijklmnopqrstuvwxyz▁"),
+        limit_alphabet=40,
+    )
+    tokenizer.train_from_iterator(CORPUS[:2], trainer)
+    tokenizer.pre_tokenizer = None
+    # Byte tokens are ordinary ones in real checkpoints, not special ones.
+    description = json.loads(tokenizer.to_str())
+    description["added_tokens"] = [
+        token for token in description["added_tokens"] if not token["content"].startswith("<0x")
+    ]
+    return tokenizers.Tokenizer.from_str(json.dumps(description))
+
+
+def gemma_like() -> tokenizers.Tokenizer:
+    return byte_fallback(strips_first_blank=False)
+
+
+def metaspace() -> tokenizers.Tokenizer:
+    """As T5 and older conversions of SentencePiece unigram models."""
+    tokenizer = tokenizers.Tokenizer(models.Unigram())
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.decoder = decoders.Metaspace()
+    trainer = trainers.UnigramTrainer(
+        vocab_size=300, special_tokens=SPECIAL, unk_token="<unk>", show_progress=False
+    )
+    tokenizer.train_from_iterator(CORPUS * 5, trainer)
+    return tokenizer
+
+
+def word_piece() -> tokenizers.Tokenizer:
+    tokenizer = tokenizers.Tokenizer(models.WordPiece(unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
+    trainer = trainers.WordPieceTrainer(vocab_size=300, special_tokens=SPECIAL, show_progress=False)
+    tokenizer.train_from_iterator(CORPUS, trainer)
+    return tokenizer
+
+
+def word_suffix() -> tokenizers.Tokenizer:
+    """BPE whose tokens end words: the blank after a token shows only with the next one."""
+    tokenizer = tokenizers.Tokenizer(models.BPE(unk_token="<unk>", end_of_word_suffix="</w>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.decoder = decoders.BPEDecoder()
+    trainer = trainers.BpeTrainer(
+        vocab_size=300, special_tokens=SPECIAL, end_of_word_suffix="</w>", show_progress=False
+    )
+    tokenizer.train_from_iterator(CORPUS, trainer)
+    return tokenizer
+
+
+def with_begin_token(tokenizer: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", tokenizer.token_to_id("<s>"))]
+    )
+    return tokenizer
+
+
+BUILDERS = {
+    builder.__name__: builder
+    for builder in (byte_level, byte_fallback, gemma_like, metaspace, word_piece, word_suffix)
+}
