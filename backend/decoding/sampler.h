@@ -2,13 +2,13 @@
 // called on its thread only. Knows per-row parameters and histories; no requests, no blocks.
 #pragma once
 
-#include <cstddef>
 #include <cstdint>
 #include <span>
 #include <string>
 #include <vector>
 
 #include "backend/decoding/sampling_params.h"
+#include "kernels/core/buffer.h"
 #include "kernels/core/op.h"
 #include "kernels/core/tensor_view.h"
 
@@ -58,15 +58,23 @@ class Sampler {
   std::span<const SampledToken> sample(const TensorView& logits, std::span<const SampleRow> rows);
 
  private:
-  bool fill_inputs(std::span<const SampleRow> rows);  // true: every row is plain argmax
-  void fill_results(std::span<const SampleRow> rows);
-  void add_penalty_row(const SampleRow& row);
-  TensorView view(void* data, DType dtype, int64_t length) const;
+  void check_inputs(const TensorView& logits, std::span<const SampleRow> rows) const;
+  void fill_inputs(std::span<const SampleRow> rows);
+  void add_penalties(const SampleRow& row);
+  void apply_penalties(const TensorView& logits);
+  void draw(const TensorView& logits);
+  void find_log_probs(const TensorView& logits);
+  void fill_results();
+  template <typename T>
+  TensorView view(std::vector<T>& values) const;
 
   OpContext context_;
   int vocab_size_;
   int max_batch_size_;
-  std::vector<std::byte> workspace_;
+  Buffer workspace_;
+
+  bool all_greedy_ = true;      // of this call: argmax alone answers it
+  bool any_log_probs_ = false;  // of this call
 
   // Inputs of the kernels, one entry a row that samples.
   std::vector<int32_t> rows_;

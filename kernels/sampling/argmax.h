@@ -1,0 +1,19 @@
+// The likeliest token of each row.
+#pragma once
+
+#include "kernels/core/op.h"
+#include "kernels/sampling/outcome.h"
+
+namespace inflight {
+
+/// Ties go to the lowest id. kBadLogits or kNoToken where there is no answer (outcome.h).
+struct ArgmaxParams {
+  TensorView logits;  // [B, V] float32, rows dense
+  TensorView rows;    // [N] int32: the row of logits
+  TensorView tokens;  // [N] int32, written
+};
+
+size_t argmax_workspace_bytes(int64_t vocab_size, int num_threads);
+void argmax(const ArgmaxParams& params, OpContext& context);
+
+}  // namespace inflight
