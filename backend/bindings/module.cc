@@ -5,6 +5,8 @@
 
 namespace inflight::bindings {
 void register_decoding(pybind11::module_& module);
+void register_engine(pybind11::module_& module);
+void register_errors(pybind11::module_& module);
 void register_ops(pybind11::module_& module);
 void register_plan(pybind11::module_& module);
 void register_scheduler(pybind11::module_& module);
@@ -14,7 +16,9 @@ void register_schema(pybind11::module_& module);
 
 PYBIND11_MODULE(_core, module) {
   module.doc() = "The C++ core of inflight: ops, plans, scheduling and the engine.";
+  inflight::bindings::register_errors(module);  // first: the others raise them
   inflight::bindings::register_decoding(module);
+  inflight::bindings::register_engine(module);
   inflight::bindings::register_ops(module);
   inflight::bindings::register_plan(module);
   inflight::bindings::register_scheduler(module);

@@ -1,6 +1,7 @@
 #include "backend/executor/engine.h"
 
 #include <chrono>
+#include <mutex>
 #include <thread>
 #include <utility>
 
@@ -52,14 +53,17 @@ class Engine::Impl {
         limits(scheduler_limits(info, config)),
         inbox(config.max_queue_size),
         executor(std::move(loaded.executor)),
-        responses(std::make_unique<ResponseQueue>()),
-        loop(info, limits, config.check_invariants, *executor, inbox, *responses),
+        loop(info, limits, config.check_invariants, *executor, inbox, responses),
         thread([this] { loop.run(); }) {}
 
-  ~Impl() {
+  ~Impl() { shut_down(); }
+
+  void shut_down() {
+    std::lock_guard lock(shut_down_mutex);
+    if (!thread.joinable()) return;
     inbox.close(Error(ErrorCode::kCancelled, "the engine is shutting down"));
     thread.join();
-    responses.reset();  // delivers what is left; callbacks may still ask the rest of the engine
+    responses.stop();  // delivers what is left; callbacks may still ask the rest of the engine
   }
 
   const EngineInfo info;
@@ -67,9 +71,10 @@ class Engine::Impl {
   const scheduler::Limits limits;
   Inbox inbox;
   std::unique_ptr<ModelExecutor> executor;
-  std::unique_ptr<ResponseQueue> responses;
+  ResponseQueue responses;
   EngineLoop loop;
   std::thread thread;
+  std::mutex shut_down_mutex;
 };
 
 Engine::Engine(const EngineConfig& config) : impl_(std::make_unique<Impl>(load(config), config)) {}
@@ -90,6 +95,8 @@ RequestId Engine::submit(std::shared_ptr<const Request> request, ResponseCallbac
 
 void Engine::cancel(RequestId id) { impl_->inbox.cancel(id); }
 
+void Engine::shut_down() { impl_->shut_down(); }
+
 const EngineInfo& Engine::info() const { return impl_->info; }
 
 const std::string& Engine::memory_plan() const { return impl_->memory_plan; }
@@ -99,7 +106,7 @@ EngineStats Engine::stats() const { return impl_->loop.stats(); }
 bool Engine::is_healthy() const { return impl_->loop.is_healthy(); }
 
 void Engine::on_step(std::function<void(const EngineStats&)> callback) {
-  impl_->responses->on_step(std::move(callback));
+  impl_->responses.on_step(std::move(callback));
 }
 
 }  // namespace inflight::executor

@@ -99,6 +99,10 @@ class Engine {
   /// part comes from the response thread, with kCancelled.
   void cancel(RequestId id);
 
+  /// What the destructor does first: ends every request with a final cancelled part and stops the
+  /// threads. submit raises afterwards; the rest may still be asked. Any thread but a callback's.
+  void shut_down();
+
   const EngineInfo& info() const;
   /// What takes how much memory, as a table; also logged at load. Empty over a test's model.
   const std::string& memory_plan() const;

@@ -65,7 +65,8 @@ void ResponseQueue::Batch::clear() {
 
 ResponseQueue::ResponseQueue() : thread_([this] { run(); }) {}
 
-ResponseQueue::~ResponseQueue() {
+void ResponseQueue::stop() {
+  if (!thread_.joinable()) return;
   {
     std::lock_guard lock(mutex_);
     published_.append(gathering_);

@@ -43,10 +43,12 @@ class ResponseChannel {
 class ResponseQueue {
  public:
   ResponseQueue();
-  /// Delivers what is queued, then joins the thread.
-  ~ResponseQueue();
+  ~ResponseQueue() { stop(); }
   ResponseQueue(const ResponseQueue&) = delete;
   ResponseQueue& operator=(const ResponseQueue&) = delete;
+
+  /// Delivers what is queued, then ends the thread.
+  void stop();
 
   void on_step(std::function<void(const EngineStats&)> callback);
 

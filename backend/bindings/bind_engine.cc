@@ -1,0 +1,302 @@
+// The engine for Python: submit, cancel, and one queue of response parts that Python waits on
+// without the GIL. The engine's threads never take the GIL, so nothing here can deadlock with it.
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+#include <pybind11/stl/filesystem.h>
+
+#include <algorithm>
+#include <limits>
+
+#include "backend/bindings/bind_errors.h"
+#include "backend/bindings/py_engine.h"
+
+namespace py = pybind11;
+
+namespace inflight::bindings {
+namespace {
+
+using executor::EngineConfig;
+using executor::EngineInfo;
+using executor::EngineStats;
+using executor::FinishReason;
+using executor::Request;
+using executor::TokenLogProbs;
+
+const char* name_of(FinishReason reason) {
+  switch (reason) {
+    case FinishReason::kNone:
+      return "none";
+    case FinishReason::kEndId:
+      return "end_id";
+    case FinishReason::kStopWord:
+      return "stop_word";
+    case FinishReason::kLength:
+      return "length";
+    case FinishReason::kCancelled:
+      return "cancelled";
+    case FinishReason::kError:
+      return "error";
+  }
+  return "?";
+}
+
+/// Python integers have no bounds; ours that are limits or counts do.
+int to_int(const char* key, const py::int_& value) {
+  int overflow = 0;
+  const long long number = PyLong_AsLongLongAndOverflow(value.ptr(), &overflow);
+  if (overflow != 0 || number < std::numeric_limits<int>::min() ||
+      number > std::numeric_limits<int>::max()) {
+    throw Error(ErrorCode::kInvalidArgument,
+                concat(key, " is ", py::str(value).cast<std::string>(), ", must fit in 32 bits"));
+  }
+  return static_cast<int>(number);
+}
+
+uint64_t to_seed(const py::int_& value) {
+  const uint64_t seed = PyLong_AsUnsignedLongLong(value.ptr());
+  if (PyErr_Occurred()) {
+    PyErr_Clear();
+    throw Error(ErrorCode::kInvalidArgument,
+                concat("seed is ", py::str(value).cast<std::string>(), ", must be in [0, 2^64)"));
+  }
+  return seed;
+}
+
+/// Ids of any integer array or sequence; what is out of int32 becomes -1, which no vocabulary has.
+std::vector<int32_t> to_ids(const char* key, const py::object& ids) {
+  const auto narrow = [](long long id) {
+    return id < 0 || id > std::numeric_limits<int32_t>::max() ? -1 : static_cast<int32_t>(id);
+  };
+  std::vector<int32_t> result;
+  if (py::isinstance<py::array>(ids)) {
+    const auto array = py::reinterpret_borrow<py::array>(ids);
+    const char kind = array.dtype().kind();
+    if (array.ndim() != 1 || (kind != 'i' && kind != 'u')) {
+      throw Error(ErrorCode::kInvalidArgument,
+                  concat(key, " must be a 1-D array of integers, it has ", array.ndim(),
+                         " dimensions of dtype ", py::str(array.dtype()).cast<std::string>()));
+    }
+    const auto wide = py::array_t<int64_t, py::array::c_style | py::array::forcecast>(array);
+    result.resize(wide.size());
+    std::transform(wide.data(), wide.data() + wide.size(), result.begin(), narrow);
+    return result;
+  }
+  const auto fast = py::reinterpret_steal<py::object>(
+      PySequence_Fast(ids.ptr(), concat(key, " must be a sequence of integers").c_str()));
+  if (!fast) throw py::error_already_set();
+  const Py_ssize_t length = PySequence_Fast_GET_SIZE(fast.ptr());
+  result.reserve(length);
+  for (Py_ssize_t i = 0; i < length; ++i) {
+    int overflow = 0;
+    const long long id =
+        PyLong_AsLongLongAndOverflow(PySequence_Fast_GET_ITEM(fast.ptr(), i), &overflow);
+    if (id == -1 && PyErr_Occurred()) throw py::error_already_set();
+    result.push_back(overflow != 0 ? -1 : narrow(id));
+  }
+  return result;
+}
+
+std::vector<std::vector<int32_t>> to_words(const char* key, const py::sequence& words) {
+  std::vector<std::vector<int32_t>> result;
+  for (const py::handle word : words) {
+    result.push_back(to_ids(key, py::reinterpret_borrow<py::object>(word)));
+  }
+  return result;
+}
+
+void register_facts(py::module_& module) {
+  py::class_<EngineInfo>(module, "EngineInfo")
+      .def_readonly("architecture", &EngineInfo::architecture)
+      .def_readonly("dtype", &EngineInfo::dtype)
+      .def_readonly("device", &EngineInfo::device)
+      .def_readonly("vocab_size", &EngineInfo::vocab_size)
+      .def_readonly("max_batch_size", &EngineInfo::max_batch_size)
+      .def_readonly("max_num_tokens", &EngineInfo::max_num_tokens)
+      .def_readonly("max_seq_len", &EngineInfo::max_seq_len)
+      .def_readonly("max_prompt_len", &EngineInfo::max_prompt_len)
+      .def_readonly("tokens_per_block", &EngineInfo::tokens_per_block)
+      .def_readonly("num_blocks", &EngineInfo::num_blocks)
+      .def_readonly("weight_bytes_mapped", &EngineInfo::weight_bytes_mapped)
+      .def_readonly("weight_bytes_allocated", &EngineInfo::weight_bytes_allocated)
+      .def_readonly("arena_bytes", &EngineInfo::arena_bytes)
+      .def_readonly("kv_cache_bytes", &EngineInfo::kv_cache_bytes);
+  py::class_<EngineStats>(module, "EngineStats")
+      .def_readonly("iteration", &EngineStats::iteration)
+      .def_readonly("timestamp_us", &EngineStats::timestamp_us)
+      .def_readonly("active_requests", &EngineStats::active_requests)
+      .def_readonly("running_requests", &EngineStats::running_requests)
+      .def_readonly("waiting_requests", &EngineStats::waiting_requests)
+      .def_readonly("scheduled_requests", &EngineStats::scheduled_requests)
+      .def_readonly("context_requests", &EngineStats::context_requests)
+      .def_readonly("generation_requests", &EngineStats::generation_requests)
+      .def_readonly("context_tokens", &EngineStats::context_tokens)
+      .def_readonly("paused_requests", &EngineStats::paused_requests)
+      .def_readonly("max_blocks", &EngineStats::max_blocks)
+      .def_readonly("free_blocks", &EngineStats::free_blocks)
+      .def_readonly("used_blocks", &EngineStats::used_blocks)
+      .def_readonly("reused_blocks", &EngineStats::reused_blocks)
+      .def_readonly("tokens_per_block", &EngineStats::tokens_per_block)
+      .def_readonly("finished_requests", &EngineStats::finished_requests)
+      .def_readonly("cancelled_requests", &EngineStats::cancelled_requests)
+      .def_readonly("failed_requests", &EngineStats::failed_requests)
+      .def_readonly("generated_tokens", &EngineStats::generated_tokens)
+      .def_readonly("prompt_tokens", &EngineStats::prompt_tokens)
+      .def_readonly("host_seconds", &EngineStats::host_seconds)
+      .def_readonly("device_seconds", &EngineStats::device_seconds);
+}
+
+template <typename Get>
+auto of_part(Get get) {
+  return [get](const TaggedResponse& response) { return get(response.part); };
+}
+
+void register_response(py::module_& module) {
+  using executor::Response;
+  py::class_<TokenLogProbs>(module, "TokenLogProbs")
+      .def_readonly("chosen", &TokenLogProbs::chosen)
+      .def_readonly("top", &TokenLogProbs::top);
+  py::class_<TaggedResponse>(module, "Response")
+      .def_readonly("tag", &TaggedResponse::tag)
+      .def_property_readonly("id", of_part([](const Response& part) { return part.id; }))
+      .def_property_readonly("token_ids",
+                             of_part([](const Response& part) { return part.token_ids; }))
+      .def_property_readonly("log_probs",
+                             of_part([](const Response& part) { return part.log_probs; }))
+      .def_property_readonly("cumulative_log_prob",
+                             of_part([](const Response& part) { return part.cumulative_log_prob; }))
+      .def_property_readonly("is_final",
+                             of_part([](const Response& part) { return part.is_final; }))
+      .def_property_readonly("finish_reason", of_part([](const Response& part) {
+                               return name_of(part.finish_reason);
+                             }))
+      .def_property_readonly("error", of_part([](const Response& part) -> py::object {
+                               return part.error ? make_exception(*part.error) : py::none();
+                             }))
+      .def_property_readonly("arrival_ns",
+                             of_part([](const Response& part) { return part.times.arrival_ns; }))
+      .def_property_readonly("first_scheduled_ns", of_part([](const Response& part) {
+                               return part.times.first_scheduled_ns;
+                             }))
+      .def_property_readonly(
+          "first_token_ns", of_part([](const Response& part) { return part.times.first_token_ns; }))
+      .def_property_readonly(
+          "last_token_ns", of_part([](const Response& part) { return part.times.last_token_ns; }));
+}
+
+/// Ending an engine waits for its step; Python's last reference goes with the GIL held.
+void destroy(PyEngine* engine) {
+  if (PyGILState_Check() != 0) {
+    const py::gil_scoped_release release;
+    delete engine;
+  } else {
+    delete engine;
+  }
+}
+
+}  // namespace
+
+void register_engine(py::module_& module) {
+  register_facts(module);
+  register_response(module);
+  const auto open_engines = std::make_shared<OpenEngines>();
+  module.attr("_close_engines") = py::cpp_function([open_engines] { open_engines->close(); },
+                                                   py::call_guard<py::gil_scoped_release>());
+  py::module_::import("atexit").attr("register")(module.attr("_close_engines"));
+
+  const auto released = py::call_guard<py::gil_scoped_release>();
+  py::class_<PyEngine, std::shared_ptr<PyEngine>>(module, "Engine")
+      .def(
+          py::init([open_engines](const std::filesystem::path& engine_dir,
+                                  const std::string& device, std::optional<int> max_batch_size,
+                                  std::optional<int> max_num_tokens, std::optional<int> max_seq_len,
+                                  int max_queue_size, bool enable_chunked_context, int num_threads,
+                                  std::optional<int64_t> kv_cache_max_tokens,
+                                  std::optional<int64_t> kv_cache_max_bytes,
+                                  double kv_cache_free_memory_fraction, bool check_invariants) {
+            EngineConfig config;
+            config.engine_dir = engine_dir;
+            config.device = device;
+            config.max_batch_size = max_batch_size;
+            config.max_num_tokens = max_num_tokens;
+            config.max_seq_len = max_seq_len;
+            config.max_queue_size = max_queue_size;
+            config.enable_chunked_context = enable_chunked_context;
+            config.num_threads = num_threads;
+            config.kv_cache_max_tokens = kv_cache_max_tokens;
+            config.kv_cache_max_bytes = kv_cache_max_bytes;
+            config.kv_cache_free_memory_fraction = kv_cache_free_memory_fraction;
+            config.check_invariants = check_invariants;
+            const py::gil_scoped_release release;
+            const std::shared_ptr<PyEngine> engine(new PyEngine(config), destroy);
+            open_engines->add(engine);
+            return engine;
+          }),
+          py::arg("engine_dir"), py::kw_only(), py::arg("device") = "auto",
+          py::arg("max_batch_size") = py::none(), py::arg("max_num_tokens") = py::none(),
+          py::arg("max_seq_len") = py::none(), py::arg("max_queue_size") = 0,
+          py::arg("enable_chunked_context") = true, py::arg("num_threads") = 0,
+          py::arg("kv_cache_max_tokens") = py::none(), py::arg("kv_cache_max_bytes") = py::none(),
+          py::arg("kv_cache_free_memory_fraction") = 0.9, py::arg("check_invariants") = false)
+      .def(
+          "submit",
+          [](PyEngine& self, const py::object& input_ids, int64_t tag, bool streaming,
+             const py::int_& priority, std::string client_id, const py::int_& max_new_tokens,
+             const py::int_& min_new_tokens, const py::object& end_ids,
+             const py::sequence& stop_words, const py::sequence& bad_words, bool greedy,
+             float temperature, const py::int_& top_k, float top_p, float min_p,
+             float repetition_penalty, float presence_penalty, float frequency_penalty,
+             const py::int_& seed, const py::int_& num_logprobs) {
+            auto request = std::make_shared<Request>();
+            request->client_id = std::move(client_id);
+            request->input_ids = to_ids("input_ids", input_ids);
+            request->streaming = streaming;
+            request->priority = to_int("priority", priority);
+            request->stop = {.max_new_tokens = to_int("max_new_tokens", max_new_tokens),
+                             .min_new_tokens = to_int("min_new_tokens", min_new_tokens),
+                             .end_ids = to_ids("end_ids", end_ids),
+                             .stop_words = to_words("stop_words", stop_words),
+                             .bad_words = to_words("bad_words", bad_words)};
+            request->sampling = {.temperature = temperature,
+                                 .top_k = to_int("top_k", top_k),
+                                 .top_p = top_p,
+                                 .min_p = min_p,
+                                 .greedy = greedy,
+                                 .repetition_penalty = repetition_penalty,
+                                 .presence_penalty = presence_penalty,
+                                 .frequency_penalty = frequency_penalty,
+                                 .seed = to_seed(seed),
+                                 .num_logprobs = to_int("num_logprobs", num_logprobs)};
+            const py::gil_scoped_release release;
+            return self.submit(std::move(request), tag);
+          },
+          py::arg("input_ids"), py::kw_only(), py::arg("tag") = 0, py::arg("streaming") = false,
+          py::arg("priority") = 0, py::arg("client_id") = "", py::arg("max_new_tokens") = 16,
+          py::arg("min_new_tokens") = 0, py::arg("end_ids") = py::tuple(),
+          py::arg("stop_words") = py::tuple(), py::arg("bad_words") = py::tuple(),
+          py::arg("greedy") = false, py::arg("temperature") = 1.0f, py::arg("top_k") = 0,
+          py::arg("top_p") = 1.0f, py::arg("min_p") = 0.0f, py::arg("repetition_penalty") = 1.0f,
+          py::arg("presence_penalty") = 0.0f, py::arg("frequency_penalty") = 0.0f,
+          py::arg("seed") = 0, py::arg("num_logprobs") = -1)
+      .def("cancel", &PyEngine::cancel, py::arg("request_id"), released)
+      .def(
+          "next_responses",
+          [](PyEngine& self, std::optional<double> timeout) {
+            const PyEngine::Reader reader(self);  // until the GIL is held again
+            const py::gil_scoped_release release;
+            return self.next_responses(timeout);
+          },
+          py::arg("timeout") = py::none())
+      .def("close", &PyEngine::close, released)
+      .def_property_readonly("info", &PyEngine::info)
+      .def_property_readonly("memory_plan", &PyEngine::memory_plan)
+      .def("stats", &PyEngine::stats, released)
+      .def_property_readonly("is_healthy", py::cpp_function(&PyEngine::is_healthy, released))
+      .def("__enter__", [](py::object self) { return self; })
+      .def("__exit__", [](PyEngine& self, const py::args&) {
+        const py::gil_scoped_release release;
+        self.close();
+      });
+}
+
+}  // namespace inflight::bindings
