@@ -45,10 +45,12 @@ inline Isa best_isa() {
 }  // namespace inflight::cpu
 
 // Before a function of plain loops: compiled once per instruction set, chosen when the program is
-// loaded. Not under sanitizers, whose runtimes do not stand the choosing at load.
-#if defined(__x86_64__) && !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+// loaded. Not under sanitizers, whose runtimes do not stand the choosing at load. The levels, not
+// names of processors: "arch=haswell" would be chosen on no processor but Intel's.
+#if defined(__x86_64__) && __GNUC__ >= 12 && !defined(__clang__) && \
+    !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
 #define INFLIGHT_VECTORIZED \
-  __attribute__((target_clones("arch=skylake-avx512", "arch=haswell", "default")))
+  __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
 #else
 #define INFLIGHT_VECTORIZED
 #endif
