@@ -180,6 +180,9 @@ void register_ops(py::module_& module) {
            py::arg("attributes") = py::dict())
       .def_property_readonly("num_threads", &OpRunner::num_threads);
   module.def(
+      "op_devices", [] { return std::vector<std::string>{"cpu"}; },
+      "The devices that OpRunner takes in this build, on this machine.");
+  module.def(
       "op_signatures",
       [] {
         py::dict result;

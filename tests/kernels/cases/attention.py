@@ -1,0 +1,43 @@
+"""Steps for the attention op, for tests and benchmarks."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class AttentionCase:
+    queries: tuple[int, ...]  # rows of each sequence in the step
+    lengths: tuple[int, ...]  # tokens of each sequence in the cache, the step's included
+    num_heads: int = 4
+    num_kv_heads: int = 2
+    head_size: int = 64
+    tokens_per_block: int = 16
+    dtype: str = "float32"
+    cache: str = "float32"
+
+
+CASES = (
+    # Generation: one query each, lengths around the edges of blocks and tiles.
+    *(AttentionCase((1,), (n,)) for n in (1, 2, 15, 16, 17, 33, 63, 64, 65, 129, 1000)),
+    AttentionCase((1, 1, 1), (5, 64, 200)),
+    AttentionCase((1,), (5000,), num_heads=2, num_kv_heads=1),
+    # Prompts, whole and in chunks over a prefix.
+    *(AttentionCase((n,), (n,)) for n in (2, 3, 15, 16, 17, 31, 33, 65, 130)),
+    *(AttentionCase((q,), (n,)) for q, n in ((7, 20), (16, 17), (33, 100), (64, 200), (3, 300))),
+    # Mixed steps, and a sequence without rows.
+    AttentionCase((1, 17, 1, 40, 5), (70, 17, 1, 90, 133)),
+    AttentionCase((1, 0, 3), (9, 12, 3)),
+    # Heads and sizes.
+    *(
+        AttentionCase((1, 9), (37, 50), num_heads=heads, num_kv_heads=kv_heads, head_size=size)
+        for heads, kv_heads in ((1, 1), (3, 1), (8, 1), (8, 8), (12, 3), (7, 1))
+        for size in (1, 3, 16, 20, 65, 80, 128)
+    ),
+    *(AttentionCase((1, 20), (40, 70), tokens_per_block=n) for n in (1, 3, 8, 32, 64, 100)),
+    # Dtypes.
+    *(
+        AttentionCase((1, 21, 1), (40, 70, 300), dtype=dtype, cache=cache, head_size=size)
+        for dtype in ("float32", "float16", "bfloat16")
+        for cache in ("float32", "float16", "bfloat16")
+        for size in (64, 33)
+    ),
+)

@@ -1,0 +1,115 @@
+"""attention against float64 over a paged, strided cache; chunked prompts against whole ones."""
+
+import numpy as np
+import pytest
+from arrays import float64, guards_intact, normal, numpy_dtype, poisoned
+from cases.attention import CASES, AttentionCase
+from tolerance import assert_close
+
+
+def paged_cache(rng, case: AttentionCase, keys: list[np.ndarray], values: list[np.ndarray]):
+    """The sequences' keys and values [length, kv heads, head size] in shuffled blocks of layer 1 of
+    3; every slot that no token has is NaN. Returns the layer's view and the block tables."""
+    blocks = [-(-length // case.tokens_per_block) for length in case.lengths]
+    order = rng.permutation(sum(blocks) + 3)[: sum(blocks)].astype(np.int32)
+    shape = (sum(blocks) + 3, 3, 2, case.num_kv_heads, case.tokens_per_block, case.head_size)
+    layer = np.full(shape, np.nan, numpy_dtype(case.cache))[:, 1]
+    tables = np.full((len(blocks), max(max(blocks), 1) + 1), -1, np.int32)
+    used = 0
+    for sequence, count in enumerate(blocks):
+        tables[sequence, :count] = order[used : used + count]
+        used += count
+        for position in range(case.lengths[sequence]):
+            block, offset = divmod(position, case.tokens_per_block)
+            slot = layer[tables[sequence, block]]
+            slot[0, :, offset] = keys[sequence][position]
+            slot[1, :, offset] = values[sequence][position]
+    return layer, tables
+
+
+def reference(case: AttentionCase, q, keys, values, scale):
+    y, row = np.zeros(q.shape), 0
+    group = case.num_heads // case.num_kv_heads
+    for count, length, k, v in zip(case.queries, case.lengths, keys, values, strict=True):
+        for position in range(length - count, length):
+            for head in range(case.num_heads):
+                columns = slice(head * case.head_size, (head + 1) * case.head_size)
+                scores = (
+                    float64(k[: position + 1, head // group]) @ float64(q[row, columns]) * scale
+                )
+                weights = np.exp(scores - scores.max())
+                y[row, columns] = (
+                    weights / weights.sum() @ float64(v[: position + 1, head // group])
+                )
+            row += 1
+    return y
+
+
+def make(case: AttentionCase, seed: int = 0):
+    rng = np.random.default_rng(seed)
+    q = normal(rng, (sum(case.queries), case.num_heads * case.head_size), case.dtype)
+    shape = (case.num_kv_heads, case.head_size)
+    keys = [normal(rng, (n, *shape), case.cache) for n in case.lengths]
+    values = [normal(rng, (n, *shape), case.cache) for n in case.lengths]
+    cache, tables = paged_cache(rng, case, keys, values)
+    return q, keys, values, cache, tables
+
+
+def run_attention(runner, case: AttentionCase, q, cache, tables):
+    y = poisoned(q.shape, case.dtype)
+    inputs = {
+        "q": q,
+        "kv_cache": cache,
+        "block_tables": tables,
+        "query_starts": np.cumsum([0, *case.queries]).astype(np.int32),
+        "kv_lengths": np.array(case.lengths, np.int32),
+    }
+    attributes = {
+        "num_heads": case.num_heads,
+        "num_kv_heads": case.num_kv_heads,
+        "head_size": case.head_size,
+        "scale": case.head_size**-0.5,
+    }
+    runner.run("attention", inputs, {"y": y}, attributes)
+    assert guards_intact(y)
+    return y
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_attention(runner, case: AttentionCase):
+    q, keys, values, cache, tables = make(case)
+    y = run_attention(runner, case, q, cache, tables)
+    assert_close(y, reference(case, q, keys, values, case.head_size**-0.5))
+
+
+def test_large_scores(runner):
+    """Scores of thousands: the running maximum must carry the softmax."""
+    case = AttentionCase((1, 5), (300, 80))
+    q, keys, values, cache, tables = make(case)
+    q *= 1000
+    y = run_attention(runner, case, q, cache, tables)
+    assert_close(y, reference(case, q, keys, values, case.head_size**-0.5), "float16")
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 16, 50])
+def test_chunked_prompt_equals_whole(runner, chunk):
+    whole_case = AttentionCase((150,), (150,))
+    q, _, _, cache, tables = make(whole_case)
+    whole = run_attention(runner, whole_case, q, cache, tables)
+    for start in range(0, 150, chunk):
+        end = min(start + chunk, 150)
+        case = AttentionCase((end - start,), (end,))
+        part = run_attention(runner, case, np.ascontiguousarray(q[start:end]), cache, tables)
+        assert_close(part, float64(whole[start:end]))
+
+
+@pytest.mark.parametrize("length", [40, 700])
+def test_a_sequence_does_not_depend_on_the_others(runner, length):
+    others = (33, 128, 3, 90, 250, 7)
+    case = AttentionCase((1,) * 7, (length, *others))
+    q, _, _, cache, tables = make(case)
+    together = run_attention(runner, case, q, cache, tables)
+    alone = run_attention(
+        runner, AttentionCase((1,), (length,)), q[:1].copy(), cache, tables[:1].copy()
+    )
+    np.testing.assert_array_equal(alone, together[:1])

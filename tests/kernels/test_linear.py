@@ -1,0 +1,57 @@
+"""linear against float64, and the rows' independence of each other."""
+
+import numpy as np
+import pytest
+from arrays import float64, guarded, guards_intact, normal, poisoned
+from cases.linear import CASES, LinearCase
+from tolerance import assert_close
+
+
+def run_linear(runner, x, weight, bias, y_dtype):
+    y = poisoned((x.shape[0], weight.shape[0]), y_dtype)
+    inputs = {"x": x, "weight": weight} | ({} if bias is None else {"bias": bias})
+    runner.run("linear", inputs, {"y": y})
+    assert guards_intact(y)
+    return y
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_linear(runner, case: LinearCase):
+    rng = np.random.default_rng(case.rows * 1000 + case.outputs * 10 + case.inputs)
+    x = normal(rng, (case.rows, case.inputs), case.x)
+    weight = normal(rng, (case.outputs, case.inputs), case.weight, case.inputs**-0.5)
+    bias = None if case.bias is None else normal(rng, (case.outputs,), case.bias)
+    y = run_linear(runner, x, weight, bias, case.y)
+    want = float64(x) @ float64(weight).T
+    assert_close(y, want if bias is None else want + float64(bias))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize(("outputs", "inputs"), [(67, 515), (300, 2048)])
+def test_a_row_does_not_depend_on_the_others(runner, dtype, outputs, inputs):
+    rng = np.random.default_rng(1)
+    x = normal(rng, (64, inputs), dtype)
+    weight = normal(rng, (outputs, inputs), dtype, inputs**-0.5)
+    together = run_linear(runner, x, weight, None, "float32")
+    for rows in (1, 2, 3, 4, 5, 6, 11, 33):
+        for start in (0, 64 - rows):
+            some = guarded(x[start : start + rows], dtype)
+            alone = run_linear(runner, some, weight, None, "float32")
+            np.testing.assert_array_equal(alone, together[start : start + rows])
+
+
+def test_no_rows(runner):
+    y = run_linear(
+        runner,
+        poisoned((0, 8), "float32"),
+        normal(np.random.default_rng(0), (4, 8), "float32"),
+        None,
+        "float32",
+    )
+    assert y.shape == (0, 4)
+
+
+def test_wrong_shape_is_named(runner):
+    x, weight, y = (np.zeros(shape, np.float32) for shape in ((2, 8), (4, 9), (2, 4)))
+    with pytest.raises(Exception, match=r"linear: weight must be \[any, 8\], got \[4, 9\]"):
+        runner.run("linear", {"x": x, "weight": weight}, {"y": y})
