@@ -10,7 +10,6 @@
 namespace inflight::cpu {
 namespace {
 
-constexpr int kLanes = 16;
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
 /// exp(x) for x <= 0, within 2 units in the last place; 0 below -87. Cephes' polynomial.
@@ -26,13 +25,14 @@ constexpr float kInfinity = std::numeric_limits<float>::infinity();
   p = p * r + 1.6666665459e-1f;
   p = p * r + 5.0000001201e-1f;
   p = p * r * r + r + 1.0f;
-  const float scale = std::bit_cast<float>((std::bit_cast<int32_t>(shifted) + 127) << 23);
-  return x < -87.0f ? 0.0f : p * scale;
+  const int32_t scale_bits = (std::bit_cast<int32_t>(shifted) + 127) << 23;
+  return p * std::bit_cast<float>(x >= -87.0f ? scale_bits : 0);
 }
 
-[[gnu::always_inline]] inline double sum_of(const float (&lanes)[kLanes]) {
-  double sum = 0;
-  for (float lane : lanes) sum += lane;
+[[gnu::always_inline]] inline float sum_of(const float* values, int64_t count) {
+  float sum = 0;
+#pragma omp simd reduction(+ : sum)
+  for (int64_t i = 0; i < count; ++i) sum += values[i];
   return sum;
 }
 
@@ -43,29 +43,18 @@ float row_maxima(const float* row, int64_t length, float* block_maxima) {
   int32_t any_nan = 0;
   float largest = -kInfinity;
   for (int64_t begin = 0, block = 0; begin < length; begin += kRowBlock, ++block) {
-    const int64_t end = std::min(begin + kRowBlock, length);
-    float lanes[kLanes];
-    int32_t nan[kLanes] = {};
-    for (float& lane : lanes) lane = -kInfinity;
-    int64_t i = begin;
-    for (; i + kLanes <= end; i += kLanes) {
-      for (int j = 0; j < kLanes; ++j) {
-        const float x = row[i + j];
-        lanes[j] = x > lanes[j] ? x : lanes[j];
-        nan[j] |= x != x;
-      }
-    }
-    for (; i < end; ++i) {
-      lanes[0] = row[i] > lanes[0] ? row[i] : lanes[0];
-      nan[0] |= row[i] != row[i];
-    }
-    float maximum = lanes[0];
-    for (int j = 0; j < kLanes; ++j) {
-      maximum = lanes[j] > maximum ? lanes[j] : maximum;
-      any_nan |= nan[j];
+    const float* values = row + begin;
+    const int64_t count = std::min(kRowBlock, length - begin);
+    float maximum = -kInfinity;
+    int32_t nan = 0;
+#pragma omp simd reduction(max : maximum) reduction(| : nan)
+    for (int64_t i = 0; i < count; ++i) {
+      maximum = values[i] > maximum ? values[i] : maximum;
+      nan |= values[i] != values[i];
     }
     block_maxima[block] = maximum;
     largest = maximum > largest ? maximum : largest;
+    any_nan |= nan;
   }
   return any_nan ? std::numeric_limits<float>::quiet_NaN() : largest;
 }
@@ -125,17 +114,11 @@ double exp_weights(const float* values, int64_t length, float maximum, float tem
   float block[kRowBlock];
   for (int64_t begin = 0; begin < length; begin += kRowBlock) {
     const int64_t count = std::min(kRowBlock, length - begin);
+    const float* in = values + begin;
     float* out = weights == nullptr ? block : weights + begin;
-    for (int64_t i = 0; i < count; ++i) {
-      out[i] = exp_of_negative((values[begin + i] - maximum) / temperature);
-    }
-    float lanes[kLanes] = {};
-    int64_t i = 0;
-    for (; i + kLanes <= count; i += kLanes) {
-      for (int j = 0; j < kLanes; ++j) lanes[j] += out[i + j];
-    }
-    for (; i < count; ++i) lanes[0] += out[i];
-    total += sum_of(lanes);
+#pragma omp simd
+    for (int64_t i = 0; i < count; ++i) out[i] = exp_of_negative((in[i] - maximum) / temperature);
+    total += sum_of(out, count);
   }
   return total;
 }
@@ -145,23 +128,16 @@ Mass mass_from(const float* values, const float* weights, int64_t length, float 
   Mass mass;
   for (int64_t begin = 0; begin < length; begin += kRowBlock) {
     const int64_t end = std::min(begin + kRowBlock, length);
-    float lanes[kLanes] = {};
-    int32_t counts[kLanes] = {};
-    int64_t i = begin;
-    for (; i + kLanes <= end; i += kLanes) {
-      for (int j = 0; j < kLanes; ++j) {
-        const bool inside = values[i + j] >= threshold;
-        lanes[j] += inside ? weights[i + j] : 0.0f;
-        counts[j] += inside;
-      }
+    float sum = 0;
+    int32_t count = 0;
+#pragma omp simd reduction(+ : sum, count)
+    for (int64_t i = begin; i < end; ++i) {
+      const int32_t inside = values[i] >= threshold;
+      sum += weights[i] * static_cast<float>(inside);  // not ?:, which becomes a branch
+      count += inside;
     }
-    for (; i < end; ++i) {
-      if (values[i] < threshold) continue;
-      lanes[0] += weights[i];
-      ++counts[0];
-    }
-    mass.weight += sum_of(lanes);
-    for (int32_t count : counts) mass.count += count;
+    mass.weight += sum;
+    mass.count += count;
   }
   return mass;
 }
@@ -169,22 +145,16 @@ Mass mass_from(const float* values, const float* weights, int64_t length, float 
 INFLIGHT_VECTORIZED
 int64_t index_at_mass(const float* weights, int64_t length, double target) {
   double sum = 0;
-  int64_t last = 0;  // the last index with a weight
+  int64_t last = 0;  // no index after it has a weight, of those passed
   for (int64_t begin = 0; begin < length; begin += kRowBlock) {
     const int64_t end = std::min(begin + kRowBlock, length);
-    float lanes[kLanes] = {};
-    int64_t i = begin;
-    for (; i + kLanes <= end; i += kLanes) {
-      for (int j = 0; j < kLanes; ++j) lanes[j] += weights[i + j];
-    }
-    for (; i < end; ++i) lanes[0] += weights[i];
-    const double block = sum_of(lanes);
+    const double block = sum_of(weights + begin, end - begin);
     if (sum + block <= target) {
       sum += block;
       if (block > 0) last = end - 1;
       continue;
     }
-    for (i = begin; i < end; ++i) {
+    for (int64_t i = begin; i < end; ++i) {
       if (weights[i] <= 0) continue;
       sum += weights[i];
       last = i;

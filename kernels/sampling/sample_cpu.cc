@@ -61,18 +61,18 @@ float logit_of_weight(double weight, float maximum, float temperature) {
   return static_cast<float>(std::max<double>(logit, std::numeric_limits<float>::lowest()));
 }
 
-/// Keeps the smallest set of the likeliest candidates whose weights sum to at least `target`.
-void keep_nucleus(Candidates& c, float maximum, float temperature, double target) {
+/// Keeps the smallest set of the likeliest candidates whose weights sum to at least `target`. No
+/// candidate is below `least`.
+void keep_nucleus(Candidates& c, float least, float maximum, float temperature, double target) {
   // mass(values >= low) >= target > mass(values >= high): the edge lies in [low, high). What is
   // below the first `low` has no weight.
-  float low = std::max(*std::min_element(c.values, c.values + c.count),
-                       logit_of_weight(1e-40, maximum, temperature));
+  float low = std::max(least, logit_of_weight(1e-40, maximum, temperature));
   float high = std::nextafter(maximum, kInfinity);
   const Mass all = mass_from(c.values, c.weights, c.count, low);
   if (all.weight < target) return;  // by rounding
   Mass above;                       // of values >= high
   int64_t edge_count = all.count;   // values in [low, high)
-  constexpr int64_t kFew = 128;
+  constexpr int64_t kFew = 512;
   bool tied = false;  // every value in [low, high) is `low`
   while (edge_count > kFew) {
     const float middle = low / 2 + std::min(high, std::numeric_limits<float>::max()) / 2;
@@ -115,8 +115,9 @@ void keep_nucleus(Candidates& c, float maximum, float temperature, double target
     last_value = c.values[last];
     mass += c.weights[last];
   }
-  c.filter(
-      [&](int64_t i) { return c.values[i] != last_value ? c.values[i] > last_value : i <= last; });
+  c.filter([&](int64_t i) {  // without a branch to mispredict
+    return (c.values[i] > last_value) | ((c.values[i] == last_value) & (i <= last));
+  });
 }
 
 RowDraw draw(const float* row, int64_t length, float maximum, const RowParams& p, double uniform,
@@ -147,7 +148,7 @@ RowDraw draw(const float* row, int64_t length, float maximum, const RowParams& p
   double sum = exp_weights(c.values, c.count, maximum, p.temperature, c.weights);
   if (use_top_p) {
     if (use_top_k) sum_before_top_p = sum;
-    keep_nucleus(c, maximum, p.temperature, p.top_p * sum_before_top_p);
+    keep_nucleus(c, threshold, maximum, p.temperature, p.top_p * sum_before_top_p);
   }
   if (p.min_p > 0.0f) c.filter([&](int64_t i) { return c.values[i] >= min_p_logit; });
   sum = mass_from(c.values, c.weights, c.count, -kInfinity).weight;
