@@ -2,7 +2,7 @@
 
 import typer
 
-from inflight.cli import build, inspect
+from inflight.cli import build, generate, inspect
 
 app = typer.Typer(
     name="inflight",
@@ -13,6 +13,7 @@ app = typer.Typer(
 )
 
 app.command("build")(build.build)
+app.command("generate")(generate.generate)
 app.command("inspect")(inspect.inspect)
 
 

@@ -60,7 +60,7 @@ class LLM:
     ) -> None:
         """Arguments:
         model: an engine directory, or a checkpoint folder, from which an engine is built once
-            into the cache folder (`inflight.builder.cache`).
+            into a cache folder (`inflight.builder.cache`).
         dtype: of an engine to be built; with an engine given it must be the engine's or "auto".
         tokenizer: a folder, an `inflight.text.tokenizer.Tokenizer` or a fast tokenizer of
             transformers, instead of the model's own.
@@ -254,14 +254,9 @@ def _read_responses(engine: _core.Engine, running: dict[int, GenerationResult]) 
 def _engine_dir(model: Path, dtype: str, limits: dict[str, int | None]) -> Path:
     if (model / "engine.json").is_file():
         return model
-    if not (model / "config.json").is_file():
-        raise FileNotFoundError(
-            f"{model} is neither an engine directory (engine.json) nor a checkpoint folder "
-            "(config.json)"
-        )
     from inflight.builder.cache import engine_dir_for
 
-    return Path(engine_dir_for(model, dtype=dtype, **limits))
+    return engine_dir_for(model, dtype=dtype, **limits)
 
 
 def _read_facts(engine_dir: Path, dtype: str) -> dict[str, Any]:
