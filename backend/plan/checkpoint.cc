@@ -42,23 +42,25 @@ Checkpoint::Checkpoint(const std::vector<CheckpointFile>& files) {
     check(unchanged(), name, ": checkpoint has changed since the engine was built (", bytes.size(),
           " bytes now, ", file.size, " then); build the engine again");
     SafetensorsHeader header = parse_safetensors(bytes, name);
+    mapping.release(0, bytes.size());  // the samples brought their neighbours into memory
     files_.push_back({name, std::move(mapping), std::move(header)});
   }
 }
 
-Checkpoint::Tensor Checkpoint::find(std::string_view name) const {
+Checkpoint::Tensor Checkpoint::find(std::string_view name, std::string_view who) const {
   Tensor tensor;
   const File* holder = nullptr;
   for (const File& file : files_) {
     const auto found = file.header.tensors.find(name);
     if (found == file.header.tensors.end()) continue;
-    check(holder == nullptr, "checkpoint tensor ", name, ": both ", holder ? holder->name : "",
-          " and ", file.name, " hold it");
+    check(holder == nullptr, who, ": checkpoint tensor ", name, ": both ",
+          holder ? holder->name : "", " and ", file.name, " hold it");
     holder = &file;
     tensor = {&file.mapping, &found->second};
   }
   if (!holder) {
-    throw Error(ErrorCode::kNotFound, concat("checkpoint tensor ", name, ": no file holds it"));
+    throw Error(ErrorCode::kNotFound,
+                concat(who, ": checkpoint tensor ", name, ": no file holds it"));
   }
   return tensor;
 }

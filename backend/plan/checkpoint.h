@@ -28,8 +28,8 @@ class Checkpoint {
     const StoredTensor* stored = nullptr;
     const uint8_t* data() const { return file->bytes().data() + stored->begin; }
   };
-  /// Raises not_found, or invalid_argument if several files hold the name.
-  Tensor find(std::string_view name) const;
+  /// Raises not_found, or invalid_argument if several files hold the name; starting with `who`.
+  Tensor find(std::string_view name, std::string_view who) const;
 
  private:
   struct File {

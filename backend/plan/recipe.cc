@@ -43,8 +43,10 @@ std::string printed(const std::vector<int64_t>& shape) {
 }
 
 SourceSlice resolve_source(const RecipeSource& source, DType dtype, const Checkpoint& checkpoint,
-                           const std::string& who) {
-  const Checkpoint::Tensor tensor = checkpoint.find(source.tensor);
+                           std::string_view weight_name) {
+  const std::string weight = concat("weight ", weight_name);
+  const std::string who = concat(weight, ": ", source.tensor, ": ");
+  const Checkpoint::Tensor tensor = checkpoint.find(source.tensor, weight);
   const std::vector<int64_t>& shape = tensor.stored->shape;
   SourceSlice slice;
   slice.file = tensor.file;
@@ -106,7 +108,7 @@ std::vector<SourceSlice> resolve_recipe(const WeightSpec& weight, std::string_vi
   std::vector<SourceSlice> slices;
   for (const RecipeSource& source : weight.recipe.sources) {
     const std::string who = concat("weight ", name, ": ", source.tensor, ": ");
-    const SourceSlice slice = resolve_source(source, weight.dtype, checkpoint, who);
+    const SourceSlice slice = resolve_source(source, weight.dtype, checkpoint, name);
     check(slice.rank == static_cast<int>(weight.shape.size()), who, "has ", slice.rank,
           " axes, the weight is ", printed(weight.shape));
     for (int i = 0; i < slice.rank; ++i) {
