@@ -95,7 +95,7 @@ def compile_checkpoint(reader: CheckpointReader, request: BuildConfig) -> Compil
         raise ProblemsError(f"{reader.path} cannot be built", problems)
     problems += config_problems + family.unsupported(model)
     model, mapping = _settle_tying(reader, model, family.mapping(model))
-    settings = request
+    settings = BuildConfig(dtype="float32")  # stands in: names and shapes depend on no limit
     try:
         settings = request.resolve(model, _stored_dtype(reader))
     except ProblemsError as error:
