@@ -2,7 +2,7 @@
 
 import typer
 
-from inflight.cli import build, generate, inspect
+from inflight.cli import build, generate, inspect, repository, serve
 
 app = typer.Typer(
     name="inflight",
@@ -15,6 +15,8 @@ app = typer.Typer(
 app.command("build")(build.build)
 app.command("generate")(generate.generate)
 app.command("inspect")(inspect.inspect)
+app.command("serve")(serve.serve)
+app.command("repository")(repository.repository)
 
 
 def main() -> None:

@@ -315,15 +315,16 @@ def _renamed(tensor: Tensor, name: str) -> Tensor:
         tensor.dtype,
         tensor.dims,
         optional=tensor.optional,
-        ragged=name in ("lora_weights", "lora_config")
-        or name.startswith("guided_decoding_"),
+        ragged=name in ("lora_weights", "lora_config") or name.startswith("guided_decoding_"),
         support=tensor.support,
         default=tensor.default,
     )
 
 
 def _ensemble_inputs() -> tuple[Tensor, ...]:
-    inputs = [_renamed(_named(PREPROCESSING.inputs, at), name) for at, name in _TO_PREPROCESSING.items()]
+    inputs = [
+        _renamed(_named(PREPROCESSING.inputs, at), name) for at, name in _TO_PREPROCESSING.items()
+    ]
     inputs += [_renamed(_named(TENSORRT_LLM.inputs, at), name) for at, name in _TO_LLM.items()]
     inputs += [_renamed(_named(TENSORRT_LLM.inputs, name), name) for name in _SAME_IN_LLM]
     return tuple(inputs)

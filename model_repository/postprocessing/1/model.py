@@ -1,0 +1,61 @@
+"""Triton's side of postprocessing: tensors in, inflight.serving, tensors out."""
+
+import json
+import sys
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+
+class TritonPythonModel:
+    def initialize(self, args):
+        listed = json.loads(args["model_config"]).get("parameters", {})
+        package_path = listed.get("package_path", {}).get("string_value", "")
+        if package_path and not package_path.startswith("${"):
+            sys.path.insert(0, package_path)
+        from inflight.serving.parameters import Parameters
+        from inflight.serving.postprocess import Postprocessor
+        from inflight.text.tokenizer import Tokenizer
+
+        parameters = Parameters(args["model_config"])
+        self._llm = parameters.text("tensorrt_llm_model_name")
+        self._postprocessor = Postprocessor(
+            Tokenizer.load(parameters.text("tokenizer_dir")),
+            skip_special_tokens=parameters.flag("skip_special_tokens", True),
+            include_stop_words=parameters.flag("include_stop_words", True),
+        )
+
+    def execute(self, requests):
+        return [self._answer(request) for request in requests]
+
+    def _answer(self, request):
+        names = (
+            "TOKENS_BATCH",
+            "SEQUENCE_LENGTH",
+            "TEXT_CONTEXT",
+            "PREVIOUS_IDS",
+            "RESPONSE_STATE",
+        )
+        tensors = [pb_utils.get_input_tensor_by_name(request, name) for name in names]
+        arrays = [None if tensor is None else tensor.as_numpy() for tensor in tensors]
+        text = self._postprocessor.process(*arrays)
+        state = arrays[-1]
+        if text.stop_engine_request is not None:
+            self._stop(text.stop_engine_request)
+        elif state is not None and not state.flat[1] and request.is_cancelled():
+            self._stop(int(state.flat[0]))  # the server tells no running step of a cancellation
+        output = np.array([piece.encode() for piece in text.texts], np.object_)
+        return pb_utils.InferenceResponse(output_tensors=[pb_utils.Tensor("OUTPUT", output)])
+
+    def _stop(self, engine_request_id):
+        inputs = [
+            pb_utils.Tensor("input_lengths", np.zeros((1, 1), np.int32)),
+            pb_utils.Tensor("request_output_len", np.zeros((1, 1), np.int32)),
+            pb_utils.Tensor("stop", np.ones((1, 1), np.bool_)),
+            pb_utils.Tensor("engine_request_id", np.array([[engine_request_id]], np.uint64)),
+        ]
+        command = pb_utils.InferenceRequest(
+            model_name=self._llm, requested_output_names=[], inputs=inputs
+        )
+        for _ in command.exec(decoupled=True):
+            pass

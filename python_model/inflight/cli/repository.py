@@ -1,0 +1,93 @@
+"""`inflight repository`: a model repository for those who run tritonserver themselves."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from inflight.builder.cache import engine_dir_for
+from inflight.config import ProblemsError
+from inflight.serving.installation import backend_library, package_path, python_environment
+from inflight.serving.repository import RepositorySettings, write_repository
+
+# Options that `inflight serve` has too.
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 or auto.")]
+Decoupled = Annotated[bool, typer.Option(help="Several responses a request: streaming needs it.")]
+ExcludeInput = Annotated[
+    bool, typer.Option(help="Leave the prompt out of answers, unless a request says otherwise.")
+]
+MaxQueueSize = Annotated[int, typer.Option(min=0, help="Requests that may wait; 0 = any number.")]
+KvCacheTokens = Annotated[int | None, typer.Option(min=1, help="Cap of the KV cache in tokens.")]
+KvCacheBytes = Annotated[int | None, typer.Option(min=1, help="Cap of the KV cache in bytes.")]
+Threads = Annotated[int, typer.Option(min=0, help="Of CPU work; 0 = as many as allowed.")]
+
+
+def repository_settings(
+    engine_dir: Path,
+    *,
+    device: str = "auto",
+    decoupled: bool = True,
+    exclude_input_in_output: bool = False,
+    max_queue_size: int = 0,
+    kv_cache_max_tokens: int | None = None,
+    kv_cache_max_bytes: int | None = None,
+    num_threads: int = 0,
+) -> RepositorySettings:
+    """Of a repository that this machine's server can load as it is."""
+    limits = json.loads((engine_dir / "engine.json").read_text(encoding="utf-8"))["limits"]
+    given = {
+        "device": device,
+        "max_tokens_in_paged_kv_cache": kv_cache_max_tokens,
+        "kv_cache_max_bytes": kv_cache_max_bytes,
+        "num_threads": num_threads or None,
+        "exclude_input_in_output": str(exclude_input_in_output).lower(),
+    }
+    return RepositorySettings(
+        engine_dir=str(engine_dir.resolve()),
+        tokenizer_dir=str(engine_dir.resolve()),
+        max_batch_size=limits["max_batch_size"],
+        decoupled=decoupled,
+        max_queue_size=max_queue_size,
+        llm_parameters={key: str(value) for key, value in given.items() if value is not None},
+        python_environment=python_environment(),
+        package_path=package_path(),
+    )
+
+
+def repository(
+    model: Annotated[Path, typer.Argument(help="An engine directory or a checkpoint folder.")],
+    output: Annotated[Path, typer.Option(help="Folder of the repository.")],
+    dtype: Annotated[
+        str, typer.Option(help="Of an engine to be built from a checkpoint.")
+    ] = "auto",
+    device: Device = "auto",
+    decoupled: Decoupled = True,
+    exclude_input_in_output: ExcludeInput = False,
+    max_queue_size: MaxQueueSize = 0,
+    kv_cache_max_tokens: KvCacheTokens = None,
+    kv_cache_max_bytes: KvCacheBytes = None,
+    num_threads: Threads = 0,
+) -> None:
+    """Write a model repository without starting a server."""
+    try:
+        settings = repository_settings(
+            engine_dir_for(model, dtype=dtype),
+            device=device,
+            decoupled=decoupled,
+            exclude_input_in_output=exclude_input_in_output,
+            max_queue_size=max_queue_size,
+            kv_cache_max_tokens=kv_cache_max_tokens,
+            kv_cache_max_bytes=kv_cache_max_bytes,
+            num_threads=num_threads,
+        )
+        library = backend_library()
+    except (FileNotFoundError, ProblemsError, ValueError) as error:
+        typer.echo(f"inflight repository: {error}", err=True)
+        raise typer.Exit(1) from error
+    write_repository(output, settings)
+    typer.echo(
+        f"{output}: preprocessing, tensorrt_llm, postprocessing, ensemble\n"
+        f"The server's backends folder needs {library} under the name inflight "
+        "(link or copy the folder)."
+    )

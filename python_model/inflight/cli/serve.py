@@ -1,0 +1,152 @@
+"""`inflight serve`: a model repository and a tritonserver on it, in the foreground."""
+
+import contextlib
+import json
+import signal
+import subprocess
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from inflight.builder.cache import engine_dir_for
+from inflight.cli.repository import (
+    Decoupled,
+    Device,
+    ExcludeInput,
+    KvCacheBytes,
+    KvCacheTokens,
+    MaxQueueSize,
+    Threads,
+    repository_settings,
+)
+from inflight.config import ProblemsError
+from inflight.serving.installation import Installation, find_installation, write_backends
+from inflight.serving.repository import write_repository
+
+_EXIT_SECONDS = 30
+
+
+def serve(
+    model: Annotated[Path, typer.Argument(help="An engine directory or a checkpoint folder.")],
+    http_port: Annotated[int, typer.Option(help="HTTP: generate, generate_stream, infer.")] = 8000,
+    grpc_port: Annotated[int, typer.Option(help="gRPC: infer and streams.")] = 8001,
+    metrics_port: Annotated[int, typer.Option(help="Prometheus metrics.")] = 8002,
+    model_repository: Annotated[
+        Path | None, typer.Option(help="Keep the repository here; else it is temporary.")
+    ] = None,
+    tritonserver: Annotated[
+        Path | None,
+        typer.Option(help="Folder of an installation; else /opt/tritonserver or nvidia-pytriton."),
+    ] = None,
+    dtype: Annotated[
+        str, typer.Option(help="Of an engine to be built from a checkpoint.")
+    ] = "auto",
+    device: Device = "auto",
+    decoupled: Decoupled = True,
+    exclude_input_in_output: ExcludeInput = False,
+    max_queue_size: MaxQueueSize = 0,
+    kv_cache_max_tokens: KvCacheTokens = None,
+    kv_cache_max_bytes: KvCacheBytes = None,
+    num_threads: Threads = 0,
+    model_control_mode: Annotated[str, typer.Option(help="none, explicit or poll.")] = "none",
+    log_verbose: Annotated[int, typer.Option(help="Verbosity of the server's log.")] = 0,
+) -> None:
+    """Serve a model with tritonserver until SIGINT or SIGTERM."""
+    try:
+        installation = find_installation(tritonserver)
+        engine_dir = engine_dir_for(model, dtype=dtype)
+        settings = repository_settings(
+            engine_dir,
+            device=device,
+            decoupled=decoupled,
+            exclude_input_in_output=exclude_input_in_output,
+            max_queue_size=max_queue_size,
+            kv_cache_max_tokens=kv_cache_max_tokens,
+            kv_cache_max_bytes=kv_cache_max_bytes,
+            num_threads=num_threads,
+        )
+    except (FileNotFoundError, ProblemsError, ValueError) as error:
+        typer.echo(f"inflight serve: {error}", err=True)
+        raise typer.Exit(1) from error
+    with tempfile.TemporaryDirectory(prefix="inflight-") as scratch:
+        repository = write_repository(model_repository or Path(scratch, "models"), settings)
+        backends = write_backends(Path(scratch, "backends"), installation)
+        options = {
+            "model-repository": repository,
+            "backend-directory": backends,
+            "http-port": http_port,
+            "grpc-port": grpc_port,
+            "metrics-port": metrics_port,
+            "model-control-mode": model_control_mode,
+            "log-verbose": log_verbose,
+            "exit-timeout-secs": _EXIT_SECONDS,
+            "disable-auto-complete-config": "",
+        }
+        if model_control_mode == "explicit":
+            options["load-model"] = "*"
+        raise typer.Exit(_run(installation, options, http_port, grpc_port))
+
+
+def _run(
+    installation: Installation, options: dict[str, object], http_port: int, grpc_port: int
+) -> int:
+    """Runs the server to its end and answers its exit code; 0 when we were asked to end it."""
+    arguments = [
+        f"--{key}={value}" if value != "" else f"--{key}" for key, value in options.items()
+    ]
+    asked_to_end = False
+
+    def end(*_: object) -> None:
+        nonlocal asked_to_end
+        asked_to_end = True
+        with contextlib.suppress(ProcessLookupError):
+            server.send_signal(signal.SIGTERM)
+
+    # A session of its own, so that a terminal's Ctrl-C reaches the server once, through us.
+    server = subprocess.Popen(
+        [str(installation.binary), *arguments],
+        env=installation.environment(),
+        start_new_session=True,
+    )
+    with _signals(end):
+        if _wait_until_ready(server, http_port):
+            typer.echo(_how_to_call(http_port, grpc_port), err=True)
+        code = server.wait()
+    return 0 if asked_to_end else code
+
+
+@contextlib.contextmanager
+def _signals(handler) -> Iterator[None]:
+    earlier = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, old in earlier.items():
+            signal.signal(number, old)
+
+
+def _wait_until_ready(server: subprocess.Popen, http_port: int) -> bool:
+    """False if the server ended first."""
+    while server.poll() is None:
+        with contextlib.suppress(urllib.error.URLError, OSError):
+            with urllib.request.urlopen(f"http://localhost:{http_port}/v2/health/ready", timeout=2):
+                return True
+        time.sleep(0.1)
+    return False
+
+
+def _how_to_call(http_port: int, grpc_port: int) -> str:
+    body = json.dumps({"text_input": "Once upon a time", "max_tokens": 32})
+    url = f"http://localhost:{http_port}/v2/models/ensemble"
+    streamed = json.dumps({"text_input": "Once upon a time", "max_tokens": 32, "stream": True})
+    return (
+        f"\nReady: HTTP on port {http_port}, gRPC on port {grpc_port}. Try\n\n"
+        f"  curl -d '{body}' {url}/generate\n"
+        f"  curl -N -d '{streamed}' {url}/generate_stream\n"
+    )

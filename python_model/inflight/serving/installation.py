@@ -1,0 +1,97 @@
+"""Finds a tritonserver and lays out a backends folder for it."""
+
+import importlib.util
+import os
+import sys
+import sysconfig
+from dataclasses import dataclass
+from pathlib import Path
+
+import inflight
+
+_LIBRARY = "libtriton_inflight.so"
+
+
+@dataclass(frozen=True)
+class Installation:
+    binary: Path
+    backends: tuple[Path, ...]  # folders of backends to show to the server
+    stub: Path | None  # of the running Python's version, where the python backend has none
+    library_path: tuple[Path, ...]
+
+    def environment(self) -> dict[str, str]:
+        """Of the server's process: the shared libraries it and Python models need."""
+        earlier = os.environ.get("LD_LIBRARY_PATH", "")
+        paths = [*map(str, self.library_path), *([earlier] if earlier else [])]
+        return {**os.environ, "LD_LIBRARY_PATH": os.pathsep.join(paths)}
+
+
+def find_installation(root: str | Path | None = None) -> Installation:
+    """`root` or /opt/tritonserver if there is a server, else the wheel nvidia-pytriton.
+
+    Raises FileNotFoundError saying where was looked.
+    """
+    folders = [Path(root)] if root is not None else [Path("/opt/tritonserver")]
+    for folder in folders:
+        if (folder / "bin" / "tritonserver").is_file():
+            backends = tuple(sorted(path for path in (folder / "backends").iterdir()))
+            library_path = (folder / "lib", Path(sysconfig.get_config_var("LIBDIR")))
+            return Installation(folder / "bin" / "tritonserver", backends, None, library_path)
+    wheel = importlib.util.find_spec("pytriton") if root is None else None
+    if wheel is None or wheel.origin is None:
+        raise FileNotFoundError(
+            f"no tritonserver in {folders[0]}, and the wheel nvidia-pytriton is not installed"
+        )
+    package = Path(wheel.origin).parent
+    triton = package / "tritonserver"
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    stub = triton / "python_backend_stubs" / version / "triton_python_backend_stub"
+    if not stub.is_file():
+        raise FileNotFoundError(f"nvidia-pytriton has no stub for Python {version}: {stub}")
+    library_path = (
+        package.parent / "nvidia_pytriton.libs",
+        Path(sysconfig.get_config_var("LIBDIR")),
+    )
+    return Installation(
+        triton / "bin" / "tritonserver", (triton / "backends" / "python",), stub, library_path
+    )
+
+
+def backend_library() -> Path:
+    """The folder of our shared library. Raises FileNotFoundError if it was not built."""
+    folder = Path(inflight.__file__).parent / "lib"
+    if not (folder / _LIBRARY).is_file():
+        raise FileNotFoundError(f"{folder / _LIBRARY} is missing: build the C++ part first")
+    return folder
+
+
+def write_backends(output: str | Path, installation: Installation) -> Path:
+    """A backends folder of links: the server's own backends and ours."""
+    root = Path(output)
+    for folder in installation.backends:
+        target = root / folder.name
+        target.mkdir(parents=True, exist_ok=True)
+        files = [path for path in folder.iterdir() if path.name != "__pycache__"]
+        if folder.name == "python" and installation.stub is not None:
+            files.append(installation.stub)
+        for path in files:
+            _link(target / path.name, path)
+    _link(root / "inflight", backend_library())
+    return root
+
+
+def python_environment() -> str:
+    """The folder that makes Python models see this process's packages; "" if none is needed."""
+    prefix = Path(sys.prefix)
+    return str(prefix) if (prefix / "bin" / "activate").is_file() else ""
+
+
+def package_path() -> str:
+    """The folder that holds the package, for Python models."""
+    return str(Path(inflight.__file__).parent.parent)
+
+
+def _link(link: Path, target: Path) -> None:
+    if link.is_symlink() or link.exists():
+        link.unlink()
+    link.symlink_to(target)

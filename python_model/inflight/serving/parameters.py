@@ -1,0 +1,22 @@
+"""The `parameters` of a Python model's configuration."""
+
+import json
+
+
+class Parameters:
+    """A value that is empty or still a template placeholder (`${…}`) counts as absent."""
+
+    def __init__(self, model_config: str) -> None:
+        listed = json.loads(model_config).get("parameters", {})
+        texts = {key: value.get("string_value", "") for key, value in listed.items()}
+        self._values = {k: v for k, v in texts.items() if v and not v.startswith("${")}
+
+    def text(self, key: str) -> str:
+        """Raises ValueError if absent."""
+        if key not in self._values:
+            raise ValueError(f"the parameter {key} is missing in config.pbtxt")
+        return self._values[key]
+
+    def flag(self, key: str, default: bool) -> bool:
+        text = self._values.get(key, "").lower()
+        return {"true": True, "1": True, "false": False, "0": False}.get(text, default)

@@ -1,0 +1,98 @@
+"""Ids to text: what the `postprocessing` model does with one response. Knows no Triton.
+
+The text of a chunk depends on its inputs alone: the engine sends along every id it has sent
+before. What was worked out for a request's earlier chunks is remembered under the engine's request
+id, but only to save work; forgetting it changes nothing.
+"""
+
+import json
+from collections import OrderedDict
+from dataclasses import dataclass
+
+import numpy as np
+
+from inflight.text.detokenizer import Detokenizer
+from inflight.text.stop_strings import StopStrings
+from inflight.text.tokenizer import Tokenizer
+
+_MAX_REMEMBERED = 4096  # streams; beyond that the one unused for longest is worked out again
+
+
+@dataclass
+class _Stream:
+    """A request's text so far."""
+
+    detokenizer: Detokenizer
+    stop: StopStrings
+    num_ids: int = 0
+
+    def feed(self, ids: list[int], final: bool) -> str:
+        text = self.detokenizer.feed(ids)
+        if final:
+            text += self.detokenizer.finish()
+        self.num_ids += len(ids)
+        told = self.stop.feed(text)
+        return told + self.stop.finish() if final else told
+
+
+@dataclass(frozen=True)
+class Text:
+    texts: list[str]  # one a beam of each row
+    stop_engine_request: int | None = None  # this request has said a stop word: end it
+
+
+class Postprocessor:
+    """`include_stop_words`: a stop word that ends a text is part of it, as in the token ids."""
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        skip_special_tokens: bool = True,
+        include_stop_words: bool = True,
+    ) -> None:
+        self._tokenizer = tokenizer
+        self._skip_special_tokens = skip_special_tokens
+        self._include_stop_words = include_stop_words
+        self._streams: OrderedDict[int, _Stream] = OrderedDict()
+
+    def process(
+        self,
+        tokens: np.ndarray,
+        lengths: np.ndarray,
+        text_context: np.ndarray | None = None,
+        previous_ids: np.ndarray | None = None,
+        response_state: np.ndarray | None = None,
+    ) -> Text:
+        """tokens [B, beams, longest] and lengths [B, beams]; the rest is the engine's account of
+        one request (B = beams = 1). Without it every row is decoded on its own.
+        """
+        if text_context is None or response_state is None or text_context.size == 0:
+            rows = tokens.reshape(-1, tokens.shape[-1])
+            return Text([self._decode(row[:n]) for row, n in zip(rows, lengths.flat, strict=True)])
+        ids = tokens.reshape(-1)[: int(lengths.flat[0])].tolist()
+        previous = [] if previous_ids is None else previous_ids.reshape(-1).tolist()
+        request_id, final, num_new = (int(value) for value in response_state.flat)
+        prompt, new_ids = ids[: len(ids) - num_new], ids[len(ids) - num_new :]
+
+        stream = self._streams.pop(request_id, None)
+        if stream is None or stream.num_ids != len(previous):
+            stop_words = json.loads(text_context.tobytes()).get("stop", [])
+            stream = self._stream(prompt, stop_words)
+            stream.feed(previous, final=False)
+        stopped_before = stream.stop.matched is not None
+        text = self._decode(prompt) if prompt else ""
+        text += stream.feed(new_ids, final=bool(final))
+        if final:
+            return Text([text])
+        self._streams[request_id] = stream
+        if len(self._streams) > _MAX_REMEMBERED:
+            self._streams.popitem(last=False)
+        stops_now = stream.stop.matched is not None and not stopped_before
+        return Text([text], stop_engine_request=request_id if stops_now else None)
+
+    def _stream(self, prompt: list[int], stop_words: list[str]) -> _Stream:
+        detokenizer = self._tokenizer.detokenizer(prompt, self._skip_special_tokens)
+        return _Stream(detokenizer, StopStrings(stop_words, self._include_stop_words))
+
+    def _decode(self, ids: list[int] | np.ndarray) -> str:
+        return self._tokenizer.decode([int(i) for i in ids], self._skip_special_tokens)

@@ -1,0 +1,126 @@
+"""Text to ids: what the `preprocessing` model does with one request. Knows no Triton."""
+
+import json
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from inflight.serving.schema import PREPROCESSING, Support
+from inflight.serving.words import no_words, pack_words
+from inflight.text.tokenizer import Tokenizer
+
+Tensors = dict[str, np.ndarray]
+
+
+class Preprocessor:
+    def __init__(self, tokenizer: Tokenizer, add_special_tokens: bool = True) -> None:
+        self._tokenizer = tokenizer
+        self._add_special_tokens = add_special_tokens
+        eos = tokenizer.eos_token_id
+        pad = tokenizer.pad_token_id
+        self._end_id = -1 if eos is None else eos
+        self._pad_id = (0 if eos is None else eos) if pad is None else pad
+
+    def process(self, inputs: Mapping[str, np.ndarray | None]) -> Tensors:
+        """Tensors of PREPROCESSING, batch dimension first; absent ones are None or missing."""
+        _refuse_unsupported(inputs)
+        queries = [_text("QUERY", row) for row in inputs["QUERY"].reshape(-1)]
+        batch_size = len(queries)
+        end_ids = self._ids_or(inputs.get("END_ID"), self._end_id, batch_size)
+        pad_ids = self._ids_or(inputs.get("PAD_ID"), self._pad_id, batch_size)
+        prompts = self._tokenizer.encode_batch(queries, self._add_special_tokens)
+        stop_words = _words("STOP_WORDS_DICT", inputs, batch_size)
+        return {
+            "INPUT_ID": _pad_right(prompts, pad_ids),
+            "REQUEST_INPUT_LEN": np.array([[len(prompt)] for prompt in prompts], np.int32),
+            "DECODER_INPUT_ID": pad_ids.copy(),
+            "REQUEST_DECODER_INPUT_LEN": np.ones((batch_size, 1), np.int32),
+            "REQUEST_OUTPUT_LEN": inputs["REQUEST_OUTPUT_LEN"],
+            "STOP_WORDS_IDS": _pack(stop_words, batch_size, self._stop_ids),
+            "BAD_WORDS_IDS": _pack(
+                _words("BAD_WORDS_DICT", inputs, batch_size), batch_size, self._bad_ids
+            ),
+            "EMBEDDING_BIAS": np.zeros((batch_size, 0), np.float32),
+            "OUT_END_ID": end_ids,
+            "OUT_PAD_ID": pad_ids,
+            "TEXT_CONTEXT": _text_contexts(stop_words, batch_size),
+        }
+
+    @staticmethod
+    def _ids_or(given: np.ndarray | None, otherwise: int, batch_size: int) -> np.ndarray:
+        if given is None or given.size == 0:
+            return np.full((batch_size, 1), otherwise, np.int32)
+        return given.reshape(batch_size, 1).astype(np.int32)
+
+    def _bad_ids(self, word: str) -> list[list[int]]:
+        return [self._tokenizer.encode(word, add_special_tokens=False)]
+
+    def _stop_ids(self, word: str) -> list[list[int]]:
+        """Ways in which the word may come out of the model: alone and after a blank.
+
+        They end the generation early; the text itself is watched in postprocessing, which also
+        finds the word in any other division. A way that does not spell the word (unknown
+        characters) is left to that.
+        """
+        ways: list[list[int]] = []
+        for spelling in (word, " " + word):
+            ids = self._tokenizer.encode(spelling, add_special_tokens=False)
+            spelt = self._tokenizer.decode(ids, skip_special_tokens=False)
+            if ids and ids not in ways and word.strip().lower() in spelt.lower():
+                ways.append(ids)
+        return ways
+
+
+def _refuse_unsupported(inputs: Mapping[str, np.ndarray | None]) -> None:
+    for tensor in PREPROCESSING.inputs:
+        given = inputs.get(tensor.name)
+        if tensor.support is not Support.REFUSED or given is None or given.size == 0:
+            continue
+        if tensor.dtype == "STRING" and all(not text for text in given.reshape(-1)):
+            continue
+        if tensor.default is not None and np.all(given == tensor.default):
+            continue
+        raise ValueError(f"input tensor {tensor.name} is not supported yet")
+
+
+def _text(name: str, value: bytes | str) -> str:
+    if isinstance(value, str):
+        return value
+    try:
+        return value.decode()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{name} is not UTF-8 text: {error}") from error
+
+
+def _words(
+    name: str, inputs: Mapping[str, np.ndarray | None], batch_size: int
+) -> list[list[str]] | None:
+    """None when no list was given; empty words are kept out."""
+    given = inputs.get(name)
+    if given is None or given.size == 0:
+        return None
+    rows = given.reshape(batch_size, -1)
+    return [[text for text in (_text(name, word) for word in row) if text] for row in rows]
+
+
+def _pack(
+    words: list[list[str]] | None, batch_size: int, encode: Callable[[str], list[list[int]]]
+) -> np.ndarray:
+    if words is None:
+        return no_words(batch_size)
+    return pack_words([[ids for word in row for ids in encode(word)] for row in words])
+
+
+def _pad_right(prompts: list[list[int]], pad_ids: np.ndarray) -> np.ndarray:
+    padded = np.repeat(pad_ids, max(map(len, prompts)), axis=1)
+    for row, prompt in zip(padded, prompts, strict=True):
+        row[: len(prompt)] = prompt
+    return padded
+
+
+def _text_contexts(stop_words: list[list[str]] | None, batch_size: int) -> np.ndarray:
+    """What postprocessing must know, as JSON; the engine hands it through unread."""
+    rows = stop_words if stop_words is not None else [[]] * batch_size
+    texts = [json.dumps({"stop": row} if row else {}).encode() for row in rows]
+    width = max(map(len, texts))
+    return np.stack([np.frombuffer(text.ljust(width), np.uint8) for text in texts])
