@@ -78,9 +78,10 @@ def rope_frequencies(attributes: Attributes, length: int) -> np.ndarray:
     original = attributes.get("dynamic_original_max_position")
     if original is None or length <= original:
         return inv_freq
-    factor = np.float32(attributes["dynamic_factor"])
+    factor = attributes["dynamic_factor"]
     rotary = 2 * len(inv_freq)
-    stretch = factor * np.float32(length) / np.float32(original) - (factor - np.float32(1))
+    stretch = np.float32(factor) * np.float32(length) / np.float32(original)
+    stretch -= np.float32(factor - 1)
     power = np.float32(rotary / (rotary - 2))
     base = np.float32(attributes["dynamic_base"]) * np.float32(
         np.power(np.float64(stretch), np.float64(power))

@@ -44,6 +44,20 @@ ROPES: dict[str, dict[str, Any]] = {
         "mscale": 0.7,
         "mscale_all_dim": 1.0,
     },
+    "yarn_mscale_alone": {
+        "rope_type": "yarn",
+        "factor": 40.0,
+        "original_max_position_embeddings": 32,
+        "mscale": 0.7,
+    },
+    "yarn_no_ramp": {
+        "rope_type": "yarn",
+        "factor": 4.0,
+        "original_max_position_embeddings": 64,
+        "beta_fast": 2.0,
+        "beta_slow": 2.0,
+        "truncate": False,
+    },
     "yarn_attention_factor": {
         "rope_type": "yarn",
         "factor": 2.0,

@@ -168,3 +168,13 @@ def test_dead_code_keeps_what_writes_the_cache(tiny_checkpoint: Path) -> None:
     only_first = replace(graph, outputs={"x": x})
     assert _run_pass("dead_code", only_first)["kv_append"] == 2
     assert _run_pass("dead_code", only_first)["silu"] == 1  # the last layer's MLP is not needed
+
+
+def test_dead_code_drops_an_optional_output_that_nothing_reads(tiny_checkpoint: Path) -> None:
+    graph = Traced(tiny_checkpoint, "float32").stages[-1][1]
+    norm = [node for node in graph.nodes if node.op == "add_rms_norm"][-1]
+    kept = replace(norm, outputs={**norm.outputs, "sum": "unread"})
+    nodes = tuple(kept if node is norm else node for node in graph.nodes)
+    values = {**graph.values, "unread": graph.values[norm.outputs["y"]]}
+    with_sum = verify(replace(graph, nodes=nodes, values=values))
+    assert verify(dict(PASSES)["dead_code"](with_sum)) == graph
