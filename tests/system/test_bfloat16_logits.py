@@ -1,0 +1,87 @@
+"""With bfloat16 weights, log-probabilities of the whole vocabulary next to transformers'.
+
+The engine must be as near to the float32 truth as transformers in bfloat16 is, and as near to
+transformers in bfloat16 as its own attention implementations (eager, sdpa) are to each other.
+
+Differences are root mean squares over vocabulary and positions of prompt-and-answer sequences.
+Both may exceed the measure by a quarter: two sets of equally good roundings differ by chance.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from inflight import LLM, SamplingParams
+from inflight.builder import build_engine
+from random_llamas import Case, make_case, make_model
+
+ALLOWED = 1.25
+CASES = [make_case(seed, num_prompts=6) for seed in range(100, 110)]
+
+
+def log_probs_of_engine(
+    llm: LLM, case: Case, num_tokens: int
+) -> list[tuple[list[int], np.ndarray]]:
+    """Of each prompt: prompt and greedy answer, and log-probabilities [num_tokens, vocab]."""
+    vocab_size = case.config["vocab_size"]
+    params = SamplingParams(max_tokens=num_tokens, ignore_eos=True, logprobs=vocab_size)
+    results = []
+    for output in llm.generate([list(p) for p in case.prompts], params, use_tqdm=False):
+        answer = output.outputs[0]
+        table = np.empty((num_tokens, vocab_size))
+        for row, entry in zip(table, answer.logprobs, strict=True):
+            assert len(entry) == vocab_size
+            for id, value in entry.items():
+                row[id] = value.logprob
+        results.append((output.prompt_token_ids + answer.token_ids, table))
+    return results
+
+
+def log_probs_of_transformers(
+    folder: Path, dtype: str, attention: str, sequences: Sequence[list[int]], num_tokens: int
+) -> list[np.ndarray]:
+    """For the same sequences at the same positions, in one pass each."""
+    import torch
+    from transformers import LlamaForCausalLM
+
+    model = LlamaForCausalLM.from_pretrained(
+        folder, dtype=getattr(torch, dtype), attn_implementation=attention, local_files_only=True
+    ).eval()
+    with torch.inference_mode():
+        return [
+            model(torch.tensor([ids[:-1]])).logits[0, -num_tokens:].float().log_softmax(-1).numpy()
+            for ids in sequences
+        ]
+
+
+def rms(ours: list[np.ndarray], theirs: list[np.ndarray]) -> float:
+    return float(np.sqrt(np.mean((np.concatenate(ours) - np.concatenate(theirs)) ** 2)))
+
+
+@pytest.mark.usefixtures("one_torch_thread")
+@pytest.mark.parametrize("case", [c for c in CASES if "dynamic" not in str(c)], ids=str)
+def test_bfloat16_log_probs(case: Case, tmp_path: Path):
+    # Dynamic scaling is left out: one pass over a sequence is not what a cache has seen.
+    folder = tmp_path / "checkpoint"
+    make_model(case, "bfloat16").save_pretrained(folder)
+    engine = build_engine(folder, tmp_path / "engine", **case.build)
+    with LLM(engine, skip_tokenizer_init=True) as llm:
+        assert llm.info.dtype == "bfloat16"
+        sequences, ours = zip(*log_probs_of_engine(llm, case, num_tokens=32), strict=True)
+    truth = log_probs_of_transformers(folder, "float32", "eager", sequences, 32)
+    eager = log_probs_of_transformers(folder, "bfloat16", "eager", sequences, 32)
+    sdpa = log_probs_of_transformers(folder, "bfloat16", "sdpa", sequences, 32)
+    figures = {
+        "ours-truth": rms(ours, truth),
+        "eager-truth": rms(eager, truth),
+        "sdpa-truth": rms(sdpa, truth),
+        "ours-eager": rms(ours, eager),
+        "ours-sdpa": rms(ours, sdpa),
+        "eager-sdpa": rms(eager, sdpa),
+    }
+    print(figures)
+    assert figures["ours-truth"] <= ALLOWED * max(figures["eager-truth"], figures["sdpa-truth"])
+    assert min(figures["ours-eager"], figures["ours-sdpa"]) <= ALLOWED * figures["eager-sdpa"]

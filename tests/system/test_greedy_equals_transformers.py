@@ -1,0 +1,82 @@
+"""Greedy tokens of the engine, many requests in flight, equal transformers' one by one.
+
+30 random models, 10 prompts each: every head ratio from 1 to 8, every rope type, odd sizes, tied and
+separate embeddings, biases; random limits, so that prompts are cut in chunks and requests wait.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from inflight import LLM, SamplingParams
+from inflight.builder import build_engine
+from random_llamas import NUM_GENERATED, Case, make_case, make_model
+
+CASES = [make_case(seed, num_prompts=10) for seed in range(30)]
+
+
+def greedy_of_transformers(model, prompt: tuple[int, ...], num_tokens: int) -> list[int]:
+    """One request with its KV cache, as `generate(do_sample=False)` runs it, without its overhead."""
+    import torch
+    from transformers import DynamicCache
+    from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
+
+    # Dynamic scaling keeps the longest length it has met: each request starts afresh.
+    model.model.rotary_emb = LlamaRotaryEmbedding(model.config)
+    cache = DynamicCache(config=model.config)
+    ids, tokens = torch.tensor([prompt]), []
+    with torch.inference_mode():
+        for _ in range(num_tokens):
+            logits = model(ids, past_key_values=cache, use_cache=True, logits_to_keep=1).logits
+            tokens.append(int(logits[0, -1].argmax()))
+            ids = torch.tensor([tokens[-1:]])
+    return tokens
+
+
+@pytest.mark.usefixtures("one_torch_thread")
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_greedy_equals_transformers(case: Case, tmp_path: Path):
+    model = make_model(case)
+    model.save_pretrained(tmp_path / "checkpoint")
+    engine = build_engine(tmp_path / "checkpoint", tmp_path / "engine", **case.build)
+    params = SamplingParams(max_tokens=NUM_GENERATED, ignore_eos=True)
+    with LLM(engine, skip_tokenizer_init=True) as llm:
+        outputs = llm.generate([list(prompt) for prompt in case.prompts], params, use_tqdm=False)
+    for prompt, output in zip(case.prompts, outputs, strict=True):
+        expected = greedy_of_transformers(model, prompt, NUM_GENERATED)
+        assert output.outputs[0].token_ids == expected
+        assert output.outputs[0].finish_reason == "length"
+
+
+def test_the_cases_cover_what_they_claim():
+    configs = [case.config for case in CASES]
+    ratios = {c["num_attention_heads"] // c["num_key_value_heads"] for c in configs}
+    assert ratios == set(range(1, 9))
+    assert len({c["rope_parameters"]["rope_type"] for c in configs}) == 5
+    for name in ("tie_word_embeddings", "attention_bias", "mlp_bias"):
+        assert {c[name] for c in configs} == {False, True}
+    lengths = {len(prompt) for case in CASES for prompt in case.prompts}
+    assert {1, 300} <= lengths and len(CASES) * len(CASES[0].prompts) == 300
+
+
+@pytest.mark.usefixtures("one_torch_thread")
+def test_generate_of_transformers_gives_the_same():
+    """The loop above stands for `generate`; here they meet."""
+    import torch
+    from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
+
+    for case in CASES[:5]:
+        model = make_model(case)
+        prompt = case.prompts[0]
+        expected = greedy_of_transformers(model, prompt, 16)
+        model.model.rotary_emb = LlamaRotaryEmbedding(model.config)
+        model.generation_config.eos_token_id = None
+        generated = model.generate(
+            torch.tensor([prompt]),
+            attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
+            do_sample=False,
+            max_new_tokens=16,
+            pad_token_id=0,
+        )
+        assert generated[0, len(prompt) :].tolist() == expected
