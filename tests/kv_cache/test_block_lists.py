@@ -6,6 +6,7 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from inflight._core import InternalError
 from inflight._core.kv_cache import BlockList, BlockPool
 
 
@@ -28,7 +29,7 @@ class BlockListMachine(RuleBasedStateMachine):
         which = data.draw(st.integers(0, len(self.lists) - 1))
         used = set().union(*self.expected)
         if count > self.num_blocks - len(used):
-            with pytest.raises(Exception, match=f"asked for {count} blocks"):
+            with pytest.raises(InternalError, match=f"asked for {count} blocks"):
                 self.lists[which].append_fresh(count)
             return
         self.lists[which].append_fresh(count)
@@ -91,7 +92,7 @@ def test_sharing_across_pools_is_refused():
     mine, theirs = BlockPool(1), BlockPool(1)
     source, target = BlockList(mine), BlockList(theirs)
     source.append_fresh(1)
-    with pytest.raises(Exception, match="another pool"):
+    with pytest.raises(InternalError, match="another pool"):
         target.append_shared(source, 0)
-    with pytest.raises(Exception, match="block 1 of a list of 1"):
+    with pytest.raises(InternalError, match="block 1 of a list of 1"):
         BlockList(mine).append_shared(source, 1)

@@ -3,6 +3,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from inflight._core import InvalidArgumentError
 from inflight._core.kv_cache import Geometry
 
 
@@ -34,5 +35,5 @@ def test_largest_slot_fits_in_int32():
 
 @pytest.mark.parametrize("tokens_per_block", [0, -1])
 def test_refuses_empty_blocks(tokens_per_block: int):
-    with pytest.raises(Exception, match=f"tokens_per_block {tokens_per_block} < 1"):
+    with pytest.raises(InvalidArgumentError, match=f"tokens_per_block {tokens_per_block} < 1"):
         Geometry(tokens_per_block)

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 import pytest
-from inflight._core import kv_cache
+from inflight._core import InternalError, kv_cache
 
 
 def good_snapshot() -> kv_cache.CacheSnapshot:
@@ -85,5 +85,5 @@ def test_broken_rule_is_named(sentence: str):
     snapshot = good_snapshot()
     BROKEN[sentence](snapshot)
     assert sentence in kv_cache.violations(snapshot)
-    with pytest.raises(Exception, match="invariants broken"):
+    with pytest.raises(InternalError, match="invariants broken"):
         kv_cache.check_invariants(snapshot)

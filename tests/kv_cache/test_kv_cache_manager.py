@@ -6,6 +6,7 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from inflight._core import InternalError, InvalidArgumentError
 from inflight._core.kv_cache import KvCacheManager, Reservation, check_invariants
 
 
@@ -106,14 +107,14 @@ class ManagerMachine(RuleBasedStateMachine):
         table = data.draw(st.sampled_from(sorted(set(self.tables) - self.busy())))
         self.manager.release(table)
         del self.tables[table]
-        with pytest.raises(Exception, match=f"block table {table} is not open"):
+        with pytest.raises(InternalError, match=f"block table {table} is not open"):
             self.manager.block_table(table)
 
     @precondition(lambda self: self.busy())
     @rule(data=st.data())
     def release_in_flight_is_refused(self, data: st.DataObject):
         table = data.draw(st.sampled_from(sorted(self.busy())))
-        with pytest.raises(Exception, match=f"release of table {table} with"):
+        with pytest.raises(InternalError, match=f"release of table {table} with"):
             self.manager.release(table)
 
     @precondition(lambda self: self.tables)
@@ -123,11 +124,11 @@ class ManagerMachine(RuleBasedStateMachine):
         table, first, _ = data.draw(st.sampled_from(good))
         if self.num_free() < len(good):
             return
-        with pytest.raises(Exception, match=f"it ends at {first}"):
+        with pytest.raises(InternalError, match=f"it ends at {first}"):
             self.manager.reserve(
                 [part for part in good if part[0] != table] + [(table, first + shift, 1)]
             )
-        with pytest.raises(Exception, match="named twice"):
+        with pytest.raises(InternalError, match="named twice"):
             self.manager.reserve([*good, (table, first + 1, 1)])
 
     @invariant()
@@ -154,9 +155,9 @@ def test_commit_out_of_order_is_refused():
     table = manager.open()
     older = manager.reserve([(table, 0, 4)])
     newer = manager.reserve([(table, 4, 1)])
-    with pytest.raises(Exception, match="has 0 committed tokens, the reservation begins at 4"):
+    with pytest.raises(InternalError, match="has 0 committed tokens, the reservation begins at 4"):
         newer.commit()
-    with pytest.raises(Exception, match="reserved to token 5, the reservation ends at 4"):
+    with pytest.raises(InternalError, match="reserved to token 5, the reservation ends at 4"):
         older.give_back()
     older.commit()
     newer.commit()
@@ -168,7 +169,7 @@ def test_closed_reservation_stays_closed():
     reservation = manager.reserve([(manager.open(), 0, 4)])
     reservation.commit()
     for again in (reservation.commit, reservation.give_back):
-        with pytest.raises(Exception, match="closed reservation"):
+        with pytest.raises(InternalError, match="closed reservation"):
             again()
 
 
@@ -177,7 +178,7 @@ def test_nothing_is_matched_yet():
 
 
 def test_pool_must_fit_32_bit_slots():
-    with pytest.raises(Exception, match="slots are 32 bit"):
+    with pytest.raises(InvalidArgumentError, match="slots are 32 bit"):
         KvCacheManager(1024, 2**21)
-    with pytest.raises(Exception, match="pool of 0 blocks"):
+    with pytest.raises(InvalidArgumentError, match="pool of 0 blocks"):
         KvCacheManager(32, 0)

@@ -3,7 +3,7 @@
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from inflight._core import scheduler
+from inflight._core import InternalError, InvalidArgumentError, scheduler
 from scheduler_model import Config, Part, SequenceModel, expected_step, parts_of, schedule
 
 ROOMY = Config(tokens_per_block=4, num_blocks=100, max_batch_size=8, max_num_tokens=16)
@@ -118,7 +118,7 @@ def test_complete_sequence_runs_no_more():
 
 
 def test_waiting_out_of_order_is_our_mistake():
-    with pytest.raises(Exception, match="sequence 2 waits behind one of lower priority"):
+    with pytest.raises(InternalError, match="sequence 2 waits behind one of lower priority"):
         schedule([], [new(1, 1, priority=1), new(2, 1, priority=2)], ROOMY)
 
 
@@ -140,14 +140,14 @@ def test_door(prompt_len: int, max_total_len: int, chunked: bool, message: str |
     if message is None:
         scheduler.check_can_run(*args, limits)
     else:
-        with pytest.raises(Exception, match=message):
+        with pytest.raises(InvalidArgumentError, match=message):
             scheduler.check_can_run(*args, limits)
 
 
 @pytest.mark.parametrize("name", ["max_batch_size", "max_num_tokens"])
 def test_limits_are_positive(name: str):
     values = {"max_batch_size": 1, "max_num_tokens": 1} | {name: 0}
-    with pytest.raises(Exception, match=f"{name} 0 < 1"):
+    with pytest.raises(InvalidArgumentError, match=f"{name} 0 < 1"):
         scheduler.Limits(**values)
 
 

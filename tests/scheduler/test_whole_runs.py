@@ -7,7 +7,7 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from inflight._core import scheduler
+from inflight._core import InvalidArgumentError, scheduler
 from inflight._core.kv_cache import KvCacheManager, Reservation, check_invariants
 from scheduler_model import Config, SequenceModel
 
@@ -43,7 +43,7 @@ class Engine:
         cache = scheduler.CacheView(self.config.tokens_per_block, self.config.num_blocks, 0)
         try:
             scheduler.check_can_run(prompt_len, model.max_total_len, cache, self.config.limits())
-        except Exception:
+        except InvalidArgumentError:
             assert not self.config.can_run(model), "refused though it can run"
             return False
         assert self.config.can_run(model), "accepted though it can never run"
