@@ -7,6 +7,7 @@
 #include "backend/triton/triton_c_api.h"
 #include "backend/triton/triton_error.h"
 #include "kernels/core/check.h"
+#include "kernels/core/log.h"
 
 #define INFLIGHT_EXPORT extern "C" __attribute__((visibility("default")))
 
@@ -32,7 +33,7 @@ INFLIGHT_EXPORT TRITONSERVER_Error* TRITONBACKEND_Initialize(TRITONBACKEND_Backe
 }
 
 INFLIGHT_EXPORT TRITONSERVER_Error* TRITONBACKEND_Finalize(TRITONBACKEND_Backend*) {
-  return nullptr;
+  return guarded([] { inflight::set_log_sink({}); });
 }
 
 INFLIGHT_EXPORT TRITONSERVER_Error* TRITONBACKEND_ModelInitialize(TRITONBACKEND_Model* model) {
@@ -58,8 +59,9 @@ INFLIGHT_EXPORT TRITONSERVER_Error* TRITONBACKEND_ModelInstanceInitialize(
     void* model_state = nullptr;
     check_triton(TRITONBACKEND_ModelInstanceModel(instance, &model), "ModelInstanceModel");
     check_triton(TRITONBACKEND_ModelState(model, &model_state), "ModelState");
+    const auto& settings = static_cast<const ModelState*>(model_state)->settings();
     auto state = std::make_unique<InstanceState>(
-        instance, static_cast<const ModelState*>(model_state)->settings());
+        instance, settings, std::make_unique<inflight::executor::Engine>(settings.engine));
     check_triton(TRITONBACKEND_ModelInstanceSetState(instance, state.get()),
                  "ModelInstanceSetState");
     state.release();

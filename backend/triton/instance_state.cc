@@ -32,26 +32,18 @@ struct InstanceState::Live {
   bool done = false;           // guarded by InstanceState::mutex_
 };
 
-InstanceState::InstanceState(TRITONBACKEND_ModelInstance* instance, const ModelSettings& settings)
+InstanceState::InstanceState(TRITONBACKEND_ModelInstance* instance, const ModelSettings& settings,
+                             std::unique_ptr<executor::Engine> engine)
     : instance_(instance),
       settings_(settings),
       id_base_((uint64_t{std::random_device{}()} & 0x7fffffff) << 32),
-      engine_(std::make_unique<executor::Engine>(settings.engine)) {
-  const executor::EngineInfo& info = engine_->info();
-  metrics_ = std::make_unique<Metrics>(settings.name, settings.version, info);
+      metrics_(std::make_unique<Metrics>(settings.name, settings.version, engine->info())),
+      engine_(std::move(engine)) {
   metrics_->publish(engine_->stats());
   engine_->on_step([this](const executor::EngineStats& stats) { after_step(stats); });
-  log(TRITONSERVER_LOG_INFO,
-      concat(settings.name, " version ", settings.version, ": ", info.architecture, " ", info.dtype,
-             " on ", info.device, ", at most ", info.max_batch_size, " sequences, ",
-             info.max_num_tokens, " tokens a step, ", info.max_seq_len,
-             " tokens a sequence; weights ", info.weight_bytes_mapped, " bytes mapped and ",
-             info.weight_bytes_allocated, " allocated, arena ", info.arena_bytes,
-             " bytes, KV cache ", info.kv_cache_bytes, " bytes in ", info.num_blocks, " blocks of ",
-             info.tokens_per_block, " tokens"));
 }
 
-InstanceState::~InstanceState() = default;
+InstanceState::~InstanceState() { engine_->shut_down(); }
 
 void InstanceState::execute(TRITONBACKEND_Request** requests, uint32_t count) {
   for (uint32_t i = 0; i < count; ++i) accept(requests[i]);
@@ -73,7 +65,6 @@ void InstanceState::accept(TRITONBACKEND_Request* request) {
       stop(incoming);
       return;
     }
-    shorten(*incoming.request);
     live = std::make_shared<Live>(Live{request, nullptr, incoming.id, start_ns});
     live->writer = std::make_unique<ResponseWriter>(factory, incoming.reply, incoming.request);
     submit(live, std::move(incoming));
@@ -151,18 +142,6 @@ void InstanceState::after_step(const executor::EngineStats& stats) {
       if (live->writer->is_cancelled()) cancelled.push_back(id);
   }
   for (executor::RequestId id : cancelled) engine_->cancel(id);
-}
-
-void InstanceState::shorten(executor::Request& request) const {
-  const int64_t room =
-      int64_t{engine_->info().max_seq_len} - static_cast<int64_t>(request.input_ids.size());
-  if (room < 1 || request.stop.max_new_tokens <= room) return;  // too long a prompt is refused
-  log(TRITONSERVER_LOG_WARN,
-      concat(settings_.name, ": request_output_len ", request.stop.max_new_tokens,
-             " is shortened to ", room, ": the prompt has ", request.input_ids.size(),
-             " tokens and max_seq_len is ", engine_->info().max_seq_len));
-  request.stop.max_new_tokens = static_cast<int>(room);
-  request.stop.min_new_tokens = std::min(request.stop.min_new_tokens, request.stop.max_new_tokens);
 }
 
 }  // namespace inflight::triton

@@ -17,7 +17,8 @@ namespace inflight::triton {
 
 class InstanceState {
  public:
-  InstanceState(TRITONBACKEND_ModelInstance* instance, const ModelSettings& settings);
+  InstanceState(TRITONBACKEND_ModelInstance* instance, const ModelSettings& settings,
+                std::unique_ptr<executor::Engine> engine);
   /// Ends every live request first: the engine answers each with a final part.
   ~InstanceState();
 
@@ -34,7 +35,6 @@ class InstanceState {
   void finish(TRITONBACKEND_Request* request, bool success, uint64_t start_ns,
               uint64_t compute_start_ns);
   void after_step(const executor::EngineStats& stats);
-  void shorten(executor::Request& request) const;
   uint64_t public_id(executor::RequestId id) const { return id_base_ + id; }
 
   TRITONBACKEND_ModelInstance* instance_;

@@ -1,5 +1,6 @@
 #include "backend/triton/metrics.h"
 
+#include <algorithm>
 #include <functional>
 
 #include "backend/triton/triton_error.h"
@@ -36,7 +37,9 @@ std::vector<Family> families(const executor::EngineInfo& info) {
         {"scheduled", [](const EngineStats& s) { return s.scheduled_requests; }},
         {"context", [](const EngineStats& s) { return s.context_requests; }},
         {"waiting",
-         [](const EngineStats& s) { return s.active_requests - s.scheduled_requests; }}}},
+         [](const EngineStats& s) {
+           return std::max(0, s.active_requests - s.scheduled_requests);
+         }}}},
       {"nv_trt_llm_runtime_memory_metrics",
        "Bytes held by the engine",
        "memory_type",
@@ -113,7 +116,12 @@ Metrics::~Metrics() {
     log_if_error(TRITONSERVER_MetricFamilyDelete(family), "MetricFamilyDelete");
 }
 
-void Metrics::publish(const EngineStats& stats) {
+void Metrics::publish(const EngineStats& newest) {
+  EngineStats stats = newest;
+  if (stats.active_requests == 0) {  // that step was the last: what was in it is gone
+    stats.scheduled_requests = stats.context_requests = stats.generation_requests = 0;
+    stats.context_tokens = 0;
+  }
   for (const Gauge& gauge : gauges_)
     log_if_error(TRITONSERVER_MetricSet(gauge.metric, gauge.value(stats)), "MetricSet");
 }

@@ -196,7 +196,7 @@ ModelState::ModelState(TRITONBACKEND_Model* model) {
   settings_ = parse_model_config(std::string_view(text, length), name, version,
                                  fs::path(location) / std::to_string(version));
   for (const std::string& warning : settings_.warnings)
-    log(TRITONSERVER_LOG_WARN, concat(name, ": ", warning));
+    log(LogLevel::kWarning, name, ": ", warning);
 }
 
 }  // namespace inflight::triton

@@ -3,9 +3,11 @@
 
 #include <exception>
 #include <string>
+#include <string_view>
 
 #include "backend/triton/triton_c_api.h"
 #include "kernels/core/error.h"
+#include "kernels/core/log.h"
 
 namespace inflight::triton {
 
@@ -42,9 +44,7 @@ inline void log_if_error(TRITONSERVER_Error* error, const char* call) {
     return;
   std::string message = concat(call, ": ", TRITONSERVER_ErrorMessage(error));
   TRITONSERVER_ErrorDelete(error);
-  if (auto* failed =
-          TRITONSERVER_LogMessage(TRITONSERVER_LOG_ERROR, __FILE__, __LINE__, message.c_str()))
-    TRITONSERVER_ErrorDelete(failed);
+  log(LogLevel::kError, message);
 }
 
 /// Runs `body` at the C boundary: nothing leaves but an error object (nullptr = fine).
@@ -62,9 +62,13 @@ TRITONSERVER_Error* guarded(Body&& body) {
   }
 }
 
-/// Writes a line to the server's log.
-inline void log(TRITONSERVER_LogLevel level, const std::string& message) {
-  if (auto* failed = TRITONSERVER_LogMessage(level, "inflight", 0, message.c_str()))
+/// The sink of inflight::log inside a server.
+inline void write_to_server_log(LogLevel level, std::string_view message) {
+  constexpr TRITONSERVER_LogLevel kLevels[] = {TRITONSERVER_LOG_VERBOSE, TRITONSERVER_LOG_INFO,
+                                               TRITONSERVER_LOG_WARN, TRITONSERVER_LOG_ERROR};
+  const std::string text(message);
+  if (auto* failed = TRITONSERVER_LogMessage(kLevels[static_cast<int>(level)], "inflight",
+                                             /*line=*/0, text.c_str()))
     TRITONSERVER_ErrorDelete(failed);
 }
 

@@ -1,0 +1,304 @@
+#include "tests/cpp/triton/fake_triton.h"
+
+#include <algorithm>
+
+#include "backend/triton/request_schema.h"
+
+using inflight::testing::fake_counts;
+using inflight::testing::FakeAnswer;
+using inflight::testing::FakeTensor;
+
+struct TRITONSERVER_Error {
+  TRITONSERVER_Error_Code code;
+  std::string message;
+};
+struct TRITONSERVER_Message {
+  std::string json;
+};
+struct TRITONSERVER_Parameter {
+  std::string name, value;
+};
+struct TRITONSERVER_MetricFamily {
+  std::string name;
+};
+struct TRITONSERVER_Metric {
+  std::string key;
+};
+struct TRITONBACKEND_Output {
+  FakeTensor tensor;
+};
+struct TRITONBACKEND_ResponseFactory {
+  TRITONBACKEND_Request* request;
+};
+struct TRITONBACKEND_Response {
+  TRITONBACKEND_Request* request;
+  std::vector<std::unique_ptr<TRITONBACKEND_Output>> outputs;
+};
+
+namespace {
+
+std::mutex gauges_mutex;
+std::map<std::string, double> gauges;
+
+}  // namespace
+
+namespace inflight::testing {
+
+FakeCounts& fake_counts() {
+  static FakeCounts counts;
+  return counts;
+}
+
+std::map<std::string, double> fake_gauges() {
+  std::lock_guard lock(gauges_mutex);
+  return gauges;
+}
+
+std::unique_ptr<TRITONBACKEND_Request> make_request(const std::vector<int32_t>& prompt,
+                                                    int output_length) {
+  auto request = std::make_unique<TRITONBACKEND_Request>();
+  request->ids("input_ids", prompt);
+  request->number("input_lengths", static_cast<int32_t>(prompt.size()));
+  request->number("request_output_len", output_length);
+  for (const triton::TensorSpec& spec : triton::output_specs())
+    request->outputs.emplace_back(spec.name);
+  return request;
+}
+
+}  // namespace inflight::testing
+
+void TRITONBACKEND_Request::wait_until_released() {
+  std::unique_lock lock(mutex);
+  changed.wait(lock, [this] { return num_released > 0; });
+}
+
+void TRITONBACKEND_Request::wait_for_answers(size_t count) {
+  std::unique_lock lock(mutex);
+  changed.wait(lock, [&] { return answers.size() >= count; });
+}
+
+extern "C" {
+
+TRITONSERVER_Error* TRITONSERVER_ErrorNew(TRITONSERVER_Error_Code code, const char* message) {
+  ++fake_counts().errors;
+  return new TRITONSERVER_Error{code, message};
+}
+void TRITONSERVER_ErrorDelete(TRITONSERVER_Error* error) {
+  --fake_counts().errors;
+  delete error;
+}
+TRITONSERVER_Error_Code TRITONSERVER_ErrorCode(TRITONSERVER_Error* error) { return error->code; }
+const char* TRITONSERVER_ErrorMessage(TRITONSERVER_Error* error) { return error->message.c_str(); }
+
+TRITONSERVER_Error* TRITONSERVER_MessageSerializeToJson(TRITONSERVER_Message* message,
+                                                        const char** base, size_t* num_bytes) {
+  *base = message->json.data();
+  *num_bytes = message->json.size();
+  return nullptr;
+}
+TRITONSERVER_Error* TRITONSERVER_MessageDelete(TRITONSERVER_Message* message) {
+  delete message;
+  return nullptr;
+}
+TRITONSERVER_Error* TRITONBACKEND_ModelName(TRITONBACKEND_Model* model, const char** name) {
+  *name = model->name.c_str();
+  return nullptr;
+}
+TRITONSERVER_Error* TRITONBACKEND_ModelVersion(TRITONBACKEND_Model* model, uint64_t* version) {
+  *version = model->version;
+  return nullptr;
+}
+TRITONSERVER_Error* TRITONBACKEND_ModelRepository(TRITONBACKEND_Model* model,
+                                                  TRITONBACKEND_ArtifactType* type,
+                                                  const char** location) {
+  *type = TRITONBACKEND_ARTIFACT_FILESYSTEM;
+  *location = model->location.c_str();
+  return nullptr;
+}
+TRITONSERVER_Error* TRITONBACKEND_ModelConfig(TRITONBACKEND_Model* model, uint32_t,
+                                              TRITONSERVER_Message** config) {
+  *config = new TRITONSERVER_Message{model->config};
+  return nullptr;
+}
+
+TRITONSERVER_Parameter* TRITONSERVER_ParameterNew(const char* name, TRITONSERVER_ParameterType,
+                                                  const void* value) {
+  return new TRITONSERVER_Parameter{name, static_cast<const char*>(value)};
+}
+void TRITONSERVER_ParameterDelete(TRITONSERVER_Parameter* parameter) { delete parameter; }
+TRITONSERVER_Error* TRITONSERVER_MetricFamilyNew(TRITONSERVER_MetricFamily** family,
+                                                 TRITONSERVER_MetricKind, const char* name,
+                                                 const char*) {
+  ++fake_counts().families;
+  *family = new TRITONSERVER_MetricFamily{name};
+  return nullptr;
+}
+TRITONSERVER_Error* TRITONSERVER_MetricFamilyDelete(TRITONSERVER_MetricFamily* family) {
+  --fake_counts().families;
+  delete family;
+  return nullptr;
+}
+TRITONSERVER_Error* TRITONSERVER_MetricNew(TRITONSERVER_Metric** metric,
+                                           TRITONSERVER_MetricFamily* family,
+                                           const TRITONSERVER_Parameter** labels,
+                                           uint64_t num_labels) {
+  ++fake_counts().metrics;
+  std::string key = family->name;
+  for (uint64_t i = 0; i < num_labels; ++i)
+    if (labels[i]->name != "model" && labels[i]->name != "version") key += " " + labels[i]->value;
+  *metric = new TRITONSERVER_Metric{key};
+  return nullptr;
+}
+TRITONSERVER_Error* TRITONSERVER_MetricDelete(TRITONSERVER_Metric* metric) {
+  --fake_counts().metrics;
+  delete metric;
+  return nullptr;
+}
+TRITONSERVER_Error* TRITONSERVER_MetricSet(TRITONSERVER_Metric* metric, double value) {
+  std::lock_guard lock(gauges_mutex);
+  gauges[metric->key] = value;
+  return nullptr;
+}
+
+TRITONSERVER_Error* TRITONBACKEND_ModelInstanceReportStatistics(
+    TRITONBACKEND_ModelInstance*, TRITONBACKEND_Request* request, bool success, uint64_t start,
+    uint64_t compute_start, uint64_t compute_end, uint64_t end) {
+  std::lock_guard lock(request->mutex);
+  request->success = success;
+  if (start <= compute_start && compute_start <= compute_end && compute_end <= end)
+    ++request->num_statistics;
+  return nullptr;
+}
+TRITONSERVER_Error* TRITONBACKEND_ModelInstanceReportBatchStatistics(TRITONBACKEND_ModelInstance*,
+                                                                     uint64_t, uint64_t, uint64_t,
+                                                                     uint64_t, uint64_t) {
+  return nullptr;
+}
+
+TRITONSERVER_Error* TRITONBACKEND_RequestId(TRITONBACKEND_Request* request, const char** id) {
+  *id = request->id.c_str();
+  return nullptr;
+}
+TRITONSERVER_Error* TRITONBACKEND_RequestInputCount(TRITONBACKEND_Request* request,
+                                                    uint32_t* count) {
+  *count = static_cast<uint32_t>(request->inputs.size());
+  return nullptr;
+}
+TRITONSERVER_Error* TRITONBACKEND_RequestInputByIndex(TRITONBACKEND_Request* request,
+                                                      uint32_t index, TRITONBACKEND_Input** input) {
+  *input = &request->inputs.at(index);
+  return nullptr;
+}
+TRITONSERVER_Error* TRITONBACKEND_RequestOutputCount(TRITONBACKEND_Request* request,
+                                                     uint32_t* count) {
+  *count = static_cast<uint32_t>(request->outputs.size());
+  return nullptr;
+}
+TRITONSERVER_Error* TRITONBACKEND_RequestOutputName(TRITONBACKEND_Request* request, uint32_t index,
+                                                    const char** name) {
+  *name = request->outputs.at(index).c_str();
+  return nullptr;
+}
+TRITONSERVER_Error* TRITONBACKEND_RequestRelease(TRITONBACKEND_Request* request, uint32_t) {
+  std::lock_guard lock(request->mutex);
+  ++request->num_released;
+  request->changed.notify_all();
+  return nullptr;
+}
+TRITONSERVER_Error* TRITONBACKEND_InputProperties(TRITONBACKEND_Input* input, const char** name,
+                                                  TRITONSERVER_DataType* type,
+                                                  const int64_t** shape, uint32_t* num_dims,
+                                                  uint64_t* num_bytes, uint32_t* num_buffers) {
+  *name = input->tensor.name.c_str();
+  *type = input->tensor.type;
+  *shape = input->tensor.shape.data();
+  *num_dims = static_cast<uint32_t>(input->tensor.shape.size());
+  *num_bytes = input->tensor.bytes.size();
+  *num_buffers = static_cast<uint32_t>(input->num_buffers);
+  return nullptr;
+}
+TRITONSERVER_Error* TRITONBACKEND_InputBuffer(TRITONBACKEND_Input* input, uint32_t index,
+                                              const void** buffer, uint64_t* num_bytes,
+                                              TRITONSERVER_MemoryType* memory, int64_t*) {
+  const std::vector<uint8_t>& bytes = input->tensor.bytes;
+  const size_t piece = bytes.size() / input->num_buffers;
+  const bool last = index + 1 == input->num_buffers;
+  *buffer = bytes.data() + index * piece;
+  *num_bytes = last ? bytes.size() - index * piece : piece;
+  *memory = TRITONSERVER_MEMORY_CPU;
+  return nullptr;
+}
+
+TRITONSERVER_Error* TRITONBACKEND_ResponseFactoryNew(TRITONBACKEND_ResponseFactory** factory,
+                                                     TRITONBACKEND_Request* request) {
+  ++fake_counts().factories;
+  *factory = new TRITONBACKEND_ResponseFactory{request};
+  return nullptr;
+}
+TRITONSERVER_Error* TRITONBACKEND_ResponseFactoryDelete(TRITONBACKEND_ResponseFactory* factory) {
+  --fake_counts().factories;
+  delete factory;
+  return nullptr;
+}
+TRITONSERVER_Error* TRITONBACKEND_ResponseFactorySendFlags(TRITONBACKEND_ResponseFactory* factory,
+                                                           uint32_t) {
+  std::lock_guard lock(factory->request->mutex);
+  ++factory->request->num_finals;
+  return nullptr;
+}
+TRITONSERVER_Error* TRITONBACKEND_ResponseFactoryIsCancelled(TRITONBACKEND_ResponseFactory* factory,
+                                                             bool* is_cancelled) {
+  *is_cancelled = factory->request->cancelled;
+  return nullptr;
+}
+TRITONSERVER_Error* TRITONBACKEND_ResponseNewFromFactory(TRITONBACKEND_Response** response,
+                                                         TRITONBACKEND_ResponseFactory* factory) {
+  ++fake_counts().responses;
+  *response = new TRITONBACKEND_Response{factory->request, {}};
+  return nullptr;
+}
+TRITONSERVER_Error* TRITONBACKEND_ResponseDelete(TRITONBACKEND_Response* response) {
+  --fake_counts().responses;
+  delete response;
+  return nullptr;
+}
+TRITONSERVER_Error* TRITONBACKEND_ResponseOutput(TRITONBACKEND_Response* response,
+                                                 TRITONBACKEND_Output** output, const char* name,
+                                                 TRITONSERVER_DataType type, const int64_t* shape,
+                                                 uint32_t num_dims) {
+  response->outputs.push_back(std::make_unique<TRITONBACKEND_Output>(
+      TRITONBACKEND_Output{{name, type, {shape, shape + num_dims}, {}}}));
+  *output = response->outputs.back().get();
+  return nullptr;
+}
+TRITONSERVER_Error* TRITONBACKEND_OutputBuffer(TRITONBACKEND_Output* output, void** buffer,
+                                               uint64_t num_bytes, TRITONSERVER_MemoryType* memory,
+                                               int64_t*) {
+  output->tensor.bytes.resize(num_bytes);
+  *buffer = output->tensor.bytes.data();
+  *memory = TRITONSERVER_MEMORY_CPU;
+  return nullptr;
+}
+TRITONSERVER_Error* TRITONBACKEND_ResponseSend(TRITONBACKEND_Response* response, uint32_t flags,
+                                               TRITONSERVER_Error* error) {
+  FakeAnswer answer;
+  for (const auto& output : response->outputs) answer.outputs.push_back(output->tensor);
+  answer.is_final = (flags & TRITONSERVER_RESPONSE_COMPLETE_FINAL) != 0;
+  if (error != nullptr) {
+    answer.error = error->message;
+    answer.code = error->code;
+  }
+  TRITONBACKEND_Request* request = response->request;
+  {
+    std::lock_guard lock(request->mutex);
+    request->num_finals += answer.is_final ? 1 : 0;
+    request->answers.push_back(std::move(answer));
+    request->changed.notify_all();
+  }
+  return TRITONBACKEND_ResponseDelete(response);
+}
+
+TRITONSERVER_Error* TRITONSERVER_LogMessage(TRITONSERVER_LogLevel, const char*, int, const char*) {
+  return nullptr;
+}
+}

@@ -1,0 +1,115 @@
+// Triton's side of the C interface, in memory: requests are made here, answers are kept for the
+// test to look at. One file replaces the server for everything in backend/triton.
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <cstdint>
+#include <cstring>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "backend/triton/triton_c_api.h"
+
+namespace inflight::testing {
+
+struct FakeTensor {
+  std::string name;
+  TRITONSERVER_DataType type;
+  std::vector<int64_t> shape;
+  std::vector<uint8_t> bytes;
+
+  template <typename T>
+  std::vector<T> values() const {
+    std::vector<T> out(bytes.size() / sizeof(T));
+    if (!bytes.empty()) std::memcpy(out.data(), bytes.data(), bytes.size());
+    return out;
+  }
+};
+
+/// What the client would have received.
+struct FakeAnswer {
+  std::vector<FakeTensor> outputs;
+  bool is_final = false;
+  std::optional<std::string> error;
+  TRITONSERVER_Error_Code code = TRITONSERVER_ERROR_UNKNOWN;
+
+  const FakeTensor* find(const std::string& name) const {
+    for (const FakeTensor& output : outputs)
+      if (output.name == name) return &output;
+    return nullptr;
+  }
+};
+
+/// Numbers of objects alive: all zero after a test.
+struct FakeCounts {
+  std::atomic<int> errors{0}, factories{0}, responses{0}, metrics{0}, families{0};
+};
+FakeCounts& fake_counts();
+
+/// The value of a gauge by "family category", for example "nv_trt_llm_request_metrics active".
+std::map<std::string, double> fake_gauges();
+
+}  // namespace inflight::testing
+
+struct TRITONBACKEND_Model {
+  std::string name;
+  uint64_t version = 1;
+  std::string location;  // of the model, above its versions
+  std::string config;    // JSON
+};
+
+struct TRITONBACKEND_Input {
+  inflight::testing::FakeTensor tensor;
+  size_t num_buffers = 1;  // the bytes in so many pieces
+};
+
+struct TRITONBACKEND_Request {
+  std::string id;
+  std::vector<TRITONBACKEND_Input> inputs;
+  std::vector<std::string> outputs;
+  std::atomic<bool> cancelled{false};
+
+  std::mutex mutex;  // guards what follows
+  std::condition_variable changed;
+  std::vector<inflight::testing::FakeAnswer> answers;
+  int num_finals = 0, num_released = 0, num_statistics = 0;
+  bool success = false;
+
+  template <typename T>
+  TRITONBACKEND_Request& add(const std::string& name, TRITONSERVER_DataType type,
+                             std::vector<int64_t> shape, const std::vector<T>& values) {
+    std::vector<uint8_t> bytes(values.size() * sizeof(T));
+    if (!bytes.empty()) std::memcpy(bytes.data(), values.data(), bytes.size());
+    inputs.push_back({{name, type, std::move(shape), std::move(bytes)}});
+    return *this;
+  }
+  TRITONBACKEND_Request& ids(const std::string& name, const std::vector<int32_t>& values) {
+    return add(name, TRITONSERVER_TYPE_INT32, {1, static_cast<int64_t>(values.size())}, values);
+  }
+  TRITONBACKEND_Request& number(const std::string& name, int32_t value) {
+    return add(name, TRITONSERVER_TYPE_INT32, {1}, std::vector{value});
+  }
+  TRITONBACKEND_Request& real(const std::string& name, float value) {
+    return add(name, TRITONSERVER_TYPE_FP32, {1}, std::vector{value});
+  }
+  TRITONBACKEND_Request& flag(const std::string& name, bool value) {
+    return add(name, TRITONSERVER_TYPE_BOOL, {1}, std::vector<uint8_t>{value});
+  }
+
+  void wait_until_released();
+  void wait_for_answers(size_t count);
+};
+
+namespace inflight::testing {
+
+/// The least a client sends: ids, their number, an output length; all outputs asked for.
+std::unique_ptr<TRITONBACKEND_Request> make_request(const std::vector<int32_t>& prompt,
+                                                    int output_length);
+
+}  // namespace inflight::testing
