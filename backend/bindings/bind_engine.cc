@@ -5,7 +5,6 @@
 #include <pybind11/stl.h>
 #include <pybind11/stl/filesystem.h>
 
-#include <algorithm>
 #include <limits>
 
 #include "backend/bindings/bind_errors.h"
@@ -63,11 +62,16 @@ uint64_t to_seed(const py::int_& value) {
   return seed;
 }
 
-/// Ids of any integer array or sequence; what is out of int32 becomes -1, which no vocabulary has.
+int32_t to_id(const char* key, size_t index, long long id) {
+  if (id < std::numeric_limits<int32_t>::min() || id > std::numeric_limits<int32_t>::max()) {
+    throw Error(ErrorCode::kInvalidArgument,
+                concat(key, "[", index, "] is ", id, ", must fit in 32 bits"));
+  }
+  return static_cast<int32_t>(id);
+}
+
+/// Ids of any integer array or sequence.
 std::vector<int32_t> to_ids(const char* key, const py::object& ids) {
-  const auto narrow = [](long long id) {
-    return id < 0 || id > std::numeric_limits<int32_t>::max() ? -1 : static_cast<int32_t>(id);
-  };
   std::vector<int32_t> result;
   if (py::isinstance<py::array>(ids)) {
     const auto array = py::reinterpret_borrow<py::array>(ids);
@@ -78,8 +82,8 @@ std::vector<int32_t> to_ids(const char* key, const py::object& ids) {
                          " dimensions of dtype ", py::str(array.dtype()).cast<std::string>()));
     }
     const auto wide = py::array_t<int64_t, py::array::c_style | py::array::forcecast>(array);
-    result.resize(wide.size());
-    std::transform(wide.data(), wide.data() + wide.size(), result.begin(), narrow);
+    result.reserve(wide.size());
+    for (py::ssize_t i = 0; i < wide.size(); ++i) result.push_back(to_id(key, i, wide.data()[i]));
     return result;
   }
   const auto fast = py::reinterpret_steal<py::object>(
@@ -92,7 +96,9 @@ std::vector<int32_t> to_ids(const char* key, const py::object& ids) {
     const long long id =
         PyLong_AsLongLongAndOverflow(PySequence_Fast_GET_ITEM(fast.ptr(), i), &overflow);
     if (id == -1 && PyErr_Occurred()) throw py::error_already_set();
-    result.push_back(overflow != 0 ? -1 : narrow(id));
+    const long long bound = overflow < 0 ? std::numeric_limits<long long>::min()
+                                         : std::numeric_limits<long long>::max();
+    result.push_back(to_id(key, i, overflow != 0 ? bound : id));
   }
   return result;
 }

@@ -102,7 +102,10 @@ bool EngineLoop::receive() {
     }
   }
   state_.cancels.clear();
-  if (any_ended_) retire_ended();
+  if (any_ended_) {  // cancelled: they need not wait for the next step's end to hear of it
+    release();
+    publish(false);
+  }
   return open;
 }
 

@@ -1,0 +1,127 @@
+// The engine loop when something breaks: the model, the device, our own memory, one row.
+#include <cstdlib>
+#include <new>
+
+#include "tests/cpp/engine_fixture.h"
+
+namespace {
+thread_local bool fail_next_allocation = false;
+}
+
+[[gnu::noinline]] void* operator new(size_t size) {
+  if (fail_next_allocation) {
+    fail_next_allocation = false;
+    throw std::bad_alloc();
+  }
+  if (void* data = std::malloc(size)) return data;
+  throw std::bad_alloc();
+}
+[[gnu::noinline]] void operator delete(void* data) noexcept { std::free(data); }
+[[gnu::noinline]] void operator delete(void* data, size_t) noexcept { std::free(data); }
+
+namespace inflight::testing {
+namespace {
+
+void a_failed_step_fails_its_requests_only() {
+  EngineInfo info = small_info();
+  info.max_batch_size = 2;
+  Fixture fixture(info);
+  fixture.script->gate.close();
+  Answer failing[2], other;
+  fixture.submit(failing[0], prompt_of(4, 1), 10, true);
+  fixture.script->gate.wait_for_arrivals(1);
+  fixture.submit(failing[1], prompt_of(4, 2), 10);
+  fixture.submit(other, prompt_of(4, 3), 10);
+  fixture.script->fail_at_step = 3;
+  fixture.script->gate.open();
+  for (Answer& answer : failing) {
+    const executor::Response& last = answer.wait();
+    EXPECT(last.finish_reason == FinishReason::kError);
+    EXPECT(last.error && last.error->code() == ErrorCode::kInternal);
+    EXPECT(std::string(last.error->what()).find("scripted failure") != std::string::npos);
+    EXPECT_EQ(answer.num_finals(), 1);
+  }
+  EXPECT(failing[0].tokens() == expected_tokens(prompt_of(4, 1), 3));
+  EXPECT(other.wait().finish_reason == FinishReason::kLength);
+  EXPECT(other.tokens() == expected_tokens(prompt_of(4, 3), 10));
+  EXPECT(fixture.engine->is_healthy());
+  EXPECT_EQ(fixture.engine->stats().failed_requests, 2);
+  fixture.expect_all_free();
+}
+
+void expect_dead(Fixture& fixture, const std::vector<Answer*>& answers) {
+  for (Answer* answer : answers) {
+    const executor::Response& last = answer->wait();
+    EXPECT(last.finish_reason == FinishReason::kError);
+    EXPECT(last.error && last.error->code() == ErrorCode::kInternal);
+  }
+  EXPECT(!fixture.engine->is_healthy());
+  Answer refused;
+  EXPECT_RAISES(fixture.submit(refused, prompt_of(3), 4), "the engine has died");
+  EXPECT_EQ(fixture.engine->stats().active_requests, 0);
+  fixture.engine->cancel(1);
+  fixture.engine.reset();
+  for (Answer* answer : answers) EXPECT_EQ(answer->num_finals(), 1);
+}
+
+void an_unusable_device_ends_the_engine() {
+  EngineInfo info = small_info();
+  info.max_batch_size = 1;
+  Fixture fixture(info);
+  fixture.script->gate.close();
+  Answer running, waiting;
+  fixture.submit(running, prompt_of(4), 10);
+  fixture.script->gate.wait_for_arrivals(1);
+  fixture.submit(waiting, prompt_of(4), 10);
+  fixture.script->usable = false;
+  fixture.script->fail_at_step = 2;
+  fixture.script->gate.open();
+  expect_dead(fixture, {&running, &waiting});
+}
+
+void a_throw_in_commit_ends_the_engine() {
+  EngineInfo info = small_info();
+  info.max_batch_size = 2;
+  Fixture fixture(info);
+  fixture.script->gate.close();
+  Answer first, second, waiting;
+  fixture.submit(first, prompt_of(4, 1), 10, true);
+  fixture.submit(second, prompt_of(4, 2), 10);
+  fixture.submit(waiting, prompt_of(4, 3), 10);
+  // The first token of a sequence needs memory when it is committed.
+  fixture.script->after_step = [] { fail_next_allocation = true; };
+  fixture.script->gate.open();
+  expect_dead(fixture, {&first, &second, &waiting});
+}
+
+void a_row_that_cannot_be_sampled_fails_alone() {
+  Fixture fixture;
+  fixture.script->gate.close();
+  fixture.script->edit = [](const decoding::SampleRow& row, decoding::SampledToken token) {
+    if (row.prompt_ids.size() == 5)
+      token = {.id = -1, .status = decoding::SampleStatus::kNanLogits};
+    return token;
+  };
+  Answer bad, good;
+  fixture.submit(bad, prompt_of(5), 6);
+  fixture.submit(good, prompt_of(4), 6);
+  fixture.script->gate.open();
+  EXPECT(bad.wait().finish_reason == FinishReason::kError);
+  EXPECT(bad.wait().error.has_value());
+  EXPECT(good.wait().finish_reason == FinishReason::kLength);
+  EXPECT(good.tokens() == expected_tokens(prompt_of(4), 6));
+  fixture.expect_all_free();
+}
+
+}  // namespace
+}  // namespace inflight::testing
+
+int main(int argc, char** argv) {
+  using namespace inflight::testing;
+  return run_cases(
+      {{"a_failed_step_fails_its_requests_only", a_failed_step_fails_its_requests_only},
+       {"an_unusable_device_ends_the_engine", an_unusable_device_ends_the_engine},
+       {"a_throw_in_commit_ends_the_engine", a_throw_in_commit_ends_the_engine},
+       {"a_row_that_cannot_be_sampled_fails_alone", a_row_that_cannot_be_sampled_fails_alone}},
+      argc, argv);
+}

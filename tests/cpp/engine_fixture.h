@@ -1,0 +1,73 @@
+// What tests of the engine loop share: a small engine over the scripted model, prompts, named
+// cases.
+#pragma once
+
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "tests/cpp/doubles.h"
+#include "tests/cpp/testing.h"
+
+namespace inflight::testing {
+
+using executor::Engine;
+using executor::EngineConfig;
+using executor::EngineInfo;
+using executor::EngineStats;
+using executor::FinishReason;
+using executor::Request;
+using Script = ScriptedExecutor::Script;
+
+inline EngineInfo small_info() {
+  EngineInfo info;
+  info.vocab_size = kVocabSize;
+  info.max_batch_size = 4;
+  info.max_num_tokens = 16;
+  info.max_seq_len = 64;
+  info.max_prompt_len = 63;
+  info.tokens_per_block = 4;
+  info.num_blocks = 64;
+  return info;
+}
+
+/// An engine over a scripted model; the script can be changed while it runs.
+struct Fixture {
+  explicit Fixture(EngineInfo info = small_info(), EngineConfig config = {})
+      : script(std::make_shared<Script>()) {
+    config.check_invariants = true;
+    engine =
+        std::make_unique<Engine>(info, config, std::make_unique<ScriptedExecutor>(info, script));
+  }
+  ~Fixture() { script->gate.open(); }
+
+  executor::RequestId submit(Answer& answer, std::vector<int32_t> prompt, int max_new_tokens,
+                             bool streaming = false, int priority = 0) {
+    auto request = std::make_shared<Request>();
+    request->input_ids = std::move(prompt);
+    request->stop.max_new_tokens = max_new_tokens;
+    request->streaming = streaming;
+    request->priority = priority;
+    return engine->submit(std::move(request), answer.callback());
+  }
+  executor::RequestId submit(Answer& answer, Request request) {
+    return engine->submit(std::make_shared<Request>(std::move(request)), answer.callback());
+  }
+  void expect_all_free() const {
+    const EngineStats stats = engine->stats();
+    EXPECT_EQ(stats.active_requests, 0);
+    EXPECT_EQ(stats.used_blocks, 0);
+    EXPECT_EQ(stats.free_blocks, stats.max_blocks);
+  }
+
+  std::shared_ptr<Script> script;
+  std::unique_ptr<Engine> engine;
+};
+
+inline std::vector<int32_t> prompt_of(int length, int first = 1) {
+  std::vector<int32_t> prompt(length);
+  for (int i = 0; i < length; ++i) prompt[i] = (first * 37 + i * 11) % kVocabSize;
+  return prompt;
+}
+
+}  // namespace inflight::testing

@@ -1,0 +1,73 @@
+// Microseconds of host work per step, everything but the model: schedule, reserve, build, commit,
+// release, publish, while every sequence generates. Prints a line a case; fails far above the goal.
+//
+// Usage: test_engine_speed [steps]
+#include <cstdlib>
+#include <string>
+
+#include "tests/cpp/engine_fixture.h"
+
+namespace inflight::testing {
+namespace {
+
+/// Answers at once with any token, once the gate is open.
+class InstantExecutor : public executor::ModelExecutor {
+ public:
+  explicit InstantExecutor(Gate& gate) : gate_(gate) {}
+  void launch(const plan::StepInputs&, std::span<const decoding::SampleRow> rows) override {
+    gate_.pass();
+    results_.assign(rows.size(), decoding::SampledToken{.id = 1});
+  }
+  std::span<const decoding::SampledToken> wait() override { return results_; }
+
+ private:
+  Gate& gate_;
+  std::vector<decoding::SampledToken> results_;
+};
+
+void measure(int num_sequences, bool streaming, int num_steps, double limit_us) {
+  constexpr int kPromptLen = 128;
+  EngineInfo info;
+  info.vocab_size = kVocabSize;
+  info.max_batch_size = num_sequences;
+  info.max_num_tokens = 8192;
+  info.max_seq_len = kPromptLen + num_steps + 1;
+  info.max_prompt_len = info.max_seq_len - 1;
+  info.tokens_per_block = 32;
+  info.num_blocks = int64_t{num_sequences} * (info.max_seq_len / info.tokens_per_block + 1);
+  Gate gate;  // until all are there, so that every step but a few has the whole batch
+  gate.close();
+  Engine engine(info, {}, std::make_unique<InstantExecutor>(gate));
+  std::vector<std::unique_ptr<Answer>> answers;
+  for (int i = 0; i < num_sequences; ++i) {
+    auto request = std::make_shared<Request>();
+    request->input_ids = prompt_of(kPromptLen, i);
+    request->stop.max_new_tokens = num_steps;
+    request->stop.end_ids = {2, 3};
+    request->streaming = streaming;
+    answers.push_back(std::make_unique<Answer>());
+    engine.submit(request, answers.back()->callback());
+  }
+  gate.open();
+  for (const auto& answer : answers) answer->wait();
+  const EngineStats stats = engine.stats();
+  const double microseconds = 1e6 * stats.host_seconds / static_cast<double>(stats.iteration);
+  std::printf("%3d sequences, %s: %6.1f us of host work a step (%lld steps)\n", num_sequences,
+              streaming ? "streaming" : "one answer", microseconds,
+              static_cast<long long>(stats.iteration));
+  EXPECT(microseconds < limit_us);
+}
+
+}  // namespace
+}  // namespace inflight::testing
+
+int main(int argc, char** argv) {
+  using namespace inflight::testing;
+  const int num_steps = argc > 1 ? std::stoi(argv[1]) : 1000;
+  for (const bool streaming : {false, true}) {
+    measure(1, streaming, num_steps, 200);
+    measure(64, streaming, num_steps, 400);
+    measure(256, streaming, num_steps, 1000);
+  }
+  return num_failures == 0 ? 0 : 1;
+}
