@@ -10,6 +10,7 @@ void check_params(const LinearParams& p) {
   check_dense("linear: x", p.x, {-1, -1});
   check_dense("linear: weight", p.weight, {-1, p.x.shape[1]});
   check_dense("linear: y", p.y, {p.x.shape[0], p.weight.shape[0]});
+  check(p.x.shape[1] > 0, "linear: x has no columns");
   check_floating("linear: x", p.x);
   check_floating("linear: weight", p.weight);
   check_floating("linear: y", p.y);
