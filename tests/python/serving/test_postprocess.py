@@ -1,0 +1,153 @@
+"""Chunks of ids to text: joined, they are the text of the whole, cut after the first stop word."""
+
+import itertools
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from inflight.serving import postprocess
+from inflight.serving.postprocess import Postprocessor, Text
+from serving_tokenizers import BUILDERS
+
+TOKENIZERS = {kind: build() for kind, build in BUILDERS.items()}
+KINDS = sorted(TOKENIZERS)
+TEXTS = st.text(alphabet="stop STOPENDing theaé東😀.", min_size=1, max_size=40)
+STOPS = st.lists(
+    st.sampled_from(["stop", "END", "top", " the", "g", "é", "pin", "😀.", "東"]), max_size=3
+)
+
+
+def chunk_call(
+    post: Postprocessor,
+    previous: list[int],
+    chunk: list[int],
+    final: bool,
+    stop: list[str],
+    request_id: int,
+    prompt: list[int] | None = None,
+) -> Text:
+    ids = (prompt or []) + chunk
+    context = json.dumps({"stop": stop} if stop else {}).encode() + b"  "
+    return post.process(
+        np.array([[ids]], np.int32).reshape(1, 1, -1),
+        np.array([[len(ids)]], np.int32),
+        np.frombuffer(context, np.uint8)[None],
+        np.array([previous], np.int32).reshape(1, -1),
+        np.array([[request_id, int(final), len(chunk)]], np.int64),
+    )
+
+
+def cut(ids: list[int], lengths: list[int]) -> list[list[int]]:
+    chunks, at = [], 0
+    for length in itertools.cycle(lengths):
+        if at >= len(ids):
+            return chunks
+        chunks.append(ids[at : at + length])
+        at += length
+    return chunks
+
+
+def expected(text: str, stop: list[str], include: bool = True) -> str:
+    """Up to the stop word that ends first (the longest of those), by looking at every end."""
+    for end in range(len(text) + 1):
+        ending = [word for word in stop if text[:end].endswith(word)]
+        if ending:
+            return text[:end] if include else text[: end - max(map(len, ending))]
+    return text
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("include", [True, False])
+@settings(max_examples=100, deadline=None)
+@given(
+    text=TEXTS,
+    stop=STOPS,
+    lengths=st.lists(st.integers(1, 4), min_size=1, max_size=5),
+    forget=st.sets(st.integers(0, 20)),
+)
+def test_streams(kind: str, include: bool, text: str, stop: list[str], lengths, forget) -> None:
+    """Whatever the chunks, and whether or not earlier chunks are remembered."""
+    tokenizer = TOKENIZERS[kind]
+    ids = tokenizer.encode(text, add_special_tokens=False)
+    post = Postprocessor(tokenizer, include_stop_words=include)
+    told, previous, stops = [], [], 0
+    chunks = cut(ids, lengths)
+    for index, chunk in enumerate(chunks):
+        if index in forget:
+            post = Postprocessor(tokenizer, include_stop_words=include)
+        answer = chunk_call(post, previous, chunk, index == len(chunks) - 1, stop, 77)
+        (piece,) = answer.texts
+        stops += answer.stop_engine_request == 77
+        told.append(piece)
+        previous = previous + chunk
+    whole = tokenizer.decode(ids)
+    assert "".join(told) == expected(whole, stop, include)
+    stopped = expected(whole, stop, True) != whole or any(map(whole.endswith, stop))
+    assert stops <= int(stopped)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_streams_do_not_mix(kind: str) -> None:
+    """Interleaved, and with far more of them than are remembered."""
+    tokenizer = TOKENIZERS[kind]
+    texts = [f"stop {'😀' * n} the end {'東' * n}ing" for n in range(1, 30)]
+    streams = [tokenizer.encode(text, add_special_tokens=False) for text in texts]
+    post = Postprocessor(tokenizer)
+    told = [""] * len(streams)
+    for at in range(max(map(len, streams))):
+        for number, ids in enumerate(streams):
+            if at < len(ids):
+                final = at == len(ids) - 1
+                told[number] += chunk_call(
+                    post, ids[:at], ids[at : at + 1], final, [], number
+                ).texts[0]
+    assert told == [tokenizer.decode(ids) for ids in streams]
+
+
+def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(postprocess, "_MAX_REMEMBERED", 3)
+    test_streams_do_not_mix("byte_level")
+
+
+def test_engine_is_stopped_once_and_only_while_it_runs() -> None:
+    tokenizer = TOKENIZERS["byte_level"]
+    ids = tokenizer.encode("aSTOPbcd", add_special_tokens=False)
+    post = Postprocessor(tokenizer)
+    asked = []
+    for at in range(len(ids)):
+        answer = chunk_call(post, ids[:at], ids[at : at + 1], at == len(ids) - 1, ["STOP"], 5)
+        asked.append(answer.stop_engine_request)
+    assert [value for value in asked if value is not None] == [5]
+    ends = chunk_call(post, [], tokenizer.encode("STOP", False), True, ["STOP"], 6)
+    assert ends == Text(["STOP"])
+
+
+def test_whole_answer_with_its_prompt() -> None:
+    """A stop word in the prompt stops nothing."""
+    tokenizer = TOKENIZERS["byte_level"]
+    prompt = tokenizer.encode("stop the", add_special_tokens=False)
+    answer = tokenizer.encode(" a stop and more", add_special_tokens=False)
+    post = Postprocessor(tokenizer)
+    got = chunk_call(post, [], answer, True, ["stop"], 1, prompt=prompt)
+    assert got.texts == ["stop the a stop"]
+
+
+def test_without_the_engines_account_rows_are_decoded() -> None:
+    tokenizer = TOKENIZERS["byte_level"]
+    first, second = tokenizer.encode("the end", False), tokenizer.encode("stop", False)
+    tokens = np.full((1, 2, 12), -1, np.int32)
+    tokens[0, 0, : len(first)] = first
+    tokens[0, 1, : len(second)] = second
+    lengths = np.array([[len(first), len(second)]], np.int32)
+    assert Postprocessor(tokenizer).process(tokens, lengths) == Text(["the end", "stop"])
+
+
+def test_special_tokens() -> None:
+    tokenizer = TOKENIZERS["byte_level"]
+    ids = [*tokenizer.encode("the", False), tokenizer.eos_token_id]
+    tokens, lengths = np.array([[ids]], np.int32), np.array([[len(ids)]], np.int32)
+    assert Postprocessor(tokenizer).process(tokens, lengths).texts == ["the"]
+    shown = Postprocessor(tokenizer, skip_special_tokens=False)
+    assert shown.process(tokens, lengths).texts == ["the</s>"]

@@ -1,0 +1,280 @@
+"""One table: Python's schema, C++'s, the committed config.pbtxt files and the clients' contract."""
+
+import math
+from pathlib import Path
+
+import pytest
+from google.protobuf import text_format
+from inflight.serving.pbtxt import ModelConfig, render
+from inflight.serving.repository import RepositorySettings, write_repository
+from inflight.serving.schema import (
+    ENSEMBLE,
+    ENSEMBLE_STEPS,
+    MODELS,
+    POSTPROCESSING,
+    PREPROCESSING,
+    TENSORRT_LLM,
+    Tensor,
+)
+from tritonclient.grpc import model_config_pb2
+
+ROOT = Path(__file__).resolve().parents[3]
+
+# Written from the interface that clients were made for: name, type, dims, flags
+# (O optional, R reshaped to no dimension, G ragged).
+CONTRACT_INPUTS = """
+input_ids INT32 -1 OG
+encoder_input_features FP16 -1,-1 OG
+encoder_output_lengths INT32 1 OR
+input_lengths INT32 1 R
+request_output_len INT32 1 R
+num_return_sequences INT32 1 OR
+draft_input_ids INT32 -1 OG
+decoder_input_ids INT32 -1 OG
+decoder_input_lengths INT32 1 OR
+draft_logits FP32 -1,-1 OG
+draft_acceptance_threshold FP32 1 OR
+end_id INT32 1 OR
+pad_id INT32 1 OR
+stop_words_list INT32 2,-1 OG
+bad_words_list INT32 2,-1 OG
+embedding_bias FP32 -1 OG
+beam_width INT32 1 OR
+temperature FP32 1 OR
+runtime_top_k INT32 1 OR
+runtime_top_p FP32 1 OR
+runtime_top_p_min FP32 1 OR
+runtime_top_p_decay FP32 1 OR
+runtime_top_p_reset_ids INT32 1 OR
+len_penalty FP32 1 OR
+early_stopping BOOL 1 OR
+repetition_penalty FP32 1 OR
+min_tokens INT32 1 OR
+min_length INT32 1 OR
+beam_search_diversity_rate FP32 1 OR
+presence_penalty FP32 1 OR
+frequency_penalty FP32 1 OR
+seed UINT64 1 OR
+random_seed UINT64 1 OR
+prompt_ignore_length INT32 1 OR
+return_log_probs BOOL 1 OR
+return_context_logits BOOL 1 OR
+return_generation_logits BOOL 1 OR
+return_perf_metrics BOOL 1 OR
+return_num_input_tokens BOOL 1 OR
+return_num_output_tokens BOOL 1 OR
+exclude_input_in_output BOOL 1 OR
+stop BOOL 1 OR
+streaming BOOL 1 OR
+prompt_embedding_table FP16 -1,-1 OG
+prompt_table_extra_ids UINT64 -1 OG
+prompt_vocab_size INT32 1 OR
+cross_attention_mask BOOL -1,-1 OG
+skip_cross_attn_blocks BOOL 1 OG
+mrope_rotary_cos_sin FP32 -1 O
+mrope_position_deltas INT64 1 O
+lora_task_id UINT64 1 OR
+lora_weights FP16 -1,-1 OG
+lora_config INT32 -1,3 OG
+context_phase_params UINT8 -1 OG
+retention_token_range_starts INT32 -1 OG
+retention_token_range_ends INT32 -1 OG
+retention_token_range_priorities INT32 -1 OG
+retention_token_range_durations_ms INT32 -1 OG
+retention_decode_priority INT32 1 OG
+retention_decode_duration_ms INT32 1 OG
+guided_decoding_guide_type STRING 1 OG
+guided_decoding_guide STRING 1 OG
+lookahead_window_size INT32 1 OG
+lookahead_ngram_size INT32 1 OG
+lookahead_verification_set_size INT32 1 OG
+"""
+OUR_INPUTS = {"min_p", "text_context", "engine_request_id"}
+CONTRACT_OUTPUTS = """
+output_ids INT32 -1,-1
+sequence_length INT32 -1
+cum_log_probs FP32 -1
+output_log_probs FP32 -1,-1
+context_logits FP32 -1,-1
+generation_logits FP32 -1,-1,-1
+batch_index INT32 1
+sequence_index INT32 1
+context_phase_params UINT8 -1
+kv_cache_alloc_new_blocks INT32 1
+kv_cache_reused_blocks INT32 1
+kv_cache_alloc_total_blocks INT32 1
+arrival_time_ns INT64 1
+first_scheduled_time_ns INT64 1
+first_token_time_ns INT64 1
+last_token_time_ns INT64 1
+acceptance_rate FP32 1
+total_accepted_draft_tokens INT32 1
+total_draft_tokens INT32 1
+num_input_tokens INT32 1
+num_output_tokens INT32 1
+"""
+OUR_OUTPUTS = {"text_context", "previous_ids", "response_state"}
+CONTRACT_ENSEMBLE_INPUTS = set(
+    """text_input max_tokens decoder_text_input bad_words stop_words embedding_bias_words
+    embedding_bias_weights end_id pad_id prompt_table_extra_id top_k top_p length_penalty stream
+    num_return_sequences exclude_input_in_output temperature repetition_penalty min_tokens
+    presence_penalty frequency_penalty seed return_log_probs return_context_logits
+    return_generation_logits return_perf_metrics return_num_input_tokens return_num_output_tokens
+    beam_width prompt_embedding_table prompt_vocab_size lora_task_id lora_weights lora_config
+    guided_decoding_guide_type guided_decoding_guide early_stopping""".split()
+)
+
+
+def rows(text: str) -> dict[str, list[str]]:
+    return {line.split()[0]: line.split()[1:] for line in text.strip().splitlines()}
+
+
+def dims_text(tensor: Tensor) -> str:
+    return ",".join(map(str, tensor.dims))
+
+
+def test_inputs_are_the_contracts() -> None:
+    ours = {
+        tensor.name: [
+            tensor.dtype,
+            dims_text(tensor),
+            "O" * tensor.optional + "R" * tensor.scalar + "G" * tensor.ragged,
+        ]
+        for tensor in TENSORRT_LLM.inputs
+        if tensor.name not in OUR_INPUTS
+    }
+    assert ours == rows(CONTRACT_INPUTS)
+
+
+def test_outputs_are_the_contracts() -> None:
+    ours = {
+        tensor.name: [tensor.dtype, dims_text(tensor)]
+        for tensor in TENSORRT_LLM.outputs
+        if tensor.name not in OUR_OUTPUTS
+    }
+    assert ours == rows(CONTRACT_OUTPUTS)
+    assert TENSORRT_LLM.outputs[0].name == "output_ids"
+
+
+def test_ensemble_is_the_contracts() -> None:
+    inputs = {tensor.name: tensor for tensor in ENSEMBLE.inputs}
+    assert set(inputs) == CONTRACT_ENSEMBLE_INPUTS | {"min_p", "min_length", "random_seed"}
+    assert [name for name, tensor in inputs.items() if not tensor.optional] == [
+        "text_input",
+        "max_tokens",
+    ]
+    assert (inputs["text_input"].dtype, inputs["text_input"].dims) == ("STRING", (1,))
+    assert (inputs["stop_words"].dtype, inputs["stop_words"].dims) == ("STRING", (-1,))
+    hidden = {"output_ids", "sequence_length", "context_phase_params"} | OUR_OUTPUTS
+    passed = {tensor.name for tensor in TENSORRT_LLM.outputs} - hidden
+    assert {tensor.name for tensor in ENSEMBLE.outputs} == passed | {"text_output"}
+
+
+def test_cpp_table_equals_pythons() -> None:
+    core = pytest.importorskip("inflight._core")
+    for ours, theirs in (
+        (TENSORRT_LLM.inputs, core.schema_inputs()),
+        (TENSORRT_LLM.outputs, core.schema_outputs()),
+    ):
+        assert [
+            {
+                "name": tensor.name,
+                "dtype": tensor.dtype,
+                "dims": tensor.dims,
+                "optional": tensor.optional,
+                "scalar": tensor.scalar,
+                "ragged": tensor.ragged,
+                "support": tensor.support.value,
+                "default": tensor.default,
+            }
+            for tensor in ours
+        ] == theirs
+
+
+def test_names_are_unique() -> None:
+    for model in MODELS:
+        for tensors in (model.inputs, model.outputs):
+            names = [tensor.name for tensor in tensors]
+            assert len(names) == len(set(names)), model.name
+
+
+def test_ensemble_links_fit() -> None:
+    """Every link joins tensors of one type; every required input is fed; nothing is fed twice."""
+    sources = {tensor.name: tensor for tensor in ENSEMBLE.inputs}
+    used = set()
+    for step in ENSEMBLE_STEPS:
+        inputs = {tensor.name: tensor for tensor in step.model.inputs}
+        outputs = {tensor.name: tensor for tensor in step.model.outputs}
+        fed = [link.model_tensor for link in step.inputs]
+        assert len(fed) == len(set(fed))
+        assert {name for name, tensor in inputs.items() if not tensor.optional} <= set(fed)
+        for link in step.inputs:
+            assert inputs[link.model_tensor].dtype == sources[link.ensemble_tensor].dtype, link
+            used.add(link.ensemble_tensor)
+        for link in step.outputs:
+            assert link.ensemble_tensor not in sources, link
+            sources[link.ensemble_tensor] = outputs[link.model_tensor]
+    for tensor in ENSEMBLE.outputs:
+        assert sources[tensor.name].dtype == tensor.dtype
+    assert {tensor.name for tensor in ENSEMBLE.inputs} <= used
+
+
+def test_committed_repository_is_rendered(tmp_path: Path) -> None:
+    write_repository(tmp_path, RepositorySettings())
+    committed = ROOT / "model_repository"
+    written = {path.relative_to(tmp_path) for path in tmp_path.rglob("*") if path.is_file()}
+    there = {
+        path.relative_to(committed)
+        for path in committed.rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+    assert written == there
+    for path in written:
+        assert (tmp_path / path).read_text() == (committed / path).read_text(), path
+
+
+def parsed(text: str) -> model_config_pb2.ModelConfig:
+    return text_format.Parse(text, model_config_pb2.ModelConfig())
+
+
+@pytest.mark.parametrize("model", MODELS, ids=lambda model: model.name)
+def test_rendered_configs_say_what_the_table_says(model, tmp_path: Path) -> None:
+    settings = RepositorySettings(
+        engine_dir='/a "quoted"\\path', max_batch_size=7, max_queue_size=11, decoupled=True
+    )
+    write_repository(tmp_path, settings)
+    config = parsed((tmp_path / model.name / "config.pbtxt").read_text())
+    assert config.name == model.name
+    assert config.max_batch_size == 7
+    for tensors, theirs in ((model.inputs, config.input), (model.outputs, config.output)):
+        assert len(tensors) == len(theirs)
+        for ours, other in zip(tensors, theirs, strict=True):
+            assert other.name == ours.name
+            assert model_config_pb2.DataType.Name(other.data_type) == f"TYPE_{ours.dtype}"
+            assert tuple(other.dims) == ours.dims
+            assert other.HasField("reshape") == ours.scalar
+            assert math.prod(other.reshape.shape) == 1
+    for ours, other in zip(model.inputs, config.input, strict=True):
+        assert other.optional == ours.optional
+        assert other.allow_ragged_batch == ours.ragged
+    if model is TENSORRT_LLM:
+        assert config.backend == "inflight"
+        assert config.parameters["gpt_model_path"].string_value == '/a "quoted"\\path'
+        assert config.model_transaction_policy.decoupled
+        assert config.dynamic_batching.default_queue_policy.max_queue_size == 11
+    if model is POSTPROCESSING:  # the server keeps a stream's chunks in order only so
+        assert not config.HasField("dynamic_batching")
+        assert config.instance_group[0].count == 1
+    if model is PREPROCESSING:
+        assert config.backend == "python"
+    if model is ENSEMBLE:
+        assert [step.model_name for step in config.ensemble_scheduling.step] == [
+            "preprocessing",
+            "tensorrt_llm",
+            "postprocessing",
+        ]
+
+
+def test_versions_can_be_listed() -> None:
+    config = parsed(render(TENSORRT_LLM, ModelConfig(backend="inflight", versions=(1, 3))))
+    assert list(config.version_policy.specific.versions) == [1, 3]
