@@ -10,7 +10,7 @@ void argmax(const ArgmaxParams& params, OpContext& context) {
   const int64_t length = params.logits.shape[1];
   const int64_t num_blocks = num_row_blocks(length);
   const int64_t scratch_bytes = Carver::bytes_of<float>(num_blocks);
-  for_each_row(context, params.rows.shape[0], [&](int64_t i, int thread) {
+  for_each_row(context, params.rows.shape[0], length, [&](int64_t i, int thread) {
     Carver carver(static_cast<std::byte*>(context.workspace.data) + thread * scratch_bytes);
     float* block_maxima = carver.take<float>(num_blocks);
     const float* row =

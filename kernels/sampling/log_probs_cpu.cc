@@ -40,7 +40,7 @@ size_t log_probs_workspace_bytes(int64_t vocab_size) {
 void log_probs(const LogProbsParams& params, OpContext& context) {
   const int64_t length = params.logits.shape[1];
   const size_t scratch_bytes = log_probs_workspace_bytes(length);
-  for_each_row(context, params.rows.shape[0], [&](int64_t i, int thread) {
+  for_each_row(context, params.rows.shape[0], length, [&](int64_t i, int thread) {
     const int64_t num_top = params.num_top.as<int32_t>()[i];
     const int32_t token = params.tokens.as<int32_t>()[i];
     params.top_counts.as<int32_t>()[i] = 0;

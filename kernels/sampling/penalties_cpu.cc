@@ -16,7 +16,7 @@ std::span<const int32_t> slice(const TensorView& values, int64_t begin, int64_t 
 void penalties(const PenaltiesParams& params, OpContext& context) {
   const int64_t length = params.logits.shape[1];
   const size_t scratch_bytes = Carver::bytes_of<int32_t>(length);
-  for_each_row(context, params.rows.shape[0], [&](int64_t i, int thread) {
+  for_each_row(context, params.rows.shape[0], length, [&](int64_t i, int thread) {
     float* row =
         params.logits.as<float>() + params.rows.as<int32_t>()[i] * params.logits.strides[0];
     // Times an id was generated; kDone once its logit is changed. Only cells of ids in the history

@@ -63,16 +63,19 @@ class Carver {
   std::byte* next_;
 };
 
-/// Calls function(i, thread) for i in [0, count), spread over the pool if there is one.
+/// Calls function(i, thread) for i in [0, count), rows of `length` logits, spread over the pool if
+/// there is one and they are worth waking it.
 template <typename Function>
-void for_each_row(const OpContext& context, int64_t count, const Function& function) {
+void for_each_row(const OpContext& context, int64_t count, int64_t length,
+                  const Function& function) {
+  constexpr int64_t kGrain = 16384;  // logits: some microseconds of work
   const auto range = [&](int64_t begin, int64_t end, int thread) {
     for (int64_t i = begin; i < end; ++i) function(i, thread);
   };
   if (context.pool == nullptr) {
     range(0, count, 0);
   } else {
-    context.pool->parallel_for(count, range);
+    context.pool->parallel_for(count, range, (kGrain + length - 1) / length);
   }
 }
 

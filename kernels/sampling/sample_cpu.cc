@@ -175,7 +175,7 @@ size_t sample_workspace_bytes(int64_t vocab_size) {
 void sample(const SampleParams& params, OpContext& context) {
   const int64_t length = params.logits.shape[1];
   const size_t scratch_bytes = sample_workspace_bytes(length);
-  for_each_row(context, params.rows.shape[0], [&](int64_t i, int thread) {
+  for_each_row(context, params.rows.shape[0], length, [&](int64_t i, int thread) {
     const Scratch scratch = take_scratch(
         static_cast<std::byte*>(context.workspace.data) + thread * scratch_bytes, length);
     const float* row =
