@@ -12,6 +12,7 @@ namespace inflight::plan {
 
 namespace {
 constexpr int64_t kMaxLength = INT32_MAX;        // of an axis, a count, a limit
+constexpr int64_t kMaxAttribute = 1 << 30;       // ops multiply two without overflow
 constexpr int64_t kMaxBytes = int64_t{1} << 50;  // of an arena, a file, a tensor axis
 
 int int_of(const JsonValue& value, int64_t min = 1) {
@@ -185,7 +186,7 @@ WeightSpec parse_weight(const JsonValue& value) {
 Attribute parse_attribute(const JsonValue& value) {
   const nlohmann::json& json = value.json();
   if (json.is_boolean()) return json.get<bool>();
-  if (json.is_number_integer()) return value.integer(INT64_MIN);
+  if (json.is_number_integer()) return value.integer(-kMaxAttribute, kMaxAttribute);
   if (json.is_number()) return json.get<double>();
   if (json.is_string()) return json.get<std::string>();
   if (!json.is_array()) value.refuse_type("a boolean, number, string or array of numbers");
