@@ -98,6 +98,15 @@ def test_philox_known_answers() -> None:
         assert decoding.philox4x32_10(words[:4], words[4:]) == philox(words[:4], words[4:])
 
 
+def test_uniforms_use_every_bit_of_seed_and_position() -> None:
+    for seed in (0, 5, 2**32, 2**64 - 1):
+        for position in (0, 7, 2**32 - 1, 2**32, 2**63 + 1):
+            counter = [position % 2**32, position >> 32, 0, 0]
+            words = philox(counter, [seed % 2**32, seed >> 32])
+            expected = ((words[1] << 32 | words[0]) >> 11) / 2**53
+            assert decoding.philox_uniform(seed, position) == expected
+
+
 def test_the_draw_is_the_inverse_of_the_cumulative_distribution() -> None:
     rng = np.random.default_rng(5)
     for vocab_size in (1, 17, 300, 50257):
