@@ -1,57 +1,303 @@
+// Divides a step among the threads: a task is a tile of one sequence's queries with one kv head
+// (the query heads that share it go together). A range of keys is always worked off in segments at
+// fixed positions, merged in order; where tasks are too few for the threads, segments of generated
+// tokens become tasks of their own. Either way the bits are the same.
 #include <algorithm>
 #include <cmath>
-#include <vector>
 
+#include "kernels/attention/attend.h"
 #include "kernels/attention/attention.h"
+#include "kernels/core/check.h"
 #include "kernels/core/cpu/convert.h"
+#include "kernels/core/cpu/isa.h"
 #include "kernels/core/cpu/math.h"
 #include "kernels/core/cpu/parallel.h"
 
 namespace inflight::cpu {
+namespace {
 
-size_t attention_workspace_bytes(const AttentionParams&, int) { return 0; }
+constexpr int64_t kSegmentKeys = 512;
+// Query rows of a task, if a group of heads is not larger.
+constexpr int64_t kTaskRows = 48;
+// Below so many tasks for each thread, segments are divided too.
+constexpr int64_t kMinTasksPerThread = 4;
+
+constexpr int64_t round_up(int64_t value, int64_t multiple) {
+  return (value + multiple - 1) / multiple * multiple;
+}
+constexpr int64_t divide_up(int64_t value, int64_t divisor) {
+  return (value + divisor - 1) / divisor;
+}
+
+/// Softmax state of some rows over some keys.
+struct Partial {
+  float* maxima;   // [rows]
+  float* sums;     // [rows]
+  float* outputs;  // [rows, stride]
+};
+
+/// Sizes that follow from the op's shapes.
+struct Geometry {
+  explicit Geometry(const AttentionParams& params)
+      : group(params.num_heads / params.num_kv_heads),
+        tile_queries(std::max<int64_t>(1, kTaskRows / group)),
+        max_rows(tile_queries * group),
+        stride(round_up(params.head_size, kRowAlignment)),
+        max_segments(
+            divide_up(params.block_tables.shape[1] * params.kv_cache.shape[3], kSegmentKeys)) {}
+
+  int64_t group;         // query heads to a kv head
+  int64_t tile_queries;  // tokens to a task
+  int64_t max_rows;      // tile_queries * group
+  int64_t stride;        // floats of a padded row
+  int64_t max_segments;  // of the longest sequence
+
+  int64_t partial_floats(int64_t rows) const { return rows * (stride + 2); }
+  /// Queries, visible, scores and factors, and two partials.
+  int64_t thread_floats() const {
+    return round_up(max_rows * (stride + 1 + kKeyTile + 1) + 2 * partial_floats(max_rows), 16);
+  }
+  Partial partial_at(float* data, int64_t rows) const {
+    return {.maxima = data + rows * stride, .sums = data + rows * (stride + 1), .outputs = data};
+  }
+};
+
+/// The step as numbered tasks: sequence by sequence, in a sequence tile by tile, in a tile head by
+/// head, in a head segment by segment if these are divided.
+struct Tasks {
+  const AttentionParams& params;
+  const Geometry& geometry;
+  bool divides_segments = false;
+
+  int64_t num_queries(int64_t sequence) const {
+    const auto* starts = params.query_starts.as<int32_t>();
+    return starts[sequence + 1] - starts[sequence];
+  }
+  int64_t kv_length(int64_t sequence) const { return params.kv_lengths.as<int32_t>()[sequence]; }
+  int64_t segments(int64_t sequence) const {
+    return divides_segments && num_queries(sequence) == 1
+               ? divide_up(kv_length(sequence), kSegmentKeys)
+               : 1;
+  }
+  int64_t count(int64_t sequence) const {
+    return divide_up(num_queries(sequence), geometry.tile_queries) * params.num_kv_heads *
+           segments(sequence);
+  }
+  int64_t count() const {
+    int64_t total = 0;
+    for (int64_t b = 0; b < params.kv_lengths.shape[0]; ++b) total += count(b);
+    return total;
+  }
+};
+
+void check_contents(const AttentionParams& params) {
+  const auto* starts = params.query_starts.as<int32_t>();
+  const auto* lengths = params.kv_lengths.as<int32_t>();
+  const int64_t num_sequences = params.kv_lengths.shape[0];
+  const int64_t capacity = params.block_tables.shape[1] * params.kv_cache.shape[3];
+  check(starts[0] == 0 && starts[num_sequences] == params.q.shape[0],
+        "attention: query_starts must go from 0 to ", params.q.shape[0], ", got ", starts[0],
+        " to ", starts[num_sequences]);
+  for (int64_t b = 0; b < num_sequences; ++b) {
+    const int64_t queries = starts[b + 1] - starts[b];
+    check(queries >= 0 && queries <= lengths[b] && lengths[b] <= capacity, "attention: sequence ",
+          b, " has ", queries, " rows, ", lengths[b], " tokens and room for ", capacity);
+  }
+}
+
+class Step {
+ public:
+  Step(const AttentionParams& params, OpContext& context)
+      : params_(params),
+        geometry_(params),
+        tasks_{params_, geometry_},
+        pool_(*context.pool),
+        kernel_(attend_kernel(best_isa(), params.kv_cache.dtype)),
+        scratch_(static_cast<float*>(context.workspace.data)),
+        partials_(scratch_ + pool_.num_threads() * geometry_.thread_floats()) {
+    const int64_t few = kMinTasksPerThread * pool_.num_threads();
+    tasks_.divides_segments = pool_.num_threads() > 1 && tasks_.count() < few;
+  }
+
+  void run() {
+    const int64_t count = tasks_.count();
+    pool_.parallel_for(
+        count,
+        [&](int64_t begin, int64_t end, int thread) {
+          // From the last on: a prompt's later tiles see more keys and are better begun early.
+          int64_t sequence = 0, task = count - 1 - begin;
+          while (task >= tasks_.count(sequence)) task -= tasks_.count(sequence++);
+          for (int64_t number = count - 1 - begin; number > count - 1 - end; --number, --task) {
+            while (task < 0) task += tasks_.count(--sequence);
+            run_task(number, sequence, task, thread);
+          }
+        },
+        grain_for(bytes_per_task(count)));
+    if (!tasks_.divides_segments) return;
+    int64_t first = 0;
+    for (int64_t b = 0; b < params_.kv_lengths.shape[0]; ++b) {
+      const int64_t segments = tasks_.segments(b);
+      for (int64_t head = 0; segments > 1 && head < params_.num_kv_heads; ++head)
+        merge_segments(b, head, first + head * segments, segments);
+      first += tasks_.count(b);
+    }
+  }
+
+ private:
+  int64_t bytes_per_task(int64_t count) const {
+    int64_t keys = 0;
+    for (int64_t b = 0; b < params_.kv_lengths.shape[0]; ++b)
+      keys += tasks_.kv_length(b) * divide_up(tasks_.num_queries(b), geometry_.tile_queries);
+    const int64_t rows_cost = 1 + std::min(geometry_.max_rows, params_.q.shape[0]) / 8;
+    return keys * params_.num_kv_heads * params_.head_size * 2 *
+           static_cast<int64_t>(size_of(params_.kv_cache.dtype)) * rows_cost /
+           std::max<int64_t>(count, 1);
+  }
+
+  Partial segment_partial(int64_t task) const {
+    return geometry_.partial_at(partials_ + task * geometry_.partial_floats(geometry_.group),
+                                geometry_.group);
+  }
+
+  /// Task `number` of the step is `task` of the sequence's.
+  void run_task(int64_t number, int64_t sequence, int64_t task, int thread) {
+    const int64_t segments = tasks_.segments(sequence);
+    const int64_t segment = task % segments, head = task / segments % params_.num_kv_heads;
+    const int64_t tile = task / segments / params_.num_kv_heads;
+    const int64_t first = tile * geometry_.tile_queries;
+    const int64_t queries = std::min(geometry_.tile_queries, tasks_.num_queries(sequence) - first);
+    const int64_t rows = queries * geometry_.group, stride = geometry_.stride;
+
+    float* memory = scratch_ + thread * geometry_.thread_floats();
+    float* padded = memory;
+    auto* visible = reinterpret_cast<int32_t*>(padded + rows * stride);
+    float* scores = reinterpret_cast<float*>(visible + rows);
+    float* after_scores = scores + rows * (kKeyTile + 1);
+    const Partial total = geometry_.partial_at(after_scores, rows);
+    const Partial part = geometry_.partial_at(after_scores + geometry_.partial_floats(rows), rows);
+
+    const int64_t token = params_.query_starts.as<int32_t>()[sequence] + first;
+    const int64_t position = tasks_.kv_length(sequence) - tasks_.num_queries(sequence) + first;
+    load_queries(padded, token, queries, head);
+    for (int64_t r = 0; r < rows; ++r)
+      visible[r] = static_cast<int32_t>(position + r / geometry_.group + 1);
+
+    const TensorView& cache = params_.kv_cache;
+    const auto element = static_cast<int64_t>(size_of(cache.dtype));
+    AttendArgs args{.rows = rows,
+                    .head_size = params_.head_size,
+                    .stride = stride,
+                    .queries = padded,
+                    .visible = visible,
+                    .scale = params_.scale,
+                    .cache = cache.as<uint8_t>() + head * cache.strides[2] * element,
+                    .block_bytes = cache.strides[0] * element,
+                    .value_bytes = cache.strides[1] * element,
+                    .tokens_per_block = cache.shape[3],
+                    .block_table = params_.block_tables.as<int32_t>() +
+                                   sequence * params_.block_tables.shape[1],
+                    .begin = 0,
+                    .end = 0,
+                    .scores = scores,
+                    .maxima = nullptr,
+                    .sums = nullptr,
+                    .outputs = nullptr};
+    const int64_t num_keys = visible[rows - 1];
+    const auto attend_segment = [&](int64_t begin, const Partial& to) {
+      args.begin = begin;
+      args.end = std::min(begin + kSegmentKeys, num_keys);
+      args.maxima = to.maxima;
+      args.sums = to.sums;
+      args.outputs = to.outputs;
+      kernel_(args);
+    };
+    if (segments > 1) {
+      attend_segment(segment * kSegmentKeys, segment_partial(number));
+      return;
+    }
+    attend_segment(0, total);
+    for (int64_t begin = kSegmentKeys; begin < num_keys; begin += kSegmentKeys) {
+      attend_segment(begin, part);
+      merge(total, part, rows);
+    }
+    store_outputs(total, token, queries, head);
+  }
+
+  void merge_segments(int64_t sequence, int64_t head, int64_t first_task, int64_t segments) {
+    const Partial total = segment_partial(first_task);
+    for (int64_t segment = 1; segment < segments; ++segment)
+      merge(total, segment_partial(first_task + segment), geometry_.group);
+    store_outputs(total, params_.query_starts.as<int32_t>()[sequence], 1, head);
+  }
+
+  /// Adds the state over later keys to that over earlier ones.
+  void merge(const Partial& total, const Partial& part, int64_t rows) const {
+    for (int64_t r = 0; r < rows; ++r) {
+      const float maximum = std::max(total.maxima[r], part.maxima[r]);
+      const float before = fast_exp(total.maxima[r] - maximum);
+      const float after = fast_exp(part.maxima[r] - maximum);
+      total.maxima[r] = maximum;
+      total.sums[r] = total.sums[r] * before + part.sums[r] * after;
+      float* to = total.outputs + r * geometry_.stride;
+      const float* from = part.outputs + r * geometry_.stride;
+      for (int64_t d = 0; d < geometry_.stride; ++d) to[d] = to[d] * before + from[d] * after;
+    }
+  }
+
+  /// Rows are query by query, within a query head by head.
+  template <typename T>
+  T* row_of(const TensorView& tensor, int64_t token, int64_t head, int64_t row) const {
+    const int64_t query_head = head * geometry_.group + row % geometry_.group;
+    return tensor.as<T>() +
+           ((token + row / geometry_.group) * params_.num_heads + query_head) * params_.head_size;
+  }
+
+  void load_queries(float* to, int64_t token, int64_t queries, int64_t head) const {
+    dispatch_floating(params_.q.dtype, [&]<typename T>(T) {
+      for (int64_t r = 0; r < queries * geometry_.group; ++r, to += geometry_.stride) {
+        const T* from = row_of<T>(params_.q, token, head, r);
+        for (int64_t d = 0; d < params_.head_size; ++d) to[d] = to_float(from[d]);
+        std::fill(to + params_.head_size, to + geometry_.stride, 0.0f);
+      }
+    });
+  }
+
+  void store_outputs(const Partial& total, int64_t token, int64_t queries, int64_t head) const {
+    dispatch_floating(params_.y.dtype, [&]<typename T>(T) {
+      for (int64_t r = 0; r < queries * geometry_.group; ++r) {
+        T* to = row_of<T>(params_.y, token, head, r);
+        const float* from = total.outputs + r * geometry_.stride;
+        for (int64_t d = 0; d < params_.head_size; ++d)
+          to[d] = from_float<T>(from[d] / total.sums[r]);
+      }
+    });
+  }
+
+  const AttentionParams& params_;
+  const Geometry geometry_;
+  Tasks tasks_;
+  ThreadPool& pool_;
+  const AttendKernel kernel_;
+  float* scratch_;   // thread_floats for each thread
+  float* partials_;  // one of `group` rows for each divided task
+};
+
+}  // namespace
+
+size_t attention_workspace_bytes(const AttentionParams& largest, int num_threads) {
+  const Geometry geometry(largest);
+  const int64_t divided_tasks =
+      num_threads > 1 ? kMinTasksPerThread * num_threads * geometry.max_segments : 0;
+  return sizeof(float) * (num_threads * geometry.thread_floats() +
+                          divided_tasks * geometry.partial_floats(geometry.group));
+}
 
 void attention(const AttentionParams& params, OpContext& context) {
-  const TensorView& cache = params.kv_cache;
-  const int64_t group = params.num_heads / params.num_kv_heads, D = params.head_size;
-  dispatch_floating(params.q.dtype, [&]<typename T>(T) {
-    dispatch_floating(cache.dtype, [&]<typename Cache>(Cache) {
-      context.pool->parallel_for(params.kv_lengths.shape[0], [&](int64_t begin, int64_t end, int) {
-        for (int64_t b = begin; b < end; ++b) {
-          const auto* starts = params.query_starts.as<int32_t>();
-          const auto* table = params.block_tables.as<int32_t>() + b * params.block_tables.shape[1];
-          const int64_t kv_length = params.kv_lengths.as<int32_t>()[b];
-          std::vector<float> scores(kv_length), sum(D);
-          for (int64_t t = starts[b]; t < starts[b + 1]; ++t) {
-            const int64_t seen = kv_length - (starts[b + 1] - t) + 1;
-            for (int64_t h = 0; h < params.num_heads; ++h) {
-              const T* q = params.q.as<T>() + (t * params.num_heads + h) * D;
-              const auto key = [&](int64_t j) {
-                return cache.as<Cache>() + table[j / cache.shape[3]] * cache.strides[0] +
-                       h / group * cache.strides[2] + j % cache.shape[3] * D;
-              };
-              float largest = -INFINITY, total = 0;
-              for (int64_t j = 0; j < seen; ++j) {
-                float dot = 0;
-                for (int64_t d = 0; d < D; ++d) dot += to_float(q[d]) * to_float(key(j)[d]);
-                scores[j] = dot * params.scale;
-                largest = std::max(largest, scores[j]);
-              }
-              std::fill(sum.begin(), sum.end(), 0.0f);
-              for (int64_t j = 0; j < seen; ++j) {
-                const float p = fast_exp(scores[j] - largest);
-                total += p;
-                const Cache* value = key(j) + cache.strides[1];
-                for (int64_t d = 0; d < D; ++d) sum[d] += p * to_float(value[d]);
-              }
-              T* y = params.y.as<T>() + (t * params.num_heads + h) * D;
-              for (int64_t d = 0; d < D; ++d) y[d] = from_float<T>(sum[d] / total);
-            }
-          }
-        }
-      });
-    });
-  });
+  check_contents(params);
+  check_internal(
+      context.workspace.bytes >= attention_workspace_bytes(params, context.pool->num_threads()),
+      "attention: workspace of ", context.workspace.bytes, " bytes is too small");
+  Step(params, context).run();
 }
 
 }  // namespace inflight::cpu

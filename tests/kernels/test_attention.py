@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from arrays import float64, guards_intact, normal, numpy_dtype, poisoned
 from cases.attention import CASES, AttentionCase
+from inflight import _core
 from tolerance import assert_close
 
 
@@ -92,24 +93,54 @@ def test_large_scores(runner):
 
 
 @pytest.mark.parametrize("chunk", [1, 3, 16, 50])
-def test_chunked_prompt_equals_whole(runner, chunk):
-    whole_case = AttentionCase((150,), (150,))
+def test_chunked_prompt_equals_whole(device, runner, chunk):
+    whole_case = AttentionCase((600,), (600,))
     q, _, _, cache, tables = make(whole_case)
     whole = run_attention(runner, whole_case, q, cache, tables)
-    for start in range(0, 150, chunk):
-        end = min(start + chunk, 150)
+    for start in range(0, 600, chunk):
+        end = min(start + chunk, 600)
         case = AttentionCase((end - start,), (end,))
         part = run_attention(runner, case, np.ascontiguousarray(q[start:end]), cache, tables)
-        assert_close(part, float64(whole[start:end]))
+        if device == "cpu":
+            np.testing.assert_array_equal(part, whole[start:end])
+        else:
+            assert_close(part, float64(whole[start:end]))
 
 
-@pytest.mark.parametrize("length", [40, 700])
+@pytest.mark.parametrize("length", [40, 700, 3000])
 def test_a_sequence_does_not_depend_on_the_others(runner, length):
+    """Alone, a long one is divided among the threads; in company it is not."""
     others = (33, 128, 3, 90, 250, 7)
     case = AttentionCase((1,) * 7, (length, *others))
     q, _, _, cache, tables = make(case)
     together = run_attention(runner, case, q, cache, tables)
-    alone = run_attention(
-        runner, AttentionCase((1,), (length,)), q[:1].copy(), cache, tables[:1].copy()
-    )
+    alone_case = AttentionCase((1,), (length,))
+    alone = run_attention(runner, alone_case, q[:1].copy(), cache, tables[:1].copy())
     np.testing.assert_array_equal(alone, together[:1])
+
+
+def test_the_number_of_threads_does_not_matter(device, runner):
+    if device != "cpu":
+        pytest.skip("threads are the CPU's")
+    case = AttentionCase((1, 9), (2000, 40), num_heads=6, num_kv_heads=1)
+    q, _, _, cache, tables = make(case)
+    want = run_attention(runner, case, q, cache, tables)
+    for num_threads in (1, 3, 8):
+        got = run_attention(_core.OpRunner("cpu", num_threads), case, q, cache, tables)
+        np.testing.assert_array_equal(got, want)
+
+
+@pytest.mark.parametrize(("starts", "lengths"), [((0, 2), (1,)), ((0, 1), (5,)), ((0, 2), (99,))])
+def test_impossible_lengths_are_refused(device, runner, starts, lengths):
+    if device != "cpu":
+        pytest.skip("lengths are checked on the host only")
+    inputs = {
+        "q": np.zeros((2, 4), np.float32),
+        "kv_cache": np.zeros((3, 2, 1, 16, 4), np.float32),
+        "block_tables": np.zeros((1, 3), np.int32),
+        "query_starts": np.array(starts, np.int32),
+        "kv_lengths": np.array(lengths, np.int32),
+    }
+    attributes = {"num_heads": 1, "num_kv_heads": 1, "head_size": 4, "scale": 1.0}
+    with pytest.raises(Exception, match="attention: (query_starts must|sequence 0 has 2 rows)"):
+        runner.run("attention", inputs, {"y": np.zeros((2, 4), np.float32)}, attributes)

@@ -1,0 +1,228 @@
+// The body of attend.h, compiled once per instruction set (see lanes.h). Rows go in tiles whose
+// sums stay in registers, for the scores and for the weighted values.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "kernels/attention/attend.h"
+#include "kernels/core/cpu/lanes.h"
+#include "kernels/core/cpu/math.h"
+
+namespace inflight::cpu::INFLIGHT_ISA {
+
+#if INFLIGHT_ISA_LEVEL >= 2
+inline constexpr int kMaxRows = 6;
+#else
+inline constexpr int kMaxRows = 3;
+#endif
+inline constexpr int kTileKeys = 4;     // keys to a tile of scores
+inline constexpr int kTileVectors = 4;  // registers along the head to a tile of outputs
+
+struct LoadWhole {
+  template <typename T>
+  INFLIGHT_INLINE Lanes operator()(const T* from) const {
+    return load(from);
+  }
+};
+struct LoadFirst {
+  int64_t count;
+  template <typename T>
+  INFLIGHT_INLINE Lanes operator()(const T* from) const {
+    return load_first(from, count);
+  }
+};
+
+template <int kRows, int kKeys, typename Cache, typename Load>
+INFLIGHT_INLINE void add_scores(Lanes (&tile)[kRows][kKeys], const float* queries, int64_t stride,
+                                const Cache* const* keys, int64_t d, const Load& load_key) {
+  Lanes query[kRows];
+#pragma GCC unroll 8
+  for (int r = 0; r < kRows; ++r) query[r] = load(queries + r * stride + d);
+#pragma GCC unroll 4
+  for (int c = 0; c < kKeys; ++c) {
+    const Lanes key = load_key(keys[c] + d);
+#pragma GCC unroll 8
+    for (int r = 0; r < kRows; ++r) tile[r][c] = multiply_add(query[r], key, tile[r][c]);
+  }
+}
+
+/// scores[r][c] = query r . key c.
+template <int kRows, int kKeys, typename Cache>
+void score_tile(const AttendArgs& args, int64_t row, const Cache* const* keys, float* scores) {
+  const float* queries = args.queries + row * args.stride;
+  Lanes tile[kRows][kKeys];
+#pragma GCC unroll 8
+  for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 4
+    for (int c = 0; c < kKeys; ++c) tile[r][c] = broadcast(0.0f);
+  }
+  int64_t d = 0;
+  for (; d + kLanes <= args.head_size; d += kLanes)
+    add_scores(tile, queries, args.stride, keys, d, LoadWhole{});
+  if (d < args.head_size)
+    add_scores(tile, queries, args.stride, keys, d, LoadFirst{args.head_size - d});
+#pragma GCC unroll 8
+  for (int r = 0; r < kRows; ++r) {
+    float* to = scores + (row + r) * kKeyTile;
+    if constexpr (kKeys == 4) {
+      const Four results =
+          inflight::cpu::INFLIGHT_ISA::sums(tile[r][0], tile[r][1], tile[r][2], tile[r][3]);
+      std::memcpy(to, &results, sizeof(results));
+    } else {
+      *to = sum(tile[r][0]);
+    }
+  }
+}
+
+/// Turns a row's scores into weights in place, zero for keys from `visible` on, and moves the row's
+/// maximum and sum on. Returns the factor that the row's earlier outputs need.
+inline float soften_row(float* scores, int64_t visible, float scale, float& maximum, float& sum) {
+  float largest = maximum;
+#pragma omp simd reduction(max : largest)
+  for (int64_t i = 0; i < visible; ++i) largest = std::max(largest, scores[i] * scale);
+  const float factor = fast_exp(maximum - largest);
+  std::fill(scores + visible, scores + kKeyTile, -INFINITY);
+  float total = 0;
+#pragma omp simd reduction(+ : total)
+  for (int64_t i = 0; i < kKeyTile; ++i) {
+    scores[i] = fast_exp(scores[i] * scale - largest);
+    total += scores[i];
+  }
+  maximum = largest;
+  sum = sum * factor + total;
+  return factor;
+}
+
+/// outputs[r][d...] = outputs[r][d...] * factors[r] + sum over keys of weights[r][key] * value.
+template <int kRows, int kVectors, typename Cache, typename Load>
+INFLIGHT_INLINE void weigh_tile(const AttendArgs& args, int64_t row, int64_t d, int64_t num_keys,
+                                const Cache* const* values, const float* factors,
+                                const Load& load_value) {
+  float* outputs = args.outputs + row * args.stride + d;
+  const float* weights = args.scores + row * kKeyTile;
+  Lanes tile[kRows][kVectors];
+#pragma GCC unroll 8
+  for (int r = 0; r < kRows; ++r) {
+    const Lanes factor = broadcast(factors[row + r]);
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v)
+      tile[r][v] = load(outputs + r * args.stride + v * kLanes) * factor;
+  }
+  for (int64_t key = 0; key < num_keys; ++key) {
+    Lanes value[kVectors];
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) value[v] = load_value(values[key] + d + v * kLanes);
+#pragma GCC unroll 8
+    for (int r = 0; r < kRows; ++r) {
+      const Lanes weight = broadcast(weights[r * kKeyTile + key]);
+#pragma GCC unroll 4
+      for (int v = 0; v < kVectors; ++v) tile[r][v] = multiply_add(weight, value[v], tile[r][v]);
+    }
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) store(outputs + r * args.stride + v * kLanes, tile[r][v]);
+  }
+}
+
+template <int kRows, typename Cache>
+void score_rows(const AttendArgs& args, int64_t row, int64_t num_keys, const Cache* const* keys) {
+  int64_t key = 0;
+  for (; key + kTileKeys <= num_keys; key += kTileKeys)
+    score_tile<kRows, kTileKeys>(args, row, keys + key, args.scores + key);
+  for (; key < num_keys; ++key) score_tile<kRows, 1>(args, row, keys + key, args.scores + key);
+}
+
+template <int kRows, typename Cache>
+void weigh_rows(const AttendArgs& args, int64_t row, int64_t num_keys, const Cache* const* values,
+                const float* factors) {
+  int64_t d = 0;
+  for (; d + kTileVectors * kLanes <= args.head_size; d += kTileVectors * kLanes)
+    weigh_tile<kRows, kTileVectors>(args, row, d, num_keys, values, factors, LoadWhole{});
+  for (; d + kLanes <= args.head_size; d += kLanes)
+    weigh_tile<kRows, 1>(args, row, d, num_keys, values, factors, LoadWhole{});
+  if (d < args.head_size) {
+    weigh_tile<kRows, 1>(args, row, d, num_keys, values, factors, LoadFirst{args.head_size - d});
+  }
+}
+
+/// Calls function.template operator()<rows>(first row) for tiles of nearly equal height.
+template <typename Function>
+void for_row_tiles(int64_t begin, int64_t end, const Function& function) {
+  const int64_t rows = end - begin, tiles = (rows + kMaxRows - 1) / kMaxRows;
+  for (int64_t tile = 0; tile < tiles; ++tile) {
+    const int64_t row = begin + rows * tile / tiles;
+    switch (begin + rows * (tile + 1) / tiles - row) {
+      case 1:
+        function.template operator()<1>(row);
+        break;
+      case 2:
+        function.template operator()<2>(row);
+        break;
+      case 3:
+        function.template operator()<3>(row);
+        break;
+#if INFLIGHT_ISA_LEVEL >= 2
+      case 4:
+        function.template operator()<4>(row);
+        break;
+      case 5:
+        function.template operator()<5>(row);
+        break;
+      case 6:
+        function.template operator()<6>(row);
+        break;
+#endif
+    }
+  }
+}
+
+template <typename Cache>
+void attend(const AttendArgs& args) {
+  std::fill_n(args.maxima, args.rows, -INFINITY);
+  std::fill_n(args.sums, args.rows, 0.0f);
+  std::fill_n(args.outputs, args.rows * args.stride, 0.0f);
+  const Cache* keys[kKeyTile];
+  const Cache* values[kKeyTile];
+  float* factors = args.scores + args.rows * kKeyTile;
+  int64_t row = 0;  // rows before it see none of the keys left
+  for (int64_t begin = args.begin; begin < args.end; begin += kKeyTile) {
+    const int64_t num_keys = std::min(kKeyTile, args.end - begin);
+    int64_t block = begin / args.tokens_per_block, offset = begin % args.tokens_per_block;
+    for (int64_t key = 0; key < num_keys; ++key) {
+      const uint8_t* from = args.cache + args.block_table[block] * args.block_bytes +
+                            offset * args.head_size * static_cast<int64_t>(sizeof(Cache));
+      keys[key] = reinterpret_cast<const Cache*>(from);
+      values[key] = reinterpret_cast<const Cache*>(from + args.value_bytes);
+      if (++offset == args.tokens_per_block) ++block, offset = 0;
+    }
+    while (row < args.rows && args.visible[row] <= begin) ++row;
+    for_row_tiles(row, args.rows, [&]<int kRows>(int64_t first) {
+      score_rows<kRows>(args, first, num_keys, keys);
+    });
+    for (int64_t r = row; r < args.rows; ++r) {
+      factors[r] =
+          soften_row(args.scores + r * kKeyTile, std::min(args.visible[r] - begin, num_keys),
+                     args.scale, args.maxima[r], args.sums[r]);
+    }
+    for_row_tiles(row, args.rows, [&]<int kRows>(int64_t first) {
+      weigh_rows<kRows>(args, first, num_keys, values, factors);
+    });
+  }
+}
+
+AttendKernel attend_kernel(DType cache) {
+  switch (cache) {
+    case DType::kFloat16:
+      return attend<Float16>;
+    case DType::kBFloat16:
+      return attend<BFloat16>;
+    default:
+      return attend<float>;
+  }
+}
+
+}  // namespace inflight::cpu::INFLIGHT_ISA
