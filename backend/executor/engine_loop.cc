@@ -141,8 +141,8 @@ bool EngineLoop::schedule() {
   state.growths.clear();
   for (const scheduler::ScheduledSequence& part : next.step.sequences) {
     Sequence& sequence = *state.running[part.index];
-    sequence.scheduled(part);
     next.sequences.push_back(&sequence);
+    sequence.scheduled(part);
     state.growths.push_back({sequence.table, part.first_position, part.num_tokens});
   }
   std::optional<kv_cache::Reservation> reservation = state.cache.reserve(state.growths);

@@ -163,7 +163,8 @@ class Engine:
         """All parts that are ready, in order for each request; waits for the first of them.
 
         [] after `timeout` seconds without any (None = no limit), and None once the engine is
-        closed and every part has been handed out.
+        closed and every part has been handed out. Signals are not looked at while it waits: give
+        a timeout on the main thread.
         """
 
     def close(self) -> None:
