@@ -117,6 +117,7 @@ void InstanceState::answer(Live& live, executor::Response&& part) {
     live_.erase(part.id);
   }
   live.writer.reset();
+  metrics_->publish(engine_->stats());  // a cancelled request may end without a step after it
   finish(live.request, success, live.start_ns, std::max<uint64_t>(first_scheduled, live.start_ns));
 }
 

@@ -377,6 +377,16 @@ void cancelled_by_the_client() {
     backend.ended(gone);  // long before its 60 tokens: the other one still waits at the gate
     backend.script->gate.open();
     EXPECT_EQ(output_ids(backend.ended(other)[0]).size(), 34u);
+
+    backend.script->gate.close();
+    const RequestPtr last = make_request(prompt_of(3), 60);
+    last->flag("streaming", streaming);
+    backend.send(last);
+    backend.script->gate.let_pass(2);
+    last->cancelled = true;
+    backend.script->gate.open();
+    backend.ended(last);
+    EXPECT_EQ(fake_gauges().at("nv_trt_llm_kv_cache_block_metrics used"), 0);
   }
 }
 

@@ -1,0 +1,119 @@
+"""One tritonserver for all tests of this folder, with tiny random engines in it."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+from inflight.builder import build_engine
+from inflight.cli.repository import repository_settings
+from inflight.serving.pbtxt import ModelConfig, render
+from inflight.serving.repository import write_repository
+from inflight.serving.schema import TENSORRT_LLM
+from inflight.text.tokenizer import Tokenizer
+from triton_server import Server, running
+
+MAX_SEQ_LEN = 4096
+KV_TOKENS = 8192
+
+
+@dataclass(frozen=True)
+class Setup:
+    server: Server
+    repository: Path
+    checkpoint: Path
+    tokenizer: Tokenizer
+
+
+def save_tokenizer(folder: Path) -> int:
+    """A byte-level one: any ids make text, most of it broken characters. Answers its size."""
+    from tokenizers import Tokenizer as Raw
+    from tokenizers import decoders, models, pre_tokenizers
+
+    tokens = ["<unk>", "<s>", "</s>", *sorted(pre_tokenizers.ByteLevel.alphabet())]
+    raw = Raw(models.BPE({token: id for id, token in enumerate(tokens)}, []))
+    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    raw.decoder = decoders.ByteLevel()
+    raw.add_special_tokens(tokens[:3])
+    folder.mkdir(parents=True)
+    raw.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text(
+        '{"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}'
+    )
+    return len(tokens)
+
+
+def save_checkpoint(folder: Path, seed: int) -> Path:
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    vocab_size = save_tokenizer(folder)
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        vocab_size=vocab_size,
+        hidden_size=64,
+        intermediate_size=96,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=MAX_SEQ_LEN,
+        bos_token_id=1,
+        eos_token_id=2,
+        initializer_range=0.2,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+def add_llm(repository: Path, name: str, config: ModelConfig, versions: int = 1) -> None:
+    folder = repository / name
+    for version in range(1, versions + 1):
+        (folder / str(version)).mkdir(parents=True)
+    (folder / "config.pbtxt").write_text(render(replace(TENSORRT_LLM, name=name), config))
+
+
+@pytest.fixture(scope="session")
+def setup(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Setup]:
+    """tensorrt_llm and its ensemble; beside them `plain` (not decoupled), `second` (another
+    engine), `short_queue`, and `versions` (two of them, each with an engine of its own)."""
+    scratch = tmp_path_factory.mktemp("server")
+    checkpoint = save_checkpoint(scratch / "checkpoint", seed=0)
+    other = save_checkpoint(scratch / "other", seed=1)
+    engine = build_engine(checkpoint, scratch / "engine", max_batch_size=16, max_num_tokens=256)
+    second = build_engine(other, scratch / "second", max_batch_size=16, max_num_tokens=256)
+
+    repository = scratch / "repository"
+    settings = repository_settings(
+        engine, device="cpu", kv_cache_max_tokens=KV_TOKENS, num_threads=1
+    )
+    write_repository(repository, settings)
+    parameters = {**settings.llm_parameters, "gpt_model_path": str(engine)}
+    base = ModelConfig(
+        backend="inflight", max_batch_size=16, max_queue_size=0, parameters=parameters
+    )
+    add_llm(repository, "plain", base)
+    at_second = {**parameters, "gpt_model_path": str(second)}
+    add_llm(repository, "second", replace(base, decoupled=True, parameters=at_second))
+    short = replace(base, max_queue_size=2, parameters={**parameters, "max_batch_size": "1"})
+    add_llm(repository, "short_queue", replace(short, decoupled=True))
+    relative = {**parameters, "gpt_model_path": "engine"}
+    both = replace(base, decoupled=True, parameters=relative, versions=(1, 2))
+    add_llm(repository, "versions", both, versions=2)
+    (repository / "versions" / "1" / "engine").symlink_to(engine)
+    (repository / "versions" / "2" / "engine").symlink_to(second)
+
+    with running(repository, scratch, "--load-model=*") as server:
+        yield Setup(server, repository, checkpoint, Tokenizer.load(checkpoint))
+
+
+@pytest.fixture
+def server(setup: Setup) -> Iterator[Server]:
+    """Idle before and after each test: no test leaves a block behind."""
+    setup.server.wait_until_idle()
+    yield setup.server
+    setup.server.wait_until_idle()
+
+
+@pytest.fixture(scope="session")
+def tokenizer(setup: Setup) -> Tokenizer:
+    return setup.tokenizer

@@ -1,0 +1,89 @@
+"""`inflight serve` and `inflight repository` as a user runs them."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+from triton_server import free_ports
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+def command(*arguments: object) -> list[str]:
+    return [sys.executable, "-m", "inflight.cli.main", *map(str, arguments)]
+
+
+def environment(tmp_path: Path) -> dict[str, str]:
+    return {
+        **os.environ,
+        "PYTHONPATH": str(ROOT / "python_model"),
+        "XDG_CACHE_HOME": str(tmp_path / "cache"),
+        "TMPDIR": str(tmp_path),
+    }
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_serves_a_checkpoint_until_told_to_end(setup, tmp_path: Path, number: int) -> None:
+    http_port, grpc_port, metrics_port = free_ports(3)
+    arguments = command(
+        "serve",
+        setup.checkpoint,
+        f"--http-port={http_port}",
+        f"--grpc-port={grpc_port}",
+        f"--metrics-port={metrics_port}",
+        "--kv-cache-max-tokens=1024",
+        "--exclude-input-in-output",
+        f"--model-repository={tmp_path / 'models'}",
+    )
+    log = tmp_path / "log"
+    with log.open("w") as sink:
+        process = subprocess.Popen(
+            arguments, env=environment(tmp_path), stdout=sink, stderr=subprocess.STDOUT
+        )
+    try:
+        deadline = time.monotonic() + 90
+        while "Ready:" not in log.read_text():
+            assert process.poll() is None and time.monotonic() < deadline, log.read_text()[-4000:]
+            time.sleep(0.1)
+        url = f"http://localhost:{http_port}/v2/models/ensemble/generate"
+        assert url in log.read_text()
+        body = json.dumps({"text_input": "abc", "max_tokens": 3}).encode()
+        with urllib.request.urlopen(url, body, timeout=30) as answer:
+            assert not json.loads(answer.read())["text_output"].startswith("abc")
+    finally:
+        process.send_signal(number)
+        code = process.wait(60)
+    assert code == 0, log.read_text()[-4000:]
+    assert not list(tmp_path.glob("inflight-*"))
+    with pytest.raises(OSError):
+        urllib.request.urlopen(f"http://localhost:{http_port}/v2/health/live", timeout=2)
+    assert (tmp_path / "models" / "ensemble" / "config.pbtxt").is_file()
+
+
+def test_writes_a_repository(setup, tmp_path: Path) -> None:
+    output = tmp_path / "models"
+    result = subprocess.run(
+        command("repository", setup.checkpoint, "--output", output, "--no-decoupled"),
+        env=environment(tmp_path),
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert result.returncode == 0, result.stderr
+    config = (output / "tensorrt_llm" / "config.pbtxt").read_text()
+    assert "decoupled" not in config and "${" not in config
+    assert (output / "postprocessing" / "1" / "model.py").is_file()
+
+
+def test_says_what_is_missing(tmp_path: Path) -> None:
+    result = subprocess.run(
+        command("serve", tmp_path), env=environment(tmp_path), capture_output=True, text=True
+    )
+    assert result.returncode == 1
+    assert f"{tmp_path} is neither an engine directory" in result.stderr

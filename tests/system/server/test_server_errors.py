@@ -1,0 +1,170 @@
+"""Bad requests: each gets an error that names value and limit, and the server goes on."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import MAX_SEQ_LEN
+from inflight.serving.schema import ENSEMBLE, TENSORRT_LLM, Support
+from triton_server import Server, Stream, ask, llm_request
+from tritonclient.utils import InferenceServerException
+
+PROMPT = [5, 17, 200]
+
+CASES: dict[str, tuple[dict[str, Any], list[str]]] = {
+    "prompt too long": (
+        llm_request([3] * MAX_SEQ_LEN, 1),
+        [str(MAX_SEQ_LEN), str(MAX_SEQ_LEN - 1)],
+    ),
+    "empty prompt": (llm_request([5], 1, input_ids=np.zeros((1, 0), np.int32)), ["input_ids"]),
+    "id beyond the vocabulary": (llm_request([5, 259], 1), ["259"]),
+    "negative id": (llm_request([5, -1], 1), ["-1"]),
+    "no output": (llm_request(PROMPT, 0), ["0"]),
+    "negative output": (llm_request(PROMPT, -3), ["-3"]),
+    "end id beyond the vocabulary": (llm_request(PROMPT, 1, end_id=259), ["259"]),
+    "negative temperature": (llm_request(PROMPT, 1, temperature=-1.0), ["temperature", "-1"]),
+    "infinite temperature": (
+        llm_request(PROMPT, 1, temperature=float("inf")),
+        ["temperature", "inf"],
+    ),
+    "top_p that is no number": (
+        llm_request(PROMPT, 1, runtime_top_p=float("nan")),
+        ["top_p", "nan"],
+    ),
+    "top_p above one": (llm_request(PROMPT, 1, runtime_top_p=1.5), ["top_p", "1.5"]),
+    "negative top_k": (llm_request(PROMPT, 1, runtime_top_k=-2), ["top_k", "-2"]),
+    "min_p above one": (llm_request(PROMPT, 1, min_p=2.0), ["min_p", "2"]),
+    "no repetition penalty": (llm_request(PROMPT, 1, repetition_penalty=0.0), ["repetition", "0"]),
+    "presence penalty that is no number": (
+        llm_request(PROMPT, 1, presence_penalty=float("nan")),
+        ["presence_penalty", "nan"],
+    ),
+    "negative min_tokens": (llm_request(PROMPT, 1, min_tokens=-1), ["-1"]),
+    "two values for one option": (
+        llm_request(PROMPT, 1, temperature=np.ones((1, 2), np.float32)),
+        ["temperature"],
+    ),
+    "odd word list": (
+        llm_request(PROMPT, 1, stop_words_list=np.array([[[1, 2], [2, 1]]], np.int32)),
+        ["sparse list", "stop_words_list", "offset 1"],
+    ),
+    "stop word beyond the vocabulary": (
+        llm_request(PROMPT, 1, stop_words_list=np.array([[[999], [1]]], np.int32)),
+        ["999"],
+    ),
+    "wrong type": (llm_request(PROMPT, 1, temperature=np.ones((1, 1), np.int32)), ["temperature"]),
+    "wrong shape": (llm_request(PROMPT, 1, input_ids=np.ones((1, 2, 2), np.int32)), ["input_ids"]),
+    "missing tensor": ({"input_ids": PROMPT, "input_lengths": 3}, ["request_output_len"]),
+    "unknown tensor": (llm_request(PROMPT, 1, no_such_input=1), ["no_such_input"]),
+    "a batch": (
+        {
+            "input_ids": np.full((2, 3), 5, np.int32),
+            "input_lengths": np.full((2, 1), 3, np.int32),
+            "request_output_len": np.full((2, 1), 1, np.int32),
+        },
+        ["2 rows", "not supported yet"],
+    ),
+    "stop without an id": (llm_request([0], 0, stop=True), ["request ID is not provided"]),
+}
+
+
+def error_of(server: Server, model: str, **values: Any) -> str:
+    with pytest.raises(InferenceServerException) as caught:
+        ask(server, model, **values)
+    return caught.value.message()
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_bad_request(server: Server, name: str) -> None:
+    values, parts = CASES[name]
+    message = error_of(server, "tensorrt_llm", **values)
+    assert all(part in message for part in parts), message
+    (answer,) = ask(server, "tensorrt_llm", **llm_request(PROMPT, 2))
+    assert len(answer.ids) == 5
+
+
+def example(dtype: str, dims: tuple[int, ...]) -> np.ndarray:
+    shape = (1, *(2 if dim == -1 else dim for dim in dims))
+    if dtype == "STRING":
+        return np.full(shape, b"json", object)
+    numpy_type = {"BOOL": np.bool_, "FP16": np.float16, "FP32": np.float32}
+    other = {"INT32": np.int32, "INT64": np.int64, "UINT64": np.uint64, "UINT8": np.uint8}
+    return np.full(shape, 7, {**numpy_type, **other}[dtype])
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [tensor for tensor in TENSORRT_LLM.inputs if tensor.support is Support.REFUSED],
+    ids=lambda tensor: tensor.name,
+)
+def test_what_is_not_supported_says_so(server: Server, tensor) -> None:
+    value = example(tensor.dtype, tensor.dims)
+    message = error_of(server, "tensorrt_llm", **llm_request(PROMPT, 1), **{tensor.name: value})
+    assert f"input tensor {tensor.name} is not supported yet" in message
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [tensor for tensor in ENSEMBLE.inputs if tensor.support is Support.REFUSED],
+    ids=lambda tensor: tensor.name,
+)
+def test_the_ensemble_refuses_too(server: Server, tensor) -> None:
+    value = example(tensor.dtype, tensor.dims)
+    request = {"text_input": "abc", "max_tokens": 2, tensor.name: value}
+    assert "is not supported yet" in error_of(server, "ensemble", **request)
+
+
+def test_streaming_needs_a_decoupled_model(server: Server) -> None:
+    message = error_of(server, "plain", **llm_request(PROMPT, 1, streaming=True))
+    assert "decoupled" in message
+
+
+def test_unknown_model(server: Server) -> None:
+    assert "no_such_model" in error_of(server, "no_such_model", **llm_request(PROMPT, 1))
+
+
+@pytest.mark.parametrize(
+    ("request_", "part"),
+    [
+        ({"text_input": "", "max_tokens": 4}, "input_ids"),
+        ({"text_input": "abc", "max_tokens": 0}, "0"),
+        ({"text_input": "abc", "max_tokens": 4, "top_p": 7.0}, "top_p"),
+        ({"text_input": np.array([[b"\xff"]], object), "max_tokens": 4}, "UTF-8"),
+    ],
+)
+def test_errors_through_the_ensemble(server: Server, request_: dict[str, Any], part: str) -> None:
+    assert part in error_of(server, "ensemble", **request_)
+
+
+def test_http_errors(server: Server) -> None:
+    status, text = server.post(
+        "/v2/models/ensemble/generate", {"text_input": "abc", "max_tokens": 0}
+    )
+    assert status == 400 and '"error"' in text
+    status, text = server.post("/v2/models/ensemble/generate", {"text_input": "abc"})
+    assert status == 400 and "max_tokens" in text
+
+
+def test_full_queue(server: Server) -> None:
+    """One sequence at a time and two waiting; the same id for all. Triton's own queue has the same
+    bound and may be the one to refuse."""
+    with Stream(server, "short_queue") as stream:
+        for _ in range(12):
+            stream.send(request_id="same", **llm_request(PROMPT, 600))
+        errors, answered = [], 0
+        for _ in range(12):
+            try:
+                assert len(stream.next().ids) == 603
+                answered += 1
+            except InferenceServerException as error:
+                errors.append(error.message())
+    assert answered >= 3
+    assert errors
+    assert all("Exceeds maximum queue size" in error for error in errors), errors
+    server.wait_until_idle("short_queue")
+
+
+def test_long_answers_are_shortened(server: Server) -> None:
+    prompt = [3] * (MAX_SEQ_LEN - 10)
+    (answer,) = ask(server, "tensorrt_llm", **llm_request(prompt, 100))
+    assert len(answer.ids) == MAX_SEQ_LEN

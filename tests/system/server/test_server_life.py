@@ -1,0 +1,181 @@
+"""Many at once, cancelled, disconnected, stopped, unloaded: others see nothing, all comes back."""
+
+import http.client
+import json
+import random
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import tritonclient.grpc as grpc
+from triton_server import Server, Stream, ask, ask_text, llm_request
+
+PROMPT = [5, 17, 200]
+LONG = 3000  # tokens; takes far longer than any wait below
+
+
+def test_64_streams_equal_each_alone(server: Server) -> None:
+    draw = random.Random(1)
+    requests = [
+        {
+            "text_input": "".join(draw.choice("abc defgé東 ") for _ in range(draw.randint(1, 80))),
+            "max_tokens": draw.randint(1, 60),
+            "stream": draw.random() < 0.8,
+            "end_id": -1,
+            "exclude_input_in_output": True,
+            **({"top_k": 20, "temperature": 2.0, "seed": number} if number % 3 == 0 else {}),
+            **({"stop_words": ["e", "a b"]} if number % 5 == 0 else {}),
+        }
+        for number in range(64)
+    ]
+    delays = [draw.random() * 0.5 for _ in requests]
+
+    def run(request: dict, delay: float = 0) -> str:
+        time.sleep(delay)
+        # No request has an id: nothing but the engine's own keeps them apart.
+        return "".join(answer.text for answer in ask(server, "ensemble", **request))
+
+    alone = [run(request) for request in requests]
+    with ThreadPoolExecutor(64) as pool:
+        together = list(pool.map(run, requests, delays))
+    assert together == alone
+
+
+def test_cancelled_streams_free_their_blocks(server: Server) -> None:
+    for model, request in (
+        ("tensorrt_llm", llm_request(PROMPT, LONG, streaming=True)),
+        ("ensemble", {"text_input": "abc", "max_tokens": LONG, "stream": True, "end_id": -1}),
+    ):
+        expected = ask_text(server, "abc", 40, end_id=-1)
+        with Stream(server, model) as stream:
+            for _ in range(4):
+                stream.send(**request)
+            for _ in range(8):
+                stream.next()
+            assert server.gauges()["used"] > 0
+        begin = time.monotonic()
+        assert ask_text(server, "abc", 40, end_id=-1) == expected
+        server.wait_until_idle(seconds=5)
+        assert time.monotonic() - begin < 5
+
+
+def test_cancelled_while_not_streaming(server: Server) -> None:
+    with Stream(server, "tensorrt_llm") as stream:
+        stream.send(**llm_request(PROMPT, LONG))
+        while server.gauges()["active"] == 0:
+            time.sleep(0.01)
+    server.wait_until_idle(seconds=5)
+
+
+def test_stop_by_id(server: Server) -> None:
+    with Stream(server, "tensorrt_llm") as stream:
+        stream.send(request_id="a", **llm_request(PROMPT, LONG, streaming=True))
+        ids = stream.next().ids
+        ask(server, "tensorrt_llm", request_id="a", **llm_request([0], 0, stop=True))
+        while True:
+            answer = stream.next()
+            ids += answer.ids
+            if answer.final:
+                break
+    assert 0 < len(ids) < LONG
+    (whole,) = ask(
+        server, "tensorrt_llm", **llm_request(PROMPT, len(ids), exclude_input_in_output=True)
+    )
+    assert ids == whole.ids
+
+
+def test_stop_by_id_reaches_the_ensemble(server: Server) -> None:
+    with Stream(server, "ensemble") as stream:
+        stream.send(request_id="b", text_input="abc", max_tokens=LONG, stream=True, end_id=-1)
+        stream.next()
+        ask(server, "tensorrt_llm", request_id="b", **llm_request([0], 0, stop=True))
+        while not stream.next(seconds=10).final:
+            pass
+    server.wait_until_idle(seconds=5)
+
+
+def test_a_text_level_stop_ends_the_generation(server: Server) -> None:
+    """A stop word that begins inside a token's text is found in the text only."""
+    whole = ask_text(server, "abc", 300, end_id=-1, exclude_input_in_output=True)
+    word = whole[20:26]
+    begin = time.monotonic()
+    ask_text(server, "abc", LONG, stop_words=[word], stream=True, end_id=-1)
+    server.wait_until_idle(seconds=5)
+    assert time.monotonic() - begin < 10
+
+
+def test_http_disconnect(server: Server) -> None:
+    """The blocks come back, at the latest with the end of the answer."""
+    body = {"text_input": "abc", "max_tokens": 400, "stream": True, "end_id": -1}
+    connection = http.client.HTTPConnection("localhost", server.http_port)
+    connection.request("POST", "/v2/models/ensemble/generate_stream", json.dumps(body))
+    connection.getresponse().read(20)
+    connection.close()
+    server.wait_until_idle(seconds=30)
+
+
+def test_streams_go_on_while_others_are_cancelled(server: Server) -> None:
+    request = {"text_input": "keep", "max_tokens": 150, "stream": True, "end_id": -1}
+    expected = "".join(answer.text for answer in ask(server, "ensemble", **request))
+    told: list[str] = []
+
+    def keep() -> None:
+        told.append("".join(answer.text for answer in ask(server, "ensemble", **request)))
+
+    threads = [threading.Thread(target=keep) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for _ in range(6):
+        with Stream(server, "ensemble") as stream:
+            stream.send(text_input="go", max_tokens=LONG, stream=True, end_id=-1)
+            stream.next()
+    for thread in threads:
+        thread.join()
+    assert told == [expected] * 3
+
+
+@pytest.mark.parametrize("name", ["second"])
+def test_unloading_gives_the_memory_back(server: Server, name: str) -> None:
+    sizes = []
+    with grpc.InferenceServerClient(f"localhost:{server.grpc_port}") as client:
+        (expected,) = ask(server, name, **llm_request(PROMPT, 20))
+        for _ in range(8):
+            client.unload_model(name)
+            while client.is_model_ready(name):
+                time.sleep(0.01)
+            sizes.append(server.resident_bytes())
+            client.load_model(name)
+            (answer,) = ask(server, name, **llm_request(PROMPT, 20))
+            assert answer.ids == expected.ids
+    assert sizes[-1] - sizes[1] < 4 << 20, sizes
+
+
+def test_unloading_waits_for_streams(server: Server) -> None:
+    with grpc.InferenceServerClient(f"localhost:{server.grpc_port}") as client:
+        with Stream(server, "second") as stream:
+            stream.send(**llm_request(PROMPT, 300, streaming=True))
+            stream.next()
+            client.unload_model("second")
+            count, final = 1, False
+            while not final:
+                answer = stream.next()
+                count, final = count + len(answer.ids), answer.final
+            assert count >= 300
+        client.load_model("second")
+        assert client.is_model_ready("second")
+
+
+def test_ten_thousand_short_requests_leave_memory_flat(server: Server) -> None:
+    def some(count: int) -> None:
+        with Stream(server, "tensorrt_llm") as stream:
+            for _ in range(count):
+                stream.send(**llm_request(PROMPT, 1))
+            for _ in range(count):
+                stream.next()
+
+    some(2000)
+    before = server.resident_bytes()
+    for _ in range(5):
+        some(2000)
+    assert server.resident_bytes() - before < 16 << 20

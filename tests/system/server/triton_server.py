@@ -1,0 +1,242 @@
+"""A real tritonserver for the tests, and clients that speak to it."""
+
+from __future__ import annotations
+
+import json
+import queue
+import signal
+import socket
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tritonclient.grpc as grpc
+from inflight.serving.installation import find_installation, write_backends
+
+TYPES = {
+    "bool": "BOOL",
+    "uint8": "UINT8",
+    "int32": "INT32",
+    "int64": "INT64",
+    "float16": "FP16",
+    "uint64": "UINT64",
+    "float32": "FP32",
+    "object": "BYTES",
+}
+
+
+def free_ports(count: int) -> list[int]:
+    sockets = [socket.socket() for _ in range(count)]
+    for one in sockets:
+        one.bind(("127.0.0.1", 0))
+    ports = [one.getsockname()[1] for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports
+
+
+@dataclass
+class Server:
+    process: subprocess.Popen
+    http_port: int
+    grpc_port: int
+    metrics_port: int
+    log: Path
+
+    @property
+    def url(self) -> str:
+        return f"http://localhost:{self.http_port}"
+
+    def wait_until_ready(self, seconds: float = 120) -> None:
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            if self.process.poll() is not None:
+                raise AssertionError(f"the server ended\n{self.log.read_text()[-6000:]}")
+            with suppress(urllib.error.URLError, OSError):
+                urllib.request.urlopen(f"{self.url}/v2/health/ready", timeout=2).close()
+                return
+            time.sleep(0.1)
+        raise AssertionError(f"the server is not ready\n{self.log.read_text()[-6000:]}")
+
+    def post(self, path: str, body: dict[str, Any]) -> tuple[int, str]:
+        request = urllib.request.Request(
+            f"{self.url}{path}", json.dumps(body).encode(), {"Content-Type": "application/json"}
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=60) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            return error.code, error.read().decode()
+
+    def gauges(self, model: str = "tensorrt_llm") -> dict[str, float]:
+        """By category ("active", "used", …), of one model."""
+        with urllib.request.urlopen(f"http://localhost:{self.metrics_port}/metrics") as page:
+            lines = page.read().decode().splitlines()
+        values = {}
+        for line in lines:
+            if not line.startswith("nv_trt_llm_") or f'model="{model}"' not in line:
+                continue
+            labels, value = line.split("{")[1].split("} ")
+            pairs = dict(pair.split("=") for pair in labels.split(","))
+            category = next(v for k, v in pairs.items() if k not in ("model", "version"))
+            values[category.strip('"')] = float(value)
+        return values
+
+    def wait_until_idle(self, model: str = "tensorrt_llm", seconds: float = 20) -> None:
+        """Every block free, nothing active."""
+        deadline = time.monotonic() + seconds
+        while True:
+            gauges = self.gauges(model)
+            if gauges["active"] == 0 and gauges["used"] == 0:
+                assert gauges["free"] == gauges["max"]
+                return
+            assert time.monotonic() < deadline, f"still busy: {gauges}"
+            time.sleep(0.02)
+
+    def resident_bytes(self) -> int:
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        line = next(line for line in status.splitlines() if line.startswith("VmRSS:"))
+        return int(line.split()[1]) * 1024
+
+
+@contextmanager
+def running(repository: Path, scratch: Path, *options: str) -> Iterator[Server]:
+    installation = find_installation()
+    backends = write_backends(scratch / "backends", installation)
+    http_port, grpc_port, metrics_port = free_ports(3)
+    log = scratch / "server.log"
+    arguments = [
+        f"--model-repository={repository}",
+        f"--backend-directory={backends}",
+        f"--http-port={http_port}",
+        f"--grpc-port={grpc_port}",
+        f"--metrics-port={metrics_port}",
+        "--disable-auto-complete-config",
+        "--model-control-mode=explicit",
+        "--exit-timeout-secs=20",
+        *options,
+    ]
+    with log.open("w") as sink:
+        process = subprocess.Popen(
+            [str(installation.binary), *arguments],
+            env=installation.environment(),
+            stdout=sink,
+            stderr=subprocess.STDOUT,
+        )
+    server = Server(process, http_port, grpc_port, metrics_port, log)
+    try:
+        server.wait_until_ready()
+        yield server
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(40)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def tensors(**values: Any) -> list[grpc.InferInput]:
+    """Python values as a client sends them: [1, n] with the type of the name."""
+    inputs = []
+    for name, value in values.items():
+        array = value if isinstance(value, np.ndarray) else as_array(name, value)
+        tensor = grpc.InferInput(name, list(array.shape), TYPES[array.dtype.name])
+        tensor.set_data_from_numpy(array)
+        inputs.append(tensor)
+    return inputs
+
+
+def as_array(name: str, value: Any) -> np.ndarray:
+    items = value if isinstance(value, list) else [value]
+    if isinstance(items[0], bool):
+        return np.array([items], np.bool_)
+    if isinstance(items[0], str):
+        return np.array([[item.encode() for item in items]], object)
+    if isinstance(items[0], float):
+        return np.array([items], np.float32)
+    unsigned = name in ("seed", "random_seed", "engine_request_id", "lora_task_id")
+    return np.array([items], np.uint64 if unsigned else np.int32)
+
+
+def llm_request(prompt: list[int], length: int, **others: Any) -> dict[str, Any]:
+    return {
+        "input_ids": prompt,
+        "input_lengths": len(prompt),
+        "request_output_len": length,
+        **others,
+    }
+
+
+@dataclass
+class Answer:
+    """One response: its tensors by name, in order."""
+
+    outputs: dict[str, np.ndarray]
+    final: bool = False
+
+    @property
+    def ids(self) -> list[int]:
+        return self.outputs["output_ids"].reshape(-1).tolist()
+
+    @property
+    def text(self) -> str:
+        return self.outputs["text_output"].reshape(-1)[0].decode()
+
+
+@dataclass
+class Stream:
+    """A gRPC stream: requests in, answers out in the order they come."""
+
+    server: Server
+    model: str
+    answers: queue.Queue = field(default_factory=queue.Queue)
+
+    def __enter__(self) -> Stream:
+        self.client = grpc.InferenceServerClient(f"localhost:{self.server.grpc_port}")
+        self.client.start_stream(lambda result, error: self.answers.put((result, error)))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.client.stop_stream(cancel_requests=True)
+        self.client.close()
+
+    def send(self, request_id: str = "", outputs: list[str] | None = None, **values: Any) -> None:
+        wanted = [grpc.InferRequestedOutput(name) for name in outputs] if outputs else None
+        self.client.async_stream_infer(
+            self.model, tensors(**values), request_id=request_id, outputs=wanted
+        )
+
+    def next(self, seconds: float = 60) -> Answer:
+        result, error = self.answers.get(timeout=seconds)
+        if error is not None:
+            raise error
+        response = result.get_response()
+        final = response.parameters["triton_final_response"].bool_param
+        return Answer({o.name: result.as_numpy(o.name) for o in response.outputs}, final)
+
+    def run(self, **values: Any) -> list[Answer]:
+        """Every answer to one request."""
+        self.send(**values)
+        answers = [self.next()]
+        while not answers[-1].final:
+            answers.append(self.next())
+        return answers
+
+
+def ask(server: Server, model: str, **values: Any) -> list[Answer]:
+    with Stream(server, model) as stream:
+        return stream.run(**values)
+
+
+def ask_text(server: Server, prompt: str, length: int, **others: Any) -> str:
+    """The ensemble's whole answer."""
+    answers = ask(server, "ensemble", text_input=prompt, max_tokens=length, **others)
+    return "".join(answer.text for answer in answers)
