@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <system_error>
 #include <utility>
 
 #include "kernels/core/check.h"
@@ -50,14 +51,25 @@ ThreadPool::ThreadPool(int num_threads) {
   check(num_threads >= 1 && num_threads <= 4096, "num_threads must be in [0, 4096], got ",
         num_threads);
   workers_.reserve(num_threads - 1);
-  for (int thread = 1; thread < num_threads; ++thread)
-    workers_.emplace_back([this, thread] { work(thread); });
+  try {
+    for (int thread = 1; thread < num_threads; ++thread)
+      workers_.emplace_back([this, thread] { work(thread); });
+  } catch (const std::system_error& error) {
+    const size_t num_started = workers_.size();
+    stop();
+    throw Error(ErrorCode::kResourceExhausted,
+                concat("could start only ", num_started, " of ", num_threads - 1,
+                       " threads for CPU ops: ", error.what()));
+  }
 }
 
-ThreadPool::~ThreadPool() {
+ThreadPool::~ThreadPool() { stop(); }
+
+void ThreadPool::stop() {
   ranges_left_.store(kStop, std::memory_order_release);
   ranges_left_.notify_all();
   for (std::thread& worker : workers_) worker.join();
+  workers_.clear();
 }
 
 int64_t ThreadPool::range_size(int64_t count, int64_t grain) const {

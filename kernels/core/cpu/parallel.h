@@ -62,6 +62,8 @@ class ThreadPool {
   int64_t range_size(int64_t count, int64_t grain) const;
   void run(const Job& job);
   void work(int thread);
+  /// Ends and joins the threads.
+  void stop();
   /// Takes ranges of the current job until none is left.
   void take_ranges(int thread);
 
