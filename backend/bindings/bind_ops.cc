@@ -4,9 +4,12 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <map>
 #include <memory>
+#include <numeric>
 #include <string>
 #include <vector>
 
@@ -144,6 +147,23 @@ class OpRunner {
 
   int num_threads() const { return pool_->num_threads(); }
 
+  /// Bytes a second that the threads read from memory: the best of `rounds` sweeps of an array.
+  double read_bandwidth(size_t bytes, int rounds) {
+    const auto count = static_cast<int64_t>(bytes / sizeof(uint64_t));
+    std::vector<uint64_t> data(count, 1);
+    std::atomic<uint64_t> total{0};
+    double best = 0;
+    for (int round = 0; round < rounds; ++round) {
+      const auto start = std::chrono::steady_clock::now();
+      pool_->parallel_for(count, [&](int64_t begin, int64_t end, int) {
+        total += std::accumulate(data.begin() + begin, data.begin() + end, uint64_t{0});
+      });
+      const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - start;
+      best = std::max(best, static_cast<double>(bytes) / elapsed.count());
+    }
+    return best;
+  }
+
  private:
   std::shared_ptr<cpu::ThreadPool> pool_;
 };
@@ -178,6 +198,8 @@ void register_ops(py::module_& module) {
            py::arg("attributes") = py::dict())
       .def("run", &OpRunner::run, py::arg("op"), py::arg("inputs"), py::arg("outputs"),
            py::arg("attributes") = py::dict())
+      .def("read_bandwidth", &OpRunner::read_bandwidth, py::arg("bytes") = size_t{256} << 20,
+           py::arg("rounds") = 8, py::call_guard<py::gil_scoped_release>())
       .def_property_readonly("num_threads", &OpRunner::num_threads);
   module.def(
       "op_devices", [] { return std::vector<std::string>{"cpu"}; },

@@ -12,6 +12,8 @@ namespace inflight::cpu {
 
 // Keys are taken so many at a time, from positions that are multiples of it.
 inline constexpr int64_t kKeyTile = 64;
+// The longest range of keys of one call.
+inline constexpr int64_t kSegmentKeys = 512;
 // A padded row of floats has a multiple of so many.
 inline constexpr int64_t kRowAlignment = 16;
 
@@ -29,7 +31,8 @@ struct AttendArgs {
   int64_t value_bytes;   // from a key to its value
   int64_t tokens_per_block;
   const int32_t* block_table;
-  int64_t begin, end;  // positions of the keys; begin is a multiple of kKeyTile
+  int64_t begin, end;  // positions of the keys; begin is a multiple of kKeyTile,
+                       // end at most kSegmentKeys beyond
 
   float* scores;   // [rows, kKeyTile + 1] scratch
   float* maxima;   // [rows] out: largest score, -infinity if the row sees no key of the range

@@ -95,11 +95,18 @@ inline float soften_row(float* scores, int64_t visible, float scale, float& maxi
   return factor;
 }
 
+/// Asks for what is read after these: the processor does not guess where the next block is.
+template <typename Cache>
+INFLIGHT_INLINE void prefetch(const Cache* from, int64_t count) {
+  for (int64_t i = 0; i < count; i += 64 / static_cast<int64_t>(sizeof(Cache)))
+    __builtin_prefetch(from + i);
+}
+
 /// outputs[r][d...] = outputs[r][d...] * factors[r] + sum over keys of weights[r][key] * value.
 template <int kRows, int kVectors, typename Cache, typename Load>
 INFLIGHT_INLINE void weigh_tile(const AttendArgs& args, int64_t row, int64_t d, int64_t num_keys,
-                                const Cache* const* values, const float* factors,
-                                const Load& load_value) {
+                                const Cache* const* values, const Cache* const* ahead,
+                                const float* factors, const Load& load_value) {
   float* outputs = args.outputs + row * args.stride + d;
   const float* weights = args.scores + row * kKeyTile;
   Lanes tile[kRows][kVectors];
@@ -111,6 +118,7 @@ INFLIGHT_INLINE void weigh_tile(const AttendArgs& args, int64_t row, int64_t d, 
       tile[r][v] = load(outputs + r * args.stride + v * kLanes) * factor;
   }
   for (int64_t key = 0; key < num_keys; ++key) {
+    if (ahead != nullptr) prefetch(ahead[key] + d, kVectors * kLanes);
     Lanes value[kVectors];
 #pragma GCC unroll 4
     for (int v = 0; v < kVectors; ++v) value[v] = load_value(values[key] + d + v * kLanes);
@@ -129,23 +137,29 @@ INFLIGHT_INLINE void weigh_tile(const AttendArgs& args, int64_t row, int64_t d, 
 }
 
 template <int kRows, typename Cache>
-void score_rows(const AttendArgs& args, int64_t row, int64_t num_keys, const Cache* const* keys) {
+void score_rows(const AttendArgs& args, int64_t row, int64_t num_keys, const Cache* const* keys,
+                const Cache* const* ahead) {
   int64_t key = 0;
-  for (; key + kTileKeys <= num_keys; key += kTileKeys)
+  for (; key + kTileKeys <= num_keys; key += kTileKeys) {
+    if (ahead != nullptr) {
+      for (int64_t i = key; i < key + kTileKeys; ++i) prefetch(ahead[i], args.head_size);
+    }
     score_tile<kRows, kTileKeys>(args, row, keys + key, args.scores + key);
+  }
   for (; key < num_keys; ++key) score_tile<kRows, 1>(args, row, keys + key, args.scores + key);
 }
 
 template <int kRows, typename Cache>
 void weigh_rows(const AttendArgs& args, int64_t row, int64_t num_keys, const Cache* const* values,
-                const float* factors) {
+                const Cache* const* ahead, const float* factors) {
   int64_t d = 0;
   for (; d + kTileVectors * kLanes <= args.head_size; d += kTileVectors * kLanes)
-    weigh_tile<kRows, kTileVectors>(args, row, d, num_keys, values, factors, LoadWhole{});
+    weigh_tile<kRows, kTileVectors>(args, row, d, num_keys, values, ahead, factors, LoadWhole{});
   for (; d + kLanes <= args.head_size; d += kLanes)
-    weigh_tile<kRows, 1>(args, row, d, num_keys, values, factors, LoadWhole{});
+    weigh_tile<kRows, 1>(args, row, d, num_keys, values, ahead, factors, LoadWhole{});
   if (d < args.head_size) {
-    weigh_tile<kRows, 1>(args, row, d, num_keys, values, factors, LoadFirst{args.head_size - d});
+    weigh_tile<kRows, 1>(args, row, d, num_keys, values, ahead, factors,
+                         LoadFirst{args.head_size - d});
   }
 }
 
@@ -185,31 +199,35 @@ void attend(const AttendArgs& args) {
   std::fill_n(args.maxima, args.rows, -INFINITY);
   std::fill_n(args.sums, args.rows, 0.0f);
   std::fill_n(args.outputs, args.rows * args.stride, 0.0f);
-  const Cache* keys[kKeyTile];
-  const Cache* values[kKeyTile];
+  const Cache* all_keys[kSegmentKeys];
+  const Cache* all_values[kSegmentKeys];
+  int64_t block = args.begin / args.tokens_per_block, offset = args.begin % args.tokens_per_block;
+  for (int64_t key = 0; key < args.end - args.begin; ++key) {
+    const uint8_t* from = args.cache + args.block_table[block] * args.block_bytes +
+                          offset * args.head_size * static_cast<int64_t>(sizeof(Cache));
+    all_keys[key] = reinterpret_cast<const Cache*>(from);
+    all_values[key] = reinterpret_cast<const Cache*>(from + args.value_bytes);
+    if (++offset == args.tokens_per_block) ++block, offset = 0;
+  }
   float* factors = args.scores + args.rows * kKeyTile;
   int64_t row = 0;  // rows before it see none of the keys left
   for (int64_t begin = args.begin; begin < args.end; begin += kKeyTile) {
     const int64_t num_keys = std::min(kKeyTile, args.end - begin);
-    int64_t block = begin / args.tokens_per_block, offset = begin % args.tokens_per_block;
-    for (int64_t key = 0; key < num_keys; ++key) {
-      const uint8_t* from = args.cache + args.block_table[block] * args.block_bytes +
-                            offset * args.head_size * static_cast<int64_t>(sizeof(Cache));
-      keys[key] = reinterpret_cast<const Cache*>(from);
-      values[key] = reinterpret_cast<const Cache*>(from + args.value_bytes);
-      if (++offset == args.tokens_per_block) ++block, offset = 0;
-    }
+    const Cache* const* keys = all_keys + (begin - args.begin);
+    const Cache* const* values = all_values + (begin - args.begin);
     while (row < args.rows && args.visible[row] <= begin) ++row;
     for_row_tiles(row, args.rows, [&]<int kRows>(int64_t first) {
-      score_rows<kRows>(args, first, num_keys, keys);
+      score_rows<kRows>(args, first, num_keys, keys, first == row ? values : nullptr);
     });
     for (int64_t r = row; r < args.rows; ++r) {
       factors[r] =
           soften_row(args.scores + r * kKeyTile, std::min(args.visible[r] - begin, num_keys),
                      args.scale, args.maxima[r], args.sums[r]);
     }
+    const bool is_last = begin + 2 * kKeyTile > args.end;  // or all but: no whole tile follows
     for_row_tiles(row, args.rows, [&]<int kRows>(int64_t first) {
-      weigh_rows<kRows>(args, first, num_keys, values, factors);
+      weigh_rows<kRows>(args, first, num_keys, values,
+                        first == row && !is_last ? keys + kKeyTile : nullptr, factors);
     });
   }
 }

@@ -16,7 +16,6 @@
 namespace inflight::cpu {
 namespace {
 
-constexpr int64_t kSegmentKeys = 512;
 // Query rows of a task, if a group of heads is not larger.
 constexpr int64_t kTaskRows = 48;
 // Below so many tasks for each thread, segments are divided too.
