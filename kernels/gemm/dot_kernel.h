@@ -67,12 +67,14 @@ inline constexpr int kFewRowsColumns = 8;
 inline constexpr int64_t kDepthBlockSteps = 64;
 // Bytes of x that may be expected to stay in the second-level cache beside the weights.
 inline constexpr int64_t kCachedBytes = 384 << 10;
-// How far ahead of its use each weight row is asked for.
-inline constexpr int64_t kPrefetchBytes = 1024;
+// A tile of weights is asked for while the one before is worked on, up to such a size; beyond, each
+// row is, so many bytes ahead.
+inline constexpr int64_t kPrefetchTileBytes = 144 << 10;
+inline constexpr int64_t kPrefetchRowBytes = 1024;
 
 template <typename Product, int kRows, int kTileColumns>
 void dot_tile(const typename Product::X* x, const typename Product::W* weight, int64_t stride,
-              int64_t depth, float* out, int64_t out_stride, bool is_first) {
+              int64_t depth, float* out, int64_t out_stride, bool is_first, int64_t ahead) {
   Lanes tile[kRows][kTileColumns];
 #pragma GCC unroll 8
   for (int r = 0; r < kRows; ++r) {
@@ -87,8 +89,7 @@ void dot_tile(const typename Product::X* x, const typename Product::W* weight, i
 #pragma GCC unroll 8
     for (int c = 0; c < kTileColumns; ++c) {
       const auto* from = weight + c * stride + k;
-      if constexpr (kRows <= kFewRows)
-        __builtin_prefetch(reinterpret_cast<const char*>(from) + kPrefetchBytes);
+      __builtin_prefetch(reinterpret_cast<const char*>(from) + ahead, 0, 2);  // to the second level
       const typename Product::WOperand operand = Product::load_w(from);
 #pragma GCC unroll 8
       for (int r = 0; r < kRows; ++r) tile[r][c] = Product::add(tile[r][c], operands[r], operand);
@@ -134,13 +135,17 @@ void dot_columns(const DotArgs& args, int64_t row, int64_t column, int64_t colum
   const auto* weight = static_cast<const typename Product::W*>(args.weight) + k;
   float* out = args.out + row * args.out_stride;
   const int64_t end = column + columns;
+  const auto tile_bytes =
+      kTileColumns * args.depth * static_cast<int64_t>(sizeof(typename Product::W));
+  const int64_t far = tile_bytes <= kPrefetchTileBytes ? tile_bytes : kPrefetchRowBytes;
+  const int64_t ahead = row == 0 ? far : 0;  // later rows find the weights near
   for (; column + kTileColumns <= end; column += kTileColumns) {
     dot_tile<Product, kRows, kTileColumns>(x, weight + column * args.depth, args.depth, depth,
-                                           out + column, args.out_stride, k == 0);
+                                           out + column, args.out_stride, k == 0, ahead);
   }
   for (; column < end; ++column) {
     dot_tile<Product, kRows, 1>(x, weight + column * args.depth, args.depth, depth, out + column,
-                                args.out_stride, k == 0);
+                                args.out_stride, k == 0, ahead);
   }
 }
 
