@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 BUILD = Path(os.environ.get("INFLIGHT_BUILD_DIR", ROOT / "build"))
-NAMES = sorted(path.stem for path in Path(__file__).parent.glob("*.cc"))
+NAMES = sorted(path.stem for path in (ROOT / "tests" / "cpp").glob("*.cc"))
 
 
 @pytest.mark.parametrize("name", NAMES)
