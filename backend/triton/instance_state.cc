@@ -117,7 +117,7 @@ void InstanceState::answer(Live& live, executor::Response&& part) {
     live_.erase(part.id);
   }
   live.writer.reset();
-  metrics_->publish(engine_->stats());  // a cancelled request may end without a step after it
+  publish_if_idle();
   finish(live.request, success, live.start_ns, std::max<uint64_t>(first_scheduled, live.start_ns));
 }
 
@@ -134,8 +134,14 @@ void InstanceState::finish(TRITONBACKEND_Request* request, bool success, uint64_
                "RequestRelease");
 }
 
+bool InstanceState::publish_if_idle() {
+  const executor::EngineStats newest = engine_->stats();
+  if (newest.active_requests == 0) metrics_->publish(newest);
+  return newest.active_requests == 0;
+}
+
 void InstanceState::after_step(const executor::EngineStats& stats) {
-  metrics_->publish(stats);
+  if (!publish_if_idle()) metrics_->publish(stats);
   std::vector<executor::RequestId> cancelled;
   {
     std::lock_guard lock(mutex_);

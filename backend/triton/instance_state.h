@@ -34,6 +34,9 @@ class InstanceState {
   void answer(Live& live, executor::Response&& part);
   void finish(TRITONBACKEND_Request* request, bool success, uint64_t start_ns,
               uint64_t compute_start_ns);
+  /// A cancelled request may end after the newest step and before any other: nothing would tell
+  /// the gauges.
+  bool publish_if_idle();
   void after_step(const executor::EngineStats& stats);
   uint64_t public_id(executor::RequestId id) const { return id_base_ + id; }
 
