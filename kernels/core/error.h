@@ -10,8 +10,8 @@
 namespace inflight {
 
 enum class ErrorCode {
-  kInvalidArgument,  // the caller's input is wrong; the message names value and limit
-  kUnsupported,      // legal input that this build or engine cannot serve
+  kInvalidArgument,    // the caller's input is wrong; the message names value and limit
+  kUnsupported,        // legal input that this build or engine cannot serve
   kResourceExhausted,  // a queue or a pool is full; trying later may work
   kNotFound,
   kCancelled,

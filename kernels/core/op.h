@@ -29,8 +29,8 @@ struct Workspace {
 /// Where and with what an op runs; the same for every op of a step.
 struct OpContext {
   Device device;
-  void* stream = nullptr;            // cudaStream_t on CUDA, unused on the CPU
-  cpu::ThreadPool* pool = nullptr;   // the rank's threads, CPU only
+  void* stream = nullptr;           // cudaStream_t on CUDA, unused on the CPU
+  cpu::ThreadPool* pool = nullptr;  // the rank's threads, CPU only
   Communicator* communicator = nullptr;
   Workspace workspace;
 };

@@ -23,6 +23,7 @@ class ResourceExhaustedError(InflightError, RuntimeError):
 
 class NotFoundError(InflightError, LookupError): ...
 class CancelledError(InflightError, RuntimeError): ...
+
 class InternalError(InflightError, RuntimeError):
     """Our own fault, or the engine has died."""
 
