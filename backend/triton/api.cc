@@ -29,6 +29,7 @@ INFLIGHT_EXPORT TRITONSERVER_Error* TRITONBACKEND_Initialize(TRITONBACKEND_Backe
         "the server's backend interface is version ", major, ".", minor, ", expected ",
         int{TRITONBACKEND_API_VERSION_MAJOR}, ".", int{TRITONBACKEND_API_VERSION_MINOR},
         " or later");
+    inflight::set_log_sink(inflight::triton::write_to_server_log);
   });
 }
 

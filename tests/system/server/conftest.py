@@ -11,9 +11,8 @@ from inflight.serving.pbtxt import ModelConfig, render
 from inflight.serving.repository import write_repository
 from inflight.serving.schema import TENSORRT_LLM
 from inflight.text.tokenizer import Tokenizer
-from triton_server import Server, running
+from triton_server import MAX_SEQ_LEN, Server, running
 
-MAX_SEQ_LEN = 4096
 KV_TOKENS = 8192
 
 
@@ -51,9 +50,9 @@ def save_checkpoint(folder: Path, seed: int) -> Path:
     torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=vocab_size,
-        hidden_size=64,
-        intermediate_size=96,
-        num_hidden_layers=2,
+        hidden_size=256,  # a step takes long enough to be cancelled under way
+        intermediate_size=512,
+        num_hidden_layers=4,
         num_attention_heads=4,
         num_key_value_heads=2,
         max_position_embeddings=MAX_SEQ_LEN,

@@ -4,9 +4,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import MAX_SEQ_LEN
 from inflight.serving.schema import ENSEMBLE, TENSORRT_LLM, Support
-from triton_server import Server, Stream, ask, llm_request
+from triton_server import MAX_SEQ_LEN, Server, Stream, ask, llm_request
 from tritonclient.utils import InferenceServerException
 
 PROMPT = [5, 17, 200]

@@ -20,6 +20,8 @@ import numpy as np
 import tritonclient.grpc as grpc
 from inflight.serving.installation import find_installation, write_backends
 
+MAX_SEQ_LEN = 4096  # of the engines
+
 TYPES = {
     "bool": "BOOL",
     "uint8": "UINT8",
@@ -205,8 +207,12 @@ class Stream:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.client.stop_stream(cancel_requests=True)
+        self.client.stop_stream()
         self.client.close()
+
+    def cancel(self) -> None:
+        """Ends the call under the server's hands, as a client that goes away does."""
+        self.client.stop_stream(cancel_requests=True)
 
     def send(self, request_id: str = "", outputs: list[str] | None = None, **values: Any) -> None:
         wanted = [grpc.InferRequestedOutput(name) for name in outputs] if outputs else None

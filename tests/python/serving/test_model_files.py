@@ -1,0 +1,136 @@
+"""The model.py files, with a stand-in for the module that only tritonserver has."""
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+
+import numpy as np
+import pytest
+from inflight.serving import repository
+
+FILES = Path(repository.__file__).parent / "model_files"
+
+
+class Tensor:
+    def __init__(self, name: str, value: np.ndarray) -> None:
+        self.name, self.value = name, value
+
+    def as_numpy(self) -> np.ndarray:
+        return self.value
+
+
+class Request(SimpleNamespace):
+    """Of a client or, with `sent`, of the model under test to another model."""
+
+    sent: list
+
+    def is_cancelled(self) -> bool:
+        return self.cancelled
+
+    def exec(self, decoupled: bool) -> list:
+        assert decoupled
+        Request.sent.append(self)
+        return []
+
+
+@pytest.fixture
+def load(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    Request.sent = []
+    utils = ModuleType("triton_python_backend_utils")
+    utils.Tensor = Tensor
+    utils.InferenceResponse = lambda output_tensors=(), error=None: SimpleNamespace(
+        outputs={tensor.name: tensor.value for tensor in output_tensors}, error=error
+    )
+    utils.InferenceRequest = Request
+    utils.TritonError = lambda message, code: (message, code)
+    utils.TritonError.INVALID_ARG = "invalid"
+    utils.get_input_tensor_by_name = lambda request, name: request.tensors.get(name)
+    monkeypatch.setitem(sys.modules, utils.__name__, utils)
+
+    def model(name: str, **parameters: str):
+        spec = importlib.util.spec_from_file_location(f"model_{name}", FILES / f"{name}.py")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        instance = module.TritonPythonModel()
+        listed = {key: {"string_value": value} for key, value in parameters.items()}
+        instance.initialize({"model_config": json.dumps({"parameters": listed})})
+        return instance
+
+    return model
+
+
+def request(cancelled: bool = False, **tensors: np.ndarray) -> Request:
+    return Request(
+        cancelled=cancelled, tensors={name: Tensor(name, value) for name, value in tensors.items()}
+    )
+
+
+@pytest.fixture(scope="module")
+def tokenizer_dir(tmp_path_factory: pytest.TempPathFactory) -> str:
+    from serving_tokenizers import byte_level
+
+    folder = tmp_path_factory.mktemp("tokenizer")
+    byte_level()._tokenizer.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text('{"eos_token": "</s>"}')
+    return str(folder)
+
+
+def chunk(text: str, final: bool, stop: list[str], cancelled: bool = False) -> Request:
+    ids = [3 + 10] * len(text)
+    context = json.dumps({"stop": stop}).encode()
+    return request(
+        cancelled,
+        TOKENS_BATCH=np.array([[ids]], np.int32),
+        SEQUENCE_LENGTH=np.array([[len(ids)]], np.int32),
+        TEXT_CONTEXT=np.frombuffer(context, np.uint8)[None],
+        PREVIOUS_IDS=np.zeros((1, 0), np.int32),
+        RESPONSE_STATE=np.array([[1 << 40, int(final), len(ids)]], np.int64),
+    )
+
+
+@pytest.mark.parametrize(
+    ("final", "stop", "cancelled", "stops"),
+    [
+        (False, [], False, False),
+        (False, [], True, True),
+        (True, [], True, False),
+        (False, ["*"], False, True),
+        (True, ["*"], False, False),
+    ],
+)
+def test_postprocessing_ends_the_engines_request(
+    load, tokenizer_dir: str, final: bool, stop: list[str], cancelled: bool, stops: bool
+) -> None:
+    model = load(
+        "postprocessing", tokenizer_dir=tokenizer_dir, tensorrt_llm_model_name="the_engine"
+    )
+    (letter,) = model.execute([chunk("x", True, [])])[0].outputs["OUTPUT"]
+    stop = [letter.decode() for _ in stop]
+    (answer,) = model.execute([chunk("xx", final, stop, cancelled)])
+    assert answer.outputs["OUTPUT"].tolist() == [letter if stop else letter * 2]
+    assert len(Request.sent) == int(stops)
+    for command in Request.sent:
+        assert command.model_name == "the_engine"
+        values = {tensor.name: tensor.value.item() for tensor in command.inputs}
+        assert values["stop"] is True
+        assert values["engine_request_id"] == 1 << 40
+
+
+def test_preprocessing_answers_errors(load, tokenizer_dir: str) -> None:
+    model = load("preprocessing", tokenizer_dir=tokenizer_dir)
+    length = np.array([[3]], np.int32)
+    good, bad = model.execute(
+        [
+            request(QUERY=np.array([[b"abc"]], object), REQUEST_OUTPUT_LEN=length),
+            request(QUERY=np.array([[b"\xff"]], object), REQUEST_OUTPUT_LEN=length),
+        ]
+    )
+    assert good.outputs["REQUEST_INPUT_LEN"].item() == 3
+    assert "UTF-8" in bad.error[0]
+
+
+def test_a_missing_parameter_is_named(load) -> None:
+    with pytest.raises(ValueError, match="tokenizer_dir is missing"):
+        load("preprocessing", tokenizer_dir="${tokenizer_dir}")
