@@ -42,11 +42,25 @@ def test_64_streams_equal_each_alone(server: Server) -> None:
     assert together == alone
 
 
+@pytest.fixture
+def cancellable(server: Server) -> Server:
+    """A server that survives a cancelled gRPC stream."""
+    with grpc.InferenceServerClient(f"localhost:{server.grpc_port}") as client:
+        version = tuple(map(int, client.get_server_metadata().version.split(".")))
+    if version < (2, 57):
+        pytest.skip(
+            f"tritonserver {version} may crash when a gRPC stream with responses on their way is "
+            "cancelled (triton-inference-server/server issues 7368 and 8034)"
+        )
+    return server
+
+
 def num_steps(server: Server) -> float:
     return server.gauges()["iteration_counter"]
 
 
-def test_cancelled_streams_free_their_blocks(server: Server) -> None:
+def test_cancelled_streams_free_their_blocks(cancellable: Server) -> None:
+    server = cancellable
     expected = ask_text(server, "abc", 40, end_id=-1)
     before = num_steps(server)
     with Stream(server, "tensorrt_llm") as stream:
@@ -61,7 +75,8 @@ def test_cancelled_streams_free_their_blocks(server: Server) -> None:
     assert num_steps(server) - before < LONG
 
 
-def test_cancelled_while_not_streaming(server: Server) -> None:
+def test_cancelled_while_not_streaming(cancellable: Server) -> None:
+    server = cancellable
     before = num_steps(server)
     with Stream(server, "tensorrt_llm") as stream:
         stream.send(**llm_request(PROMPT, LONG))
@@ -72,14 +87,8 @@ def test_cancelled_while_not_streaming(server: Server) -> None:
     assert num_steps(server) - before < LONG
 
 
-def test_cancelled_ensemble_ends_the_generation(server: Server) -> None:
-    with grpc.InferenceServerClient(f"localhost:{server.grpc_port}") as client:
-        version = tuple(map(int, client.get_server_metadata().version.split(".")))
-    if version < (2, 57):
-        pytest.skip(
-            f"tritonserver {version} may crash when a gRPC stream with responses on their way is "
-            "cancelled (triton-inference-server/server issues 7368 and 8034)"
-        )
+def test_cancelled_ensemble_ends_the_generation(cancellable: Server) -> None:
+    server = cancellable
     before = num_steps(server)
     with Stream(server, "ensemble") as stream:
         stream.send(text_input="abc", max_tokens=LONG, stream=True, end_id=-1)
@@ -138,7 +147,8 @@ def test_http_disconnect(server: Server) -> None:
     server.wait_until_idle(seconds=30)
 
 
-def test_streams_go_on_while_others_are_cancelled(server: Server) -> None:
+def test_streams_go_on_while_others_are_cancelled(cancellable: Server) -> None:
+    server = cancellable
     request = {"text_input": "keep", "max_tokens": 150, "stream": True, "end_id": -1}
     expected = "".join(answer.text for answer in ask(server, "ensemble", **request))
     told: list[str] = []

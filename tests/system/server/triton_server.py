@@ -79,7 +79,9 @@ class Server:
 
     def gauges(self, model: str = "tensorrt_llm") -> dict[str, float]:
         """By category ("active", "used", …), of one model."""
-        with urllib.request.urlopen(f"http://localhost:{self.metrics_port}/metrics") as page:
+        with urllib.request.urlopen(
+            f"http://localhost:{self.metrics_port}/metrics", timeout=10
+        ) as page:
             lines = page.read().decode().splitlines()
         values = {}
         for line in lines:
