@@ -37,6 +37,10 @@ nlohmann::json parse_json(std::string_view text, std::string_view file) {
     }
     return true;
   };
+  // The parser would take a zero byte for the end and not look at what follows.
+  const size_t zero = text.find('\0');
+  check(zero == std::string_view::npos, file, ": not valid JSON at byte ", zero + 1, " of ",
+        text.size());
   try {
     return nlohmann::json::parse(text.begin(), text.end(), watch);
   } catch (const nlohmann::json::parse_error& error) {

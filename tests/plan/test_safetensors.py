@@ -158,6 +158,13 @@ def test_mutated_files(data: st.DataObject) -> None:
     holds_for_any(bytes(file))
 
 
+def test_a_zero_byte_does_not_end_the_header() -> None:
+    file = bytearray(VALID)
+    file[8 + struct.unpack("<Q", VALID[:8])[0] - 1] = 0
+    with pytest.raises(ValueError, match="not valid JSON"):
+        plan.parse_safetensors(bytes(file))
+
+
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**66), 2**66) | st.floats() | st.text(max_size=5),
     lambda inner: (
