@@ -13,9 +13,11 @@
 #include <string>
 #include <vector>
 
+#include "backend/bindings/device_arrays.h"
 #include "kernels/core/buffer.h"
 #include "kernels/core/check.h"
 #include "kernels/core/cpu/parallel.h"
+#include "kernels/core/device.h"
 #include "kernels/registry.h"
 
 namespace py = pybind11;
@@ -65,12 +67,20 @@ void check_names(const OpDef& op, const Arrays& inputs, const Arrays& outputs,
   check_known(attributes, op.signature.attributes, "attribute");
 }
 
-/// An op bound to arrays, with the threads and the workspace to run it.
+/// The device and the threads that ops run on.
+struct Machine {
+  Machine(Device device, int num_threads) : pool(num_threads), context(device, &pool) {}
+  cpu::ThreadPool pool;
+  DeviceContext context;
+};
+
+/// An op bound to arrays, with the workspace to run it. On a GPU it works on copies of the arrays
+/// and `run` copies back whatever may be written.
 class BoundCall {
  public:
-  BoundCall(std::shared_ptr<cpu::ThreadPool> pool, const std::string& name, Arrays inputs,
+  BoundCall(std::shared_ptr<Machine> machine, const std::string& name, Arrays inputs,
             Arrays outputs, const py::dict& attributes)
-      : pool_(std::move(pool)), inputs_(std::move(inputs)), outputs_(std::move(outputs)) {
+      : machine_(std::move(machine)), inputs_(std::move(inputs)), outputs_(std::move(outputs)) {
     const OpDef* op = find_op(name);
     check(op != nullptr, "no op is called ", name);
     Attributes parsed;
@@ -84,22 +94,39 @@ class BoundCall {
       check(array.writeable(), name, ": output ", tensor, " is read-only");
       views_.emplace(tensor, view_of(tensor, array));
     }
+    if (machine_->context.is_cuda()) {
+      for (auto& [tensor, view] : views_) {
+        const auto given = inputs_.find(tensor);
+        const py::array& array = given == inputs_.end() ? outputs_.at(tensor) : given->second;
+        device_arrays_.add(view, array.writeable());
+      }
+      device_arrays_.place(machine_->context.stream());
+    }
     std::map<std::string, const TensorView*, std::less<>> tensors;
     for (const auto& [tensor, view] : views_) tensors.emplace(tensor, &view);
     const OpArgs args(std::move(tensors), std::move(parsed));
     op->check(args);
-    workspace_ = Buffer(op->workspace_bytes(args, Device{}, pool_->num_threads()));
+    const Device device = machine_->context.device();
+    workspace_ = Buffer(op->workspace_bytes(args, device, machine_->pool.num_threads()), device);
+    if (device.type == DeviceType::kCuda)
+      fill_async(workspace_.data(), 0, workspace_.bytes(), machine_->context.stream());
     bound_ = op->bind(args);
   }
 
   void run() {
     py::gil_scoped_release release;
+    if (machine_->context.is_cuda()) device_arrays_.copy_in(machine_->context.stream());
     run_once();
+    if (machine_->context.is_cuda()) {
+      device_arrays_.copy_out(machine_->context.stream());
+      machine_->context.stream().synchronize();
+    }
   }
 
   /// Seconds that one of `repeat` runs took, for each of `rounds` rounds.
   std::vector<double> time(int repeat, int rounds) {
     py::gil_scoped_release release;
+    if (machine_->context.is_cuda()) return time_on_gpu(repeat, rounds);
     std::vector<double> seconds;
     for (int round = 0; round < rounds; ++round) {
       const auto start = std::chrono::steady_clock::now();
@@ -114,14 +141,34 @@ class BoundCall {
 
  private:
   void run_once() {
-    OpContext context;
-    context.pool = pool_.get();
+    OpContext context = machine_->context.op_context();
     context.workspace = {workspace_.data(), workspace_.bytes()};
     bound_(context);
   }
 
-  std::shared_ptr<cpu::ThreadPool> pool_;
+  /// `repeat` runs recorded as one graph, so that the host's launches do not count.
+  std::vector<double> time_on_gpu(int repeat, int rounds) {
+    const Stream& stream = machine_->context.stream();
+    run_once();
+    const Graph graph = Graph::record(stream, [&] {
+      for (int i = 0; i < repeat; ++i) run_once();
+    });
+    Event start(stream.device(), true), end(stream.device(), true);
+    std::vector<double> seconds;
+    graph.launch(stream);
+    for (int round = 0; round < rounds; ++round) {
+      start.record(stream);
+      graph.launch(stream);
+      end.record(stream);
+      end.wait();
+      seconds.push_back(end.seconds_since(start) / repeat);
+    }
+    return seconds;
+  }
+
+  std::shared_ptr<Machine> machine_;
   Arrays inputs_, outputs_;  // keep the memory alive
+  DeviceArrays device_arrays_;
   std::map<std::string, TensorView> views_;
   Buffer workspace_;
   BoundOp bound_;
@@ -130,14 +177,15 @@ class BoundCall {
 class OpRunner {
  public:
   OpRunner(const std::string& device, int num_threads) {
-    if (device != "cpu")
-      throw Error(ErrorCode::kUnsupported, concat("device ", device, " is not in this build"));
-    pool_ = std::make_shared<cpu::ThreadPool>(num_threads);
+    check(device == "cpu" || device == "cuda", "device is '", device,
+          "', must be \"cpu\" or \"cuda\"");
+    const Device where{device == "cuda" ? DeviceType::kCuda : DeviceType::kCpu, 0};
+    machine_ = std::make_shared<Machine>(where, num_threads);
   }
 
   std::unique_ptr<BoundCall> bind(const std::string& op, Arrays inputs, Arrays outputs,
                                   const py::dict& attributes) {
-    return std::make_unique<BoundCall>(pool_, op, std::move(inputs), std::move(outputs),
+    return std::make_unique<BoundCall>(machine_, op, std::move(inputs), std::move(outputs),
                                        attributes);
   }
 
@@ -145,7 +193,7 @@ class OpRunner {
     bind(op, std::move(inputs), std::move(outputs), attributes)->run();
   }
 
-  int num_threads() const { return pool_->num_threads(); }
+  int num_threads() const { return machine_->pool.num_threads(); }
 
   /// Bytes a second that the threads read from memory: the best of `rounds` sweeps of an array.
   double read_bandwidth(size_t bytes, int rounds) {
@@ -155,7 +203,7 @@ class OpRunner {
     double best = 0;
     for (int round = 0; round < rounds; ++round) {
       const auto start = std::chrono::steady_clock::now();
-      pool_->parallel_for(count, [&](int64_t begin, int64_t end, int) {
+      machine_->pool.parallel_for(count, [&](int64_t begin, int64_t end, int) {
         total += std::accumulate(data.begin() + begin, data.begin() + end, uint64_t{0});
       });
       const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - start;
@@ -165,7 +213,7 @@ class OpRunner {
   }
 
  private:
-  std::shared_ptr<cpu::ThreadPool> pool_;
+  std::shared_ptr<Machine> machine_;
 };
 
 py::dict signature_of(const OpDef& op) {
@@ -202,7 +250,12 @@ void register_ops(py::module_& module) {
            py::arg("rounds") = 8, py::call_guard<py::gil_scoped_release>())
       .def_property_readonly("num_threads", &OpRunner::num_threads);
   module.def(
-      "op_devices", [] { return std::vector<std::string>{"cpu"}; },
+      "op_devices",
+      [] {
+        std::vector<std::string> devices{"cpu"};
+        if (num_cuda_devices() > 0) devices.emplace_back("cuda");
+        return devices;
+      },
       "The devices that OpRunner takes in this build, on this machine.");
   module.def(
       "op_signatures",

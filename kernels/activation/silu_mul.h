@@ -18,4 +18,8 @@ namespace cpu {
 void silu_mul(const SiluMulParams& params, OpContext& context);
 }
 
+namespace cuda {
+void silu_mul(const SiluMulParams& params, OpContext& context);
+}  // namespace cuda
+
 }  // namespace inflight

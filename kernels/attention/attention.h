@@ -31,4 +31,8 @@ void attention(const AttentionParams& params, OpContext& context);
 size_t attention_workspace_bytes(const AttentionParams& largest, int num_threads);
 }  // namespace cpu
 
+namespace cuda {
+void attention(const AttentionParams& params, OpContext& context);
+}  // namespace cuda
+
 }  // namespace inflight

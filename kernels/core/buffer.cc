@@ -5,6 +5,7 @@
 #include <cstdlib>
 
 #include "kernels/core/check.h"
+#include "kernels/core/device_memory.h"
 
 namespace inflight {
 namespace {
@@ -28,17 +29,33 @@ void* allocate_host(size_t bytes) {
 
 Buffer::Buffer(size_t bytes, Device device) : bytes_(bytes), device_(device) {
   if (bytes == 0) return;
-  if (device.type != DeviceType::kCpu)
-    throw Error(ErrorCode::kUnsupported, "this build has no CUDA: buffers are on the cpu only");
+  if (device.type == DeviceType::kCuda) {
+    data_ = allocate_device(bytes, device);
+    return;
+  }
   data_ = allocate_host(bytes);
   if (data_ == nullptr)
     throw Error(ErrorCode::kResourceExhausted,
                 concat("cannot allocate ", bytes, " bytes of host memory"));
 }
 
+Buffer Buffer::pinned(size_t bytes) {
+  void* data = bytes == 0 ? nullptr : allocate_pinned(bytes);
+  if (data == nullptr) return Buffer(bytes);
+  Buffer buffer;
+  buffer.data_ = data;
+  buffer.bytes_ = bytes;
+  buffer.pinned_ = true;
+  return buffer;
+}
+
 Buffer::~Buffer() {
   if (data_ == nullptr) return;
-  if (bytes_ < kMapFrom) {
+  if (device_.type == DeviceType::kCuda) {
+    free_device(data_, device_);
+  } else if (pinned_) {
+    free_pinned(data_);
+  } else if (bytes_ < kMapFrom) {
     std::free(data_);
   } else {
     munmap(data_, bytes_);

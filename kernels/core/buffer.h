@@ -16,6 +16,9 @@ class Buffer {
   /// host buffers take no physical memory until touched and give all of it back when freed. Raises
   /// resource_exhausted if there is not enough memory.
   explicit Buffer(size_t bytes, Device device = {});
+  /// Page-locked host memory that CUDA devices copy from and to without stopping the caller; plain
+  /// host memory in a build without CUDA or on a machine without a GPU.
+  static Buffer pinned(size_t bytes);
   ~Buffer();
   Buffer(Buffer&& other) noexcept { swap(other); }
   Buffer& operator=(Buffer&& other) noexcept {
@@ -32,11 +35,13 @@ class Buffer {
     std::swap(data_, other.data_);
     std::swap(bytes_, other.bytes_);
     std::swap(device_, other.device_);
+    std::swap(pinned_, other.pinned_);
   }
 
   void* data_ = nullptr;
   size_t bytes_ = 0;
   Device device_;
+  bool pinned_ = false;
 };
 
 }  // namespace inflight

@@ -18,6 +18,9 @@ namespace inflight {
 namespace cpu {
 class ThreadPool;  // kernels/core/cpu/parallel.h
 }
+namespace cuda {
+class CublasLt;  // kernels/core/cuda/cublaslt.h
+}
 class Communicator;
 
 /// Scratch memory on the op's device, at least the bytes that the op asked for at load.
@@ -29,8 +32,12 @@ struct Workspace {
 /// Where and with what an op runs; the same for every op of a step.
 struct OpContext {
   Device device;
-  void* stream = nullptr;           // cudaStream_t on CUDA, unused on the CPU
   cpu::ThreadPool* pool = nullptr;  // the rank's threads, CPU only
+  // CUDA only.
+  void* stream = nullptr;  // cudaStream_t
+  int num_multiprocessors = 0;
+  int compute_capability = 0;          // major * 10 + minor: 90
+  cuda::CublasLt* cublaslt = nullptr;  // null where the library was not found
   Communicator* communicator = nullptr;
   Workspace workspace;
 };

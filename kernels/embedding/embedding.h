@@ -19,4 +19,8 @@ namespace cpu {
 void embedding(const EmbeddingParams& params, OpContext& context);
 }
 
+namespace cuda {
+void embedding(const EmbeddingParams& params, OpContext& context);
+}  // namespace cuda
+
 }  // namespace inflight

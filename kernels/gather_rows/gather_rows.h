@@ -19,4 +19,8 @@ namespace cpu {
 void gather_rows(const GatherRowsParams& params, OpContext& context);
 }
 
+namespace cuda {
+void gather_rows(const GatherRowsParams& params, OpContext& context);
+}  // namespace cuda
+
 }  // namespace inflight

@@ -22,4 +22,8 @@ void linear(const LinearParams& params, OpContext& context);
 size_t linear_workspace_bytes(const LinearParams& largest, int num_threads);
 }  // namespace cpu
 
+namespace cuda {
+void linear(const LinearParams& params, OpContext& context);
+}  // namespace cuda
+
 }  // namespace inflight

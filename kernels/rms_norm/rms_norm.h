@@ -34,4 +34,9 @@ void rms_norm(const RmsNormParams& params, OpContext& context);
 void add_rms_norm(const AddRmsNormParams& params, OpContext& context);
 }  // namespace cpu
 
+namespace cuda {
+void rms_norm(const RmsNormParams& params, OpContext& context);
+void add_rms_norm(const AddRmsNormParams& params, OpContext& context);
+}  // namespace cuda
+
 }  // namespace inflight

@@ -27,4 +27,8 @@ namespace cpu {
 void rope_kv_append(const RopeKvAppendParams& params, OpContext& context);
 }
 
+namespace cuda {
+void rope_kv_append(const RopeKvAppendParams& params, OpContext& context);
+}  // namespace cuda
+
 }  // namespace inflight

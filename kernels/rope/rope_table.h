@@ -34,4 +34,8 @@ namespace cpu {
 void rope_table(const RopeTableParams& params, OpContext& context);
 }
 
+namespace cuda {
+void rope_table(const RopeTableParams& params, OpContext& context);
+}  // namespace cuda
+
 }  // namespace inflight

@@ -16,4 +16,8 @@ struct ArgmaxParams {
 size_t argmax_workspace_bytes(int64_t vocab_size, int num_threads);
 void argmax(const ArgmaxParams& params, OpContext& context);
 
+namespace cuda {
+void argmax(const ArgmaxParams& params, OpContext& context);
+}  // namespace cuda
+
 }  // namespace inflight

@@ -27,4 +27,8 @@ struct LogProbsParams {
 size_t log_probs_workspace_bytes(int64_t vocab_size, int num_threads);
 void log_probs(const LogProbsParams& params, OpContext& context);
 
+namespace cuda {
+void log_probs(const LogProbsParams& params, OpContext& context);
+}  // namespace cuda
+
 }  // namespace inflight

@@ -28,4 +28,8 @@ struct PenaltiesParams {
 size_t penalties_workspace_bytes(int64_t vocab_size, int num_threads);
 void penalties(const PenaltiesParams& params, OpContext& context);
 
+namespace cuda {
+void penalties(const PenaltiesParams& params, OpContext& context);
+}  // namespace cuda
+
 }  // namespace inflight

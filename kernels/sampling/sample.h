@@ -37,4 +37,8 @@ struct SampleParams {
 size_t sample_workspace_bytes(int64_t vocab_size, int num_threads);
 void sample(const SampleParams& params, OpContext& context);
 
+namespace cuda {
+void sample(const SampleParams& params, OpContext& context);
+}  // namespace cuda
+
 }  // namespace inflight
