@@ -4,7 +4,9 @@
 //
 // The rule that makes it safe: EVERY thread block of every kernel calls wait_for_previous() before
 // it reads or writes anything that another kernel of the stream writes or reads. Only weights,
-// launch parameters and the step's inputs (never written while a step runs) may be read before.
+// launch parameters and the step's inputs may be read before. The last holds because the kernel
+// that writes the step's inputs never calls let_next_start(): all later ones start after it has
+// ended.
 #pragma once
 
 #include <cuda_runtime.h>
