@@ -126,13 +126,39 @@ class BoundCall {
   /// Seconds that one of `repeat` runs took, for each of `rounds` rounds.
   std::vector<double> time(int repeat, int rounds) {
     py::gil_scoped_release release;
-    if (machine_->context.is_cuda()) return time_on_gpu(repeat, rounds);
+    if (machine_->context.is_cuda())
+      return time_on_gpu(std::vector<BoundCall*>(repeat, this), rounds);
     std::vector<double> seconds;
     for (int round = 0; round < rounds; ++round) {
       const auto start = std::chrono::steady_clock::now();
       for (int i = 0; i < repeat; ++i) run_once();
       const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - start;
       seconds.push_back(elapsed.count() / repeat);
+    }
+    return seconds;
+  }
+
+  /// The same for calls one after another on a GPU, recorded as one graph, so that the host's
+  /// launches do not count.
+  static std::vector<double> time_on_gpu(const std::vector<BoundCall*>& calls, int rounds) {
+    check(!calls.empty() && calls[0]->machine_->context.is_cuda(), "no calls on a GPU to time");
+    const Stream& stream = calls[0]->machine_->context.stream();
+    for (BoundCall* call : calls) {
+      check(call->machine_ == calls[0]->machine_, "the calls are not of one runner");
+      call->run_once();
+    }
+    const Graph graph = Graph::record(stream, [&] {
+      for (BoundCall* call : calls) call->run_once();
+    });
+    graph.launch(stream);
+    Event start(stream.device(), true), end(stream.device(), true);
+    std::vector<double> seconds;
+    for (int round = 0; round < rounds; ++round) {
+      start.record(stream);
+      graph.launch(stream);
+      end.record(stream);
+      end.wait();
+      seconds.push_back(end.seconds_since(start) / static_cast<double>(calls.size()));
     }
     return seconds;
   }
@@ -144,26 +170,6 @@ class BoundCall {
     OpContext context = machine_->context.op_context();
     context.workspace = {workspace_.data(), workspace_.bytes()};
     bound_(context);
-  }
-
-  /// `repeat` runs recorded as one graph, so that the host's launches do not count.
-  std::vector<double> time_on_gpu(int repeat, int rounds) {
-    const Stream& stream = machine_->context.stream();
-    run_once();
-    const Graph graph = Graph::record(stream, [&] {
-      for (int i = 0; i < repeat; ++i) run_once();
-    });
-    Event start(stream.device(), true), end(stream.device(), true);
-    std::vector<double> seconds;
-    graph.launch(stream);
-    for (int round = 0; round < rounds; ++round) {
-      start.record(stream);
-      graph.launch(stream);
-      end.record(stream);
-      end.wait();
-      seconds.push_back(end.seconds_since(start) / repeat);
-    }
-    return seconds;
   }
 
   std::shared_ptr<Machine> machine_;
@@ -249,6 +255,9 @@ void register_ops(py::module_& module) {
       .def("read_bandwidth", &OpRunner::read_bandwidth, py::arg("bytes") = size_t{256} << 20,
            py::arg("rounds") = 8, py::call_guard<py::gil_scoped_release>())
       .def_property_readonly("num_threads", &OpRunner::num_threads);
+  module.def("time_calls", &BoundCall::time_on_gpu, py::arg("calls"), py::arg("rounds") = 1,
+             py::call_guard<py::gil_scoped_release>(),
+             "Seconds per call of calls bound on a GPU, run one after another, for each round.");
   module.def(
       "op_devices",
       [] {
