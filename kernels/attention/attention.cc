@@ -60,8 +60,13 @@ OpDef attention_op() {
                           {"scale", "float"}}},
       .check = [](const OpArgs& args) { check_params(params_of(args)); },
       .workspace_bytes =
-          [](const OpArgs& args, Device, int num_threads) {
-            return cpu::attention_workspace_bytes(params_of(args), num_threads);
+          [](const OpArgs& args, Device device, int num_threads) {
+            const AttentionParams largest = params_of(args);
+#ifdef INFLIGHT_CUDA
+            if (device.type == DeviceType::kCuda)
+              return cuda::attention_workspace_bytes(largest, device);
+#endif
+            return cpu::attention_workspace_bytes(largest, num_threads);
           },
       .bind = [](const OpArgs& args) -> BoundOp {
         return [params = params_of(args)](OpContext& context) { attention(params, context); };

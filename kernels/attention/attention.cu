@@ -1,9 +1,26 @@
-#include "kernels/attention/attention.h"
+// Chooses the kernels of a step by what the host knows: dtypes, sizes, T and B.
+#include <algorithm>
+
+#include "kernels/attention/attention_cuda.h"
 
 namespace inflight::cuda {
 
-void attention(const AttentionParams&, OpContext&) {
-  throw Error(ErrorCode::kUnsupported, "attention: not on CUDA yet");
+void attention(const AttentionParams& params, OpContext& context) {
+  const bool decode = decode_suits(params, context);
+  // As many rows as sequences: a step of generation, one row each.
+  if (params.q.shape[0] == params.kv_lengths.shape[0]) {
+    if (decode) return attention_decode(params, context);
+    return attention_generic(params, context, Rows::kAny);
+  }
+  const bool prefill = prefill_suits(params, context);
+  if (!decode && !prefill) return attention_generic(params, context, Rows::kAny);
+  decode ? attention_decode(params, context) : attention_generic(params, context, Rows::kOne);
+  prefill ? attention_prefill(params, context) : attention_generic(params, context, Rows::kMany);
+}
+
+size_t attention_workspace_bytes(const AttentionParams& largest, Device device) {
+  const DeviceFacts facts = device_facts(device);
+  return std::max(decode_workspace_bytes(largest, facts), prefill_workspace_bytes(largest, facts));
 }
 
 }  // namespace inflight::cuda

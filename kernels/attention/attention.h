@@ -33,6 +33,8 @@ size_t attention_workspace_bytes(const AttentionParams& largest, int num_threads
 
 namespace cuda {
 void attention(const AttentionParams& params, OpContext& context);
+/// Scratch bytes for any step of at most so many tokens and sequences. Raises as device_facts does.
+size_t attention_workspace_bytes(const AttentionParams& largest, Device device);
 }  // namespace cuda
 
 }  // namespace inflight

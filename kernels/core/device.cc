@@ -11,6 +11,7 @@ OpContext DeviceContext::op_context() const {
     context.num_multiprocessors = facts_->num_multiprocessors;
     context.compute_capability = facts_->compute_capability;
     context.cublaslt = cublaslt_;
+    context.counters = static_cast<uint32_t*>(counters_.data());
   }
   return context;
 }

@@ -8,6 +8,7 @@
 #include <memory>
 #include <string>
 
+#include "kernels/core/buffer.h"
 #include "kernels/core/op.h"
 #include "kernels/core/tensor_view.h"
 
@@ -126,6 +127,7 @@ class DeviceContext {
   cpu::ThreadPool* pool_;
   std::unique_ptr<DeviceFacts> facts_;
   std::unique_ptr<Stream> stream_;
+  Buffer counters_;                     // OpContext::counters
   cuda::CublasLt* cublaslt_ = nullptr;  // owned; null where the library is not found
 };
 

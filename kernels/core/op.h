@@ -29,6 +29,9 @@ struct Workspace {
   size_t bytes = 0;
 };
 
+/// OpContext::counters has so many.
+inline constexpr int kNumCounters = 1024;
+
 /// Where and with what an op runs; the same for every op of a step.
 struct OpContext {
   Device device;
@@ -38,6 +41,9 @@ struct OpContext {
   int num_multiprocessors = 0;
   int compute_capability = 0;          // major * 10 + minor: 90
   cuda::CublasLt* cublaslt = nullptr;  // null where the library was not found
+  // [kNumCounters] on the device, zero between kernels: one that counts there leaves zeros. For
+  // thread blocks of a launch that wait for each other; of one stream, like the workspace.
+  uint32_t* counters = nullptr;
   Communicator* communicator = nullptr;
   Workspace workspace;
 };

@@ -145,6 +145,8 @@ DeviceContext::DeviceContext(Device device, cpu::ThreadPool* pool) : device_(dev
   facts_ = std::make_unique<DeviceFacts>(device_facts(device));
   stream_ = std::make_unique<Stream>(device);
   cublaslt_ = cuda::CublasLt::load().release();
+  counters_ = Buffer(kNumCounters * sizeof(uint32_t), device);
+  fill_async(counters_.data(), 0, counters_.bytes(), *stream_);
 }
 DeviceContext::~DeviceContext() {
   if (stream_) cudaStreamSynchronize(handle_of(*stream_));

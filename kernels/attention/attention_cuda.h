@@ -1,0 +1,30 @@
+// The kernels of attention on CUDA, one launch each. All find their rows on the device, from
+// query_starts and kv_lengths, so that a captured launch serves any step of the same T and B. A
+// kernel that is not given a row by the rules below does not touch it.
+#pragma once
+
+#include <cstddef>
+
+#include "kernels/attention/attention.h"
+#include "kernels/core/device.h"
+
+namespace inflight::cuda {
+
+/// Which sequences a launch serves, by their rows in the step.
+enum class Rows { kAny, kOne, kMany };  // any number; exactly one; two or more
+
+/// Rows::kOne. `suits` says whether the kernel can do these dtypes and sizes.
+bool decode_suits(const AttentionParams& params, const OpContext& context);
+void attention_decode(const AttentionParams& params, OpContext& context);
+size_t decode_workspace_bytes(const AttentionParams& largest, const DeviceFacts& facts);
+
+/// Rows::kMany.
+bool prefill_suits(const AttentionParams& params, const OpContext& context);
+void attention_prefill(const AttentionParams& params, OpContext& context);
+size_t prefill_workspace_bytes(const AttentionParams& largest, const DeviceFacts& facts);
+
+/// Any dtypes, any head size up to 1024, without workspace. A row's bits depend on its own query,
+/// keys and values alone.
+void attention_generic(const AttentionParams& params, OpContext& context, Rows rows);
+
+}  // namespace inflight::cuda
