@@ -40,4 +40,44 @@ CASES = (
         for cache in ("float32", "float16", "bfloat16")
         for size in (64, 33)
     ),
+    # Chunks on tensor cores: head sizes, groups, odd lengths over odd prefixes, mixed steps.
+    *(
+        AttentionCase(
+            (2, 67, 130),
+            (2, 100, 401),
+            num_heads=2 * group,
+            head_size=size,
+            tokens_per_block=32,
+            dtype=dtype,
+            cache=dtype,
+        )
+        for size, group, dtype in (
+            *((64, group, "bfloat16") for group in range(1, 9)),
+            *((128, group, "bfloat16") for group in (1, 3, 4, 7, 8)),
+            *((size, 4, "bfloat16") for size in (80, 96, 256)),
+            *((size, 2, "float16") for size in (64, 80, 96, 128, 256)),
+        )
+    ),
+    *(
+        AttentionCase(
+            (1, 1, 67, 1, 3, 200, 2),
+            (300, 1, 67, 77, 129, 333, 1000),
+            num_heads=8,
+            head_size=size,
+            tokens_per_block=block,
+            dtype="bfloat16",
+            cache="bfloat16",
+        )
+        for size in (64, 128)
+        for block in (8, 16, 20, 32, 64, 128, 256)
+    ),
+    # Many sequences, most of them generating.
+    AttentionCase(
+        (1,) * 200 + (5, 1, 33),
+        tuple(range(1, 201)) + (77, 3, 257),
+        num_kv_heads=1,
+        head_size=128,
+        dtype="bfloat16",
+        cache="bfloat16",
+    ),
 )

@@ -1,0 +1,59 @@
+#include <algorithm>
+#include <cstdint>
+#include <numbers>
+
+#include "kernels/attention/attention_cuda.h"
+#include "kernels/attention/prefill_mma.cuh"
+#include "kernels/attention/prefill_tiles.cuh"
+
+namespace inflight::cuda {
+namespace {
+
+bool is_aligned(const TensorView& view) { return reinterpret_cast<uintptr_t>(view.data) % 16 == 0; }
+
+}  // namespace
+
+PrefillArgs prefill_args(const AttentionParams& params, int tile_rows) {
+  const TensorView& cache = params.kv_cache;
+  const int64_t group = params.num_heads / params.num_kv_heads, size = size_of(cache.dtype);
+  return {.q = params.q.data,
+          .cache = cache.as<uint8_t>(),
+          .y = params.y.data,
+          .block_tables = params.block_tables.as<int32_t>(),
+          .query_starts = params.query_starts.as<int32_t>(),
+          .kv_lengths = params.kv_lengths.as<int32_t>(),
+          .block_bytes = cache.strides[0] * size,
+          .value_bytes = params.num_kv_heads * cache.shape[3] * params.head_size * size,
+          .num_sequences = static_cast<int>(params.kv_lengths.shape[0]),
+          .max_blocks = static_cast<int>(params.block_tables.shape[1]),
+          .tokens_per_block = static_cast<int>(cache.shape[3]),
+          .num_kv_heads = static_cast<int>(params.num_kv_heads),
+          .group = static_cast<int>(group),
+          .tile_tokens = static_cast<int>(tile_rows / group),
+          .scale_log2e = params.scale * std::numbers::log2e_v<float>};
+}
+
+int64_t max_prefill_tiles(const AttentionParams& params, int tile_rows) {
+  const int64_t tile_tokens = tile_rows / (params.num_heads / params.num_kv_heads);
+  const int64_t rows = params.q.shape[0], sequences = params.kv_lengths.shape[0];
+  const int64_t chunks = std::min(sequences, rows / 2);  // with two rows or more
+  return std::max<int64_t>(1, (rows / tile_tokens + chunks) * params.num_kv_heads);
+}
+
+bool prefill_suits(const AttentionParams& params, const OpContext& context) {
+  const int64_t size = params.head_size;
+  return context.compute_capability >= 80 && params.q.dtype != DType::kFloat32 &&
+         params.q.dtype == params.kv_cache.dtype &&
+         (size == 64 || size == 80 || size == 96 || size == 128 || size == 256) &&
+         params.num_heads / params.num_kv_heads <= kMmaTileRows && is_aligned(params.q) &&
+         is_aligned(params.y) && is_aligned(params.kv_cache) && params.kv_cache.strides[0] % 8 == 0;
+}
+
+void attention_prefill(const AttentionParams& params, OpContext& context) {
+  return params.q.dtype == DType::kBFloat16 ? prefill_mma_bf16(params, context)
+                                            : prefill_mma_fp16(params, context);
+}
+
+size_t prefill_workspace_bytes(const AttentionParams&, const DeviceFacts&) { return 0; }
+
+}  // namespace inflight::cuda

@@ -1,0 +1,320 @@
+// Prefill with mma.sync, for any GPU since sm_80 and any block length: FlashAttention-2
+// (arXiv 2307.08691), a warp with 16 rows of a tile, keys and values through cp.async in two
+// stages.
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+#include "kernels/attention/prefill_tiles.cuh"
+#include "kernels/core/cuda/launch.cuh"
+
+namespace inflight::cuda {
+
+inline constexpr int kMmaTileRows = 64;
+
+void prefill_mma_bf16(const AttentionParams& params, OpContext& context);
+void prefill_mma_fp16(const AttentionParams& params, OpContext& context);
+
+#if defined(__CUDACC__)
+namespace mma {
+
+__device__ __forceinline__ uint32_t shared_address(const void* pointer) {
+  return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
+}
+
+/// 16 bytes from global to shared memory; zeros if not `valid`.
+__device__ __forceinline__ void copy16(uint32_t to, const void* from, bool valid) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from),
+               "r"(valid ? 16 : 0)
+               : "memory");
+}
+__device__ __forceinline__ void commit_copies() {
+  asm volatile("cp.async.commit_group;" ::: "memory");
+}
+template <int kPending>
+__device__ __forceinline__ void wait_copies() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
+}
+
+__device__ __forceinline__ void load_matrices(uint32_t (&to)[4], uint32_t from) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
+               : "r"(from)
+               : "memory");
+}
+__device__ __forceinline__ void load_matrices_transposed(uint32_t (&to)[4], uint32_t from) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
+               : "r"(from)
+               : "memory");
+}
+
+/// d += a * b, 16x8x16.
+__device__ __forceinline__ void multiply_add(__nv_bfloat16, float (&d)[4], const uint32_t (&a)[4],
+                                             uint32_t b0, uint32_t b1) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
+      "{%8, %9}, {%0, %1, %2, %3};"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+__device__ __forceinline__ void multiply_add(__half, float (&d)[4], const uint32_t (&a)[4],
+                                             uint32_t b0, uint32_t b1) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
+      "{%8, %9}, {%0, %1, %2, %3};"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+__device__ __forceinline__ uint32_t pack(__nv_bfloat16, float low, float high) {
+  const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
+  return reinterpret_cast<const uint32_t&>(pair);
+}
+__device__ __forceinline__ uint32_t pack(__half, float low, float high) {
+  const __half2 pair = __floats2half2_rn(low, high);
+  return reinterpret_cast<const uint32_t&>(pair);
+}
+
+__device__ __forceinline__ float exp2_approximate(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
+/// Over the 4 lanes that share a row of an accumulator.
+__device__ __forceinline__ float quad_max(float x) {
+  x = fmaxf(x, __shfl_xor_sync(~0u, x, 1));
+  return fmaxf(x, __shfl_xor_sync(~0u, x, 2));
+}
+__device__ __forceinline__ float quad_sum(float x) {
+  x += __shfl_xor_sync(~0u, x, 1);
+  return x + __shfl_xor_sync(~0u, x, 2);
+}
+
+template <typename T, int kHeadSize>
+struct Kernel {
+  static constexpr int kWarps = kMmaTileRows / 16;
+  static constexpr int kThreads = kWarps * 32;
+  static constexpr int kTileKeys = kHeadSize > 128 ? 32 : 64;
+  static constexpr int kChunks = kHeadSize / 8;  // 16 bytes each
+  // A row's end is padded: 8 rows of the same chunk lie in different banks.
+  static constexpr int kRowBytes = kHeadSize * 2 + 16;
+  static constexpr int kStageBytes = 2 * kTileKeys * kRowBytes;
+  static constexpr int kSharedBytes = kMmaTileRows * kRowBytes + 2 * kStageBytes;
+  static constexpr int kSteps = kHeadSize / 16;  // along the head
+  static_assert(kHeadSize % 16 == 0);
+
+  /// Keys and values `begin`... of the tile's sequence into a stage; zeros beyond its end, since
+  /// unused slots may hold anything.
+  static __device__ __forceinline__ void load_keys(const PrefillArgs& args, const PrefillTile& tile,
+                                                   int begin, uint32_t stage) {
+    const int32_t* table =
+        args.block_tables + static_cast<int64_t>(tile.sequence) * args.max_blocks;
+    const int tokens_per_block = args.tokens_per_block;
+#pragma unroll 4
+    for (int i = threadIdx.x; i < kTileKeys * kChunks; i += kThreads) {
+      const int row = i / kChunks, chunk = i % kChunks, key = begin + row;
+      const bool valid = key < tile.kv_length;
+      const uint8_t* from = args.cache;
+      if (valid) {
+        const int index = static_cast<unsigned>(key) / static_cast<unsigned>(tokens_per_block);
+        const int slot = key - index * tokens_per_block;
+        from += table[index] * args.block_bytes +
+                (static_cast<int64_t>(tile.kv_head) * tokens_per_block + slot) * (kHeadSize * 2) +
+                chunk * 16;
+      }
+      const uint32_t to = stage + row * kRowBytes + chunk * 16;
+      copy16(to, from, valid);
+      copy16(to + kTileKeys * kRowBytes, valid ? from + args.value_bytes : from, valid);
+    }
+  }
+
+  static __device__ __forceinline__ void load_queries(const PrefillArgs& args,
+                                                      const PrefillTile& tile, uint32_t to) {
+    const auto* q = static_cast<const uint8_t*>(args.q);
+    const int rows = tile.num_tokens * args.group;
+    for (int i = threadIdx.x; i < kMmaTileRows * kChunks; i += kThreads) {
+      const int row = i / kChunks, chunk = i % kChunks;
+      const bool valid = row < rows;
+      const uint8_t* from = valid ? q + row_offset(args, tile, row) + chunk * 16 : q;
+      copy16(to + row * kRowBytes + chunk * 16, from, valid);
+    }
+  }
+
+  /// Bytes from the start of q or y to a row of the tile.
+  static __device__ __forceinline__ int64_t row_offset(const PrefillArgs& args,
+                                                       const PrefillTile& tile, int row) {
+    const int token = static_cast<unsigned>(row) / static_cast<unsigned>(args.group);
+    const int head = row - token * args.group;
+    return (((tile.first_row + token) * args.num_kv_heads + tile.kv_head) * args.group + head) *
+           (kHeadSize * 2);
+  }
+
+  static __device__ __forceinline__ void run(const PrefillArgs& args, const PrefillTile& tile,
+                                             uint32_t shared) {
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    const uint32_t queries = shared, stages = shared + kMmaTileRows * kRowBytes;
+    load_queries(args, tile, queries);
+    load_keys(args, tile, 0, stages);
+    commit_copies();
+
+    // This lane's two rows and the keys that they see.
+    const int row0 = warp * 16 + lane / 4, row1 = row0 + 8;
+    const unsigned group = args.group;
+    const int visible0 = min(tile.position + static_cast<int>(row0 / group) + 1, tile.kv_length);
+    const int visible1 = min(tile.position + static_cast<int>(row1 / group) + 1, tile.kv_length);
+    const int always_visible = tile.position + 1;  // to all rows
+
+    float outputs[2 * kSteps][4] = {};
+    float max0 = -INFINITY, max1 = -INFINITY, sum0 = 0, sum1 = 0;
+    const int num_keys = tile.num_keys();
+    const uint32_t query_at = queries + (warp * 16 + lane % 16) * kRowBytes + (lane / 16) * 16;
+    const uint32_t key_at = (lane / 16 * 8 + lane % 8) * kRowBytes + (lane / 8 % 2) * 16;
+    const uint32_t value_at = (lane / 8 % 2 * 8 + lane % 8) * kRowBytes + (lane / 16) * 16;
+    for (int begin = 0, stage = 0; begin < num_keys; begin += kTileKeys, stage ^= 1) {
+      if (begin + kTileKeys < num_keys)
+        load_keys(args, tile, begin + kTileKeys, stages + (stage ^ 1) * kStageBytes);
+      commit_copies();
+      wait_copies<1>();
+      __syncthreads();
+      const uint32_t keys = stages + stage * kStageBytes, values = keys + kTileKeys * kRowBytes;
+
+      float scores[kTileKeys / 8][4] = {};
+#pragma unroll
+      for (int step = 0; step < kSteps; ++step) {
+        uint32_t a[4];
+        load_matrices(a, query_at + step * 32);
+#pragma unroll
+        for (int n = 0; n < kTileKeys / 16; ++n) {
+          uint32_t b[4];
+          load_matrices(b, keys + key_at + n * 16 * kRowBytes + step * 32);
+          multiply_add(T(), scores[2 * n], a, b[0], b[1]);
+          multiply_add(T(), scores[2 * n + 1], a, b[2], b[3]);
+        }
+      }
+      if (begin + kTileKeys > always_visible) {
+#pragma unroll
+        for (int n = 0; n < kTileKeys / 8; ++n) {
+          const int key = begin + n * 8 + lane % 4 * 2;
+          if (key >= visible0) scores[n][0] = -INFINITY;
+          if (key + 1 >= visible0) scores[n][1] = -INFINITY;
+          if (key >= visible1) scores[n][2] = -INFINITY;
+          if (key + 1 >= visible1) scores[n][3] = -INFINITY;
+        }
+      }
+
+      // Each row sees its first tile's first key: the maxima are finite from there on.
+      float new0 = max0, new1 = max1;
+#pragma unroll
+      for (int n = 0; n < kTileKeys / 8; ++n) {
+        new0 = fmaxf(new0, fmaxf(scores[n][0], scores[n][1]));
+        new1 = fmaxf(new1, fmaxf(scores[n][2], scores[n][3]));
+      }
+      new0 = quad_max(new0);
+      new1 = quad_max(new1);
+      const float factor0 = exp2_approximate((max0 - new0) * args.scale_log2e);
+      const float factor1 = exp2_approximate((max1 - new1) * args.scale_log2e);
+      max0 = new0, max1 = new1;
+      const float offset0 = new0 * args.scale_log2e, offset1 = new1 * args.scale_log2e;
+      sum0 *= factor0, sum1 *= factor1;
+      uint32_t weights[kTileKeys / 16][4];
+#pragma unroll
+      for (int n = 0; n < kTileKeys / 8; ++n) {
+        const float p0 = exp2_approximate(fmaf(scores[n][0], args.scale_log2e, -offset0));
+        const float p1 = exp2_approximate(fmaf(scores[n][1], args.scale_log2e, -offset0));
+        const float p2 = exp2_approximate(fmaf(scores[n][2], args.scale_log2e, -offset1));
+        const float p3 = exp2_approximate(fmaf(scores[n][3], args.scale_log2e, -offset1));
+        sum0 += p0 + p1, sum1 += p2 + p3;
+        weights[n / 2][n % 2 * 2] = pack(T(), p0, p1);
+        weights[n / 2][n % 2 * 2 + 1] = pack(T(), p2, p3);
+      }
+#pragma unroll
+      for (int d = 0; d < 2 * kSteps; ++d) {
+        outputs[d][0] *= factor0, outputs[d][1] *= factor0;
+        outputs[d][2] *= factor1, outputs[d][3] *= factor1;
+      }
+#pragma unroll
+      for (int n = 0; n < kTileKeys / 16; ++n) {
+#pragma unroll
+        for (int d = 0; d < kSteps; ++d) {
+          uint32_t b[4];
+          load_matrices_transposed(b, values + value_at + n * 16 * kRowBytes + d * 32);
+          multiply_add(T(), outputs[2 * d], weights[n], b[0], b[1]);
+          multiply_add(T(), outputs[2 * d + 1], weights[n], b[2], b[3]);
+        }
+      }
+      __syncthreads();  // before the stage is overwritten
+    }
+
+    const float inverse0 = 1 / quad_sum(sum0), inverse1 = 1 / quad_sum(sum1);
+    const int rows = tile.num_tokens * args.group;
+    auto* y = static_cast<uint8_t*>(args.y) + lane % 4 * 4;
+    uint8_t* y0 = y + row_offset(args, tile, row0);
+    uint8_t* y1 = y + row_offset(args, tile, row1);
+#pragma unroll
+    for (int d = 0; d < 2 * kSteps; ++d) {
+      if (row0 < rows) {
+        *reinterpret_cast<uint32_t*>(y0 + d * 16) =
+            pack(T(), outputs[d][0] * inverse0, outputs[d][1] * inverse0);
+      }
+      if (row1 < rows) {
+        *reinterpret_cast<uint32_t*>(y1 + d * 16) =
+            pack(T(), outputs[d][2] * inverse1, outputs[d][3] * inverse1);
+      }
+    }
+  }
+};
+
+template <typename T, int kHeadSize>
+__global__ void __launch_bounds__(Kernel<T, kHeadSize>::kThreads)
+    prefill_mma_kernel(const PrefillArgs args) {
+  extern __shared__ __align__(16) uint8_t shared[];
+  TileWalk walk;
+  PrefillTile tile;
+  bool found = walk.find(args, snake(0), tile);
+  wait_for_previous();
+  let_next_start();
+  for (int round = 1; found; ++round) {
+    Kernel<T, kHeadSize>::run(args, tile, shared_address(shared));
+    found = walk.find(args, snake(round), tile);
+  }
+}
+
+template <typename T, int kHeadSize>
+void launch_prefill(const AttentionParams& params, OpContext& context) {
+  using Body = Kernel<T, kHeadSize>;
+  constexpr int kBlocksEach = kHeadSize > 128 ? 1 : 2;  // of a multiprocessor
+  const int64_t tiles = max_prefill_tiles(params, kMmaTileRows);
+  const int64_t blocks = context.num_multiprocessors * kBlocksEach;
+  allow_shared_bytes(prefill_mma_kernel<T, kHeadSize>, Body::kSharedBytes);
+  launch(prefill_mma_kernel<T, kHeadSize>,
+         {.grid = static_cast<unsigned>(tiles < blocks ? tiles : blocks),
+          .block = Body::kThreads,
+          .shared_bytes = Body::kSharedBytes},
+         context, prefill_args(params, kMmaTileRows));
+}
+
+template <typename T>
+void launch_prefill(const AttentionParams& params, OpContext& context) {
+  switch (params.head_size) {
+    case 64:
+      return launch_prefill<T, 64>(params, context);
+    case 80:
+      return launch_prefill<T, 80>(params, context);
+    case 96:
+      return launch_prefill<T, 96>(params, context);
+    case 128:
+      return launch_prefill<T, 128>(params, context);
+    case 256:
+      return launch_prefill<T, 256>(params, context);
+    default:
+      throw Error(ErrorCode::kInternal, concat("prefill: head size ", params.head_size));
+  }
+}
+
+}  // namespace mma
+#endif
+
+}  // namespace inflight::cuda
