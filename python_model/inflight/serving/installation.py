@@ -4,6 +4,7 @@ import importlib.util
 import os
 import sys
 import sysconfig
+from ctypes.util import find_library
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,12 +49,25 @@ def find_installation(root: str | Path | None = None) -> Installation:
     stub = triton / "python_backend_stubs" / version / "triton_python_backend_stub"
     if not stub.is_file():
         raise FileNotFoundError(f"nvidia-pytriton has no stub for Python {version}: {stub}")
+    _check_libpython(version)
     library_path = (
         package.parent / "nvidia_pytriton.libs",
         Path(sysconfig.get_config_var("LIBDIR")),
     )
     return Installation(
         triton / "bin" / "tritonserver", (triton / "backends" / "python",), stub, library_path
+    )
+
+
+def _check_libpython(version: str) -> None:
+    """The stubs load it; that of Python 3.13 has its own."""
+    name = f"libpython{version}.so.1.0"
+    folder = Path(sysconfig.get_config_var("LIBDIR"))
+    if version == "3.13" or (folder / name).is_file() or find_library(f"python{version}"):
+        return
+    raise FileNotFoundError(
+        f"{folder / name} is missing, which Python models need: Debian and Ubuntu have it in the "
+        f"package libpython{version}, a Python of your own is configured with --enable-shared"
     )
 
 
