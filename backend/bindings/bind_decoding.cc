@@ -3,12 +3,17 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
+#include <string>
 #include <utility>
 #include <vector>
 
+#include "backend/bindings/device_arrays.h"
 #include "backend/decoding/sampler.h"
 #include "backend/decoding/stop.h"
 #include "kernels/core/cpu/parallel.h"
+#include "kernels/core/device.h"
+#include "kernels/core/staging.h"
 #include "kernels/sampling/philox.h"
 
 namespace inflight::bindings {
@@ -19,21 +24,35 @@ using namespace decoding;
 using Ids = std::vector<int32_t>;
 using Logits = py::array_t<float, py::array::c_style>;
 
-/// A sampler with the threads it runs on.
-class SamplerOnCpu {
+/// A sampler with the device and the threads it runs on. Steps alternate between two slots, so that
+/// a row may point at a token of the step before.
+class OwnedSampler {
  public:
-  SamplerOnCpu(int vocab_size, int max_batch_size, int num_threads)
-      : pool_(num_threads), sampler_({}, &pool_, vocab_size, max_batch_size) {}
+  OwnedSampler(int vocab_size, int max_batch_size, int num_threads, const std::string& device)
+      : pool_(num_threads),
+        context_(device_of(device), &pool_),
+        sampler_(context_, vocab_size, max_batch_size, 2),
+        staging_(context_.device(), 4096) {}
 
   /// One (id, status, log_prob, [(id, log_prob), ...]) a row. `logits` may be changed.
   py::list sample(Logits& logits, const std::vector<SampleRow>& rows) {
     check(logits.ndim() == 2, "logits must have rank 2, not ", logits.ndim());
-    const TensorView view = TensorView::dense(logits.mutable_data(), DType::kFloat32,
-                                              {logits.shape(0), logits.shape(1)});
+    TensorView view = TensorView::dense(logits.mutable_data(), DType::kFloat32,
+                                        {logits.shape(0), logits.shape(1)});
     std::span<const SampledToken> tokens;
     {
       py::gil_scoped_release release;
-      tokens = sampler_.sample(view, rows);
+      DeviceArrays arrays;
+      if (context_.is_cuda()) {
+        arrays.add(view, true);
+        arrays.place(context_.stream());
+      }
+      start(rows, view);
+      tokens = sampler_.results(slot_);
+      if (context_.is_cuda()) {
+        arrays.copy_out(context_.stream());
+        context_.stream().synchronize();
+      }
     }
     py::list answers;
     for (const SampledToken& token : tokens) {
@@ -46,8 +65,27 @@ class SamplerOnCpu {
   }
 
  private:
+  static Device device_of(const std::string& name) {
+    check(name == "cpu" || name == "cuda", "device is '", name, "'; it must be 'cpu' or 'cuda'");
+    return {name == "cuda" ? DeviceType::kCuda : DeviceType::kCpu, 0};
+  }
+
+  void start(const std::vector<SampleRow>& rows, const TensorView& logits) {
+    const bool any_in_flight =
+        std::ranges::any_of(rows, [](const SampleRow& row) { return row.in_flight_token >= 0; });
+    const TensorView previous_tokens = any_in_flight ? sampler_.tokens(slot_) : TensorView{};
+    slot_ = 1 - slot_;
+    staging_.reset();
+    sampler_.prepare(rows, staging_, slot_);
+    if (context_.is_cuda()) staging_.upload(context_.stream());
+    sampler_.launch(logits, previous_tokens, slot_);
+  }
+
   cpu::ThreadPool pool_;
+  DeviceContext context_;
   Sampler sampler_;
+  Staging staging_;
+  int slot_ = 0;
 };
 
 /// A SampleRow with what it points to.
@@ -57,6 +95,7 @@ struct OwnedRow {
   StopParams stop;
   Ids prompt_ids;
   Ids generated_ids;
+  int in_flight_token;
 };
 
 void bind_params(py::module_& module) {
@@ -106,22 +145,28 @@ void bind_sampler(py::module_& module) {
   module.def("message_of", &message_of, py::arg("status"));
   py::class_<OwnedRow>(module, "SampleRow")
       .def(py::init([](int row, const SamplingParams& sampling, const StopParams& stop,
-                       Ids prompt_ids, Ids generated_ids) {
-             return OwnedRow{row, sampling, stop, std::move(prompt_ids), std::move(generated_ids)};
+                       Ids prompt_ids, Ids generated_ids, int in_flight_token) {
+             return OwnedRow{row,
+                             sampling,
+                             stop,
+                             std::move(prompt_ids),
+                             std::move(generated_ids),
+                             in_flight_token};
            }),
            py::arg("row"), py::arg("sampling"), py::arg("stop") = StopParams{},
-           py::arg("prompt_ids") = Ids{}, py::arg("generated_ids") = Ids{});
-  py::class_<SamplerOnCpu>(module, "Sampler")
-      .def(py::init<int, int, int>(), py::arg("vocab_size"), py::arg("max_batch_size"),
-           py::arg("num_threads") = 1)
+           py::arg("prompt_ids") = Ids{}, py::arg("generated_ids") = Ids{},
+           py::arg("in_flight_token") = -1);
+  py::class_<OwnedSampler>(module, "Sampler")
+      .def(py::init<int, int, int, const std::string&>(), py::arg("vocab_size"),
+           py::arg("max_batch_size"), py::arg("num_threads") = 1, py::arg("device") = "cpu")
       .def(
           "sample",
-          [](SamplerOnCpu& sampler, Logits logits, const py::list& rows) {
+          [](OwnedSampler& sampler, Logits logits, const py::list& rows) {
             std::vector<SampleRow> views;
             for (const py::handle item : rows) {
               const OwnedRow& row = item.cast<const OwnedRow&>();
-              views.push_back(
-                  {row.row, &row.sampling, &row.stop, row.prompt_ids, row.generated_ids});
+              views.push_back({row.row, &row.sampling, &row.stop, row.prompt_ids, row.generated_ids,
+                               row.in_flight_token});
             }
             return sampler.sample(logits, views);
           },

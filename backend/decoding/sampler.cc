@@ -1,15 +1,13 @@
 #include "backend/decoding/sampler.h"
 
 #include <algorithm>
+#include <cstring>
 #include <type_traits>
 
 #include "backend/decoding/stop.h"
 #include "kernels/core/cpu/parallel.h"
 #include "kernels/sampling/argmax.h"
-#include "kernels/sampling/log_probs.h"
 #include "kernels/sampling/outcome.h"
-#include "kernels/sampling/penalties.h"
-#include "kernels/sampling/sample.h"
 
 namespace inflight::decoding {
 namespace {
@@ -19,6 +17,27 @@ SampleStatus status_of(int32_t token) {
   if (token == kNoToken) return SampleStatus::kNoToken;
   return SampleStatus::kOk;
 }
+
+/// Room for `length` elements of T; returns where the host writes them.
+template <typename T>
+T* place(Staging& staging, TensorView& view, size_t length) {
+  constexpr DType kType = std::is_same_v<T, float>     ? DType::kFloat32
+                          : std::is_same_v<T, int64_t> ? DType::kInt64
+                                                       : DType::kInt32;
+  const auto [host, device_view] = staging.place<T>(kType, {static_cast<int64_t>(length)});
+  view = device_view;
+  return host;
+}
+
+void place_ids(Staging& staging, TensorView& view, const std::vector<int32_t>& ids) {
+  std::ranges::copy(ids, place<int32_t>(staging, view, ids.size()));
+}
+
+bool has_repetition(const SamplingParams& sampling) { return sampling.repetition_penalty != 1.0f; }
+bool has_penalty_by_count(const SamplingParams& sampling) {
+  return sampling.presence_penalty != 0.0f || sampling.frequency_penalty != 0.0f;
+}
+int num_unknown(const SampleRow& row) { return row.in_flight_token >= 0 ? 1 : 0; }
 
 }  // namespace
 
@@ -35,173 +54,246 @@ std::string message_of(SampleStatus status) {
   return "?";
 }
 
-Sampler::Sampler(Device device, cpu::ThreadPool* pool, int vocab_size, int max_batch_size)
-    : vocab_size_(vocab_size), max_batch_size_(max_batch_size) {
-  context_.device = device;
-  context_.pool = pool;
-  const int num_threads = pool == nullptr ? 1 : pool->num_threads();
-  workspace_ = Buffer(std::max({argmax_workspace_bytes(vocab_size, num_threads),
-                                penalties_workspace_bytes(vocab_size, num_threads),
-                                sample_workspace_bytes(vocab_size, num_threads),
-                                log_probs_workspace_bytes(vocab_size, num_threads)}),
-                      device);
-  context_.workspace = {workspace_.data(), workspace_.bytes()};
+void Sampler::Mirrored::allocate(Device where, size_t bytes) {
+  device = Buffer(bytes, where);
+  if (where.type == DeviceType::kCuda) host = Buffer::pinned(bytes);
 }
 
-std::span<const SampledToken> Sampler::sample(const TensorView& logits,
-                                              std::span<const SampleRow> rows) {
-  check_inputs(logits, rows);
-  fill_inputs(rows);
-  if (!penalty_rows_.empty()) apply_penalties(logits);
-  if (all_greedy_) {
-    argmax({.logits = logits, .rows = view(rows_), .tokens = view(tokens_)}, context_);
+Sampler::Sampler(DeviceContext& context, int vocab_size, int max_batch_size, int num_slots)
+    : context_(context),
+      vocab_size_(vocab_size),
+      max_batch_size_(max_batch_size),
+      op_context_(context.op_context()),
+      slots_(num_slots) {
+  const Device device = context.device();
+  if (context.is_cuda()) {
+    copy_stream_.emplace(device);
   } else {
-    draw(logits);
-    if (any_log_probs_) find_log_probs(logits);
+    const int num_threads = op_context_.pool == nullptr ? 1 : op_context_.pool->num_threads();
+    workspace_ = Buffer(std::max({argmax_workspace_bytes(vocab_size, num_threads),
+                                  penalties_workspace_bytes(vocab_size, num_threads),
+                                  sample_workspace_bytes(vocab_size, num_threads),
+                                  log_probs_workspace_bytes(vocab_size, num_threads)}),
+                        device);
+    op_context_.workspace = {workspace_.data(), workspace_.bytes()};
   }
-  fill_results();
-  return results_;
+  scratch_ = Buffer(3 * sizeof(float) * max_batch_size, device);
+  for (Slot& slot : slots_) {
+    slot.answers.allocate(device, 3 * sizeof(int32_t) * max_batch_size);
+    if (context.is_cuda()) {
+      slot.made.emplace(device);
+      slot.copied.emplace(device);
+    }
+  }
 }
 
-void Sampler::check_inputs(const TensorView& logits, std::span<const SampleRow> rows) const {
+void Sampler::check_row(const SampleRow& row) const {
+  check_internal(row.row >= 0 && row.row < max_batch_size_, "sampler: row ", row.row, " of ",
+                 max_batch_size_, " rows of logits");
+  check_internal(row.sampling != nullptr, "sampler: row ", row.row, " has no parameters");
+}
+
+void Sampler::prepare(std::span<const SampleRow> rows, Staging& staging, int slot_index) {
+  Slot& slot = slots_.at(slot_index);
   check_internal(rows.size() <= static_cast<size_t>(max_batch_size_), "sampler: ", rows.size(),
                  " rows, at most ", max_batch_size_, " are possible");
+  for (const SampleRow& row : rows) check_row(row);
+  slot.is_launched = false;
+  slot.all_greedy = std::ranges::all_of(rows, [](const SampleRow& row) {
+    return row.sampling->is_greedy() && row.sampling->num_logprobs < 0;
+  });
+  slot.rows.clear();
+  slot.num_top.clear();
+  slot.top_starts.assign(1, 0);
+  for (const SampleRow& row : rows) {
+    const int num_top = row.sampling->num_logprobs;
+    slot.rows.push_back(row.row);
+    slot.num_top.push_back(num_top);
+    slot.top_starts.push_back(slot.top_starts.back() + std::max(0, num_top));
+  }
+  slot.any_log_probs = std::ranges::any_of(slot.num_top, [](int32_t n) { return n >= 0; });
+  place_params(rows, staging, slot);
+  place_penalties(rows, staging, slot);
+  place_outputs(slot, rows.size());
+}
+
+void Sampler::place_params(std::span<const SampleRow> rows, Staging& staging, Slot& slot) const {
+  const size_t count = rows.size();
+  SampleParams& params = slot.sample;
+  place_ids(staging, params.rows, slot.rows);
+  if (slot.all_greedy) return;
+  place_ids(staging, params.num_top, slot.num_top);
+  auto* temperatures = place<float>(staging, params.temperatures, count);
+  auto* top_ks = place<int32_t>(staging, params.top_ks, count);
+  auto* top_ps = place<float>(staging, params.top_ps, count);
+  auto* min_ps = place<float>(staging, params.min_ps, count);
+  auto* seeds = place<int64_t>(staging, params.seeds, count);
+  auto* positions = place<int64_t>(staging, params.positions, count);
+  for (size_t i = 0; i < count; ++i) {
+    const SamplingParams& sampling = *rows[i].sampling;
+    temperatures[i] = sampling.is_greedy() ? 0.0f : sampling.temperature;
+    top_ks[i] = sampling.top_k;
+    top_ps[i] = sampling.top_p;
+    min_ps[i] = sampling.min_p;
+    seeds[i] = static_cast<int64_t>(sampling.seed);
+    positions[i] = static_cast<int64_t>(rows[i].generated_ids.size()) + num_unknown(rows[i]);
+  }
+  if (slot.any_log_probs) place_ids(staging, slot.log_probs.top_starts, slot.top_starts);
+}
+
+void Sampler::place_penalties(std::span<const SampleRow> rows, Staging& staging, Slot& slot) {
+  penalised_.clear();
+  banned_.clear();
+  banned_starts_.assign(1, 0);
+  size_t history_size = 0;
+  for (const SampleRow& row : rows) {
+    if (row.stop != nullptr)
+      append_banned_ids(*row.stop, row.generated_ids, banned_, num_unknown(row));
+    const bool repetition = has_repetition(*row.sampling);
+    const bool by_count = has_penalty_by_count(*row.sampling);
+    const bool any_banned = static_cast<int32_t>(banned_.size()) > banned_starts_.back();
+    if (!repetition && !by_count && !any_banned) continue;
+    penalised_.push_back(&row);
+    banned_starts_.push_back(static_cast<int32_t>(banned_.size()));
+    if (repetition) history_size += row.prompt_ids.size();
+    if (repetition || by_count) history_size += row.generated_ids.size() + num_unknown(row);
+  }
+  slot.penalties.rows.shape[0] = 0;
+  if (penalised_.empty()) return;
+
+  const size_t count = penalised_.size();
+  PenaltiesParams& params = slot.penalties;
+  auto* places = place<int32_t>(staging, params.rows, count);
+  auto* repetitions = place<float>(staging, params.repetition, count);
+  auto* presences = place<float>(staging, params.presence, count);
+  auto* frequencies = place<float>(staging, params.frequency, count);
+  auto* generated_starts = place<int32_t>(staging, params.generated_starts, count);
+  auto* history_starts = place<int32_t>(staging, params.history_starts, count + 1);
+  auto* const history = place<int32_t>(staging, params.history, history_size);
+  place_ids(staging, params.banned, banned_);
+  place_ids(staging, params.banned_starts, banned_starts_);
+  int32_t* end = history;
+  history_starts[0] = 0;
+  for (size_t i = 0; i < count; ++i) {
+    const SampleRow& row = *penalised_[i];
+    const bool repetition = has_repetition(*row.sampling);
+    places[i] = row.row;
+    repetitions[i] = row.sampling->repetition_penalty;
+    presences[i] = row.sampling->presence_penalty;
+    frequencies[i] = row.sampling->frequency_penalty;
+    if (repetition) end = std::ranges::copy(row.prompt_ids, end).out;
+    generated_starts[i] = static_cast<int32_t>(end - history);
+    if (repetition || has_penalty_by_count(*row.sampling)) {
+      end = std::ranges::copy(row.generated_ids, end).out;
+      if (row.in_flight_token >= 0) *end++ = ~row.in_flight_token;
+    }
+    history_starts[i + 1] = static_cast<int32_t>(end - history);
+  }
+}
+
+void Sampler::place_outputs(Slot& slot, size_t count) {
+  const auto length = static_cast<int64_t>(count);
+  const Device device = context_.device();
+  const size_t column = sizeof(int32_t) * max_batch_size_;
+  const auto view = [&](void* data, DType dtype, int64_t size) {
+    return TensorView::dense(data, dtype, {size}, device);
+  };
+  const auto scratch = [&](int i) { return static_cast<std::byte*>(scratch_.data()) + i * column; };
+  SampleParams& sample = slot.sample;
+  sample.tokens = view(slot.answers.on_device(), DType::kInt32, max_batch_size_);
+  sample.maxima = view(scratch(0), DType::kFloat32, length);
+  sample.log_sums = view(scratch(1), DType::kFloat32, length);
+  sample.num_kept = view(scratch(2), DType::kInt32, length);
+  if (!slot.any_log_probs) return;
+
+  const int64_t num_top = slot.top_starts.back();
+  const size_t top_bytes = 2 * sizeof(int32_t) * num_top;
+  if (slot.top.device.bytes() < top_bytes) slot.top.allocate(device, 2 * top_bytes);
+  LogProbsParams& log_probs = slot.log_probs;
+  log_probs.rows = sample.rows;
+  log_probs.temperatures = sample.temperatures;
+  log_probs.tokens = sample.tokens;
+  log_probs.maxima = sample.maxima;
+  log_probs.log_sums = sample.log_sums;
+  log_probs.num_kept = sample.num_kept;
+  log_probs.num_top = sample.num_top;
+  log_probs.log_probs = view(slot.answers.on_device(column), DType::kFloat32, length);
+  log_probs.top_counts = view(slot.answers.on_device(2 * column), DType::kInt32, length);
+  log_probs.top_ids = view(slot.top.on_device(), DType::kInt32, num_top);
+  log_probs.top_log_probs =
+      view(slot.top.on_device(num_top * sizeof(int32_t)), DType::kFloat32, num_top);
+}
+
+void Sampler::launch(const TensorView& logits, const TensorView& previous_tokens, int slot_index) {
+  Slot& slot = slots_.at(slot_index);
   check_internal(logits.rank == 2 && logits.shape[1] == vocab_size_, "sampler: logits must be [B, ",
                  vocab_size_, "]");
-  for (const SampleRow& row : rows) {
-    check_internal(row.row >= 0 && row.row < logits.shape[0], "sampler: row ", row.row, " of ",
-                   logits.shape[0], " rows of logits");
-    check_internal(row.sampling != nullptr, "sampler: row ", row.row, " has no parameters");
+  for (int32_t row : slot.rows) {
+    check_internal(row < logits.shape[0], "sampler: row ", row, " of ", logits.shape[0],
+                   " rows of logits");
   }
-}
-
-void Sampler::fill_inputs(std::span<const SampleRow> rows) {
-  const size_t count = rows.size();
-  for (auto* values : {&rows_, &top_ks_, &num_top_, &tokens_, &num_kept_, &top_counts_})
-    values->resize(count);
-  for (auto* values : {&temperatures_, &top_ps_, &min_ps_, &maxima_, &log_sums_, &log_probs_})
-    values->resize(count);
-  seeds_.resize(count);
-  positions_.resize(count);
-  top_starts_.assign(1, 0);
-  for (auto* values : {&penalty_rows_, &history_, &generated_starts_, &banned_}) values->clear();
-  for (auto* values : {&repetition_, &presence_, &frequency_}) values->clear();
-  history_starts_.assign(1, 0);
-  banned_starts_.assign(1, 0);
-  all_greedy_ = true;
-  any_log_probs_ = false;
-
-  for (size_t i = 0; i < count; ++i) {
-    const SampleRow& row = rows[i];
-    const SamplingParams& sampling = *row.sampling;
-    rows_[i] = row.row;
-    temperatures_[i] = sampling.is_greedy() ? 0.0f : sampling.temperature;
-    top_ks_[i] = sampling.top_k;
-    top_ps_[i] = sampling.top_p;
-    min_ps_[i] = sampling.min_p;
-    seeds_[i] = static_cast<int64_t>(sampling.seed);
-    positions_[i] = static_cast<int64_t>(row.generated_ids.size());
-    num_top_[i] = sampling.num_logprobs;
-    top_starts_.push_back(top_starts_.back() + std::max(0, sampling.num_logprobs));
-    all_greedy_ &= sampling.is_greedy() && sampling.num_logprobs < 0;
-    any_log_probs_ |= sampling.num_logprobs >= 0;
-    add_penalties(row);
+  if (slot.penalties.rows.shape[0] > 0) {
+    slot.penalties.logits = logits;
+    slot.penalties.previous_tokens = previous_tokens;
+    penalties(slot.penalties, op_context_);
   }
-  top_ids_.resize(top_starts_.back());
-  top_log_probs_.resize(top_starts_.back());
-}
-
-void Sampler::add_penalties(const SampleRow& row) {
-  const SamplingParams& sampling = *row.sampling;
-  const bool repetition = sampling.repetition_penalty != 1.0f;
-  const bool by_count = sampling.presence_penalty != 0.0f || sampling.frequency_penalty != 0.0f;
-  if (row.stop != nullptr) append_banned_ids(*row.stop, row.generated_ids, banned_);
-  const bool any_banned = static_cast<int32_t>(banned_.size()) > banned_starts_.back();
-  if (!repetition && !by_count && !any_banned) return;
-  penalty_rows_.push_back(row.row);
-  repetition_.push_back(sampling.repetition_penalty);
-  presence_.push_back(sampling.presence_penalty);
-  frequency_.push_back(sampling.frequency_penalty);
-  if (repetition) history_.insert(history_.end(), row.prompt_ids.begin(), row.prompt_ids.end());
-  generated_starts_.push_back(static_cast<int32_t>(history_.size()));
-  if (repetition || by_count)
-    history_.insert(history_.end(), row.generated_ids.begin(), row.generated_ids.end());
-  history_starts_.push_back(static_cast<int32_t>(history_.size()));
-  banned_starts_.push_back(static_cast<int32_t>(banned_.size()));
-}
-
-void Sampler::apply_penalties(const TensorView& logits) {
-  penalties({.logits = logits,
-             .rows = view(penalty_rows_),
-             .repetition = view(repetition_),
-             .presence = view(presence_),
-             .frequency = view(frequency_),
-             .history = view(history_),
-             .history_starts = view(history_starts_),
-             .generated_starts = view(generated_starts_),
-             .banned = view(banned_),
-             .banned_starts = view(banned_starts_)},
-            context_);
-}
-
-void Sampler::draw(const TensorView& logits) {
-  inflight::sample({.logits = logits,
-                    .rows = view(rows_),
-                    .temperatures = view(temperatures_),
-                    .top_ks = view(top_ks_),
-                    .top_ps = view(top_ps_),
-                    .min_ps = view(min_ps_),
-                    .seeds = view(seeds_),
-                    .positions = view(positions_),
-                    .num_top = view(num_top_),
-                    .tokens = view(tokens_),
-                    .maxima = view(maxima_),
-                    .log_sums = view(log_sums_),
-                    .num_kept = view(num_kept_)},
-                   context_);
-}
-
-void Sampler::find_log_probs(const TensorView& logits) {
-  log_probs({.logits = logits,
-             .rows = view(rows_),
-             .temperatures = view(temperatures_),
-             .tokens = view(tokens_),
-             .maxima = view(maxima_),
-             .log_sums = view(log_sums_),
-             .num_kept = view(num_kept_),
-             .num_top = view(num_top_),
-             .top_starts = view(top_starts_),
-             .log_probs = view(log_probs_),
-             .top_counts = view(top_counts_),
-             .top_ids = view(top_ids_),
-             .top_log_probs = view(top_log_probs_)},
-            context_);
-}
-
-void Sampler::fill_results() {
-  results_.resize(tokens_.size());
-  for (size_t i = 0; i < tokens_.size(); ++i) {
-    SampledToken result;
-    result.status = status_of(tokens_[i]);
-    if (result.status == SampleStatus::kOk) {
-      result.id = tokens_[i];
-      if (num_top_[i] >= 0) {
-        result.log_prob = log_probs_[i];
-        result.top_ids = {top_ids_.data() + top_starts_[i], static_cast<size_t>(top_counts_[i])};
-        result.top_log_probs = {top_log_probs_.data() + top_starts_[i], result.top_ids.size()};
-      }
-    }
-    results_[i] = result;
+  if (slot.all_greedy) {
+    argmax({.logits = logits, .rows = slot.sample.rows, .tokens = slot.sample.tokens}, op_context_);
+  } else {
+    slot.sample.logits = logits;
+    sample(slot.sample, op_context_);
   }
+  if (slot.any_log_probs) {
+    slot.log_probs.logits = logits;
+    log_probs(slot.log_probs, op_context_);
+  }
+  if (context_.is_cuda()) copy_back(slot);
+  slot.is_launched = true;
 }
 
-template <typename T>
-TensorView Sampler::view(std::vector<T>& values) const {
-  constexpr DType kType = std::is_same_v<T, float>     ? DType::kFloat32
-                          : std::is_same_v<T, int64_t> ? DType::kInt64
-                                                       : DType::kInt32;
-  return TensorView::dense(values.data(), kType, {static_cast<int64_t>(values.size())},
-                           context_.device);
+void Sampler::copy_back(Slot& slot) {
+  slot.made->record(context_.stream());
+  slot.made->make_wait(*copy_stream_);
+  // Without log-probabilities the tokens are all there is.
+  const size_t bytes = slot.answers.device.bytes() / (slot.any_log_probs ? 1 : 3);
+  copy_async(slot.answers.host.data(), slot.answers.device.data(), bytes, *copy_stream_);
+  if (slot.any_log_probs && slot.top_starts.back() > 0) {
+    copy_async(slot.top.host.data(), slot.top.device.data(),
+               2 * sizeof(int32_t) * slot.top_starts.back(), *copy_stream_);
+  }
+  slot.copied->record(*copy_stream_);
+}
+
+TensorView Sampler::tokens(int slot) const {
+  return TensorView::dense(slots_.at(slot).answers.on_device(), DType::kInt32, {max_batch_size_},
+                           context_.device());
+}
+
+std::span<const SampledToken> Sampler::results(int slot_index) {
+  Slot& slot = slots_.at(slot_index);
+  check_internal(slot.is_launched, "sampler: slot ", slot_index, " was not launched");
+  if (context_.is_cuda()) slot.copied->wait();
+  const size_t column = sizeof(int32_t) * max_batch_size_;
+  const auto* tokens = slot.answers.on_host<int32_t>();
+  const auto* log_probs = slot.answers.on_host<float>(column);
+  const auto* top_counts = slot.answers.on_host<int32_t>(2 * column);
+  slot.results.assign(slot.rows.size(), {});
+  for (size_t i = 0; i < slot.rows.size(); ++i) {
+    SampledToken& result = slot.results[i];
+    const int32_t token = tokens[slot.rows[i]];
+    result.status = status_of(token);
+    if (result.status != SampleStatus::kOk) continue;
+    result.id = token;
+    if (slot.num_top[i] < 0) continue;
+    result.log_prob = log_probs[i];
+    if (slot.num_top[i] == 0) continue;
+    const auto count = static_cast<size_t>(top_counts[i]);
+    const int32_t start = slot.top_starts[i];
+    result.top_ids = {slot.top.on_host<int32_t>() + start, count};
+    result.top_log_probs = {
+        slot.top.on_host<float>(slot.top_starts.back() * sizeof(int32_t)) + start, count};
+  }
+  return slot.results;
 }
 
 }  // namespace inflight::decoding

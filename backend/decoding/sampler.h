@@ -3,19 +3,25 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
 
 #include "backend/decoding/sampling_params.h"
 #include "kernels/core/buffer.h"
+#include "kernels/core/device.h"
 #include "kernels/core/op.h"
+#include "kernels/core/staging.h"
 #include "kernels/core/tensor_view.h"
+#include "kernels/sampling/log_probs.h"
+#include "kernels/sampling/penalties.h"
+#include "kernels/sampling/sample.h"
 
 namespace inflight::decoding {
 
 /// One row of the logits that samples. Rows that do not (prompt chunks but the last) are left out.
-/// The spans and pointers must live until `sample` returns. The token drawn depends only on the
+/// The spans and pointers must live until `prepare` returns. The token drawn depends only on the
 /// row's logits, its parameters and histories: never on its place in the batch.
 struct SampleRow {
   int row = 0;                               // of logits[B, V]; each at most once
@@ -23,6 +29,9 @@ struct SampleRow {
   const StopParams* stop = nullptr;          // its bans: bad words, end ids until min_new_tokens
   std::span<const int32_t> prompt_ids;
   std::span<const int32_t> generated_ids;  // without the token now drawn
+  /// >= 0: the newest generated token is not in generated_ids; it is this entry of the previous
+  /// step's tokens. Then no bad word may have more than one id.
+  int32_t in_flight_token = -1;
 };
 
 enum class SampleStatus : uint8_t {
@@ -42,70 +51,84 @@ struct SampledToken {
   /// 0 unless num_logprobs >= 0.
   float log_prob = 0.0f;
   /// The likeliest tokens of the same distribution, likeliest first, ties by id; at most
-  /// num_logprobs, fewer if the filters left fewer. Valid until the next `sample`.
+  /// num_logprobs, fewer if the filters left fewer. Valid as long as the results they are part of.
   std::span<const int32_t> top_ids;
   std::span<const float> top_log_probs;
 };
 
+/// A step is prepare, Staging::upload (the caller's), launch, results. Slots let steps overlap: a
+/// slot holds what one step in flight needs.
 class Sampler {
  public:
-  /// `pool` may be null (one thread). At most `max_batch_size` rows a call.
-  Sampler(Device device, cpu::ThreadPool* pool, int vocab_size, int max_batch_size);
+  /// At most `max_batch_size` rows a step. `context` outlives the sampler.
+  Sampler(DeviceContext& context, int vocab_size, int max_batch_size, int num_slots);
 
-  /// One answer per element of `rows`, in their order; valid until the next call. `logits` is
-  /// [B, V] float32, rows dense; rows with penalties or bans are overwritten. Allocates only while
-  /// its buffers grow to the longest histories seen.
-  std::span<const SampledToken> sample(const TensorView& logits, std::span<const SampleRow> rows);
+  /// Packs the rows' parameters and histories. The slot's last results end here.
+  void prepare(std::span<const SampleRow> rows, Staging& staging, int slot);
+  /// Enqueues the draws of the rows prepared and the copy of the answers to the host; on the CPU it
+  /// is done on return. `logits` is [B, V] float32, rows dense; rows with penalties or bans are
+  /// overwritten. `previous_tokens` is what in_flight_token points into, `tokens` of the step
+  /// before; empty if no row has one. Allocates only when log-probabilities of more tokens than
+  /// ever before are asked for.
+  void launch(const TensorView& logits, const TensorView& previous_tokens, int slot);
+  /// [max_batch_size] int32 on the device: entry i is the token of row i of the logits, negative
+  /// where there is none (kernels/sampling/outcome.h). Always the same memory for a slot.
+  TensorView tokens(int slot) const;
+  /// Waits for the slot's launch: one answer per row prepared, in their order; valid until the next
+  /// `prepare` with this slot.
+  std::span<const SampledToken> results(int slot);
 
  private:
-  void check_inputs(const TensorView& logits, std::span<const SampleRow> rows) const;
-  void fill_inputs(std::span<const SampleRow> rows);
-  void add_penalties(const SampleRow& row);
-  void apply_penalties(const TensorView& logits);
-  void draw(const TensorView& logits);
-  void find_log_probs(const TensorView& logits);
-  void fill_results();
-  template <typename T>
-  TensorView view(std::vector<T>& values) const;
+  /// Device memory with a pinned twin; on the CPU the same memory.
+  struct Mirrored {
+    void allocate(Device device, size_t bytes);
+    template <typename T>
+    T* on_host(size_t offset = 0) const {
+      const Buffer& buffer = host.data() == nullptr ? device : host;
+      return reinterpret_cast<T*>(static_cast<std::byte*>(buffer.data()) + offset);
+    }
+    void* on_device(size_t offset = 0) const {
+      return static_cast<std::byte*>(device.data()) + offset;
+    }
+    Buffer device;
+    Buffer host;
+  };
+  struct Slot {
+    bool all_greedy = true;  // argmax alone answers it
+    bool any_log_probs = false;
+    bool is_launched = false;
+    std::vector<int32_t> rows;        // of the logits
+    std::vector<int32_t> num_top;     // num_logprobs; -1 = no log-probabilities
+    std::vector<int32_t> top_starts;  // into the top ids
+    // Inputs stand in the step's staging.
+    PenaltiesParams penalties;
+    SampleParams sample;
+    LogProbsParams log_probs;
+    Mirrored answers;           // tokens by row of the logits, then log_probs and top_counts
+    Mirrored top;               // top ids, then their log-probabilities
+    std::optional<Event> made;  // answers are on the device
+    std::optional<Event> copied;
+    std::vector<SampledToken> results;
+  };
 
-  OpContext context_;
-  int vocab_size_;
-  int max_batch_size_;
+  void check_row(const SampleRow& row) const;
+  void place_params(std::span<const SampleRow> rows, Staging& staging, Slot& slot) const;
+  void place_penalties(std::span<const SampleRow> rows, Staging& staging, Slot& slot);
+  void place_outputs(Slot& slot, size_t count);
+  void copy_back(Slot& slot);
+
+  DeviceContext& context_;
+  const int vocab_size_;
+  const int max_batch_size_;
+  OpContext op_context_;
   Buffer workspace_;
-
-  bool all_greedy_ = true;      // of this call: argmax alone answers it
-  bool any_log_probs_ = false;  // of this call
-
-  // Inputs of the kernels, one entry a row that samples.
-  std::vector<int32_t> rows_;
-  std::vector<float> temperatures_;
-  std::vector<int32_t> top_ks_;
-  std::vector<float> top_ps_;
-  std::vector<float> min_ps_;
-  std::vector<int64_t> seeds_;
-  std::vector<int64_t> positions_;
-  std::vector<int32_t> num_top_;  // num_logprobs; -1 = no log-probabilities
-  // Penalties and bans, one entry a row that has any.
-  std::vector<int32_t> penalty_rows_;
-  std::vector<float> repetition_;
-  std::vector<float> presence_;
-  std::vector<float> frequency_;
-  std::vector<int32_t> history_;  // prompt then generated ids, row after row
-  std::vector<int32_t> history_starts_;
-  std::vector<int32_t> generated_starts_;
+  Buffer scratch_;  // maxima, log_sums, num_kept of the step that runs
+  std::optional<Stream> copy_stream_;
+  std::vector<Slot> slots_;
+  // Of the call of prepare.
+  std::vector<const SampleRow*> penalised_;
   std::vector<int32_t> banned_;
   std::vector<int32_t> banned_starts_;
-  // Outputs of the kernels.
-  std::vector<int32_t> tokens_;
-  std::vector<float> maxima_;
-  std::vector<float> log_sums_;
-  std::vector<int32_t> num_kept_;
-  std::vector<float> log_probs_;
-  std::vector<int32_t> top_starts_;
-  std::vector<int32_t> top_counts_;
-  std::vector<int32_t> top_ids_;
-  std::vector<float> top_log_probs_;
-  std::vector<SampledToken> results_;
 };
 
 }  // namespace inflight::decoding

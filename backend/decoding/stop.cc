@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "kernels/core/check.h"
+
 namespace inflight::decoding {
 namespace {
 
@@ -28,12 +30,14 @@ StopReason stop_after(const StopParams& params, std::span<const int32_t> generat
 }
 
 void append_banned_ids(const StopParams& params, std::span<const int32_t> generated_ids,
-                       std::vector<int32_t>& banned) {
+                       std::vector<int32_t>& banned, int num_unknown) {
   for (const auto& word : params.bad_words) {
     const std::span<const int32_t> ids(word);
+    check_internal(num_unknown == 0 || ids.size() == 1,
+                   "a bad word of several ids needs the newest token on the host");
     if (ends_with(generated_ids, ids.first(ids.size() - 1))) banned.push_back(ids.back());
   }
-  if (static_cast<int64_t>(generated_ids.size()) < params.min_new_tokens) {
+  if (static_cast<int64_t>(generated_ids.size()) + num_unknown < params.min_new_tokens) {
     banned.insert(banned.end(), params.end_ids.begin(), params.end_ids.end());
   }
 }

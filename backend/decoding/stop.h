@@ -23,8 +23,9 @@ StopReason stop_after(const StopParams& params, std::span<const int32_t> generat
 
 /// Appends to `banned` the ids that may not follow `generated_ids`: bad words of one id, the last
 /// id of bad words whose other ids are the newest ones, end ids until min_new_tokens are there.
-/// Ids may repeat.
+/// Ids may repeat. `num_unknown` more ids were generated after these: then no bad word may have
+/// more than one id.
 void append_banned_ids(const StopParams& params, std::span<const int32_t> generated_ids,
-                       std::vector<int32_t>& banned);
+                       std::vector<int32_t>& banned, int num_unknown = 0);
 
 }  // namespace inflight::decoding

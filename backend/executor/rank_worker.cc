@@ -21,6 +21,7 @@ RankWorker::RankWorker(const plan::EngineFile& engine, int rank, Device device, 
       rank_(rank),
       device_(device),
       pool_(num_threads),
+      context_(device, &pool_),
       weights_(engine, rank, device, pool_) {}
 
 int64_t RankWorker::bytes_per_block() const {
@@ -38,14 +39,17 @@ void RankWorker::allocate(const plan::StepLimits& limits, int32_t num_blocks) {
     kv_layers.push_back(storage_->layer_view(layer));
   }
   runner_.emplace(engine_, rank_, weights_, device_, pool_, limits, std::move(kv_layers));
-  sampler_.emplace(device_, &pool_, static_cast<int>(engine_.model.vocab_size),
-                   limits.max_batch_size);
+  sampler_.emplace(context_, static_cast<int>(engine_.model.vocab_size), limits.max_batch_size, 1);
+  staging_.emplace(device_, size_t{64} << 10);
 }
 
 std::span<const decoding::SampledToken> RankWorker::run(const plan::StepInputs& inputs,
                                                         std::span<const decoding::SampleRow> rows) {
-  const TensorView logits = runner_->run(inputs);
-  return sampler_->sample(logits, rows);
+  staging_->reset();
+  sampler_->prepare(rows, *staging_, 0);
+  if (context_.is_cuda()) staging_->upload(context_.stream());
+  sampler_->launch(runner_->run(inputs), {}, 0);
+  return sampler_->results(0);
 }
 
 }  // namespace inflight::executor

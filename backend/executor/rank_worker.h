@@ -13,6 +13,8 @@
 #include "backend/plan/plan_runner.h"
 #include "backend/plan/weights.h"
 #include "kernels/core/cpu/parallel.h"
+#include "kernels/core/device.h"
+#include "kernels/core/staging.h"
 
 namespace inflight::executor {
 
@@ -38,10 +40,12 @@ class RankWorker {
   const int rank_;
   const Device device_;
   cpu::ThreadPool pool_;
+  DeviceContext context_;
   plan::Weights weights_;
   std::optional<kv_cache::KvStorage> storage_;
   std::optional<plan::PlanRunner> runner_;
   std::optional<decoding::Sampler> sampler_;
+  std::optional<Staging> staging_;
 };
 
 }  // namespace inflight::executor

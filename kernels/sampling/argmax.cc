@@ -20,7 +20,7 @@ void argmax(const ArgmaxParams& p, OpContext& context) {
   check_logits("argmax", p.logits);
   const int64_t n = p.rows.shape[0];
   check_vector("argmax", "rows", p.rows, DType::kInt32, n);
-  check_vector("argmax", "tokens", p.tokens, DType::kInt32, n);
+  check_tokens("argmax", p.tokens);
   if (n == 0) return;
   check_workspace("argmax", context,
                   argmax_workspace_bytes(p.logits.shape[1], cpu::num_threads_of(context)));

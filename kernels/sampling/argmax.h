@@ -10,9 +10,10 @@ namespace inflight {
 struct ArgmaxParams {
   TensorView logits;  // [B, V] float32, rows dense
   TensorView rows;    // [N] int32: the row of logits
-  TensorView tokens;  // [N] int32, written
+  TensorView tokens;  // [R] int32, entry rows[i] written
 };
 
+/// On the CPU; none on CUDA.
 size_t argmax_workspace_bytes(int64_t vocab_size, int num_threads);
 void argmax(const ArgmaxParams& params, OpContext& context);
 

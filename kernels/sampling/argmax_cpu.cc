@@ -13,10 +13,10 @@ void argmax(const ArgmaxParams& params, OpContext& context) {
   for_each_row(context, params.rows.shape[0], length, [&](int64_t i, int thread) {
     Carver carver(static_cast<std::byte*>(context.workspace.data) + thread * scratch_bytes);
     float* block_maxima = carver.take<float>(num_blocks);
-    const float* row =
-        params.logits.as<float>() + params.rows.as<int32_t>()[i] * params.logits.strides[0];
+    const int64_t place = params.rows.as<int32_t>()[i];
+    const float* row = params.logits.as<float>() + place * params.logits.strides[0];
     const float maximum = row_maxima(row, length, block_maxima);
-    int32_t& token = params.tokens.as<int32_t>()[i];
+    int32_t& token = params.tokens.as<int32_t>()[place];
     if (!(maximum < std::numeric_limits<float>::infinity())) {
       token = kBadLogits;
     } else if (std::isinf(maximum)) {

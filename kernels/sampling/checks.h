@@ -25,7 +25,14 @@ inline void check_vector(std::string_view op, std::string_view name, const Tenso
   check(length <= 1 || view.strides[0] == 1, op, ": ", name, " is not dense");
 }
 
+/// Tokens stand at the places of their rows of logits.
+inline void check_tokens(std::string_view op, const TensorView& tokens) {
+  check_vector(op, "tokens", tokens, DType::kInt32, tokens.shape[0]);
+}
+
+/// The CUDA kernels need none.
 inline void check_workspace(std::string_view op, const OpContext& context, size_t bytes) {
+  if (context.device.type == DeviceType::kCuda) return;
   check(context.workspace.bytes >= bytes, op, ": the workspace has ", context.workspace.bytes,
         " bytes, ", bytes, " are needed");
 }

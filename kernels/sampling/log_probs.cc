@@ -21,7 +21,7 @@ void log_probs(const LogProbsParams& p, OpContext& context) {
   const int64_t n = p.rows.shape[0];
   check_vector("log_probs", "rows", p.rows, DType::kInt32, n);
   check_vector("log_probs", "temperatures", p.temperatures, DType::kFloat32, n);
-  check_vector("log_probs", "tokens", p.tokens, DType::kInt32, n);
+  check_tokens("log_probs", p.tokens);
   check_vector("log_probs", "maxima", p.maxima, DType::kFloat32, n);
   check_vector("log_probs", "log_sums", p.log_sums, DType::kFloat32, n);
   check_vector("log_probs", "num_kept", p.num_kept, DType::kInt32, n);

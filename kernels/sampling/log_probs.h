@@ -12,7 +12,7 @@ struct LogProbsParams {
   TensorView logits;         // [B, V] float32, rows dense
   TensorView rows;           // [N] int32: the row of logits
   TensorView temperatures;   // [N] float32; 0 = greedy: the softmax of the logits as they are
-  TensorView tokens;         // [N] int32
+  TensorView tokens;         // [R] int32, entry rows[i] of row i
   TensorView maxima;         // [N] float32
   TensorView log_sums;       // [N] float32
   TensorView num_kept;       // [N] int32
@@ -24,6 +24,7 @@ struct LogProbsParams {
   TensorView top_log_probs;  // [M] float32, written
 };
 
+/// On the CPU; none on CUDA.
 size_t log_probs_workspace_bytes(int64_t vocab_size, int num_threads);
 void log_probs(const LogProbsParams& params, OpContext& context);
 

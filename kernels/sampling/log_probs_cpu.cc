@@ -42,11 +42,11 @@ void log_probs(const LogProbsParams& params, OpContext& context) {
   const size_t scratch_bytes = log_probs_workspace_bytes(length);
   for_each_row(context, params.rows.shape[0], length, [&](int64_t i, int thread) {
     const int64_t num_top = params.num_top.as<int32_t>()[i];
-    const int32_t token = params.tokens.as<int32_t>()[i];
+    const int64_t place = params.rows.as<int32_t>()[i];
+    const int32_t token = params.tokens.as<int32_t>()[place];
     params.top_counts.as<int32_t>()[i] = 0;
     if (num_top < 0 || token < 0) return;
-    const float* row =
-        params.logits.as<float>() + params.rows.as<int32_t>()[i] * params.logits.strides[0];
+    const float* row = params.logits.as<float>() + place * params.logits.strides[0];
     const float temperature = params.temperatures.as<float>()[i];
     const float divisor = temperature == 0.0f ? 1.0f : temperature;
     const float maximum = params.maxima.as<float>()[i];

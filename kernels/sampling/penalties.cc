@@ -25,6 +25,10 @@ void penalties(const PenaltiesParams& p, OpContext& context) {
   check_vector("penalties", "history", p.history, DType::kInt32, p.history.shape[0]);
   check_vector("penalties", "history_starts", p.history_starts, DType::kInt32, n + 1);
   check_vector("penalties", "generated_starts", p.generated_starts, DType::kInt32, n);
+  if (p.previous_tokens.data != nullptr) {
+    check_vector("penalties", "previous_tokens", p.previous_tokens, DType::kInt32,
+                 p.previous_tokens.shape[0]);
+  }
   check_vector("penalties", "banned", p.banned, DType::kInt32, p.banned.shape[0]);
   check_vector("penalties", "banned_starts", p.banned_starts, DType::kInt32, n + 1);
   if (n == 0) return;

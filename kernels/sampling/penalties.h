@@ -11,7 +11,8 @@ namespace inflight {
 ///   presence    every id generated at least once: logit - p
 ///   frequency   every generated id: logit - f * (times generated)        (OpenAI, vLLM)
 ///   banned      logit = -infinity
-/// History ids outside [0, V) count for nothing; banned ids outside it are ignored.
+/// A negative history id i stands for previous_tokens[~i], where there is such an entry. History
+/// ids outside [0, V) count for nothing; banned ids outside it are ignored.
 struct PenaltiesParams {
   TensorView logits;            // [B, V] float32, rows dense; changed in place
   TensorView rows;              // [N] int32: the row of logits; each at most once
@@ -21,10 +22,12 @@ struct PenaltiesParams {
   TensorView history;           // [H] int32: prompt ids then generated ids, entry after entry
   TensorView history_starts;    // [N + 1] int32, offsets into history
   TensorView generated_starts;  // [N] int32, offset of the first generated id
+  TensorView previous_tokens;   // [P] int32: ids drawn last that the host does not know; P may be 0
   TensorView banned;            // [K] int32
   TensorView banned_starts;     // [N + 1] int32, offsets into banned
 };
 
+/// On the CPU; none on CUDA.
 size_t penalties_workspace_bytes(int64_t vocab_size, int num_threads);
 void penalties(const PenaltiesParams& params, OpContext& context);
 

@@ -26,18 +26,27 @@ void penalties(const PenaltiesParams& params, OpContext& context) {
             .take<int32_t>(length);
     constexpr int32_t kDone = -1;
     const auto is_known = [length](int32_t id) { return id >= 0 && id < length; };
+    const int64_t num_previous =
+        params.previous_tokens.rank == 1 ? params.previous_tokens.shape[0] : 0;
+    const auto resolved = [&](int32_t id) {
+      return id < 0 && ~id < num_previous ? params.previous_tokens.as<int32_t>()[~id] : id;
+    };
     const int32_t* starts = params.history_starts.as<int32_t>() + i;
     const std::span history = slice(params.history, starts[0], starts[1]);
-    for (int32_t id : history) {
+    for (int32_t known_or_not : history) {
+      const int32_t id = resolved(known_or_not);
       if (is_known(id)) counts[id] = 0;
     }
-    for (int32_t id : slice(params.history, params.generated_starts.as<int32_t>()[i], starts[1])) {
+    for (int32_t known_or_not :
+         slice(params.history, params.generated_starts.as<int32_t>()[i], starts[1])) {
+      const int32_t id = resolved(known_or_not);
       if (is_known(id)) ++counts[id];
     }
     const float repetition = params.repetition.as<float>()[i];
     const float presence = params.presence.as<float>()[i];
     const float frequency = params.frequency.as<float>()[i];
-    for (int32_t id : history) {
+    for (int32_t known_or_not : history) {
+      const int32_t id = resolved(known_or_not);
       if (!is_known(id) || counts[id] == kDone) continue;
       float logit = row[id];
       logit = logit > 0 ? logit / repetition : logit * repetition;

@@ -27,7 +27,7 @@ void sample(const SampleParams& p, OpContext& context) {
   check_vector("sample", "seeds", p.seeds, DType::kInt64, n);
   check_vector("sample", "positions", p.positions, DType::kInt64, n);
   check_vector("sample", "num_top", p.num_top, DType::kInt32, n);
-  check_vector("sample", "tokens", p.tokens, DType::kInt32, n);
+  check_tokens("sample", p.tokens);
   check_vector("sample", "maxima", p.maxima, DType::kFloat32, n);
   check_vector("sample", "log_sums", p.log_sums, DType::kFloat32, n);
   check_vector("sample", "num_kept", p.num_kept, DType::kInt32, n);

@@ -18,7 +18,7 @@ namespace inflight {
 /// philox_uniform(seed, position): it depends on nothing but the row's logits and parameters.
 struct SampleParams {
   TensorView logits;        // [B, V] float32, rows dense
-  TensorView rows;          // [N] int32: the row of logits; may repeat
+  TensorView rows;          // [N] int32: the row of logits; each at most once
   TensorView temperatures;  // [N] float32, >= 0
   TensorView top_ks;        // [N] int32; 0 = off
   TensorView top_ps;        // [N] float32, (0, 1]; 1 = off
@@ -26,7 +26,7 @@ struct SampleParams {
   TensorView seeds;         // [N] int64, the bits of a uint64
   TensorView positions;     // [N] int64: index of the token among the generated ones
   TensorView num_top;       // [N] int32; -1 = the three outputs below are not needed for the row
-  TensorView tokens;        // [N] int32, written; kBadLogits or kNoToken without an answer
+  TensorView tokens;        // [R] int32, entry rows[i] written; kBadLogits or kNoToken
   // The distribution drawn from, for log_probs: log p(i) = (logit[i] - maximum) / t - log_sum for
   // the num_kept likeliest ids. Greedy rows: all ids at temperature 1.
   TensorView maxima;    // [N] float32, written
@@ -34,6 +34,7 @@ struct SampleParams {
   TensorView num_kept;  // [N] int32, written
 };
 
+/// On the CPU; none on CUDA.
 size_t sample_workspace_bytes(int64_t vocab_size, int num_threads);
 void sample(const SampleParams& params, OpContext& context);
 

@@ -178,9 +178,9 @@ void sample(const SampleParams& params, OpContext& context) {
   for_each_row(context, params.rows.shape[0], length, [&](int64_t i, int thread) {
     const Scratch scratch = take_scratch(
         static_cast<std::byte*>(context.workspace.data) + thread * scratch_bytes, length);
-    const float* row =
-        params.logits.as<float>() + params.rows.as<int32_t>()[i] * params.logits.strides[0];
-    int32_t& token = params.tokens.as<int32_t>()[i];
+    const int64_t place = params.rows.as<int32_t>()[i];
+    const float* row = params.logits.as<float>() + place * params.logits.strides[0];
+    int32_t& token = params.tokens.as<int32_t>()[place];
     const bool wants_log_probs = params.num_top.as<int32_t>()[i] >= 0;
     const float maximum = row_maxima(row, length, scratch.block_maxima);
     if (!(maximum < kInfinity)) {

@@ -239,3 +239,24 @@ def test_temperatures_at_the_ends_of_their_range() -> None:
         row = row_of(0, Case(**{**vars(case), "temperature": float(huge)}), num_logprobs=0)
         [(token, status, log_prob, _)] = sampler.sample(logits.copy(), [row])
         assert status == decoding.SampleStatus.ok and np.isfinite(log_prob)
+
+
+def test_a_token_the_host_does_not_know_counts_like_one_it_knows() -> None:
+    logits = np.random.default_rng(1).normal(size=(2, 300)).astype(np.float32)
+    case = Case(repetition_penalty=1.7, frequency_penalty=0.6)
+    sampler = decoding.Sampler(300, 2)
+    first = [row_of(1, Case(), seed=5), row_of(0, Case(), seed=6)]
+    tokens = [token for token, *_ in sampler.sample(logits.copy(), first)]
+    stop = decoding.StopParams(min_new_tokens=2, end_ids=[3])
+    changed, expected = logits.copy(), logits.copy()
+    fields = {k: v for k, v in vars(case).items() if not k.endswith("_ids")}
+    params = decoding.SamplingParams(**fields, seed=9, num_logprobs=2)
+    known = [
+        decoding.SampleRow(i, params, stop, generated_ids=[7, tokens[1 - i]]) for i in range(2)
+    ]
+    unknown = [
+        decoding.SampleRow(i, params, stop, generated_ids=[7], in_flight_token=i) for i in range(2)
+    ]
+    answers = sampler.sample(changed, unknown)
+    assert answers == decoding.Sampler(300, 2).sample(expected, known)
+    np.testing.assert_array_equal(changed, expected)

@@ -160,7 +160,7 @@ def test_penalties(case: Case, vocab_size: int) -> None:
     logits[:, 0] = 0
     changed = logits.copy()
     row = decoding.SampleRow(1, sampling_params(case), prompt_ids=prompt, generated_ids=generated)
-    decoding.Sampler(vocab_size, 1).sample(changed, [row])
+    decoding.Sampler(vocab_size, 3).sample(changed, [row])
     np.testing.assert_array_equal(changed[[0, 2]], logits[[0, 2]])
     np.testing.assert_allclose(changed[1], penalised(logits[1], case), rtol=1e-6, atol=1e-6)
     if case.presence_penalty == case.frequency_penalty == 0:
