@@ -43,7 +43,11 @@ OpDef linear_op() {
                     .attributes = {}},
       .check = [](const OpArgs& args) { check_params(params_of(args)); },
       .workspace_bytes =
-          [](const OpArgs& args, Device, int num_threads) {
+          [](const OpArgs& args, Device device, int num_threads) {
+#ifdef INFLIGHT_CUDA
+            if (device.type == DeviceType::kCuda)
+              return cuda::linear_workspace_bytes(params_of(args));
+#endif
             return cpu::linear_workspace_bytes(params_of(args), num_threads);
           },
       .bind = [](const OpArgs& args) -> BoundOp {

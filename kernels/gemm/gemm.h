@@ -24,6 +24,8 @@ size_t linear_workspace_bytes(const LinearParams& largest, int num_threads);
 
 namespace cuda {
 void linear(const LinearParams& params, OpContext& context);
+/// Scratch bytes for any number of rows.
+size_t linear_workspace_bytes(const LinearParams& largest);
 }  // namespace cuda
 
 }  // namespace inflight

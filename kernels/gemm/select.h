@@ -1,4 +1,4 @@
-// Which product serves a linear on the CPU: a pure choice, testable without running either.
+// Which product serves a linear: pure choices, testable without running any.
 #pragma once
 
 #include <cstdint>
@@ -22,3 +22,37 @@ struct LinearShape {
 LinearKernel select_linear(const LinearShape& shape, Isa isa);
 
 }  // namespace inflight::cpu
+
+namespace inflight::cuda {
+
+enum class Product : uint8_t {
+  kExact,    // float32 fused multiply-adds: any dtypes; a row's bits do not depend on the others
+  kTiled,    // mma.sync, from sm_80 on
+  kSkinny,   // few rows on Hopper: weights streamed through wgmma
+  kLibrary,  // cuBLASLt
+};
+
+struct ProductQuery {
+  int64_t rows;
+  int64_t columns;
+  int64_t depth;
+  DType x;
+  DType weight;
+  bool is_aligned;  // x, weight and their rows begin at multiples of 16 bytes
+  int compute_capability;
+  bool has_library;
+};
+
+inline constexpr int64_t kMaxSkinnyRows = 64;
+
+Product select_product(const ProductQuery& query);
+
+/// How the skinny product divides its work. It does not depend on the rows: neither do their bits.
+struct SkinnyPlan {
+  int split;       // blocks that share a tile's depth: 1, 2, 4 or 8
+  int ring_bytes;  // shared memory for weights on the way
+};
+
+SkinnyPlan plan_skinny(int64_t columns, int64_t depth, int num_multiprocessors);
+
+}  // namespace inflight::cuda

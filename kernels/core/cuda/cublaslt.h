@@ -6,6 +6,8 @@
 
 namespace inflight::cuda {
 
+class LibraryProducts;  // kernels/gemm's: the functions it uses and the algorithms it has chosen
+
 class CublasLt {
  public:
   /// Null, with a warning in the log, if the library is not found. Looks at
@@ -17,11 +19,14 @@ class CublasLt {
 
   void* handle() const { return handle_; }  // cublasLtHandle_t
   void* symbol(const char* name) const;     // raises internal if the library lacks it
+  /// Null until the first product makes it.
+  std::unique_ptr<LibraryProducts, void (*)(LibraryProducts*)>& products() { return products_; }
 
  private:
   CublasLt(void* library, void* handle) : library_(library), handle_(handle) {}
   void* library_;
   void* handle_;
+  std::unique_ptr<LibraryProducts, void (*)(LibraryProducts*)> products_{nullptr, nullptr};
 };
 
 }  // namespace inflight::cuda

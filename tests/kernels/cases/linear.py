@@ -41,6 +41,14 @@ CASES = (
         )
         for m, n, k in ((130, 300, 260), (300, 129, 513), (513, 65, 65))
     ),
+    # Rows of whole 16 bytes in 16-bit types: every width of a tile of few rows, shared depths.
+    *(
+        LinearCase(m, n, k, x, x, y, bias)
+        for x in ("float16", "bfloat16")
+        for y, bias in ((x, x), ("float32", None))
+        for m in (1, 2, 7, 8, 9, 16, 17, 32, 33, 64, 65, 129)
+        for n, k in ((130, 72), (257, 1032), (1024, 4096))
+    ),
 )
 
 # (outputs, inputs) of a Llama of 160M and of the 8B one.

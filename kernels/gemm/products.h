@@ -1,0 +1,21 @@
+// The CUDA products that select.h's choice is among. All take what gemm.cc has checked.
+#pragma once
+
+#include "kernels/gemm/gemm.h"
+#include "kernels/gemm/select.h"
+
+namespace inflight::cuda {
+
+/// Any dtypes and shapes, float32 fused multiply-adds in an order that depends on the depth alone.
+void exact_product(const LinearParams& params, const OpContext& context);
+/// 16-bit x and weight of one dtype, rows that are multiples of 16 bytes: mma.sync, sm_80 on.
+void tiled_product(const LinearParams& params, const OpContext& context);
+/// The same, at most kMaxSkinnyRows rows, sm_90 only.
+void skinny_product(const LinearParams& params, const SkinnyPlan& plan, const OpContext& context);
+/// By cuBLASLt; false, with nothing done, if it has no algorithm for these dtypes and shapes.
+bool library_product(const LinearParams& params, const OpContext& context);
+
+/// Scratch that cuBLASLt is offered.
+inline constexpr size_t kLibraryWorkspaceBytes = 32u << 20;
+
+}  // namespace inflight::cuda

@@ -1,0 +1,14 @@
+// Tensor maps: how Hopper's copy engine is told of a matrix and of the box it copies at a time.
+#pragma once
+
+#include <cuda.h>
+
+#include "kernels/core/tensor_view.h"
+
+namespace inflight::cuda {
+
+/// Of a dense [rows, columns] matrix of 16-bit elements, in boxes of box_rows x box_columns with
+/// the 128-byte swizzle. Its data and its rows begin at multiples of 16 bytes; box_columns is 64.
+CUtensorMap tensor_map(const TensorView& matrix, int box_rows, int box_columns);
+
+}  // namespace inflight::cuda

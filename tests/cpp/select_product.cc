@@ -1,0 +1,60 @@
+// Which product serves a linear on a GPU, and how the one for few rows divides its work.
+#include "kernels/gemm/select.h"
+#include "tests/cpp/testing.h"
+
+namespace inflight::cuda {
+namespace {
+
+ProductQuery bfloat16(int64_t rows) {
+  return {.rows = rows,
+          .columns = 4096,
+          .depth = 4096,
+          .x = DType::kBFloat16,
+          .weight = DType::kBFloat16,
+          .is_aligned = true,
+          .compute_capability = 90,
+          .has_library = true};
+}
+
+void check_products() {
+  EXPECT(select_product(bfloat16(1)) == Product::kSkinny);
+  EXPECT(select_product(bfloat16(kMaxSkinnyRows)) == Product::kSkinny);
+  EXPECT(select_product(bfloat16(kMaxSkinnyRows + 1)) == Product::kLibrary);
+
+  ProductQuery query = bfloat16(4096);
+  query.has_library = false;
+  EXPECT(select_product(query) == Product::kTiled);
+  query = bfloat16(1);
+  query.compute_capability = 80;
+  EXPECT(select_product(query) == Product::kLibrary);
+  query.has_library = false;
+  EXPECT(select_product(query) == Product::kTiled);
+
+  for (int64_t rows : {1, 64, 4096}) {
+    query = bfloat16(rows);
+    query.x = query.weight = DType::kFloat32;
+    EXPECT(select_product(query) == Product::kExact);
+    query = bfloat16(rows);
+    query.weight = DType::kFloat16;
+    EXPECT(select_product(query) == Product::kExact);
+    query = bfloat16(rows);
+    query.is_aligned = false;
+    EXPECT(select_product(query) == Product::kExact);
+  }
+}
+
+void check_plans() {
+  EXPECT(plan_skinny(4096, 4096, 132).split == 8);
+  EXPECT(plan_skinny(6144, 4096, 132).split == 4);
+  EXPECT(plan_skinny(128256, 4096, 132).split == 1);
+  EXPECT(plan_skinny(128, 64, 132).split == 1);  // not less than a ring's worth to a block
+}
+
+}  // namespace
+}  // namespace inflight::cuda
+
+int main(int argc, char** argv) {
+  using namespace inflight;
+  return testing::run_cases({{"products", cuda::check_products}, {"plans", cuda::check_plans}},
+                            argc, argv);
+}
