@@ -79,7 +79,6 @@ def serve(
         backends = write_backends(Path(scratch, "backends"), installation)
         options = {
             "model-repository": repository,
-            "backend-directory": backends,
             "http-port": http_port,
             "grpc-port": grpc_port,
             "metrics-port": metrics_port,
@@ -90,11 +89,15 @@ def serve(
         }
         if model_control_mode == "explicit":
             options["load-model"] = "*"
-        raise typer.Exit(_run(installation, options, http_port, grpc_port))
+        raise typer.Exit(_run(installation, backends, options, http_port, grpc_port))
 
 
 def _run(
-    installation: Installation, options: dict[str, object], http_port: int, grpc_port: int
+    installation: Installation,
+    backends: Path,
+    options: dict[str, object],
+    http_port: int,
+    grpc_port: int,
 ) -> int:
     """Runs the server to its end and answers its exit code; 0 when we were asked to end it."""
     arguments = [
@@ -110,8 +113,8 @@ def _run(
 
     # A session of its own, so that a terminal's Ctrl-C reaches the server once, through us.
     server = subprocess.Popen(
-        [str(installation.binary), *arguments],
-        env=installation.environment(),
+        [str(installation.binary), f"--backend-directory={backends}", *arguments],
+        env=installation.environment(backends),
         start_new_session=True,
     )
     with _signals(end):

@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import shutil
 import sys
 import sysconfig
 from ctypes.util import find_library
@@ -20,10 +21,11 @@ class Installation:
     stub: Path | None  # of the running Python's version, where the python backend has none
     library_path: tuple[Path, ...]
 
-    def environment(self) -> dict[str, str]:
+    def environment(self, backends: Path) -> dict[str, str]:
         """Of the server's process: the shared libraries it and Python models need."""
         earlier = os.environ.get("LD_LIBRARY_PATH", "")
-        paths = [*map(str, self.library_path), *([earlier] if earlier else [])]
+        folders = (backends.resolve() / "python", *self.library_path)
+        paths = [*map(str, folders), *([earlier] if earlier else [])]
         return {**os.environ, "LD_LIBRARY_PATH": os.pathsep.join(paths)}
 
 
@@ -80,18 +82,35 @@ def backend_library() -> Path:
 
 
 def write_backends(output: str | Path, installation: Installation) -> Path:
-    """A backends folder of links: the server's own backends and ours."""
+    """A backends folder, mostly of links: the server's own backends and ours."""
     root = Path(output)
     for folder in installation.backends:
         target = root / folder.name
         target.mkdir(parents=True, exist_ok=True)
         files = [path for path in folder.iterdir() if path.name != "__pycache__"]
-        if folder.name == "python" and installation.stub is not None:
-            files.append(installation.stub)
         for path in files:
             _link(target / path.name, path)
+        if folder.name == "python" and installation.stub is not None:
+            _place_stub(target, installation)
     _link(root / "inflight", backend_library())
     return root
+
+
+def _place_stub(target: Path, installation: Installation) -> None:
+    """The stub of Python 3.13 names a libpython of the wheel, which lacks modules that Debian's
+    Python has built in. A copy of the stub does not find the wheel's folder beside itself and takes
+    this Python's library, which is linked here by that name.
+    """
+    stub, version = installation.stub, f"{sys.version_info.major}.{sys.version_info.minor}"
+    own = Path(sysconfig.get_config_var("LIBDIR"), f"libpython{version}.so.1.0")
+    major, minor = version.split(".")
+    pattern = f"libpython{major}-*.{minor}.so.1.0"
+    bundled = [path.name for folder in installation.library_path for path in folder.glob(pattern)]
+    if bundled and own.is_file():
+        shutil.copy(stub, target / stub.name)
+        _link(target / bundled[0], own)
+    else:
+        _link(target / stub.name, stub)
 
 
 def python_environment() -> str:

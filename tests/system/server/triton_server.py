@@ -130,7 +130,7 @@ def running(repository: Path, scratch: Path, *options: str) -> Iterator[Server]:
     with log.open("w") as sink:
         process = subprocess.Popen(
             [str(installation.binary), *arguments],
-            env=installation.environment(),
+            env=installation.environment(backends),
             stdout=sink,
             stderr=subprocess.STDOUT,
         )
