@@ -13,8 +13,8 @@
 #include "backend/decoding/stop.h"
 #include "kernels/core/cpu/parallel.h"
 #include "kernels/core/device.h"
+#include "kernels/core/philox.h"
 #include "kernels/core/staging.h"
-#include "kernels/sampling/philox.h"
 
 namespace inflight::bindings {
 namespace py = pybind11;

@@ -126,7 +126,9 @@ void register_facts(py::module_& module) {
       .def_readonly("weight_bytes_mapped", &EngineInfo::weight_bytes_mapped)
       .def_readonly("weight_bytes_allocated", &EngineInfo::weight_bytes_allocated)
       .def_readonly("arena_bytes", &EngineInfo::arena_bytes)
-      .def_readonly("kv_cache_bytes", &EngineInfo::kv_cache_bytes);
+      .def_readonly("workspace_bytes", &EngineInfo::workspace_bytes)
+      .def_readonly("kv_cache_bytes", &EngineInfo::kv_cache_bytes)
+      .def_readonly("reserved_bytes", &EngineInfo::reserved_bytes);
   py::class_<EngineStats>(module, "EngineStats")
       .def_readonly("iteration", &EngineStats::iteration)
       .def_readonly("timestamp_us", &EngineStats::timestamp_us)
@@ -212,38 +214,40 @@ void register_engine(py::module_& module) {
 
   const auto released = py::call_guard<py::gil_scoped_release>();
   py::class_<PyEngine, std::shared_ptr<PyEngine>>(module, "Engine")
-      .def(
-          py::init([open_engines](const std::filesystem::path& engine_dir,
-                                  const std::string& device, std::optional<int> max_batch_size,
-                                  std::optional<int> max_num_tokens, std::optional<int> max_seq_len,
-                                  int max_queue_size, bool enable_chunked_context, int num_threads,
-                                  std::optional<int64_t> kv_cache_max_tokens,
-                                  std::optional<int64_t> kv_cache_max_bytes,
-                                  double kv_cache_free_memory_fraction, bool check_invariants) {
-            EngineConfig config;
-            config.engine_dir = engine_dir;
-            config.device = device;
-            config.max_batch_size = max_batch_size;
-            config.max_num_tokens = max_num_tokens;
-            config.max_seq_len = max_seq_len;
-            config.max_queue_size = max_queue_size;
-            config.enable_chunked_context = enable_chunked_context;
-            config.num_threads = num_threads;
-            config.kv_cache_max_tokens = kv_cache_max_tokens;
-            config.kv_cache_max_bytes = kv_cache_max_bytes;
-            config.kv_cache_free_memory_fraction = kv_cache_free_memory_fraction;
-            config.check_invariants = check_invariants;
-            const py::gil_scoped_release release;
-            const std::shared_ptr<PyEngine> engine(new PyEngine(config), destroy);
-            open_engines->add(engine);
-            return engine;
-          }),
-          py::arg("engine_dir"), py::kw_only(), py::arg("device") = "auto",
-          py::arg("max_batch_size") = py::none(), py::arg("max_num_tokens") = py::none(),
-          py::arg("max_seq_len") = py::none(), py::arg("max_queue_size") = 0,
-          py::arg("enable_chunked_context") = true, py::arg("num_threads") = 0,
-          py::arg("kv_cache_max_tokens") = py::none(), py::arg("kv_cache_max_bytes") = py::none(),
-          py::arg("kv_cache_free_memory_fraction") = 0.9, py::arg("check_invariants") = false)
+      .def(py::init(
+               [open_engines](
+                   const std::filesystem::path& engine_dir, const std::string& device,
+                   std::optional<int> max_batch_size, std::optional<int> max_num_tokens,
+                   std::optional<int> max_seq_len, int max_queue_size, bool enable_chunked_context,
+                   int num_threads, std::optional<int64_t> kv_cache_max_tokens,
+                   std::optional<int64_t> kv_cache_max_bytes, double kv_cache_free_memory_fraction,
+                   bool check_invariants, const std::string& load_format) {
+                 EngineConfig config;
+                 config.engine_dir = engine_dir;
+                 config.device = device;
+                 config.max_batch_size = max_batch_size;
+                 config.max_num_tokens = max_num_tokens;
+                 config.max_seq_len = max_seq_len;
+                 config.max_queue_size = max_queue_size;
+                 config.enable_chunked_context = enable_chunked_context;
+                 config.num_threads = num_threads;
+                 config.kv_cache_max_tokens = kv_cache_max_tokens;
+                 config.kv_cache_max_bytes = kv_cache_max_bytes;
+                 config.kv_cache_free_memory_fraction = kv_cache_free_memory_fraction;
+                 config.check_invariants = check_invariants;
+                 config.load_format = load_format;
+                 const py::gil_scoped_release release;
+                 const std::shared_ptr<PyEngine> engine(new PyEngine(config), destroy);
+                 open_engines->add(engine);
+                 return engine;
+               }),
+           py::arg("engine_dir"), py::kw_only(), py::arg("device") = "auto",
+           py::arg("max_batch_size") = py::none(), py::arg("max_num_tokens") = py::none(),
+           py::arg("max_seq_len") = py::none(), py::arg("max_queue_size") = 0,
+           py::arg("enable_chunked_context") = true, py::arg("num_threads") = 0,
+           py::arg("kv_cache_max_tokens") = py::none(), py::arg("kv_cache_max_bytes") = py::none(),
+           py::arg("kv_cache_free_memory_fraction") = 0.9, py::arg("check_invariants") = false,
+           py::arg("load_format") = "auto")
       .def(
           "submit",
           [](PyEngine& self, const py::object& input_ids, int64_t tag, bool streaming,

@@ -7,12 +7,14 @@
 
 #include <cstring>
 
+#include "backend/executor/config.h"
 #include "backend/plan/checkpoint.h"
 #include "backend/plan/engine_file.h"
 #include "backend/plan/plan_runner.h"
 #include "backend/plan/safetensors.h"
 #include "backend/plan/weights.h"
 #include "kernels/core/cpu/parallel.h"
+#include "kernels/core/device.h"
 
 namespace inflight::bindings {
 namespace py = pybind11;
@@ -36,14 +38,20 @@ TensorView view_of(const py::array& array) {
   return view;
 }
 
-/// A copy of a dense view.
+/// A copy of a dense view, whatever its device.
 py::array array_of(const TensorView& view) {
   const py::object type = view.dtype == DType::kBFloat16
                               ? py::module_::import("ml_dtypes").attr("bfloat16")
                               : py::object(py::str(std::string(name_of(view.dtype))));
   const std::vector<py::ssize_t> shape(view.shape.begin(), view.shape.begin() + view.rank);
   py::array array(py::dtype::from_args(type), shape);
-  if (view.bytes() > 0) std::memcpy(array.mutable_data(), view.data, view.bytes());
+  if (view.device.type == DeviceType::kCuda) {
+    const Stream stream(view.device);
+    copy_async(array.mutable_data(), view.data, view.bytes(), stream);
+    stream.synchronize();
+  } else if (view.bytes() > 0) {
+    std::memcpy(array.mutable_data(), view.data, view.bytes());
+  }
   return array;
 }
 
@@ -58,10 +66,16 @@ py::dict tensors_of(const SafetensorsHeader& header) {
 
 /// An engine file, the weights of one rank and the pool that made them.
 struct LoadedWeights {
-  LoadedWeights(const EngineFile& file, int rank_index, int num_threads)
-      : engine(file), rank(rank_index), pool(num_threads), weights(engine, rank, {}, pool) {}
+  LoadedWeights(const EngineFile& file, int rank_index, int num_threads, const std::string& where,
+                const std::string& load_format)
+      : engine(file),
+        rank(rank_index),
+        device(executor::parse_device(where)),
+        pool(num_threads),
+        weights(engine, rank, device, pool, executor::parse_load_format(load_format)) {}
   const EngineFile engine;
   const int rank;
+  const Device device;
   cpu::ThreadPool pool;
   const Weights weights;
 };
@@ -153,8 +167,10 @@ void register_plan(py::module_& parent) {
   register_files(module);
 
   py::class_<LoadedWeights>(module, "Weights")
-      .def(py::init<const EngineFile&, int, int>(), py::arg("engine"), py::arg("rank") = 0,
-           py::arg("num_threads") = 1, py::call_guard<py::gil_scoped_release>())
+      .def(py::init<const EngineFile&, int, int, const std::string&, const std::string&>(),
+           py::arg("engine"), py::arg("rank") = 0, py::arg("num_threads") = 1,
+           py::arg("device") = "cpu", py::arg("load_format") = "auto",
+           py::call_guard<py::gil_scoped_release>())
       .def_property_readonly(
           "names",
           [](const LoadedWeights& loaded) {

@@ -1,6 +1,7 @@
 #include "backend/executor/config.h"
 
 #include <algorithm>
+#include <charconv>
 #include <cmath>
 #include <fstream>
 #include <iomanip>
@@ -9,11 +10,14 @@
 
 #include "backend/kv_cache/geometry.h"
 #include "kernels/core/check.h"
+#include "kernels/core/device.h"
 
 namespace inflight::executor {
 namespace {
 
 constexpr double kMaxCpuFraction = 0.5;
+constexpr int64_t kReservedBytes = int64_t{1} << 30;
+constexpr int64_t kMaxReservedShare = 16;  // a small GPU reserves a sixteenth of its memory
 
 /// The limit asked for, if any, else the engine's.
 int chosen_limit(const char* key, std::optional<int> asked, int engine_limit,
@@ -54,21 +58,57 @@ std::string mebibytes(int64_t bytes) {
   return out.str();
 }
 
+bool is_usable(Device device) {
+  try {
+    return num_cuda_devices() > device.index && device_facts(device).num_multiprocessors > 0;
+  } catch (const Error&) {
+    return false;
+  }
+}
+
+/// Raises what device_facts raises, naming the setting.
+void device_facts_for(const std::string& name, Device device) {
+  try {
+    device_facts(device);
+  } catch (const Error& error) {
+    throw Error(error.code(), concat("device is '", name, "': ", error.what()));
+  }
+}
+
+std::string name_of(Device device) {
+  return device.type == DeviceType::kCpu ? "cpu" : concat("cuda:", device.index);
+}
+
 }  // namespace
 
 Device parse_device(const std::string& name) {
-  if (name == "auto" || name == "cpu") return {DeviceType::kCpu, 0};
-  check(name == "cuda" || name.starts_with("cuda:"), "device is '", name,
-        "', must be \"auto\", \"cpu\", \"cuda\" or \"cuda:N\"");
-  throw Error(ErrorCode::kUnsupported,
-              concat("device is '", name, "', but this build has no CUDA"));
+  if (name == "cpu" || (name == "auto" && !is_usable({DeviceType::kCuda, 0}))) return {};
+  Device device{DeviceType::kCuda, 0};
+  if (name == "auto" || name == "cuda") {
+    device_facts_for(name, device);
+    return device;
+  }
+  const char* const end = name.data() + name.size();
+  const bool is_cuda = name.starts_with("cuda:");
+  const auto number =
+      std::from_chars(is_cuda ? name.data() + sizeof("cuda:") - 1 : end, end, device.index);
+  check(is_cuda && number.ec == std::errc() && number.ptr == end && device.index >= 0,
+        "device is '", name, "', must be \"auto\", \"cpu\", \"cuda\" or \"cuda:N\"");
+  device_facts_for(name, device);
+  return device;
+}
+
+plan::LoadFormat parse_load_format(const std::string& name) {
+  check(name == "auto" || name == "dummy", "load_format is '", name,
+        "', must be \"auto\" or \"dummy\"");
+  return name == "auto" ? plan::LoadFormat::kAuto : plan::LoadFormat::kDummy;
 }
 
 EngineInfo effective_limits(const EngineConfig& config, const plan::EngineFile& engine) {
   EngineInfo info;
   info.architecture = engine.model.architecture;
   info.dtype = name_of(engine.dtype);
-  info.device = parse_device(config.device).type == DeviceType::kCpu ? "cpu" : config.device;
+  info.device = name_of(parse_device(config.device));
   info.vocab_size = static_cast<int>(engine.model.vocab_size);
   info.tokens_per_block = engine.kv_cache.tokens_per_block;
   info.max_batch_size =
@@ -110,6 +150,16 @@ int64_t free_host_bytes() {
   return std::min(meminfo_bytes("MemAvailable:"), group_free);
 }
 
+int64_t free_bytes(Device device, int64_t reserved_bytes) {
+  if (device.type == DeviceType::kCpu) return free_host_bytes();
+  return std::max<int64_t>(0, device_memory(device).free_bytes - reserved_bytes);
+}
+
+int64_t reserved_bytes(Device device) {
+  if (device.type == DeviceType::kCpu) return 0;
+  return std::min(kReservedBytes, device_memory(device).total_bytes / kMaxReservedShare);
+}
+
 int32_t pool_blocks(const EngineConfig& config, const EngineInfo& info, int64_t bytes_per_block,
                     int64_t free_bytes) {
   const kv_cache::Geometry geometry(info.tokens_per_block);
@@ -129,13 +179,14 @@ int32_t pool_blocks(const EngineConfig& config, const EngineInfo& info, int64_t 
           bytes_per_block, " bytes (", info.tokens_per_block, " tokens)");
     blocks = std::min(blocks, bytes / bytes_per_block);
   }
-  if (!config.kv_cache_max_tokens && !config.kv_cache_max_bytes) {
+  const bool is_cpu = info.device == "cpu";
+  if (!is_cpu || (!config.kv_cache_max_tokens && !config.kv_cache_max_bytes)) {
     double fraction = config.kv_cache_free_memory_fraction;
-    if (info.device == "cpu") fraction = std::min(fraction, kMaxCpuFraction);
+    if (is_cpu) fraction = std::min(fraction, kMaxCpuFraction);
     const auto bytes = static_cast<int64_t>(std::floor(fraction * static_cast<double>(free_bytes)));
     check(bytes >= bytes_per_block, "kv_cache_free_memory_fraction is ",
-          config.kv_cache_free_memory_fraction, ": ", bytes, " of ", free_bytes,
-          " free bytes are less than one block of ", bytes_per_block, " bytes (",
+          config.kv_cache_free_memory_fraction, ": ", bytes, " of ", free_bytes, " bytes free on ",
+          info.device, " are less than one block of ", bytes_per_block, " bytes (",
           info.tokens_per_block, " tokens)");
     blocks = std::min(blocks, bytes / bytes_per_block);
   }
@@ -149,15 +200,25 @@ std::string memory_table(const EngineInfo& info, int64_t free_bytes) {
     if (!note.empty()) out << "  " << note;
     out << '\n';
   };
-  row("weights, mapped", info.weight_bytes_mapped, "read in place from the checkpoint");
-  row("weights, allocated", info.weight_bytes_allocated, "assembled at load");
-  row("arena", info.arena_bytes,
+  if (info.device == "cpu") {
+    row("weights, mapped", info.weight_bytes_mapped, "read in place from the checkpoint");
+    row("weights, allocated", info.weight_bytes_allocated, "assembled at load");
+  } else {
+    row("weights", info.weight_bytes_allocated, concat("on ", info.device));
+  }
+  row("arena", info.arena_bytes - info.workspace_bytes,
       concat("activations of ", info.max_num_tokens, " tokens in ", info.max_batch_size,
-             " sequences, and workspace"));
+             " sequences"));
+  row("workspace", info.workspace_bytes, "scratch memory of ops");
   row("KV cache", info.kv_cache_bytes,
       concat(info.num_blocks, " blocks of ", info.tokens_per_block,
              " tokens = ", info.num_blocks * info.tokens_per_block, " tokens"));
-  row("free before KV cache", free_bytes, "");
+  if (info.device == "cpu") {
+    row("free before KV cache", free_bytes, "");
+  } else {
+    row("reserve", info.reserved_bytes, "for recorded graphs and code loaded late");
+    row("free", free_bytes - info.kv_cache_bytes, "left beside all of these");
+  }
   return out.str();
 }
 

@@ -8,14 +8,19 @@
 
 #include "backend/executor/engine.h"
 #include "backend/plan/engine_file.h"
+#include "backend/plan/weights.h"
 #include "backend/scheduler/limits.h"
 #include "kernels/core/tensor_view.h"
 
 namespace inflight::executor {
 
-/// "auto" is the CPU in a build without CUDA. Raises invalid_argument for a name that is none,
-/// unsupported for a device that this build does not serve.
+/// "auto" is CUDA device 0 where this build can use it, else the CPU. Raises invalid_argument for a
+/// name that is none or a device that is not there, unsupported for one that this build does not
+/// serve.
 Device parse_device(const std::string& name);
+
+/// Raises invalid_argument for a name that is none.
+plan::LoadFormat parse_load_format(const std::string& name);
 
 /// Facts and limits, without memory sizes. Raises invalid_argument naming key, value and limit.
 EngineInfo effective_limits(const EngineConfig& config, const plan::EngineFile& engine);
@@ -26,11 +31,18 @@ scheduler::Limits scheduler_limits(const EngineInfo& info, const EngineConfig& c
 /// leaves less.
 int64_t free_host_bytes();
 
+/// Bytes free on the device, after `reserved_bytes` there.
+int64_t free_bytes(Device device, int64_t reserved_bytes);
+
+/// What a CUDA device keeps free for what comes after load: recorded graphs, code loaded late. 0
+/// for the CPU.
+int64_t reserved_bytes(Device device);
+
 /// Blocks of the KV pool, at least one: the smallest of
 ///  - what max_batch_size sequences of max_seq_len tokens can ever use,
 ///  - kv_cache_max_tokens, kv_cache_max_bytes, where given,
-///  - if neither is given, a share of `free_bytes`: kv_cache_free_memory_fraction, and on the CPU
-///    no more than half, since the page cache that holds mapped weights counts as free there.
+///  - a share of `free_bytes`: kv_cache_free_memory_fraction. On the CPU only if neither cap is
+///    given, and no more than half, since the page cache that holds mapped weights is free there.
 /// Raises invalid_argument naming key, value and limit if not even one block fits.
 int32_t pool_blocks(const EngineConfig& config, const EngineInfo& info, int64_t bytes_per_block,
                     int64_t free_bytes);

@@ -17,7 +17,8 @@ namespace inflight::executor {
 /// Run-time choices; what is absent is taken from the engine directory or the machine.
 struct EngineConfig {
   std::filesystem::path engine_dir;
-  std::string device = "auto";        // "auto", "cpu", "cuda", "cuda:1"
+  std::string device = "auto";        // "auto": a CUDA device if one is usable; "cpu", "cuda:1"
+  std::string load_format = "auto";   // "dummy": random weights, no checkpoint is opened
   std::optional<int> max_batch_size;  // sequences in a step; at most the engine's limit
   std::optional<int> max_num_tokens;  // tokens in a step; at most the engine's limit
   std::optional<int> max_seq_len;     // prompt + output; at most the engine's limit
@@ -27,8 +28,8 @@ struct EngineConfig {
   // KV pool: the smallest of the caps that are given.
   std::optional<int64_t> kv_cache_max_tokens;
   std::optional<int64_t> kv_cache_max_bytes;
-  double kv_cache_free_memory_fraction = 0.9;  // of what is free after loading (GPU; on the CPU
-                                               // only if neither cap is given, see config.cc)
+  double kv_cache_free_memory_fraction = 0.9;  // of what is free after loading (on the CPU only if
+                                               // neither cap is given, see config.h)
   bool check_invariants = false;               // snapshot checks after every step, for tests
 };
 
@@ -36,7 +37,7 @@ struct EngineConfig {
 struct EngineInfo {
   std::string architecture;
   std::string dtype;
-  std::string device;
+  std::string device;  // "cpu", "cuda:0"
   int vocab_size = 0;
   int max_batch_size = 0;
   int max_num_tokens = 0;
@@ -45,9 +46,11 @@ struct EngineInfo {
   int tokens_per_block = 0;
   int64_t num_blocks = 0;
   int64_t weight_bytes_mapped = 0;     // read in place from the memory-mapped checkpoint
-  int64_t weight_bytes_allocated = 0;  // assembled into memory of our own
+  int64_t weight_bytes_allocated = 0;  // assembled or copied into memory of our own
   int64_t arena_bytes = 0;             // activations and workspace
+  int64_t workspace_bytes = 0;         // of them, the scratch memory of ops
   int64_t kv_cache_bytes = 0;
+  int64_t reserved_bytes = 0;  // CUDA: left free for recorded graphs and code loaded late
 };
 
 /// A snapshot, consistent in itself, taken after the newest step.

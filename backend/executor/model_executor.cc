@@ -13,17 +13,20 @@ RankExecutor::RankExecutor(plan::EngineFile engine, const EngineConfig& config, 
                 concat("the engine ", engine_.directory.string(), " has ", engine_.ranks.size(),
                        " ranks, this version runs 1"));
   }
-  worker_ =
-      std::make_unique<RankWorker>(engine_, 0, parse_device(config.device), config.num_threads);
-  free_bytes_ = free_host_bytes();
+  const Device device = parse_device(config.device);
+  worker_ = std::make_unique<RankWorker>(engine_, 0, device, config.num_threads,
+                                         parse_load_format(config.load_format));
+  worker_->prepare({.max_batch_size = info.max_batch_size,
+                    .max_num_tokens = info.max_num_tokens,
+                    .max_seq_len = info.max_seq_len});
+  info.reserved_bytes = reserved_bytes(device);
+  free_bytes_ = executor::free_bytes(device, info.reserved_bytes);
   info.num_blocks = pool_blocks(config, info, worker_->bytes_per_block(), free_bytes_);
-  worker_->allocate({.max_batch_size = info.max_batch_size,
-                     .max_num_tokens = info.max_num_tokens,
-                     .max_seq_len = info.max_seq_len},
-                    static_cast<int32_t>(info.num_blocks));
+  worker_->make_kv_cache(static_cast<int32_t>(info.num_blocks));
   info.weight_bytes_mapped = worker_->weights().bytes_mapped();
   info.weight_bytes_allocated = worker_->weights().bytes_allocated();
   info.arena_bytes = worker_->arena_bytes();
+  info.workspace_bytes = worker_->workspace_bytes();
   info.kv_cache_bytes = worker_->kv_cache_bytes();
 }
 

@@ -38,7 +38,7 @@ class RankExecutor : public ModelExecutor {
   void launch(const plan::StepInputs& inputs, std::span<const decoding::SampleRow> rows) override;
   std::span<const decoding::SampledToken> wait() override { return tokens_; }
 
-  /// What was free before the KV pool was made.
+  /// What was free before the KV pool was made, without the reserve.
   int64_t free_bytes() const { return free_bytes_; }
 
  private:

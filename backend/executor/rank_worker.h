@@ -6,6 +6,7 @@
 #include <memory>
 #include <optional>
 #include <span>
+#include <vector>
 
 #include "backend/decoding/sampler.h"
 #include "backend/kv_cache/kv_storage.h"
@@ -21,11 +22,14 @@ namespace inflight::executor {
 class RankWorker {
  public:
   /// Starts the threads (0 = all cores) and loads the weights. `engine` outlives the worker.
-  RankWorker(const plan::EngineFile& engine, int rank, Device device, int num_threads);
+  RankWorker(const plan::EngineFile& engine, int rank, Device device, int num_threads,
+             plan::LoadFormat format);
 
   int64_t bytes_per_block() const;
-  /// Makes the KV pool and binds the plan; once, before the first step.
-  void allocate(const plan::StepLimits& limits, int32_t num_blocks);
+  /// Binds the plan and takes all memory but that of the KV pool; once.
+  void prepare(const plan::StepLimits& limits);
+  /// Makes the KV pool; once, after prepare and before the first step.
+  void make_kv_cache(int32_t num_blocks);
 
   /// Tokens for `rows`, valid until the next step.
   std::span<const decoding::SampledToken> run(const plan::StepInputs& inputs,
@@ -34,8 +38,12 @@ class RankWorker {
   const plan::Weights& weights() const { return weights_; }
   int64_t kv_cache_bytes() const { return storage_->bytes(); }
   int64_t arena_bytes() const { return runner_->arena_bytes(); }
+  int64_t workspace_bytes() const { return runner_->workspace_bytes(); }
 
  private:
+  /// Replaces the pool and answers its layers.
+  std::vector<TensorView> new_storage(int32_t num_blocks);
+
   const plan::EngineFile& engine_;
   const int rank_;
   const Device device_;

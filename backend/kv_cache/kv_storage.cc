@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "kernels/core/check.h"
+#include "kernels/core/device.h"
 
 namespace inflight::kv_cache {
 namespace {
@@ -51,6 +52,11 @@ KvStorage::KvStorage(std::vector<LayerSpec> layers, Geometry geometry, DType dty
     offset += layer_elements(layer, geometry);
   }
   memory_ = Buffer(multiply(block_bytes_, num_blocks), device);
+  if (device.type == DeviceType::kCuda) {
+    const Stream stream(device);
+    fill_async(memory_.data(), 0, memory_.bytes(), stream);
+    stream.synchronize();
+  }
 }
 
 TensorView KvStorage::layer_view(int layer) const {

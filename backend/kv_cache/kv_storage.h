@@ -24,8 +24,9 @@ int64_t bytes_per_block(std::span<const LayerSpec> layers, const Geometry& geome
 
 class KvStorage {
  public:
-  /// On the CPU a large pool takes physical memory when it is first written to. Raises
-  /// invalid_argument for impossible sizes, and what Buffer raises.
+  /// On the CPU a large pool takes physical memory when it is first written to; on a CUDA device it
+  /// is filled with zeros: what was there may read as NaN, and NaN times a weight of 0 is NaN.
+  /// Raises invalid_argument for impossible sizes, and what Buffer raises.
   KvStorage(std::vector<LayerSpec> layers, Geometry geometry, DType dtype, int32_t num_blocks,
             Device device);
 

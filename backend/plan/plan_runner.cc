@@ -39,7 +39,8 @@ class PlanRunner::Impl {
  public:
   Impl(const EngineFile& engine, int rank, const Weights& weights, Device device,
        cpu::ThreadPool& pool, const StepLimits& limits, std::vector<TensorView> kv_layers)
-      : plan_(engine.ranks.at(rank)),
+      : engine_(engine),
+        plan_(engine.ranks.at(rank)),
         limits_(limits),
         max_blocks_((limits.max_seq_len + engine.kv_cache.tokens_per_block - 1) /
                     engine.kv_cache.tokens_per_block),
@@ -52,6 +53,12 @@ class PlanRunner::Impl {
     bind_rows(names, (engine.directory / "engine.json").string() + ": ranks[" +
                          std::to_string(rank) + "].plan");
     context_.workspace = arena_.workspace();
+  }
+
+  void set_kv_layers(const std::vector<TensorView>& kv_layers) {
+    check_kv_layers(engine_, kv_layers);
+    const size_t first = views_.size() - kv_layers.size();
+    std::copy(kv_layers.begin(), kv_layers.end(), views_.begin() + static_cast<ptrdiff_t>(first));
   }
 
   TensorView run(const StepInputs& inputs) {
@@ -67,6 +74,7 @@ class PlanRunner::Impl {
 
   int max_blocks_per_sequence() const { return max_blocks_; }
   int64_t arena_bytes() const { return arena_.bytes(); }
+  int64_t workspace_bytes() const { return static_cast<int64_t>(arena_.workspace().bytes); }
 
  private:
   /// A view of the table whose shape a step decides.
@@ -87,7 +95,7 @@ class PlanRunner::Impl {
           value);
   }
 
-  /// Fills the table: step inputs at the front, then values, weights and caches.
+  /// Fills the table: step inputs at the front, then values, weights and, last, caches.
   ByName<const TensorView*> make_views(const Weights& weights,
                                        const std::vector<TensorView>& kv_layers) {
     ByName<const TensorView*> names;
@@ -177,6 +185,7 @@ class PlanRunner::Impl {
     }
   }
 
+  const EngineFile& engine_;
   const Plan& plan_;
   const StepLimits limits_;
   const int max_blocks_;
@@ -196,7 +205,11 @@ PlanRunner::PlanRunner(const EngineFile& engine, int rank, const Weights& weight
 PlanRunner::~PlanRunner() = default;
 
 TensorView PlanRunner::run(const StepInputs& inputs) { return impl_->run(inputs); }
+void PlanRunner::set_kv_layers(const std::vector<TensorView>& kv_layers) {
+  impl_->set_kv_layers(kv_layers);
+}
 int PlanRunner::max_blocks_per_sequence() const { return impl_->max_blocks_per_sequence(); }
 int64_t PlanRunner::arena_bytes() const { return impl_->arena_bytes(); }
+int64_t PlanRunner::workspace_bytes() const { return impl_->workspace_bytes(); }
 
 }  // namespace inflight::plan

@@ -26,6 +26,10 @@ class PlanRunner {
   PlanRunner(const PlanRunner&) = delete;
   PlanRunner& operator=(const PlanRunner&) = delete;
 
+  /// Puts other caches of the same layout, with any number of blocks, in the place of those given
+  /// to the constructor. Before the first run.
+  void set_kv_layers(const std::vector<TensorView>& kv_layers);
+
   /// The logits [B, V] float32 of each sequence's last row; valid until the next run. Allocates
   /// nothing. Raises invalid_argument if a view's shape or dtype is not what StepInputs says.
   TensorView run(const StepInputs& inputs);
@@ -33,6 +37,7 @@ class PlanRunner {
   /// Width of StepInputs::block_tables: the blocks of a sequence of max_seq_len tokens.
   int max_blocks_per_sequence() const;
   int64_t arena_bytes() const;  // activations and workspace
+  int64_t workspace_bytes() const;
 
  private:
   class Impl;

@@ -183,6 +183,27 @@ void assemble(const WeightSpec& weight, const std::vector<SourceSlice>& slices, 
   }
 }
 
+void pack(const SourceSlice& slice, int64_t first, int64_t count, uint8_t* out) {
+  const size_t element = size_of(slice.dtype);
+  int inner = slice.rank - 1;
+  int64_t run = slice.extent[inner];  // elements side by side in the file
+  while (inner > 0 && slice.extent[inner] == slice.shape[inner]) run *= slice.extent[--inner];
+  for (const int64_t end = first + count; first < end;) {
+    int64_t index = first / run;
+    const int64_t skip = first - index * run;
+    const int64_t length = std::min(run - skip, end - first);
+    int64_t from = slice.first() + skip;
+    for (int i = inner - 1; i >= 0; --i) {
+      from += index % slice.extent[i] * slice.stride(i);
+      index /= slice.extent[i];
+    }
+    const size_t bytes = static_cast<size_t>(length) * element;
+    std::memcpy(out, slice.data + static_cast<size_t>(from) * element, bytes);
+    out += bytes;
+    first += length;
+  }
+}
+
 void release_pages(const std::vector<SourceSlice>& slices) {
   for (const SourceSlice& slice : slices) {
     if (slice.num_elements() == 0) continue;

@@ -43,6 +43,9 @@ const uint8_t* find_in_place(const WeightSpec& weight, const std::vector<SourceS
 void assemble(const WeightSpec& weight, const std::vector<SourceSlice>& slices, void* out,
               cpu::ThreadPool& pool);
 
+/// Elements [first, first + count) of the slice in row-major order, side by side in `out`.
+void pack(const SourceSlice& slice, int64_t first, int64_t count, uint8_t* out);
+
 /// Lets the pages under the slices leave resident memory.
 void release_pages(const std::vector<SourceSlice>& slices);
 

@@ -164,6 +164,14 @@ MappedFile::~MappedFile() {
 MappedFile::MappedFile(MappedFile&& other) noexcept
     : data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)) {}
 
+void MappedFile::populate(size_t begin, size_t end) const {
+#ifdef MADV_POPULATE_READ
+  const auto page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
+  begin = begin / page * page;
+  if (begin < end) madvise(const_cast<uint8_t*>(data_) + begin, end - begin, MADV_POPULATE_READ);
+#endif
+}
+
 void MappedFile::release(size_t begin, size_t end) const {
   const auto page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
   begin = begin / page * page;

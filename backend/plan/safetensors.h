@@ -47,6 +47,8 @@ class MappedFile {
   MappedFile& operator=(MappedFile&&) = delete;
 
   std::span<const uint8_t> bytes() const { return {data_, size_}; }
+  /// Brings [begin, end) into memory in one go, where the system knows how.
+  void populate(size_t begin, size_t end) const;
   /// Tells the system that [begin, end) is not needed soon: the pages leave resident memory, and
   /// reading them again still works.
   void release(size_t begin, size_t end) const;

@@ -129,11 +129,26 @@ fs::path read_engine_dir(Parameters& parameters, const fs::path& version_dir) {
   return dir;
 }
 
+/// The device of `gpu_device_ids`, unless `device` names one: "0", or a set for each instance of
+/// the model, "0;1", of which this one takes the first.
+std::string read_device(Parameters& parameters, const std::string& otherwise) {
+  const std::string device = parameters.text("device").value_or(otherwise);
+  const std::optional<std::string> ids = parameters.text("gpu_device_ids");
+  if (!ids || device != "auto") return device;
+  const std::string first = ids->substr(0, ids->find(';'));
+  check(first.find(',') == std::string::npos, "gpu_device_ids is \"", *ids,
+        "\"; this version runs a model on one GPU, expected one id");
+  check(!first.empty() && first.find_first_not_of("0123456789") == std::string::npos,
+        "gpu_device_ids is \"", *ids, "\", expected a number");
+  return concat("cuda:", first);
+}
+
 executor::EngineConfig read_engine_config(Parameters& parameters, const Json& config,
                                           const fs::path& version_dir) {
   executor::EngineConfig engine;
   engine.engine_dir = read_engine_dir(parameters, version_dir);
-  engine.device = parameters.text("device").value_or(engine.device);
+  engine.device = read_device(parameters, engine.device);
+  engine.load_format = parameters.text("load_format").value_or(engine.load_format);
   engine.max_batch_size = parameters.number<int>("max_batch_size");
   engine.max_num_tokens = parameters.number<int>("max_num_tokens");
   engine.max_seq_len = parameters.number<int>("max_seq_len");

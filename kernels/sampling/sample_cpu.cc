@@ -3,7 +3,7 @@
 #include <cmath>
 #include <limits>
 
-#include "kernels/sampling/philox.h"
+#include "kernels/core/philox.h"
 #include "kernels/sampling/row_cpu.h"
 #include "kernels/sampling/sample.h"
 

@@ -45,7 +45,9 @@ class EngineInfo:
     weight_bytes_mapped: int
     weight_bytes_allocated: int
     arena_bytes: int
+    workspace_bytes: int
     kv_cache_bytes: int
+    reserved_bytes: int
 
 class EngineStats:
     """A snapshot taken after the newest step; fields as in backend/executor/engine.h."""
@@ -124,6 +126,7 @@ class Engine:
         kv_cache_max_bytes: int | None = None,
         kv_cache_free_memory_fraction: float = 0.9,
         check_invariants: bool = False,
+        load_format: str = "auto",
     ) -> None: ...
     def submit(
         self,

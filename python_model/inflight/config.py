@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 DTYPES = ("float32", "float16", "bfloat16")
+LOAD_FORMATS = ("auto", "dummy")  # of weights: from files, or random
 DEFAULT_MAX_BATCH_SIZE = 64
 DEFAULT_MAX_NUM_TOKENS = 2048
 DEFAULT_TOKENS_PER_BLOCK = 32

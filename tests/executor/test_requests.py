@@ -212,6 +212,9 @@ def test_an_engine_dropped_while_it_runs(tiny_engine: Callable[[int], Path]) -> 
         ({"kv_cache_free_memory_fraction": 0.0}, "kv_cache_free_memory_fraction is 0"),
         ({"kv_cache_free_memory_fraction": 1.5}, "kv_cache_free_memory_fraction is 1.5"),
         ({"device": "tpu"}, "device is 'tpu'"),
+        ({"device": "cuda:"}, "device is 'cuda:', must be"),
+        ({"device": "cuda:1x"}, "device is 'cuda:1x', must be"),
+        ({"load_format": "random"}, "load_format is 'random'"),
     ],
 )
 def test_bad_settings_are_refused(

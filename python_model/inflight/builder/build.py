@@ -11,7 +11,13 @@ from inflight.builder.engine_file import ENGINE_FILE, CheckpointFile, EngineFile
 from inflight.checkpoint.mapping import CheckpointMapping
 from inflight.checkpoint.reader import CheckpointReader
 from inflight.checkpoint.safetensors_file import SafetensorsFile
-from inflight.config import DEFAULT_TOKENS_PER_BLOCK, BuildConfig, ModelConfig, ProblemsError
+from inflight.config import (
+    DEFAULT_TOKENS_PER_BLOCK,
+    LOAD_FORMATS,
+    BuildConfig,
+    ModelConfig,
+    ProblemsError,
+)
 from inflight.ir.graph import Graph
 from inflight.models.registry import FAMILIES
 from inflight.passes.lower import lower
@@ -43,13 +49,22 @@ def build_engine(
     max_num_tokens: int | None = None,
     tokens_per_block: int = DEFAULT_TOKENS_PER_BLOCK,
     pack: bool = False,
+    load_format: str = "auto",
 ) -> Path:
     """Compiles a checkpoint folder into an engine directory and answers its path.
 
     Reads the headers of the weights only, unless `pack` is asked. Raises ProblemsError with
     everything that is wrong with the checkpoint or the limits. An engine that is already at
     `output` is replaced once the new one is whole.
+
+    With load_format "dummy" config.json alone is read, and the engine can be loaded with dummy
+    weights only.
     """
+    if load_format not in LOAD_FORMATS:
+        raise ValueError(f"load_format is {load_format!r}, must be {' or '.join(LOAD_FORMATS)}")
+    is_dummy = load_format == "dummy"
+    if is_dummy and pack:
+        raise ValueError("pack=True assembles weights, load_format='dummy' has none")
     request = BuildConfig(
         dtype=dtype,
         max_batch_size=max_batch_size,
@@ -60,7 +75,7 @@ def build_engine(
     )
     target = Path(output).absolute()
     _check_target(target)
-    reader = CheckpointReader.open(checkpoint)
+    reader = CheckpointReader.open(checkpoint, config_only=is_dummy)
     compiled = compile_checkpoint(reader, request)
     staging = target.with_name(f".{target.name}.{os.getpid()}")
     staging.mkdir(parents=True)
@@ -82,7 +97,8 @@ class Compiled:
 
 
 def compile_checkpoint(reader: CheckpointReader, request: BuildConfig) -> Compiled:
-    """Raises ProblemsError with every problem of configuration, limits and tensors."""
+    """Raises ProblemsError with every problem of configuration, limits and tensors. A reader without
+    files was opened for the configuration only."""
     problems: list[str] = []
     model, config_problems = ModelConfig.read_hf(reader.config, reader.generation_config)
     family = FAMILIES.get(model.architecture)
@@ -94,7 +110,9 @@ def compile_checkpoint(reader: CheckpointReader, request: BuildConfig) -> Compil
             problems.append(f"quantization {model.quantization_method!r} is not supported")
         raise ProblemsError(f"{reader.path} cannot be built", problems)
     problems += config_problems + family.unsupported(model)
-    model, mapping = _settle_tying(reader, model, family.mapping(model))
+    mapping = family.mapping(model)
+    if reader.files:
+        model, mapping = _settle_tying(reader, model, mapping)
     settings = BuildConfig(dtype="float32")  # stands in: names and shapes depend on no limit
     try:
         settings = request.resolve(model, _stored_dtype(reader))
@@ -103,7 +121,8 @@ def compile_checkpoint(reader: CheckpointReader, request: BuildConfig) -> Compil
     # names and shapes mean nothing where the configuration is wrong or packs its weights
     if not config_problems and model.quantization_method is None:
         graph = family.graph(model, mapping, settings.dtype, settings.tokens_per_block)
-        problems += mapping.problems(graph.weights.values(), reader.tensors)
+        if reader.files:
+            problems += mapping.problems(graph.weights.values(), reader.tensors)
     if problems:
         raise ProblemsError(f"{reader.path} cannot be built", problems)
     return Compiled(model, settings, optimize(graph))

@@ -24,6 +24,7 @@ def engine_dir_for(
     max_batch_size: int | None = None,
     max_seq_len: int | None = None,
     max_num_tokens: int | None = None,
+    load_format: str = "auto",
     cache: str | Path | None = None,
 ) -> Path:
     """`model` itself if it is an engine directory, else one built from that checkpoint folder.
@@ -39,12 +40,14 @@ def engine_dir_for(
             f"{folder} is neither an engine directory ({ENGINE_FILE}) nor a checkpoint folder "
             "(config.json)"
         )
-    options = {
+    options: dict[str, int | str | None] = {
         "dtype": dtype,
         "max_batch_size": max_batch_size,
         "max_seq_len": max_seq_len,
         "max_num_tokens": max_num_tokens,
     }
+    if load_format != "auto":
+        options["load_format"] = load_format
     base = Path(cache) if cache is not None else cache_folder()
     target = base / f"{folder.name}-{_fingerprint(folder, options)}"
     if (target / ENGINE_FILE).is_file():

@@ -37,6 +37,8 @@ def _bytes(weight: Mapping[str, Any]) -> int:
 
 
 def _is_mapped(file: EngineFile, weight: Mapping[str, Any]) -> bool:
+    if not file.checkpoint_files:  # built from config.json alone
+        return False
     stored = weight["dtype"] if file.settings.pack else file.model.dtype
     sources = weight["recipe"]["sources"]
     return len(sources) == 1 and "slice" not in sources[0] and stored == weight["dtype"]

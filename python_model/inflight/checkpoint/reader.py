@@ -27,15 +27,17 @@ class CheckpointReader:
     tensors: dict[str, TensorInfo]
 
     @staticmethod
-    def open(path: str | Path) -> "CheckpointReader":
-        """Raises CheckpointError naming the file at fault."""
+    def open(path: str | Path, config_only: bool = False) -> "CheckpointReader":
+        """Raises CheckpointError naming the file at fault. With `config_only` no file of tensors is
+        looked for."""
         folder = Path(path).absolute()
         if not folder.is_dir():
             raise CheckpointError(f"{folder} is not a folder")
         config = _read_json(folder / "config.json")
         generation_path = folder / "generation_config.json"
         generation = _read_json(generation_path) if generation_path.exists() else {}
-        files = {name: SafetensorsFile.open(folder / name) for name in _file_names(folder)}
+        names = [] if config_only else _file_names(folder)
+        files = {name: SafetensorsFile.open(folder / name) for name in names}
         tensors: dict[str, TensorInfo] = {}
         for file in files.values():
             for name, info in file.tensors.items():

@@ -12,6 +12,11 @@ from inflight.checkpoint.safetensors_file import CheckpointError
 from inflight.config import DEFAULT_TOKENS_PER_BLOCK, ProblemsError
 
 
+class LoadFormat(str, Enum):
+    auto = "auto"
+    dummy = "dummy"
+
+
 class Dtype(str, Enum):
     auto = "auto"
     float32 = "float32"
@@ -43,6 +48,10 @@ def build(
     pack: Annotated[
         bool, typer.Option("--pack", help="Also write the assembled weights, for fast starts.")
     ] = False,
+    load_format: Annotated[
+        LoadFormat,
+        typer.Option(help="dummy: from config.json alone, to be loaded with random weights."),
+    ] = LoadFormat.auto,
 ) -> None:
     """Compile a HuggingFace checkpoint into an engine directory.
 
@@ -59,8 +68,9 @@ def build(
             max_num_tokens=max_num_tokens,
             tokens_per_block=tokens_per_block,
             pack=pack,
+            load_format=load_format.value,
         )
-    except (ProblemsError, CheckpointError, OSError) as error:
+    except (ProblemsError, CheckpointError, OSError, ValueError) as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(1) from None
     typer.echo(f"{engine} built in {time.perf_counter() - started:.2f} s")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from inflight.cli.build import Dtype
+from inflight.cli.build import Dtype, LoadFormat
 from inflight.llm.sampling_params import SamplingParams
 
 
@@ -52,6 +52,9 @@ def generate(
         bool, typer.Option("--ignore-eos", help="Go on after the model's end token.")
     ] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 …")] = "auto",
+    load_format: Annotated[
+        LoadFormat, typer.Option(help="dummy: random weights, config.json is enough.")
+    ] = LoadFormat.auto,
     dtype: Annotated[Dtype, typer.Option(help="Of an engine built on the way.")] = Dtype.auto,
     max_seq_len: Annotated[
         int | None, typer.Option(help="Prompt and answer together.", min=1)
@@ -82,6 +85,7 @@ def generate(
             model,
             device=device,
             dtype=dtype.value,
+            load_format=load_format.value,
             max_seq_len=max_seq_len,
             num_threads=num_threads,
         ) as llm:

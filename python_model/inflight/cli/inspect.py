@@ -62,7 +62,7 @@ def _model_facts(file: EngineFile) -> dict[str, Any]:
         "end tokens": ", ".join(map(str, model.eos_token_ids)) or "none",
         "dtype": settings.dtype,
         "ranks": len(file.ranks),
-        "checkpoint": file.checkpoint_path,
+        "checkpoint": file.checkpoint_path if file.checkpoint_files else "none: dummy weights only",
         "built by": f"inflight {file.inflight_version}",
     }
 
@@ -73,7 +73,7 @@ def _memory_facts(file: EngineFile) -> dict[str, str]:
     sequence = memory.kv_bytes_per_token * file.settings.max_seq_len
     return {
         "weights": _size(memory.weight_bytes),
-        "mapped, not copied": _size(memory.mapped_bytes),
+        "mapped, not copied, on the CPU": _size(memory.mapped_bytes),
         "arena": _size(memory.arena_bytes),
         "cache per token": _size(memory.kv_bytes_per_token),
         f"cache per block of {file.settings.tokens_per_block}": _size(block),

@@ -7,9 +7,11 @@ from typing import Annotated
 import typer
 
 from inflight.builder.cache import engine_dir_for
+from inflight.cli.build import LoadFormat
 from inflight.config import ProblemsError
 from inflight.serving.installation import backend_library, package_path, python_environment
 from inflight.serving.repository import RepositorySettings, write_repository
+from inflight.text.tokenizer import has_tokenizer
 
 # Options that `inflight serve` has too.
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 or auto.")]
@@ -20,6 +22,9 @@ ExcludeInput = Annotated[
 MaxQueueSize = Annotated[int, typer.Option(min=0, help="Requests that may wait; 0 = any number.")]
 KvCacheTokens = Annotated[int | None, typer.Option(min=1, help="Cap of the KV cache in tokens.")]
 KvCacheBytes = Annotated[int | None, typer.Option(min=1, help="Cap of the KV cache in bytes.")]
+LoadFormatOption = Annotated[
+    LoadFormat, typer.Option(help="dummy: random weights, config.json is enough.")
+]
 Threads = Annotated[int, typer.Option(min=0, help="Of CPU work; 0 = as many as allowed.")]
 
 
@@ -27,6 +32,7 @@ def repository_settings(
     engine_dir: Path,
     *,
     device: str = "auto",
+    load_format: LoadFormat = LoadFormat.auto,
     decoupled: bool = True,
     exclude_input_in_output: bool = False,
     max_queue_size: int = 0,
@@ -35,9 +41,11 @@ def repository_settings(
     num_threads: int = 0,
 ) -> RepositorySettings:
     """Of a repository that this machine's server can load as it is."""
+    has_text = load_format != LoadFormat.dummy or has_tokenizer(engine_dir)
     limits = json.loads((engine_dir / "engine.json").read_text(encoding="utf-8"))["limits"]
     given = {
         "device": device,
+        "load_format": None if load_format == LoadFormat.auto else load_format.value,
         "max_tokens_in_paged_kv_cache": kv_cache_max_tokens,
         "kv_cache_max_bytes": kv_cache_max_bytes,
         "num_threads": num_threads or None,
@@ -45,7 +53,7 @@ def repository_settings(
     }
     return RepositorySettings(
         engine_dir=str(engine_dir.resolve()),
-        tokenizer_dir=str(engine_dir.resolve()),
+        tokenizer_dir=str(engine_dir.resolve()) if has_text else "",
         max_batch_size=limits["max_batch_size"],
         decoupled=decoupled,
         max_queue_size=max_queue_size,
@@ -62,6 +70,7 @@ def repository(
         str, typer.Option(help="Of an engine to be built from a checkpoint.")
     ] = "auto",
     device: Device = "auto",
+    load_format: LoadFormatOption = LoadFormat.auto,
     decoupled: Decoupled = True,
     exclude_input_in_output: ExcludeInput = False,
     max_queue_size: MaxQueueSize = 0,
@@ -72,8 +81,9 @@ def repository(
     """Write a model repository without starting a server."""
     try:
         settings = repository_settings(
-            engine_dir_for(model, dtype=dtype),
+            engine_dir_for(model, dtype=dtype, load_format=load_format.value),
             device=device,
+            load_format=load_format,
             decoupled=decoupled,
             exclude_input_in_output=exclude_input_in_output,
             max_queue_size=max_queue_size,
@@ -87,7 +97,7 @@ def repository(
         raise typer.Exit(1) from error
     write_repository(output, settings)
     typer.echo(
-        f"{output}: preprocessing, tensorrt_llm, postprocessing, ensemble\n"
+        f"{output}: {', '.join(sorted(path.name for path in output.iterdir()))}\n"
         f"The server's backends folder needs {library} under the name inflight "
         "(link or copy the folder)."
     )

@@ -15,12 +15,14 @@ from typing import Annotated
 import typer
 
 from inflight.builder.cache import engine_dir_for
+from inflight.cli.build import LoadFormat
 from inflight.cli.repository import (
     Decoupled,
     Device,
     ExcludeInput,
     KvCacheBytes,
     KvCacheTokens,
+    LoadFormatOption,
     MaxQueueSize,
     Threads,
     repository_settings,
@@ -48,6 +50,7 @@ def serve(
         str, typer.Option(help="Of an engine to be built from a checkpoint.")
     ] = "auto",
     device: Device = "auto",
+    load_format: LoadFormatOption = LoadFormat.auto,
     decoupled: Decoupled = True,
     exclude_input_in_output: ExcludeInput = False,
     max_queue_size: MaxQueueSize = 0,
@@ -60,10 +63,11 @@ def serve(
     """Serve a model with tritonserver until SIGINT or SIGTERM."""
     try:
         installation = find_installation(tritonserver)
-        engine_dir = engine_dir_for(model, dtype=dtype)
+        engine_dir = engine_dir_for(model, dtype=dtype, load_format=load_format.value)
         settings = repository_settings(
             engine_dir,
             device=device,
+            load_format=load_format,
             decoupled=decoupled,
             exclude_input_in_output=exclude_input_in_output,
             max_queue_size=max_queue_size,
@@ -89,7 +93,8 @@ def serve(
         }
         if model_control_mode == "explicit":
             options["load-model"] = "*"
-        raise typer.Exit(_run(installation, backends, options, http_port, grpc_port))
+        usage = _how_to_call(http_port, grpc_port, has_text=bool(settings.tokenizer_dir))
+        raise typer.Exit(_run(installation, backends, options, http_port, usage))
 
 
 def _run(
@@ -97,9 +102,10 @@ def _run(
     backends: Path,
     options: dict[str, object],
     http_port: int,
-    grpc_port: int,
+    usage: str,
 ) -> int:
-    """Runs the server to its end and answers its exit code; 0 when we were asked to end it."""
+    """Runs the server to its end and answers its exit code; 0 when we were asked to end it. `usage`
+    is printed once it is ready."""
     arguments = [
         f"--{key}={value}" if value != "" else f"--{key}" for key, value in options.items()
     ]
@@ -119,7 +125,7 @@ def _run(
     )
     with _signals(end):
         if _wait_until_ready(server, http_port):
-            typer.echo(_how_to_call(http_port, grpc_port), err=True)
+            typer.echo(usage, err=True)
         code = server.wait()
     return 0 if asked_to_end else code
 
@@ -144,7 +150,12 @@ def _wait_until_ready(server: subprocess.Popen, http_port: int) -> bool:
     return False
 
 
-def _how_to_call(http_port: int, grpc_port: int) -> str:
+def _how_to_call(http_port: int, grpc_port: int, has_text: bool) -> str:
+    if not has_text:
+        return (
+            f"\nReady: HTTP on port {http_port}, gRPC on port {grpc_port}. Without a tokenizer "
+            "there is the model tensorrt_llm alone: token ids in, token ids out.\n"
+        )
     body = json.dumps({"text_input": "Once upon a time", "max_tokens": 32})
     url = f"http://localhost:{http_port}/v2/models/ensemble"
     streamed = json.dumps({"text_input": "Once upon a time", "max_tokens": 32, "stream": True})

@@ -23,7 +23,7 @@ from inflight.llm.requests import (
     params_for,
 )
 from inflight.llm.sampling_params import SamplingParams
-from inflight.text.tokenizer import Tokenizer
+from inflight.text.tokenizer import Tokenizer, has_tokenizer
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,7 @@ class LLM:
         *,
         device: str = "auto",
         dtype: str = "auto",
+        load_format: str = "auto",
         tokenizer: str | Path | Tokenizer | Any | None = None,
         skip_tokenizer_init: bool = False,
         max_batch_size: int | None = None,
@@ -61,7 +62,10 @@ class LLM:
         """Arguments:
         model: an engine directory, or a checkpoint folder, from which an engine is built once
             into a cache folder (`inflight.builder.cache`).
+        device: "auto" (a CUDA device if one is usable, else the CPU), "cpu", "cuda", "cuda:1".
         dtype: of an engine to be built; with an engine given it must be the engine's or "auto".
+        load_format: "dummy" makes random weights instead of reading files. A folder then needs a
+            config.json and nothing else; without a tokenizer prompts are ids.
         tokenizer: a folder, an `inflight.text.tokenizer.Tokenizer` or a fast tokenizer of
             transformers, instead of the model's own.
         skip_tokenizer_init: prompts are ids, and answers have no text.
@@ -76,16 +80,17 @@ class LLM:
             "max_seq_len": max_seq_len,
             "max_num_tokens": max_num_tokens,
         }
-        self.engine_dir = _engine_dir(Path(model), dtype, limits)
+        self.engine_dir = _engine_dir(Path(model), dtype, load_format, limits)
         facts = _read_facts(self.engine_dir, dtype)
         self.tokenizer: Tokenizer | None = None
         if not skip_tokenizer_init:
-            self.tokenizer = _load_tokenizer(tokenizer, self.engine_dir)
+            self.tokenizer = _load_tokenizer(tokenizer, self.engine_dir, load_format == "dummy")
         self._eos_token_ids: list[int] = facts["eos_token_ids"]
         cache = kv_cache_config or KvCacheConfig()
         self._engine = _core.Engine(
             str(self.engine_dir),
             device=device,
+            load_format=load_format,
             **limits,
             max_queue_size=max_queue_size,
             enable_chunked_context=enable_chunked_prefill,
@@ -251,12 +256,12 @@ def _read_responses(engine: _core.Engine, running: dict[int, GenerationResult]) 
                 result.fail(error)
 
 
-def _engine_dir(model: Path, dtype: str, limits: dict[str, int | None]) -> Path:
+def _engine_dir(model: Path, dtype: str, load_format: str, limits: dict[str, int | None]) -> Path:
     if (model / "engine.json").is_file():
         return model
     from inflight.builder.cache import engine_dir_for
 
-    return engine_dir_for(model, dtype=dtype, **limits)
+    return engine_dir_for(model, dtype=dtype, load_format=load_format, **limits)
 
 
 def _read_facts(engine_dir: Path, dtype: str) -> dict[str, Any]:
@@ -268,11 +273,13 @@ def _read_facts(engine_dir: Path, dtype: str) -> dict[str, Any]:
     return engine["model"]
 
 
-def _load_tokenizer(given: Any, engine_dir: Path) -> Tokenizer:
+def _load_tokenizer(given: Any, engine_dir: Path, is_optional: bool) -> Tokenizer | None:
     if isinstance(given, Tokenizer):
         return given
     if hasattr(given, "backend_tokenizer"):
         return Tokenizer.from_transformers(given)
+    if given is None and is_optional and not has_tokenizer(engine_dir):
+        return None
     try:
         return Tokenizer.load(engine_dir if given is None else given)
     except FileNotFoundError as error:

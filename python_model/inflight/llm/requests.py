@@ -114,7 +114,11 @@ def _bad_words(params: SamplingParams, tokenizer: Tokenizer | None) -> list[list
 
 def _needed(tokenizer: Tokenizer | None, what: str) -> Tokenizer:
     if tokenizer is None:
-        raise ValueError(f"{what} needs a tokenizer, but skip_tokenizer_init=True")
+        raise ValueError(
+            f"{what} needs a tokenizer, and this model was loaded without one "
+            "(skip_tokenizer_init=True, or dummy weights in a folder without a tokenizer); "
+            "give prompt ids"
+        )
     return tokenizer
 
 

@@ -26,7 +26,8 @@ _MODEL_FILES = Path(__file__).parent / "model_files"
 
 @dataclass(frozen=True)
 class RepositorySettings:
-    """What the models are told; texts go into config.pbtxt as they are."""
+    """What the models are told; texts go into config.pbtxt as they are. Without a tokenizer (an
+    empty `tokenizer_dir`) there is `tensorrt_llm` alone."""
 
     engine_dir: str = "${engine_dir}"
     tokenizer_dir: str = "${tokenizer_dir}"
@@ -40,9 +41,11 @@ class RepositorySettings:
 
 
 def write_repository(output: str | Path, settings: RepositorySettings) -> Path:
-    """Writes or rewrites the four models under `output`; other files there are left alone."""
+    """Writes or rewrites the models under `output`; other files there are left alone."""
     root = Path(output)
     for model, config, steps in _models(settings):
+        if model is not TENSORRT_LLM and not settings.tokenizer_dir:
+            continue
         version_dir = root / model.name / "1"
         version_dir.mkdir(parents=True, exist_ok=True)
         (root / model.name / "config.pbtxt").write_text(render(model, config, steps))

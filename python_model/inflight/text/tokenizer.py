@@ -16,6 +16,13 @@ import tokenizers
 
 from inflight.text.detokenizer import Detokenizer, TokenTexts
 
+_MODEL_FILES = ("tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tekken.json")
+
+
+def has_tokenizer(folder: str | Path) -> bool:
+    """Whether `Tokenizer.load` finds something to load."""
+    return any((Path(folder) / name).is_file() for name in ("tokenizer.json", *_MODEL_FILES))
+
 
 class Tokenizer:
     """Text to ids and back. Safe to use from several threads."""
@@ -169,10 +176,9 @@ def _read_chat_template(folder: Path, config: dict[str, Any]) -> str | None:
 
 
 def _load_with_transformers(folder: Path) -> tokenizers.Tokenizer:
-    names = ("tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tekken.json")
-    if not any((folder / name).is_file() for name in names):
+    if not has_tokenizer(folder):
         raise FileNotFoundError(
-            f"no tokenizer in {folder}: neither tokenizer.json nor one of {', '.join(names)}"
+            f"no tokenizer in {folder}: neither tokenizer.json nor one of {', '.join(_MODEL_FILES)}"
         )
     from transformers import AutoTokenizer
 

@@ -75,6 +75,24 @@ void reads_every_setting() {
   EXPECT(settings.warnings.empty());
 }
 
+void gpu_ids_name_the_device() {
+  EngineFolder folder;
+  const auto device_of = [&](const std::string& parameters) {
+    return parse(config(parameters), folder.path).engine.device;
+  };
+  EXPECT_EQ(device_of(""), "auto");
+  EXPECT_EQ(device_of(parameter("gpu_device_ids", "1")), "cuda:1");
+  EXPECT_EQ(device_of(parameter("gpu_device_ids", "2;3")), "cuda:2");
+  EXPECT_EQ(device_of(parameter("gpu_device_ids", "1") + "," + parameter("device", "cpu")), "cpu");
+  const std::string two = error_of(config(parameter("gpu_device_ids", "0,1")), folder.path);
+  EXPECT(two.find("one GPU") != std::string::npos);
+  const std::string none = error_of(config(parameter("gpu_device_ids", "x")), folder.path);
+  EXPECT(none.find("expected a number") != std::string::npos);
+  const ModelSettings dummy = parse(config(parameter("load_format", "dummy")), folder.path);
+  EXPECT_EQ(dummy.engine.load_format, "dummy");
+  EXPECT(dummy.warnings.empty());
+}
+
 void placeholders_and_empty_values_are_absent() {
   EngineFolder folder;
   const ModelSettings settings =
@@ -143,6 +161,7 @@ int main(int argc, char** argv) {
   return run_cases(
       {
           {"reads_every_setting", reads_every_setting},
+          {"gpu_ids_name_the_device", gpu_ids_name_the_device},
           {"placeholders_and_empty_values_are_absent", placeholders_and_empty_values_are_absent},
           {"relative_paths_belong_to_the_version", relative_paths_belong_to_the_version},
           {"reads_the_servers_model", reads_the_servers_model},
