@@ -1,11 +1,29 @@
-#include "kernels/attention/attention_cuda.h"
+#include "kernels/attention/decode_launch.cuh"
 
 namespace inflight::cuda {
 
-bool decode_suits(const AttentionParams&, const OpContext&) { return false; }
-void attention_decode(const AttentionParams&, OpContext&) {
-  throw Error(ErrorCode::kUnsupported, "attention: no such kernel yet");
+bool decode_suits(const AttentionParams& params, const OpContext& context) {
+  const int64_t size = params.head_size;
+  const bool is_size_known = size == 64 || size == 80 || size == 96 || size == 128 ||
+                             (size == 256 && context.compute_capability >= 90);
+  return is_size_known && params.q.dtype != DType::kFloat32 &&
+         params.kv_cache.dtype == params.q.dtype && params.kv_cache.shape[3] % decode::kTileKeys == 0 &&
+         params.kv_cache.strides[0] % 8 == 0 && params.kv_lengths.shape[0] <= decode::kMaxSequences;
 }
-size_t decode_workspace_bytes(const AttentionParams&, const DeviceFacts&) { return 0; }
+
+void attention_decode(const AttentionParams& params, OpContext& context) {
+  check_internal(
+      context.workspace.bytes >=
+          decode_workspace_bytes(params, {.num_multiprocessors = context.num_multiprocessors}),
+      "attention: workspace of ", context.workspace.bytes, " bytes is too small");
+  if (params.q.dtype == DType::kBFloat16) return decode::launch_bfloat16(params, context);
+  decode::launch_float16(params, context);
+}
+
+size_t decode_workspace_bytes(const AttentionParams& largest, const DeviceFacts& facts) {
+  const int64_t parts =
+      2 * std::min(kNumCounters, facts.num_multiprocessors * decode::kMaxBlocksPerMultiprocessor);
+  return parts * decode::head_groups(largest).heads * (largest.head_size + 2) * sizeof(float);
+}
 
 }  // namespace inflight::cuda

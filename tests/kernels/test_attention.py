@@ -119,6 +119,33 @@ def test_a_sequence_does_not_depend_on_the_others(runner, length):
     np.testing.assert_array_equal(alone, together[:1])
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_padded_rows_are_zeros(device, runner, dtype):
+    """A captured step of generation is padded with sequences of one row and no key."""
+    if device != "cuda":
+        pytest.skip("steps are padded on CUDA only")
+    case = AttentionCase((1, 1, 1, 1), (70, 0, 300, 0), head_size=128, dtype=dtype, cache=dtype)
+    q, keys, values, cache, tables = make(case)
+    y = run_attention(runner, case, q, cache, tables)
+    assert not y[[1, 3]].astype(np.float32).any()
+    rows = [0, 2]
+    full = AttentionCase((1, 1), (70, 300), head_size=128, dtype=dtype, cache=dtype)
+    some = ([keys[i] for i in rows], [values[i] for i in rows])
+    assert_close(y[rows], reference(full, q[rows], *some, 128**-0.5))
+
+
+def test_large_scores_of_a_16_bit_dtype(runner):
+    """Maxima that rise with every key, past what a float16 weight could hold."""
+    case = AttentionCase((1,), (1500,), head_size=128, dtype="bfloat16", cache="bfloat16")
+    q, keys, values, _, _ = make(case)
+    rise = np.linspace(-3, 3, 1500)[:, None, None]
+    keys = [(keys[0] * 0.1 + rise).astype(keys[0].dtype)]
+    q[:] = 4
+    cache, tables = paged_cache(np.random.default_rng(1), case, keys, values)
+    y = run_attention(runner, case, q, cache, tables)
+    assert_close(y, reference(case, q, keys, values, 128**-0.5))
+
+
 def test_the_number_of_threads_does_not_matter(device, runner):
     if device != "cpu":
         pytest.skip("threads are the CPU's")

@@ -80,4 +80,38 @@ CASES = (
         dtype="bfloat16",
         cache="bfloat16",
     ),
+    # What the CUDA kernel of generated tokens takes: its head sizes, groups, blocks, and lengths
+    # that it divides among thread blocks; prompts beside them.
+    *(
+        AttentionCase((1, 1, 1, 1), (37, 2, 300, 1), heads, 2, size, 32, dtype=dtype, cache=dtype)
+        for heads, size, dtype in (
+            (2, 64, "bfloat16"),
+            (6, 128, "bfloat16"),
+            (8, 128, "float16"),
+            (14, 80, "bfloat16"),
+            (16, 96, "float16"),
+            (32, 128, "bfloat16"),
+            (34, 64, "bfloat16"),
+            (8, 256, "float16"),
+            (24, 256, "bfloat16"),
+        )
+    ),
+    *(
+        AttentionCase((1,) * 3, (n, 70, n), 8, 2, 128, n, dtype="bfloat16", cache="bfloat16")
+        for n in (16, 48, 64, 128)
+    ),
+    *(
+        AttentionCase((1,), (n,), 4, 1, 128, 32, dtype="bfloat16", cache="bfloat16")
+        for n in (15, 16, 17, 127, 128, 129, 511, 513, 2000, 9000)
+    ),
+    AttentionCase(
+        (1, 1, 9, 1, 33),
+        (900, 1, 50, 77, 64),
+        8,
+        2,
+        128,
+        32,
+        dtype="bfloat16",
+        cache="bfloat16",
+    ),
 )
