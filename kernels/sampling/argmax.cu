@@ -1,9 +1,73 @@
 #include "kernels/sampling/argmax.h"
+#include "kernels/sampling/row.cuh"
 
 namespace inflight::cuda {
+namespace {
 
-void argmax(const ArgmaxParams&, OpContext&) {
-  throw Error(ErrorCode::kUnsupported, "argmax: not on CUDA yet");
+/// A cluster a row. Lanes keep the key of the best they saw; keys settle ties.
+__global__ void __launch_bounds__(kRowThreads)
+    argmax_kernel(const float* logits, int64_t stride, int length, const int32_t* rows,
+                  int32_t* tokens) {
+  const Cluster cluster = Cluster::of_this_block();
+  __shared__ uint64_t block_keys[8];  // the leader's: of each block
+  __shared__ uint64_t warp_keys[kRowWarps];
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  cluster.sync();  // all of its blocks are there
+  wait_for_previous();
+  let_next_start();
+  const int32_t place = rows[blockIdx.x / cluster.size];
+  const Row row{logits + place * stride, length};
+
+  constexpr uint64_t kBad = ~uint64_t{0};  // above the key of any number
+  float best = -INFINITY;
+  int best_id = INT32_MAX;
+  bool is_bad = false;
+  for (int chunk = cluster.rank * kRowWarps + warp; chunk < row.num_chunks();
+       chunk += cluster.size * kRowWarps) {
+    float values[kPerLane];
+    row.load(chunk, values);
+    const float maximum = lane_max(values);
+    if (maximum <= best) continue;
+    is_bad |= !(maximum < INFINITY);
+    best = maximum;
+#pragma unroll
+    for (int j = kPerLane - 1; j >= 0; --j) {
+      if (values[j] == maximum) best_id = chunk * kChunk + j * 32 + lane;
+    }
+  }
+  uint64_t key = is_bad ? kBad : key_of(best, best_id);
+  const auto warp_best = [](uint64_t x) {
+#pragma unroll
+    for (int offset = 16; offset > 0; offset /= 2)
+      x = max(x, __shfl_xor_sync(kFullWarp, x, offset));
+    return x;
+  };
+  key = warp_best(key);
+  if (lane == 0) warp_keys[warp] = key;
+  __syncthreads();
+  if (warp == 0) {
+    key = warp_best(lane < kRowWarps ? warp_keys[lane] : 0);
+    if (lane == 0) *cluster.at(&block_keys[cluster.rank], 0) = key;
+  }
+  cluster.sync();
+  if (cluster.rank == 0 && warp == 0) {
+    key = warp_best(lane < cluster.size ? block_keys[lane] : 0);
+    const bool is_none = value_of_key(key) == -INFINITY;
+    if (lane == 0) tokens[place] = key == kBad ? kBadLogits : is_none ? kNoToken : id_of_key(key);
+  }
+}
+
+}  // namespace
+
+void argmax(const ArgmaxParams& params, OpContext& context) {
+  const int64_t length = params.logits.shape[1];
+  check_row_length("argmax", length);
+  const int64_t count = params.rows.shape[0];
+  const int cluster = row_cluster(count, context);
+  launch(argmax_kernel,
+         {dim3(static_cast<unsigned>(count * cluster)), dim3(kRowThreads), 0, cluster}, context,
+         params.logits.as<float>(), params.logits.strides[0], static_cast<int>(length),
+         params.rows.as<int32_t>(), params.tokens.as<int32_t>());
 }
 
 }  // namespace inflight::cuda

@@ -44,11 +44,11 @@ def row_of(index: int, case: Case, **more) -> "_core.decoding.SampleRow":
 
 @pytest.mark.parametrize("vocab_size", [50, 1000])
 @pytest.mark.parametrize("case", DISTRIBUTIONS, ids=str)
-def test_frequencies_fit_the_exact_distribution(case: Case, vocab_size: int) -> None:
+def test_frequencies_fit_the_exact_distribution(new_sampler, case: Case, vocab_size: int) -> None:
     logits = 2 * np.random.default_rng(vocab_size).normal(size=vocab_size).astype(np.float32)
     counts = np.zeros(vocab_size, np.int64)
     batch = 1000
-    sampler = decoding.Sampler(vocab_size, batch, 2)
+    sampler = new_sampler(vocab_size, batch, 2)
     for first in range(0, NUM_DRAWS, batch):
         rows = [row_of(i, case, seed=1234 + first + i) for i in range(batch)]
         answers = sampler.sample(np.tile(logits, (batch, 1)), rows)
@@ -107,11 +107,11 @@ def test_uniforms_use_every_bit_of_seed_and_position() -> None:
             assert decoding.philox_uniform(seed, position) == expected
 
 
-def test_the_draw_is_the_inverse_of_the_cumulative_distribution() -> None:
+def test_the_draw_is_the_inverse_of_the_cumulative_distribution(new_sampler) -> None:
     rng = np.random.default_rng(5)
     for vocab_size in (1, 17, 300, 50257):
         logits = rng.normal(size=vocab_size).astype(np.float32)
-        sampler = decoding.Sampler(vocab_size, 1)
+        sampler = new_sampler(vocab_size, 1)
         for case in (Case(), Case(top_k=10), Case(top_p=0.7), Case(temperature=0.2, min_p=0.01)):
             cumulative = np.cumsum(distribution(logits, case)[0])
             for seed in (0, 1, 2**32, 2**64 - 1):
@@ -121,7 +121,7 @@ def test_the_draw_is_the_inverse_of_the_cumulative_distribution() -> None:
                 assert low - 1e-5 <= uniform <= cumulative[token] + 1e-5
 
 
-def test_a_token_does_not_depend_on_the_batch() -> None:
+def test_a_token_does_not_depend_on_the_batch(new_sampler) -> None:
     rng = np.random.default_rng(11)
     vocab_size, count = 1031, 24
     logits = (3 * rng.normal(size=(count, vocab_size))).astype(np.float32)
@@ -131,13 +131,13 @@ def test_a_token_does_not_depend_on_the_batch() -> None:
     ]
     alone = []
     for i, case in enumerate(cases):
-        sampler = decoding.Sampler(vocab_size, 1)
+        sampler = new_sampler(vocab_size, 1)
         [answer] = sampler.sample(
             logits[i : i + 1].copy(), [row_of(0, case, seed=i, num_logprobs=3)]
         )
         alone.append(answer)
     for num_threads in (1, 2, 3):
-        sampler = decoding.Sampler(vocab_size, count, num_threads)
+        sampler = new_sampler(vocab_size, count, num_threads)
         for _ in range(3):
             order = rng.permutation(count)
             places = rng.permutation(count)  # row of logits at which each sits
@@ -148,9 +148,9 @@ def test_a_token_does_not_depend_on_the_batch() -> None:
             assert answers == [alone[i] for i in order]
 
 
-def test_seed_and_position_change_the_draw() -> None:
+def test_seed_and_position_change_the_draw(new_sampler) -> None:
     logits = np.zeros((1, 50257), np.float32)
-    sampler = decoding.Sampler(50257, 1)
+    sampler = new_sampler(50257, 1)
 
     def token(seed: int, position: int) -> int:
         row = decoding.SampleRow(
@@ -164,7 +164,7 @@ def test_seed_and_position_change_the_draw() -> None:
 
 
 @pytest.mark.parametrize("vocab_size", [1, 2, 127, 128, 129, 50257])
-def test_greedy_takes_the_first_maximum(vocab_size: int) -> None:
+def test_greedy_takes_the_first_maximum(new_sampler, vocab_size: int) -> None:
     rng = np.random.default_rng(vocab_size)
     logits = np.round(rng.normal(size=(40, vocab_size)), 1).astype(np.float32)
     logits[0] = -1e30
@@ -175,7 +175,7 @@ def test_greedy_takes_the_first_maximum(vocab_size: int) -> None:
         decoding.SamplingParams(top_k=1, temperature=0.4, top_p=0.3, seed=8),
         decoding.SamplingParams(greedy=True, num_logprobs=0),
     ]
-    sampler = decoding.Sampler(vocab_size, 40, 2)
+    sampler = new_sampler(vocab_size, 40, 2)
     for params in ways:
         answers = sampler.sample(logits, [decoding.SampleRow(i, params) for i in range(40)])
         assert [token for token, *_ in answers] == logits.argmax(axis=1).tolist()
@@ -183,7 +183,7 @@ def test_greedy_takes_the_first_maximum(vocab_size: int) -> None:
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 @pytest.mark.parametrize("vocab_size", [1, 17, 50257])
-def test_bad_logits_fail_their_row_only(bad: float, vocab_size: int) -> None:
+def test_bad_logits_fail_their_row_only(new_sampler, bad: float, vocab_size: int) -> None:
     for params in (
         decoding.SamplingParams(greedy=True),
         decoding.SamplingParams(greedy=True, num_logprobs=1),
@@ -194,7 +194,7 @@ def test_bad_logits_fail_their_row_only(bad: float, vocab_size: int) -> None:
             logits = np.zeros((3, vocab_size), np.float32)
             logits[1, place] = bad
             rows = [decoding.SampleRow(i, params) for i in range(3)]
-            answers = decoding.Sampler(vocab_size, 3).sample(logits, rows)
+            answers = new_sampler(vocab_size, 3).sample(logits, rows)
             statuses = [status for _, status, *_ in answers]
             ok, nan_logits = decoding.SampleStatus.ok, decoding.SampleStatus.nan_logits
             assert statuses == [ok, nan_logits, ok]
@@ -202,20 +202,20 @@ def test_bad_logits_fail_their_row_only(bad: float, vocab_size: int) -> None:
     assert "NaN or infinity" in decoding.message_of(nan_logits)
 
 
-def test_everything_banned_is_an_answer_of_its_own() -> None:
+def test_everything_banned_is_an_answer_of_its_own(new_sampler) -> None:
     stop = decoding.StopParams(bad_words=[[0], [1], [2]])
     for params in (decoding.SamplingParams(greedy=True), decoding.SamplingParams(top_p=0.5)):
-        [(token, status, *_)] = decoding.Sampler(3, 1).sample(
+        [(token, status, *_)] = new_sampler(3, 1).sample(
             np.zeros((1, 3), np.float32), [decoding.SampleRow(0, params, stop)]
         )
         assert (token, status) == (-1, decoding.SampleStatus.no_token)
     assert "banned" in decoding.message_of(status)
 
 
-def test_bans_reach_greedy_and_sampled_rows() -> None:
+def test_bans_reach_greedy_and_sampled_rows(new_sampler) -> None:
     stop = decoding.StopParams(min_new_tokens=2, end_ids=[3], bad_words=[[2], [7, 1]])
     logits = np.array([0, 4, 5, 6, 3.5, 0, 0, 0], np.float32)
-    sampler = decoding.Sampler(8, 1)
+    sampler = new_sampler(8, 1)
     for generated, best in (([], 1), ([7], 4), ([7, 7], 3), ([0, 0], 3)):
         row = decoding.SampleRow(
             0, decoding.SamplingParams(temperature=0.0), stop, generated_ids=generated
@@ -227,9 +227,9 @@ def test_bans_reach_greedy_and_sampled_rows() -> None:
         assert best in kept and 2 not in kept and (1 in kept) == (generated[-1:] != [7])
 
 
-def test_temperatures_at_the_ends_of_their_range() -> None:
+def test_temperatures_at_the_ends_of_their_range(new_sampler) -> None:
     logits = np.random.default_rng(3).normal(size=(1, 999)).astype(np.float32)
-    sampler = decoding.Sampler(999, 1)
+    sampler = new_sampler(999, 1)
     tiny, huge = np.finfo(np.float32).tiny, np.finfo(np.float32).max
     for case in (Case(), Case(top_p=0.9), Case(top_k=3, min_p=0.1), Case(top_p=0.9, min_p=0.5)):
         for smallest in (1e-45, tiny, 1e-6):
@@ -241,10 +241,10 @@ def test_temperatures_at_the_ends_of_their_range() -> None:
         assert status == decoding.SampleStatus.ok and np.isfinite(log_prob)
 
 
-def test_a_token_the_host_does_not_know_counts_like_one_it_knows() -> None:
+def test_a_token_the_host_does_not_know_counts_like_one_it_knows(new_sampler) -> None:
     logits = np.random.default_rng(1).normal(size=(2, 300)).astype(np.float32)
     case = Case(repetition_penalty=1.7, frequency_penalty=0.6)
-    sampler = decoding.Sampler(300, 2)
+    sampler = new_sampler(300, 2)
     first = [row_of(1, Case(), seed=5), row_of(0, Case(), seed=6)]
     tokens = [token for token, *_ in sampler.sample(logits.copy(), first)]
     stop = decoding.StopParams(min_new_tokens=2, end_ids=[3])
@@ -258,5 +258,5 @@ def test_a_token_the_host_does_not_know_counts_like_one_it_knows() -> None:
         decoding.SampleRow(i, params, stop, generated_ids=[7], in_flight_token=i) for i in range(2)
     ]
     answers = sampler.sample(changed, unknown)
-    assert answers == decoding.Sampler(300, 2).sample(expected, known)
+    assert answers == new_sampler(300, 2).sample(expected, known)
     np.testing.assert_array_equal(changed, expected)

@@ -61,10 +61,10 @@ def sampling_params(case: Case, **more) -> "_core.decoding.SamplingParams":
     return decoding.SamplingParams(**fields, **more)
 
 
-def sampled_distribution(logits: np.ndarray, case: Case) -> np.ndarray:
+def sampled_distribution(new_sampler, logits: np.ndarray, case: Case) -> np.ndarray:
     """The probabilities that the sampler reports when asked for all of them."""
     vocab_size = len(logits)
-    sampler = decoding.Sampler(vocab_size, 1)
+    sampler = new_sampler(vocab_size, 1)
     row = decoding.SampleRow(
         0,
         sampling_params(case, num_logprobs=vocab_size, seed=7),
@@ -84,11 +84,13 @@ def sampled_distribution(logits: np.ndarray, case: Case) -> np.ndarray:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("vocab_size", VOCAB_SIZES)
-def test_filters_leave_the_distribution_of_the_reference(kind: str, vocab_size: int) -> None:
+def test_filters_leave_the_distribution_of_the_reference(
+    new_sampler, kind: str, vocab_size: int
+) -> None:
     logits = make_logits(kind, vocab_size)
     for case in FILTERS:
         expected, margin = distribution(logits, case)
-        actual = sampled_distribution(logits, case)
+        actual = sampled_distribution(new_sampler, logits, case)
         # Tokens within rounding of the edge of top_p, and underflown ones, may go either way.
         sure = (margin > 2e-6) & ((expected > 1e-30) | (expected == 0))
         wrong = np.flatnonzero(((actual > 1e-30) != (expected > 0)) & sure)
@@ -100,7 +102,7 @@ def test_filters_leave_the_distribution_of_the_reference(kind: str, vocab_size: 
 
 @pytest.mark.parametrize("kind", ["flat", "peaked", "banned"])
 @pytest.mark.parametrize("vocab_size", [17, 1000, 50257])
-def test_filters_keep_what_transformers_keeps(kind: str, vocab_size: int) -> None:
+def test_filters_keep_what_transformers_keeps(new_sampler, kind: str, vocab_size: int) -> None:
     logits = make_logits(kind, vocab_size)
     for case in FILTERS:
         processors = LogitsProcessorList([TemperatureLogitsWarper(case.temperature)])
@@ -115,23 +117,26 @@ def test_filters_keep_what_transformers_keeps(kind: str, vocab_size: int) -> Non
         )
         expected = torch.softmax(scores, dim=-1)[0].numpy()
         margin = distribution(logits, case)[1]
-        actual = sampled_distribution(logits, case)
+        actual = sampled_distribution(new_sampler, logits, case)
         sure = (margin > 2e-6) & ((expected > 1e-30) | (expected == 0))
         assert not (((actual > 1e-30) != (expected > 0)) & sure).any(), str(case)
         np.testing.assert_allclose(actual, expected, rtol=2e-4, atol=2e-6, err_msg=f"{case}")
 
 
-def test_top_k_keeps_all_that_tie_as_transformers_does() -> None:
+def test_top_k_keeps_all_that_tie_as_transformers_does(new_sampler) -> None:
     logits = np.array([3, 1, 2, 2, 2, 0], np.float32)
     scores = TopKLogitsWarper(2)(torch.zeros(1, 1), torch.tensor(logits[None]))
-    assert (sampled_distribution(logits, Case(top_k=2)) > 0).tolist() == (
+    assert (sampled_distribution(new_sampler, logits, Case(top_k=2)) > 0).tolist() == (
         torch.isfinite(scores)[0].tolist()
     )
 
 
-def test_top_p_cuts_ties_at_its_edge_by_id() -> None:
+def test_top_p_cuts_ties_at_its_edge_by_id(new_sampler) -> None:
     for vocab_size in (10, 1000, 20000):
-        kept = sampled_distribution(np.zeros(vocab_size, np.float32), Case(top_p=0.35)) > 0
+        kept = (
+            sampled_distribution(new_sampler, np.zeros(vocab_size, np.float32), Case(top_p=0.35))
+            > 0
+        )
         count = int(kept.sum())
         assert abs(count - 0.35 * vocab_size) <= 1
         assert kept[:count].all()
@@ -149,7 +154,7 @@ PENALTIES = [
 
 @pytest.mark.parametrize("case", PENALTIES, ids=str)
 @pytest.mark.parametrize("vocab_size", [1, 17, 50257])
-def test_penalties(case: Case, vocab_size: int) -> None:
+def test_penalties(new_sampler, case: Case, vocab_size: int) -> None:
     rng = np.random.default_rng(vocab_size)
     prompt = rng.integers(0, min(vocab_size, 40), 60)
     generated = rng.integers(0, min(vocab_size, 50), 30)
@@ -160,7 +165,7 @@ def test_penalties(case: Case, vocab_size: int) -> None:
     logits[:, 0] = 0
     changed = logits.copy()
     row = decoding.SampleRow(1, sampling_params(case), prompt_ids=prompt, generated_ids=generated)
-    decoding.Sampler(vocab_size, 3).sample(changed, [row])
+    new_sampler(vocab_size, 3).sample(changed, [row])
     np.testing.assert_array_equal(changed[[0, 2]], logits[[0, 2]])
     np.testing.assert_allclose(changed[1], penalised(logits[1], case), rtol=1e-6, atol=1e-6)
     if case.presence_penalty == case.frequency_penalty == 0:
@@ -171,7 +176,7 @@ def test_penalties(case: Case, vocab_size: int) -> None:
         np.testing.assert_allclose(changed[1], scores[0].numpy(), rtol=1e-6)
 
 
-def test_history_ids_outside_the_vocabulary_count_for_nothing() -> None:
+def test_history_ids_outside_the_vocabulary_count_for_nothing(new_sampler) -> None:
     logits = np.ones((1, 4), np.float32)
     row = decoding.SampleRow(
         0,
@@ -179,18 +184,18 @@ def test_history_ids_outside_the_vocabulary_count_for_nothing() -> None:
         prompt_ids=[4, 100000, -1],
         generated_ids=[2, 7],
     )
-    decoding.Sampler(4, 1).sample(logits, [row])
+    new_sampler(4, 1).sample(logits, [row])
     assert logits[0].tolist() == [1, 1, -0.5, 1]
 
 
-def test_greedy_log_probs_are_the_softmax_of_the_penalised_logits() -> None:
+def test_greedy_log_probs_are_the_softmax_of_the_penalised_logits(new_sampler) -> None:
     for vocab_size in VOCAB_SIZES:
         logits = make_logits("flat", vocab_size)
         generated = list(range(min(vocab_size, 5)))
         case = Case(frequency_penalty=0.5, generated_ids=tuple(generated))
         log_softmax = np.log(distribution(logits, case)[0])
         params = sampling_params(case, greedy=True, num_logprobs=min(3, vocab_size))
-        [(token, _, log_prob, top)] = decoding.Sampler(vocab_size, 1).sample(
+        [(token, _, log_prob, top)] = new_sampler(vocab_size, 1).sample(
             logits[None].copy(), [decoding.SampleRow(0, params, generated_ids=generated)]
         )
         best = np.argsort(-log_softmax, kind="stable")[:3]
