@@ -5,6 +5,7 @@
 #include "kernels/attention/attention_cuda.h"
 #include "kernels/attention/prefill_mma.cuh"
 #include "kernels/attention/prefill_tiles.cuh"
+#include "kernels/attention/prefill_wgmma.h"
 
 namespace inflight::cuda {
 namespace {
@@ -50,8 +51,11 @@ bool prefill_suits(const AttentionParams& params, const OpContext& context) {
 }
 
 void attention_prefill(const AttentionParams& params, OpContext& context) {
-  return params.q.dtype == DType::kBFloat16 ? prefill_mma_bf16(params, context)
-                                            : prefill_mma_fp16(params, context);
+  const bool is_bf16 = params.q.dtype == DType::kBFloat16;
+  if (prefill_wgmma_suits(params, context)) {
+    return is_bf16 ? prefill_wgmma_bf16(params, context) : prefill_wgmma_fp16(params, context);
+  }
+  return is_bf16 ? prefill_mma_bf16(params, context) : prefill_mma_fp16(params, context);
 }
 
 size_t prefill_workspace_bytes(const AttentionParams&, const DeviceFacts&) { return 0; }

@@ -148,7 +148,9 @@ struct Kernel {
                                                        const PrefillTile& tile, int row) {
     const int token = static_cast<unsigned>(row) / static_cast<unsigned>(args.group);
     const int head = row - token * args.group;
-    return (((tile.first_row + token) * args.num_kv_heads + tile.kv_head) * args.group + head) *
+    return ((static_cast<int64_t>(tile.first_row + token) * args.num_kv_heads + tile.kv_head) *
+                args.group +
+            head) *
            (kHeadSize * 2);
   }
 

@@ -34,10 +34,10 @@ int64_t max_prefill_tiles(const AttentionParams& params, int tile_rows);
 struct PrefillTile {
   int sequence;
   int kv_head;
-  int first_token;    // in the chunk
-  int num_tokens;     // at most tile_tokens
-  int64_t first_row;  // of q, of first_token
-  int position;       // of first_token in its sequence
+  int first_token;  // in the chunk
+  int num_tokens;   // at most tile_tokens
+  int first_row;    // of q, of first_token
+  int position;     // of first_token in its sequence
   int kv_length;
 
   /// Keys that the tile's last token sees.

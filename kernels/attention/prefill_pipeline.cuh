@@ -1,0 +1,154 @@
+// The sm_90a kernel's shared memory, and the warp that fills it.
+#pragma once
+
+#include "kernels/attention/prefill_hopper.cuh"
+#include "kernels/attention/prefill_tiles.cuh"
+#include "kernels/attention/prefill_wgmma.h"
+#include "kernels/core/cuda/launch.cuh"
+
+namespace inflight::cuda::wgmma {
+
+/// Where in a ring of stages a warp is.
+template <int kStages>
+struct Ring {
+  int stage = 0;
+  uint32_t parity = 0;
+  __device__ __forceinline__ void advance() {
+    if (++stage == kStages) stage = 0, parity ^= 1;
+  }
+};
+
+/// Stages of queries, keys and values, and the barriers that say who may touch them.
+template <int kHeadSize>
+struct Pipeline {
+  using Shape = PrefillShape<kHeadSize>;
+  static constexpr int kWarpgroups = Shape::kWarpgroups, kTileKeys = Shape::kTileKeys;
+  static constexpr int kStages = Shape::kStages, kQueryStages = Shape::kQueryStages;
+  static constexpr int kRows = 64 * kWarpgroups;
+  static constexpr int kColumns = kHeadSize / 64;   // of 128 bytes
+  static constexpr int kQueryColumn = kRows * 128;  // bytes
+  static constexpr int kKeyColumn = kTileKeys * 128;
+  static constexpr int kQueryBytes = kQueryColumn * kColumns;
+  static constexpr int kKeyBytes = kKeyColumn * kColumns;
+
+  struct Shared {
+    uint64_t query_full[kQueryStages], query_empty[kQueryStages];
+    uint64_t key_full[kStages], key_empty[kStages], value_full[kStages], value_empty[kStages];
+    PrefillTile tiles[kQueryStages];  // num_tokens 0: no more
+  };
+  // Data first, for its alignment.
+  static constexpr int kDataBytes = kQueryStages * kQueryBytes + 2 * kStages * kKeyBytes;
+  static_assert(sizeof(Shared) <= 1024);
+
+  uint32_t queries, keys, values;  // shared addresses
+  Shared* shared;
+
+  __device__ __forceinline__ explicit Pipeline(uint8_t* memory) {
+    const uint32_t base = hopper::shared_address(memory), aligned = (base + 1023) & ~1023u;
+    queries = aligned;
+    keys = queries + kQueryStages * kQueryBytes;
+    values = keys + kStages * kKeyBytes;
+    shared = reinterpret_cast<Shared*>(memory + (aligned - base) + kDataBytes);
+  }
+  static __device__ __forceinline__ uint32_t at(const uint64_t& barrier) {
+    return hopper::shared_address(&barrier);
+  }
+
+  __device__ __forceinline__ void init() {
+    const int consumer_warps = 4 * kWarpgroups;
+    for (int i = 0; i < kQueryStages; ++i) {
+      hopper::init_barrier(at(shared->query_full[i]), 1);
+      hopper::init_barrier(at(shared->query_empty[i]), consumer_warps);
+    }
+    for (int i = 0; i < kStages; ++i) {
+      hopper::init_barrier(at(shared->key_full[i]), 1);
+      hopper::init_barrier(at(shared->key_empty[i]), consumer_warps);
+      hopper::init_barrier(at(shared->value_full[i]), 1);
+      hopper::init_barrier(at(shared->value_empty[i]), consumer_warps);
+    }
+    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+  }
+
+  /// One tile of keys or values; a lane brings a block. Blocks that no row sees come as zeros.
+  __device__ __forceinline__ void copy_keys(const PrefillMaps& maps, uint32_t to, uint64_t& full,
+                                            uint64_t& empty, uint32_t parity, int lane, int copies,
+                                            int keys_each, int row, int block) {
+    hopper::wait(at(empty), parity ^ 1);
+    if (lane == 0) hopper::arrive_expecting(at(full), kKeyBytes);
+    __syncwarp();
+    if (lane < copies) {
+#pragma unroll
+      for (int column = 0; column < kColumns; ++column) {
+        hopper::copy_box(to + column * kKeyColumn + lane * keys_each * 128, &maps.cache,
+                         column * 64, row, block, at(full));
+      }
+    }
+    __syncwarp();
+  }
+
+  __device__ __forceinline__ void produce(const PrefillArgs& args, const PrefillMaps& maps) {
+    const int lane = threadIdx.x % 32;
+    const int tokens_per_block = args.tokens_per_block;
+    const int copies = tokens_per_block >= kTileKeys ? 1 : kTileKeys / tokens_per_block;
+    const int keys_each = kTileKeys / copies;
+    Ring<kQueryStages> query_ring;
+    Ring<kStages> key_ring, value_ring;
+    TileWalk walk;
+    PrefillTile tile, next;
+    bool found = walk.find(args, snake(0), next);
+    wait_for_previous();
+    for (int round = 1;; ++round) {
+      tile = next;
+      hopper::wait(at(shared->query_empty[query_ring.stage]), query_ring.parity ^ 1);
+      const uint32_t full = at(shared->query_full[query_ring.stage]);
+      if (lane == 0) {
+        if (!found) tile.num_tokens = 0;
+        shared->tiles[query_ring.stage] = tile;
+        if (found) {
+          hopper::arrive_expecting(full, args.tile_tokens * args.group * (kHeadSize * 2));
+#pragma unroll
+          for (int column = 0; column < kColumns; ++column) {
+            hopper::copy_box(queries + query_ring.stage * kQueryBytes + column * kQueryColumn,
+                             &maps.q, column * 64, tile.kv_head * args.group,
+                             static_cast<int>(tile.first_row), full);
+          }
+        } else {
+          hopper::arrive(full);
+        }
+      }
+      if (!found) break;
+      query_ring.advance();
+
+      const int32_t* table =
+          args.block_tables + static_cast<int64_t>(tile.sequence) * args.max_blocks;
+      const int key_row = tile.kv_head * tokens_per_block;
+      const int value_row = (args.num_kv_heads + tile.kv_head) * tokens_per_block;
+      const int num_keys = tile.num_keys();
+      int last_block = 0, last_slot = 0;
+      for (int begin = 0;; begin += kTileKeys) {
+        int block = -1, slot = 0;
+        if (begin < num_keys) {
+          const int key = begin + lane * keys_each;
+          const int index = static_cast<unsigned>(key) / static_cast<unsigned>(tokens_per_block);
+          if (lane < copies && key < num_keys) block = table[index];
+          slot = key - index * tokens_per_block;
+          copy_keys(maps, keys + key_ring.stage * kKeyBytes, shared->key_full[key_ring.stage],
+                    shared->key_empty[key_ring.stage], key_ring.parity, lane, copies, keys_each,
+                    key_row + slot, block);
+          key_ring.advance();
+        }
+        if (begin > 0) {
+          copy_keys(maps, values + value_ring.stage * kKeyBytes,
+                    shared->value_full[value_ring.stage], shared->value_empty[value_ring.stage],
+                    value_ring.parity, lane, copies, keys_each, value_row + last_slot, last_block);
+          value_ring.advance();
+        }
+        if (begin == 0) found = walk.find(args, snake(round), next);
+        if (begin >= num_keys) break;
+        last_block = block, last_slot = slot;
+      }
+    }
+  }
+};
+
+}  // namespace inflight::cuda::wgmma

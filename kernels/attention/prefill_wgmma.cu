@@ -1,0 +1,74 @@
+#include <algorithm>
+#include <array>
+
+#include "kernels/attention/prefill_wgmma.h"
+#include "kernels/core/check.h"
+#include "kernels/core/cuda/error.h"
+
+namespace inflight::cuda {
+namespace {
+
+using Encode = decltype(&cuTensorMapEncodeTiled);
+
+/// The driver's function, without linking to the driver.
+Encode tensor_map_encode() {
+  static const Encode encode = [] {
+    void* function = nullptr;
+    cudaDriverEntryPointQueryResult result;
+    check_cuda(cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &function, 12000,
+                                                cudaEnableDefault, &result),
+               "cudaGetDriverEntryPointByVersion");
+    check_internal(result == cudaDriverEntryPointSuccess, "the driver has no tensor maps");
+    return reinterpret_cast<Encode>(function);
+  }();
+  return encode;
+}
+
+/// Boxes [box[1], box[0], 64] of `data` [extents], innermost last element of the names first;
+/// columns of 128 bytes are swizzled as wgmma reads them. Strides in bytes, of the outer two.
+CUtensorMap tensor_map(const TensorView& view, std::array<cuuint64_t, 3> extents,
+                       std::array<cuuint64_t, 2> strides, std::array<cuuint32_t, 3> box) {
+  CUtensorMap map;
+  const std::array<cuuint32_t, 3> ones = {1, 1, 1};
+  const CUresult result =
+      tensor_map_encode()(&map,
+                          view.dtype == DType::kBFloat16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16
+                                                         : CU_TENSOR_MAP_DATA_TYPE_FLOAT16,
+                          3, view.data, extents.data(), strides.data(), box.data(), ones.data(),
+                          CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+                          CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  check_internal(result == CUDA_SUCCESS, "cuTensorMapEncodeTiled: ", static_cast<int>(result));
+  return map;
+}
+
+int tile_keys(int64_t head_size) {
+  return head_size == 256 ? PrefillShape<256>::kTileKeys : PrefillShape<128>::kTileKeys;
+}
+
+}  // namespace
+
+PrefillMaps prefill_maps(const AttentionParams& params, int tile_rows, int tile_keys) {
+  const TensorView& cache = params.kv_cache;
+  const int64_t group = params.num_heads / params.num_kv_heads, row_bytes = params.head_size * 2;
+  const auto u64 = [](int64_t x) { return static_cast<cuuint64_t>(x); };
+  const auto u32 = [](int64_t x) { return static_cast<cuuint32_t>(x); };
+  return {.q = tensor_map(params.q,
+                          {u64(params.head_size), u64(params.num_heads), u64(params.q.shape[0])},
+                          {u64(row_bytes), u64(row_bytes * params.num_heads)},
+                          {64, u32(group), u32(tile_rows / group)}),
+          .cache = tensor_map(cache,
+                              {u64(params.head_size), u64(2 * params.num_kv_heads * cache.shape[3]),
+                               u64(cache.shape[0])},
+                              {u64(row_bytes), u64(cache.strides[0] * 2)},
+                              {64, u32(std::min<int64_t>(cache.shape[3], tile_keys)), 1})};
+}
+
+bool prefill_wgmma_suits(const AttentionParams& params, const OpContext& context) {
+  const int64_t size = params.head_size, block = params.kv_cache.shape[3];
+  const int64_t keys = tile_keys(size);
+  return context.compute_capability == 90 && (size == 64 || size == 128 || size == 256) &&
+         (block % keys == 0 || (keys % block == 0 && block % 8 == 0)) &&
+         params.num_heads / params.num_kv_heads <= 64;
+}
+
+}  // namespace inflight::cuda
