@@ -5,6 +5,20 @@
 #include "backend/executor/config.h"
 
 namespace inflight::executor {
+namespace {
+
+/// Calls `allocate`; a lack of memory is raised again saying what it was for.
+template <typename Allocate>
+void with_purpose(const std::string& purpose, const Allocate& allocate) {
+  try {
+    allocate();
+  } catch (const Error& error) {
+    if (error.code() != ErrorCode::kResourceExhausted) throw;
+    throw Error(error.code(), concat(purpose, ": ", error.what()));
+  }
+}
+
+}  // namespace
 
 RankExecutor::RankExecutor(plan::EngineFile engine, const EngineConfig& config, EngineInfo& info)
     : engine_(std::move(engine)) {
@@ -16,13 +30,17 @@ RankExecutor::RankExecutor(plan::EngineFile engine, const EngineConfig& config, 
   const Device device = parse_device(config.device);
   worker_ = std::make_unique<RankWorker>(engine_, 0, device, config.num_threads,
                                          parse_load_format(config.load_format));
-  worker_->prepare({.max_batch_size = info.max_batch_size,
-                    .max_num_tokens = info.max_num_tokens,
-                    .max_seq_len = info.max_seq_len});
+  const plan::StepLimits limits{.max_batch_size = info.max_batch_size,
+                                .max_num_tokens = info.max_num_tokens,
+                                .max_seq_len = info.max_seq_len};
+  with_purpose(concat("arena and workspace for max_num_tokens ", limits.max_num_tokens,
+                      " and max_batch_size ", limits.max_batch_size),
+               [&] { worker_->prepare(limits); });
   info.reserved_bytes = reserved_bytes(device);
   free_bytes_ = executor::free_bytes(device, info.reserved_bytes);
   info.num_blocks = pool_blocks(config, info, worker_->bytes_per_block(), free_bytes_);
-  worker_->make_kv_cache(static_cast<int32_t>(info.num_blocks));
+  with_purpose(concat("KV cache of ", info.num_blocks, " blocks"),
+               [&] { worker_->make_kv_cache(static_cast<int32_t>(info.num_blocks)); });
   info.weight_bytes_mapped = worker_->weights().bytes_mapped();
   info.weight_bytes_allocated = worker_->weights().bytes_allocated();
   info.arena_bytes = worker_->arena_bytes();
