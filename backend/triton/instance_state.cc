@@ -1,6 +1,7 @@
 #include "backend/triton/instance_state.h"
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <random>
 #include <utility>
@@ -14,6 +15,12 @@ namespace inflight::triton {
 
 namespace {
 
+/// Between the end of a request whose client has left and its final response. A tritonserver before
+/// 2.57 frees a gRPC stream's state twice if the final response comes while the stream's
+/// cancellation is being handled, that is, while a response written before is still on its way
+/// through the stream's queue of events. The blocks are free before this wait begins.
+constexpr std::chrono::milliseconds kQuietTime{100};
+
 uint64_t now_ns() {
   return static_cast<uint64_t>(std::chrono::duration_cast<std::chrono::nanoseconds>(
                                    std::chrono::steady_clock::now().time_since_epoch())
@@ -24,12 +31,19 @@ uint64_t now_ns() {
 
 /// A request on its way through the engine.
 struct InstanceState::Live {
-  TRITONBACKEND_Request* request;
+  Live(TRITONBACKEND_Request* from, std::string id, uint64_t now)
+      : request(from), client_id(std::move(id)), start_ns(now) {}
+
+  TRITONBACKEND_Request* const request;
+  const std::string client_id;
+  const uint64_t start_ns;
   std::unique_ptr<ResponseWriter> writer;
-  std::string client_id;
-  uint64_t start_ns;
   executor::RequestId id = 0;  // 0 until queued; guarded by InstanceState::mutex_
   bool done = false;           // guarded by InstanceState::mutex_
+  // Told by a stop command: an ensemble's cancellation does not reach the running step.
+  std::atomic<bool> client_left = false;
+
+  bool nobody_listens() const { return client_left || writer->is_cancelled(); }
 };
 
 InstanceState::InstanceState(TRITONBACKEND_ModelInstance* instance, const ModelSettings& settings,
@@ -38,6 +52,7 @@ InstanceState::InstanceState(TRITONBACKEND_ModelInstance* instance, const ModelS
       settings_(settings),
       id_base_((uint64_t{std::random_device{}()} & 0x7fffffff) << 32),
       metrics_(std::make_unique<Metrics>(settings.name, settings.version, engine->info())),
+      late_endings_(kQuietTime),
       engine_(std::move(engine)) {
   metrics_->publish(engine_->stats());
   engine_->on_step([this](const executor::EngineStats& stats) { after_step(stats); });
@@ -65,7 +80,7 @@ void InstanceState::accept(TRITONBACKEND_Request* request) {
       stop(incoming);
       return;
     }
-    live = std::make_shared<Live>(Live{request, nullptr, incoming.id, start_ns});
+    live = std::make_shared<Live>(request, incoming.id, start_ns);
     live->writer = std::make_unique<ResponseWriter>(factory, incoming.reply, incoming.request);
     submit(live, std::move(incoming));
   });
@@ -82,7 +97,7 @@ void InstanceState::accept(TRITONBACKEND_Request* request) {
 void InstanceState::submit(const std::shared_ptr<Live>& live, IncomingRequest incoming) {
   const executor::RequestId id =
       engine_->submit(std::move(incoming.request),
-                      [this, live](executor::Response&& part) { answer(*live, std::move(part)); });
+                      [this, live](executor::Response&& part) { answer(live, std::move(part)); });
   std::lock_guard lock(mutex_);
   live->id = id;
   if (!live->done) live_.emplace(id, live);
@@ -95,30 +110,41 @@ void InstanceState::stop(const IncomingRequest& command) {
     for (const auto& [id, live] : live_) {
       const bool named = command.engine_request_id != 0 ? command.engine_request_id == public_id(id)
                                                         : command.id == live->client_id;
-      if (named) ids.push_back(id);
+      if (!named) continue;
+      if (command.client_left) live->client_left = true;
+      ids.push_back(id);
     }
   }
   for (executor::RequestId id : ids) engine_->cancel(id);
 }
 
-void InstanceState::answer(Live& live, executor::Response&& part) {
-  const bool is_final = part.is_final;
-  const bool success = !part.error;
-  const auto first_scheduled = static_cast<uint64_t>(part.times.first_scheduled_ns);
-  TRITONSERVER_Error* error = guarded([&] { live.writer->send(part, public_id(part.id)); });
-  if (error != nullptr) {
+void InstanceState::answer(const std::shared_ptr<Live>& live, executor::Response&& part) {
+  const bool unheard = live->nobody_listens();
+  if (!part.is_final) {
+    if (unheard) return;  // its end is under way: after_step() or the stop command saw to it
+    TRITONSERVER_Error* error = guarded([&] { live->writer->send(part, public_id(part.id)); });
+    if (error == nullptr) return;
     log_if_error(error, "response");
-    if (!is_final) engine_->cancel(part.id);  // nobody can hear it any more
+    engine_->cancel(part.id);  // nobody can hear it any more
+    return;
   }
-  if (!is_final) return;
   {
     std::lock_guard lock(mutex_);
-    live.done = true;
+    live->done = true;
     live_.erase(part.id);
   }
-  live.writer.reset();
   publish_if_idle();
-  finish(live.request, success, live.start_ns, std::max<uint64_t>(first_scheduled, live.start_ns));
+  if (unheard)
+    late_endings_.add([this, live, part = std::move(part)] { end(*live, part); });
+  else
+    end(*live, part);
+}
+
+void InstanceState::end(Live& live, const executor::Response& part) {
+  log_if_error(guarded([&] { live.writer->send(part, public_id(part.id)); }), "response");
+  live.writer.reset();
+  const auto first_scheduled = static_cast<uint64_t>(part.times.first_scheduled_ns);
+  finish(live.request, !part.error, live.start_ns, std::max(first_scheduled, live.start_ns));
 }
 
 void InstanceState::finish(TRITONBACKEND_Request* request, bool success, uint64_t start_ns,

@@ -8,6 +8,7 @@
 #include <unordered_map>
 
 #include "backend/executor/engine.h"
+#include "backend/triton/delayed_calls.h"
 #include "backend/triton/metrics.h"
 #include "backend/triton/model_state.h"
 #include "backend/triton/request_reader.h"
@@ -31,7 +32,8 @@ class InstanceState {
   void accept(TRITONBACKEND_Request* request);
   void stop(const IncomingRequest& command);
   void submit(const std::shared_ptr<Live>& live, IncomingRequest incoming);
-  void answer(Live& live, executor::Response&& part);
+  void answer(const std::shared_ptr<Live>& live, executor::Response&& part);
+  void end(Live& live, const executor::Response& part);
   void finish(TRITONBACKEND_Request* request, bool success, uint64_t start_ns,
               uint64_t compute_start_ns);
   /// A cancelled request may end after the newest step and before any other: nothing would tell
@@ -47,6 +49,7 @@ class InstanceState {
   std::mutex mutex_;  // guards live_ and the ids in it
   std::unordered_map<executor::RequestId, std::shared_ptr<Live>> live_;
   std::unique_ptr<Metrics> metrics_;
+  DelayedCalls late_endings_;
   std::unique_ptr<executor::Engine> engine_;  // last: its threads use all of the above
 };
 

@@ -293,6 +293,7 @@ IncomingRequest read_request(TRITONBACKEND_Request* request, const ReaderOptions
   const Inputs inputs(request);
   incoming.stop = inputs.flag("stop", false);
   incoming.engine_request_id = inputs.scalar<uint64_t>("engine_request_id").value_or(0);
+  incoming.client_left = inputs.flag("client_left", false);
   if (incoming.stop) {  // the other tensors are dummies
     check(!incoming.id.empty() || incoming.engine_request_id != 0,
           "cannot stop a request: the request ID is not provided");

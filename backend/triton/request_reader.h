@@ -33,6 +33,7 @@ struct IncomingRequest {
   std::string id;  // the client's; may be empty, may repeat
   bool stop = false;
   uint64_t engine_request_id = 0;              // with `stop`: this one request only; 0 = not given
+  bool client_left = false;                    // with `stop`: nobody waits for the answer
   std::shared_ptr<executor::Request> request;  // null for a stop command
   ReplyOptions reply;
 };

@@ -40,6 +40,7 @@ const std::vector<TensorSpec>& inputs() {
       {"stop", "BOOL", {1}, kOptional, kScalar, kEven, kUsed},
       {"text_context", "UINT8", {-1}, kOptional, kTensor, kRagged, kUsed},
       {"engine_request_id", "UINT64", {1}, kOptional, kScalar, kEven, kUsed},
+      {"client_left", "BOOL", {1}, kOptional, kScalar, kEven, kUsed},
       {"decoder_input_ids", "INT32", {-1}, kOptional, kTensor, kRagged, kIgnored},
       {"decoder_input_lengths", "INT32", {1}, kOptional, kScalar, kEven, kIgnored},
       {"len_penalty", "FP32", {1}, kOptional, kScalar, kEven, kIgnored},

@@ -15,10 +15,13 @@ class TritonPythonModel:
             sys.path.insert(0, package_path)
         from inflight.serving.parameters import Parameters
         from inflight.serving.postprocess import Postprocessor
+        from inflight.serving.rarely import Rarely
         from inflight.text.tokenizer import Tokenizer
 
         parameters = Parameters(args["model_config"])
         self._llm = parameters.text("tensorrt_llm_model_name")
+        # A question to the server's process costs about as much as a chunk's whole text.
+        self._poll = Rarely(seconds=0.1)
         self._postprocessor = Postprocessor(
             Tokenizer.load(parameters.text("tokenizer_dir")),
             skip_special_tokens=parameters.flag("skip_special_tokens", True),
@@ -39,20 +42,28 @@ class TritonPythonModel:
         tensors = [pb_utils.get_input_tensor_by_name(request, name) for name in names]
         arrays = [None if tensor is None else tensor.as_numpy() for tensor in tensors]
         text = self._postprocessor.process(*arrays)
-        state = arrays[-1]
         if text.stop_engine_request is not None:
-            self._stop(text.stop_engine_request)
-        elif state is not None and not state.flat[1] and request.is_cancelled():
-            self._stop(int(state.flat[0]))  # the server tells no running step of a cancellation
+            self._stop(text.stop_engine_request, client_left=False)
+        elif arrays[-1] is not None:
+            self._stop_if_cancelled(request, arrays[-1].flat)
         output = np.array([piece.encode() for piece in text.texts], np.object_)
         return pb_utils.InferenceResponse(output_tensors=[pb_utils.Tensor("OUTPUT", output)])
 
-    def _stop(self, engine_request_id):
+    def _stop_if_cancelled(self, request, state):
+        """The server tells no running step of an ensemble that the client has left."""
+        engine_request_id, is_last = int(state[0]), bool(state[1])
+        if is_last:
+            self._poll.forget(engine_request_id)
+        elif self._poll.due(engine_request_id) and request.is_cancelled():
+            self._stop(engine_request_id, client_left=True)
+
+    def _stop(self, engine_request_id, client_left):
         inputs = [
             pb_utils.Tensor("input_lengths", np.zeros((1, 1), np.int32)),
             pb_utils.Tensor("request_output_len", np.zeros((1, 1), np.int32)),
             pb_utils.Tensor("stop", np.ones((1, 1), np.bool_)),
             pb_utils.Tensor("engine_request_id", np.array([[engine_request_id]], np.uint64)),
+            pb_utils.Tensor("client_left", np.array([[client_left]])),
         ]
         command = pb_utils.InferenceRequest(
             model_name=self._llm, requested_output_names=[], inputs=inputs

@@ -86,6 +86,7 @@ TENSORRT_LLM = Model(
         # Ours: what the ensemble needs to make text, see docs/serving.md.
         _ragged("text_context", "UINT8", -1),
         _scalar("engine_request_id", "UINT64"),
+        _scalar("client_left", "BOOL"),
         # Concerns encoder-decoder models, or beams, of which there is one.
         _ragged("decoder_input_ids", "INT32", -1, support=_IGNORED),
         _scalar("decoder_input_lengths", "INT32", support=_IGNORED),

@@ -385,6 +385,53 @@ void cancelled_by_the_client() {
   }
 }
 
+/// A server may still be writing to a client that has just left; see instance_state.cc.
+void final_response_to_nobody_waits() {
+  using Clock = std::chrono::steady_clock;
+  for (const bool by_command : {false, true}) {
+    Backend backend;
+    backend.script->gate.close();
+    const RequestPtr gone = make_request(prompt_of(3), 60);
+    gone->flag("streaming", true);
+    gone->add("text_context", TRITONSERVER_TYPE_UINT8, {1, 1}, std::vector<uint8_t>{1});
+    backend.send(gone);
+    backend.script->gate.let_pass(3);
+    gone->wait_for_answers(1);
+    const Clock::time_point left = Clock::now();
+    if (by_command) {
+      const int64_t id = gone->answers[0].find("response_state")->values<int64_t>()[0];
+      const RequestPtr command = make_request({0}, 0);
+      command->flag("stop", true);
+      command->flag("client_left", true);
+      command->add("engine_request_id", TRITONSERVER_TYPE_UINT64, {1},
+                   std::vector<uint64_t>{static_cast<uint64_t>(id)});
+      backend.run(command);  // answered at once
+      EXPECT(Clock::now() - left < std::chrono::milliseconds(100));
+    } else {
+      gone->cancelled = true;
+    }
+    backend.script->gate.open();
+    while (fake_gauges().at("nv_trt_llm_kv_cache_block_metrics used") != 0)
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    {
+      std::lock_guard lock(gone->mutex);
+      EXPECT_EQ(gone->num_finals, 0);  // the blocks are back before it
+    }
+    backend.ended(gone);
+    EXPECT(Clock::now() - left >= std::chrono::milliseconds(100));
+  }
+}
+
+void unloading_does_not_wait_for_nobody() {
+  Backend backend;
+  backend.script->gate.close();
+  const RequestPtr gone = make_request(prompt_of(3), 60);
+  backend.send(gone);
+  gone->cancelled = true;
+  backend.close();
+  backend.ended(gone);
+}
+
 void engine_failure_reaches_each_request() {
   Backend backend;
   backend.script->fail_at_step = 2;
@@ -475,6 +522,8 @@ int main(int argc, char** argv) {
           {"stop_by_id", stop_by_id},
           {"stop_by_engine_request_id", stop_by_engine_request_id},
           {"cancelled_by_the_client", cancelled_by_the_client},
+          {"final_response_to_nobody_waits", final_response_to_nobody_waits},
+          {"unloading_does_not_wait_for_nobody", unloading_does_not_wait_for_nobody},
           {"engine_failure_reaches_each_request", engine_failure_reaches_each_request},
           {"queue_full", queue_full},
           {"unloading_ends_what_is_live", unloading_ends_what_is_live},

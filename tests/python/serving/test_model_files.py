@@ -116,6 +116,7 @@ def test_postprocessing_ends_the_engines_request(
         values = {tensor.name: tensor.value.item() for tensor in command.inputs}
         assert values["stop"] is True
         assert values["engine_request_id"] == 1 << 40
+        assert values["client_left"] is cancelled
 
 
 def test_preprocessing_answers_errors(load, tokenizer_dir: str) -> None:

@@ -89,7 +89,7 @@ lookahead_window_size INT32 1 OG
 lookahead_ngram_size INT32 1 OG
 lookahead_verification_set_size INT32 1 OG
 """
-OUR_INPUTS = {"min_p", "text_context", "engine_request_id"}
+OUR_INPUTS = {"min_p", "text_context", "engine_request_id", "client_left"}
 CONTRACT_OUTPUTS = """
 output_ids INT32 -1,-1
 sequence_length INT32 -1

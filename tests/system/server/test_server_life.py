@@ -1,9 +1,11 @@
-"""Many at once, cancelled, disconnected, stopped, unloaded: others see nothing, all comes back."""
+"""Many at once, disconnected, stopped, unloaded: others see nothing, all comes back.
+
+Cancelling has a file of its own, test_server_cancel.py.
+"""
 
 import http.client
 import json
 import random
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -42,60 +44,8 @@ def test_64_streams_equal_each_alone(server: Server) -> None:
     assert together == alone
 
 
-@pytest.fixture
-def cancellable(server: Server) -> Server:
-    """A server that survives a cancelled gRPC stream."""
-    with grpc.InferenceServerClient(f"localhost:{server.grpc_port}") as client:
-        version = tuple(map(int, client.get_server_metadata().version.split(".")))
-    if version < (2, 57):
-        pytest.skip(
-            f"tritonserver {version} may crash when a gRPC stream with responses on their way is "
-            "cancelled (triton-inference-server/server issues 7368 and 8034)"
-        )
-    return server
-
-
 def num_steps(server: Server) -> float:
     return server.gauges()["iteration_counter"]
-
-
-def test_cancelled_streams_free_their_blocks(cancellable: Server) -> None:
-    server = cancellable
-    expected = ask_text(server, "abc", 40, end_id=-1)
-    before = num_steps(server)
-    with Stream(server, "tensorrt_llm") as stream:
-        for _ in range(4):
-            stream.send(**llm_request(PROMPT, LONG, streaming=True))
-        for _ in range(4):
-            stream.next()
-        assert server.gauges()["used"] > 0
-        stream.cancel()
-    assert ask_text(server, "abc", 40, end_id=-1) == expected
-    server.wait_until_idle()
-    assert num_steps(server) - before < LONG
-
-
-def test_cancelled_while_not_streaming(cancellable: Server) -> None:
-    server = cancellable
-    before = num_steps(server)
-    with Stream(server, "tensorrt_llm") as stream:
-        stream.send(**llm_request(PROMPT, LONG))
-        while server.gauges()["active"] == 0:
-            time.sleep(0.01)
-        stream.cancel()
-    server.wait_until_idle()
-    assert num_steps(server) - before < LONG
-
-
-def test_cancelled_ensemble_ends_the_generation(cancellable: Server) -> None:
-    server = cancellable
-    before = num_steps(server)
-    with Stream(server, "ensemble") as stream:
-        stream.send(text_input="abc", max_tokens=LONG, stream=True, end_id=-1)
-        stream.next()
-        stream.cancel()
-    server.wait_until_idle()
-    assert num_steps(server) - before < LONG
 
 
 def test_stop_by_id(server: Server) -> None:
@@ -145,28 +95,6 @@ def test_http_disconnect(server: Server) -> None:
     connection.getresponse().read(20)
     connection.close()
     server.wait_until_idle(seconds=30)
-
-
-def test_streams_go_on_while_others_are_cancelled(cancellable: Server) -> None:
-    server = cancellable
-    request = {"text_input": "keep", "max_tokens": 150, "stream": True, "end_id": -1}
-    expected = "".join(answer.text for answer in ask(server, "ensemble", **request))
-    told: list[str] = []
-
-    def keep() -> None:
-        told.append("".join(answer.text for answer in ask(server, "ensemble", **request)))
-
-    threads = [threading.Thread(target=keep) for _ in range(3)]
-    for thread in threads:
-        thread.start()
-    for _ in range(6):
-        with Stream(server, "tensorrt_llm") as stream:
-            stream.send(**llm_request(PROMPT, LONG, streaming=True))
-            stream.next()
-            stream.cancel()
-    for thread in threads:
-        thread.join()
-    assert told == [expected] * 3
 
 
 @pytest.mark.parametrize("name", ["second"])

@@ -1,0 +1,206 @@
+"""Clients that leave in the middle: their blocks come back, the others' answers stay the same.
+
+Each test has a tritonserver of its own. One before 2.57 can lose its front-end to a cancelled gRPC
+stream, whatever the backend (docs/serving.md); a death with that very trace, and no other, earns
+the test a second and a third server.
+"""
+
+import re
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import tritonclient.grpc as grpc
+from conftest import Setup
+from triton_server import Server, Stream, ask, ask_text, llm_request, running, tensors
+
+PROMPT = [5, 17, 200]
+LONG = 3000  # tokens; nobody waits for all of them
+SERVERS = 3  # to try, if the front-end dies of its own fault
+
+
+def died_of_its_front_end(server: Server) -> bool:
+    """By a signal whose first frame, below the handler and libc, is in the server's executable:
+    the gRPC and HTTP front-ends. Core, backends and we live in shared libraries.
+    """
+    if server.process.poll() is None:
+        return False
+    frames = re.findall(r"^ *\d+# .* in (\S+)$", server.log.read_text(), re.MULTILINE)
+    below = [frame for frame in frames[1:] if not Path(frame).name.startswith("libc.")]
+    return bool(below) and Path(below[0]).name == "tritonserver"
+
+
+def has_frail_front_end(server: Server) -> bool:
+    with grpc.InferenceServerClient(f"localhost:{server.grpc_port}") as client:
+        version = client.get_server_metadata().version
+    return tuple(map(int, version.split("."))) < (2, 57)
+
+
+Scenario = Callable[[Server], None]
+
+
+@pytest.fixture
+def on_own_server(setup: Setup, tmp_path: Path) -> Callable[[Scenario], None]:
+    def run(scenario: Scenario) -> None:
+        for attempt in range(SERVERS):
+            scratch = tmp_path / str(attempt)
+            scratch.mkdir()
+            with running(setup.repository, scratch, "--load-model=*") as server:
+                frail = has_frail_front_end(server)
+                try:
+                    scenario(server)
+                    assert server.process.poll() is None, server.log.read_text()[-3000:]
+                    return
+                except Exception:
+                    time.sleep(2)  # a dying server still writes its trace
+                    last = attempt == SERVERS - 1
+                    if last or not frail or not died_of_its_front_end(server):
+                        raise
+
+    return run
+
+
+def num_steps(server: Server) -> float:
+    return server.gauges()["iteration_counter"]
+
+
+def check_all_is_free_early(server: Server, num_steps_before: float) -> None:
+    server.wait_until_idle()
+    assert num_steps(server) - num_steps_before < LONG
+
+
+def test_cancelled_streams_free_their_blocks(on_own_server) -> None:
+    def scenario(server: Server) -> None:
+        expected = ask_text(server, "abc", 40, end_id=-1)
+        before = num_steps(server)
+        for streams in (1, 4):
+            with Stream(server, "tensorrt_llm") as stream:
+                for _ in range(streams):
+                    stream.send(**llm_request(PROMPT, LONG, streaming=True))
+                for _ in range(4):
+                    stream.next()
+                assert server.gauges()["used"] > 0
+                stream.cancel()
+            server.wait_until_idle()
+        check_all_is_free_early(server, before)
+        assert ask_text(server, "abc", 40, end_id=-1) == expected
+
+    on_own_server(scenario)
+
+
+def test_cancelled_while_not_streaming(on_own_server) -> None:
+    def scenario(server: Server) -> None:
+        before = num_steps(server)
+        with Stream(server, "tensorrt_llm") as stream:
+            stream.send(**llm_request(PROMPT, LONG))
+            while server.gauges()["active"] == 0:
+                time.sleep(0.01)
+            stream.cancel()
+        check_all_is_free_early(server, before)
+
+    on_own_server(scenario)
+
+
+def test_cancelled_call_of_a_model_without_streams(on_own_server) -> None:
+    def scenario(server: Server) -> None:
+        errors: list[Exception] = []
+        with grpc.InferenceServerClient(f"localhost:{server.grpc_port}") as client:
+            call = client.async_infer(
+                "plain",
+                tensors(**llm_request(PROMPT, LONG)),
+                callback=lambda result, error: errors.append(error),
+            )
+            while server.gauges("plain")["active"] == 0:
+                time.sleep(0.01)
+            before = server.gauges("plain")["iteration_counter"]
+            call.cancel()
+            server.wait_until_idle("plain")
+            assert server.gauges("plain")["iteration_counter"] - before < LONG
+            (alone,) = ask(server, "plain", **llm_request(PROMPT, 20))
+            assert len(alone.ids) == len(PROMPT) + 20
+
+    on_own_server(scenario)
+
+
+def test_cancelled_ensemble_ends_the_generation(on_own_server) -> None:
+    def scenario(server: Server) -> None:
+        before = num_steps(server)
+        with Stream(server, "ensemble") as stream:
+            stream.send(text_input="abc", max_tokens=LONG, stream=True, end_id=-1)
+            stream.next()
+            stream.cancel()
+        check_all_is_free_early(server, before)
+
+    on_own_server(scenario)
+
+
+def test_clients_that_vanish(on_own_server) -> None:
+    """No goodbye: the connection is gone, as when the client's process dies."""
+
+    def scenario(server: Server) -> None:
+        before = num_steps(server)
+        stream = Stream(server, "tensorrt_llm")
+        stream.__enter__()
+        stream.send(**llm_request(PROMPT, LONG, streaming=True))
+        stream.next()
+        stream.client._channel.close()
+        check_all_is_free_early(server, before)
+
+    on_own_server(scenario)
+
+
+def test_others_go_on(on_own_server) -> None:
+    def scenario(server: Server) -> None:
+        request = {"text_input": "keep", "max_tokens": 150, "stream": True, "end_id": -1}
+        expected = "".join(answer.text for answer in ask(server, "ensemble", **request))
+        (ids,) = ask(server, "tensorrt_llm", **llm_request(PROMPT, 200))
+        told: list[str] = []
+        counted: list[list[int]] = []
+
+        def keep_text() -> None:
+            told.append("".join(answer.text for answer in ask(server, "ensemble", **request)))
+
+        def keep_ids() -> None:
+            (answer,) = ask(server, "tensorrt_llm", **llm_request(PROMPT, 200))
+            counted.append(answer.ids)
+
+        threads = [threading.Thread(target=run) for run in (keep_text, keep_ids) * 2]
+        for thread in threads:
+            thread.start()
+        for _ in range(6):
+            with Stream(server, "tensorrt_llm") as stream:
+                stream.send(**llm_request(PROMPT, LONG, streaming=True))
+                stream.next()
+                stream.cancel()
+        for thread in threads:
+            thread.join()
+        assert told == [expected] * 2
+        assert counted == [ids.ids] * 2
+        server.wait_until_idle()
+
+    on_own_server(scenario)
+
+
+def test_unloading_after_a_cancel(on_own_server) -> None:
+    """Nothing of a request whose client has left holds the model."""
+
+    def scenario(server: Server) -> None:
+        (expected,) = ask(server, "second", **llm_request(PROMPT, 20))
+        with Stream(server, "second") as stream:
+            stream.send(**llm_request(PROMPT, LONG, streaming=True))
+            stream.next()
+            stream.cancel()
+        with grpc.InferenceServerClient(f"localhost:{server.grpc_port}") as client:
+            client.unload_model("second")
+            deadline = time.monotonic() + 10
+            while client.is_model_ready("second"):
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+            client.load_model("second")
+            (again,) = ask(server, "second", **llm_request(PROMPT, 20))
+        assert again.ids == expected.ids
+        server.wait_until_idle("second")
+
+    on_own_server(scenario)
