@@ -15,7 +15,7 @@ CPP_ARROWS = {
     "kernels/core": [],
     "kernels/<op>": ["kernels/core"],
     "kernels/registry": ["kernels"],
-    "backend/plan": ["kernels/registry.h", "kernels/core"],
+    "backend/plan": ["kernels/registry.h", "kernels/step_inputs", "kernels/core"],
     "backend/kv_cache": ["kernels/core"],
     "backend/scheduler": [
         "kernels/core/error.h",

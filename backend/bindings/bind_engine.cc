@@ -221,7 +221,7 @@ void register_engine(py::module_& module) {
                    std::optional<int> max_seq_len, int max_queue_size, bool enable_chunked_context,
                    int num_threads, std::optional<int64_t> kv_cache_max_tokens,
                    std::optional<int64_t> kv_cache_max_bytes, double kv_cache_free_memory_fraction,
-                   bool check_invariants, const std::string& load_format) {
+                   bool check_invariants, const std::string& load_format, bool enable_cuda_graphs) {
                  EngineConfig config;
                  config.engine_dir = engine_dir;
                  config.device = device;
@@ -236,6 +236,7 @@ void register_engine(py::module_& module) {
                  config.kv_cache_free_memory_fraction = kv_cache_free_memory_fraction;
                  config.check_invariants = check_invariants;
                  config.load_format = load_format;
+                 config.enable_cuda_graphs = enable_cuda_graphs;
                  const py::gil_scoped_release release;
                  const std::shared_ptr<PyEngine> engine(new PyEngine(config), destroy);
                  open_engines->add(engine);
@@ -247,7 +248,7 @@ void register_engine(py::module_& module) {
            py::arg("enable_chunked_context") = true, py::arg("num_threads") = 0,
            py::arg("kv_cache_max_tokens") = py::none(), py::arg("kv_cache_max_bytes") = py::none(),
            py::arg("kv_cache_free_memory_fraction") = 0.9, py::arg("check_invariants") = false,
-           py::arg("load_format") = "auto")
+           py::arg("load_format") = "auto", py::arg("enable_cuda_graphs") = true)
       .def(
           "submit",
           [](PyEngine& self, const py::object& input_ids, int64_t tag, bool streaming,

@@ -86,7 +86,8 @@ struct NumpyRunner {
               std::optional<int> max_seq_len, int num_threads)
       : caches(std::move(kv_arrays)),
         pool(num_threads),
-        runner(loaded.engine, loaded.rank, loaded.weights, {}, pool,
+        context({}, &pool),
+        runner(loaded.engine, loaded.rank, loaded.weights, context,
                {max_batch_size.value_or(loaded.engine.limits.max_batch_size),
                 max_num_tokens.value_or(loaded.engine.limits.max_num_tokens),
                 max_seq_len.value_or(loaded.engine.limits.max_seq_len)},
@@ -117,6 +118,7 @@ struct NumpyRunner {
 
   std::vector<py::array> caches;  // the memory of the layers, written by run
   cpu::ThreadPool pool;
+  DeviceContext context;
   PlanRunner runner;
 };
 

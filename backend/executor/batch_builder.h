@@ -1,5 +1,5 @@
-// Turns a Step into the arrays that the plan reads: packed rows without padding, in one staging
-// buffer that is used again. One builder per step in flight, so that the next step can be built
+// Turns a Step into the arrays that the plan reads: packed rows without padding, placed into the
+// staging memory of the step. One builder per step in flight, so that the next step can be built
 // while this one runs. Engine thread only.
 #pragma once
 
@@ -12,30 +12,43 @@
 #include "backend/kv_cache/kv_cache_manager.h"
 #include "backend/plan/step_inputs.h"
 #include "backend/scheduler/step.h"
-#include "kernels/core/buffer.h"
+#include "kernels/core/staging.h"
 
 namespace inflight::executor {
 
 class BatchBuilder {
  public:
-  BatchBuilder(int max_num_tokens, int max_batch_size, int max_blocks_per_sequence);
+  BatchBuilder(int max_num_tokens, int max_batch_size);
 
   /// Fills inputs() and rows(). `sequences[i]` is what step.sequences[i] names; its blocks are
-  /// reserved.
+  /// reserved. `in_flight_tokens[i]` is the row of the step before that makes its newest token, if
+  /// that is not known yet, else -1.
   void build(const scheduler::Step& step, std::span<Sequence* const> sequences,
-             const kv_cache::KvCacheManager& cache);
+             std::span<const int32_t> in_flight_tokens, const kv_cache::KvCacheManager& cache,
+             Staging& staging);
+
+  /// Bytes of staging that the largest step takes.
+  static size_t staging_bytes(int max_num_tokens, int max_batch_size, int max_blocks_per_sequence);
 
   const plan::StepInputs& inputs() const { return inputs_; }
   /// The rows of the logits that sample, in the order of the step's sequences.
   std::span<const decoding::SampleRow> rows() const { return rows_; }
 
  private:
-  void lay_out(int num_tokens, int num_sequences);
+  struct Arrays {  // where the host writes
+    int32_t* input_ids;
+    int32_t* positions;
+    int32_t* rope_lengths;
+    int32_t* slots;
+    int32_t* query_starts;
+    int32_t* kv_lengths;
+    int32_t* last_rows;
+    int32_t* block_tables;
+  };
+  Arrays lay_out(int num_tokens, int num_sequences, int num_columns, Staging& staging);
 
   const int max_num_tokens_;
   const int max_batch_size_;
-  const int max_blocks_per_sequence_;
-  Buffer staging_;  // the arrays one after another, only as long as the step needs
   plan::StepInputs inputs_;
   std::vector<decoding::SampleRow> rows_;
 };

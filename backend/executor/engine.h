@@ -24,7 +24,8 @@ struct EngineConfig {
   std::optional<int> max_seq_len;     // prompt + output; at most the engine's limit
   int max_queue_size = 0;             // waiting requests; 0 = unbounded
   bool enable_chunked_context = true;
-  int num_threads = 0;  // CPU ops; 0 = all cores this process may use
+  bool enable_cuda_graphs = true;  // generation steps on a CUDA device run from recordings
+  int num_threads = 0;             // CPU ops; 0 = all cores this process may use
   // KV pool: the smallest of the caps that are given.
   std::optional<int64_t> kv_cache_max_tokens;
   std::optional<int64_t> kv_cache_max_bytes;
@@ -75,8 +76,10 @@ struct EngineStats {
   int64_t failed_requests = 0;
   int64_t generated_tokens = 0;
   int64_t prompt_tokens = 0;
-  double host_seconds = 0;    // scheduling, batch building, commit, since load
-  double device_seconds = 0;  // running the plan and the sampler, since load
+  // Since load. With steps overlapped the two run beside each other: their sum is no duration.
+  double host_seconds = 0;    // the engine thread's work: scheduling, batch building, commit, and
+                              // launching where the device runs by itself
+  double device_seconds = 0;  // while a step was launched and its tokens not yet there
 };
 
 class ModelExecutor;

@@ -14,11 +14,10 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-int64_t nanoseconds(Clock::time_point time) {
-  return std::chrono::duration_cast<std::chrono::nanoseconds>(time.time_since_epoch()).count();
+int64_t now_in_ns() {
+  return std::chrono::duration_cast<std::chrono::nanoseconds>(Clock::now().time_since_epoch())
+      .count();
 }
-
-double seconds(Clock::duration duration) { return std::chrono::duration<double>(duration).count(); }
 
 int64_t unix_time_us() {
   return std::chrono::duration_cast<std::chrono::microseconds>(
@@ -50,7 +49,7 @@ EngineLoop::EngineLoop(const EngineInfo& info, const scheduler::Limits& limits,
       executor_(executor),
       inbox_(inbox),
       responses_(responses),
-      state_(info) {
+      state_(info, executor.max_steps_in_flight()) {
   scheduler::validate(limits_);
   state_.stats.max_blocks = info.num_blocks;
   state_.stats.tokens_per_block = info.tokens_per_block;
@@ -65,32 +64,52 @@ EngineStats EngineLoop::stats() const {
 void EngineLoop::run() {
   try {
     while (receive()) {
-      const Clock::time_point start = Clock::now();
-      const double device_seconds = state_.stats.device_seconds;
-      bool planned = false;
-      try {
-        planned = schedule();
-        if (planned) execute();
-      } catch (const std::exception& error) {
-        fail_step(error.what());
-        planned = false;
-      }
-      if (planned) commit();
+      const int64_t start_ns = now_in_ns();
+      waited_ns_ = 0;
+      const bool made_step = make_step();
       release();
-      state_.stats.host_seconds +=
-          seconds(Clock::now() - start) - (state_.stats.device_seconds - device_seconds);
-      publish(planned);
+      state_.stats.host_seconds += 1e-9 * static_cast<double>(now_in_ns() - start_ns - waited_ns_);
+      publish(made_step);
     }
     end_all(FinishReason::kCancelled, std::nullopt);
+    const bool made_steps = drain();
     release();
-    publish(false);
+    publish(made_steps);
   } catch (const std::exception& error) {
     die(error.what());
   }
 }
 
+bool EngineLoop::make_step() {
+  std::optional<std::string> failure;
+  bool launched = false;
+  try {
+    launched = schedule();
+    if (launched) launch();
+  } catch (const std::exception& error) {
+    failure = error.what();
+  }
+  // A failed step is the newest: those before it end first, as they would have without it.
+  bool made_step = false;
+  while (state_.steps.any_in_flight() && (failure || !launched || state_.steps.is_full())) {
+    try {
+      wait();
+    } catch (const std::exception& error) {
+      if (failure) fail_step(state_.steps.planned(), *failure);
+      fail_steps_in_flight(error.what());
+      return false;
+    }
+    commit();
+    made_step = true;
+    if (!failure) break;
+  }
+  if (failure) fail_step(state_.steps.planned(), *failure);
+  return made_step;
+}
+
 bool EngineLoop::receive() {
-  const bool open = inbox_.take(state_.arrivals, state_.cancels, is_idle());
+  const bool wait = is_idle() && !state_.steps.any_in_flight();
+  const bool open = inbox_.take(state_.arrivals, state_.cancels, wait);
   for (Arrival& arrival : state_.arrivals) {
     insert_waiting(std::make_unique<Sequence>(std::move(arrival)));
   }
@@ -122,8 +141,9 @@ bool EngineLoop::schedule() {
       std::max<int>(0, limits_.max_running() - static_cast<int>(state.running.size())));
   for (size_t i = 0; i < num_shown; ++i) state.waiting_views.push_back(state.waiting[i]->view(0));
 
-  StepInFlight& next = state.newest;
+  StepInFlight& next = state.steps.planned();
   next.sequences.clear();
+  next.in_flight_tokens.clear();
   scheduler::schedule(next.step, state.scratch,
                       {.running = state.running_views,
                        .waiting = state.waiting_views,
@@ -132,17 +152,23 @@ bool EngineLoop::schedule() {
                                  .free_blocks = state.cache.num_free_blocks()}},
                       limits_);
   if (next.step.is_empty()) {
-    check_internal(is_idle() || !state.retired.empty(), "nothing was scheduled with ",
-                   state.running.size(), " requests running and ", state.waiting.size(),
-                   " waiting");
+    check_internal(is_idle() || !state.retired.empty() || state.steps.any_in_flight(),
+                   "nothing was scheduled with ", state.running.size(), " requests running and ",
+                   state.waiting.size(), " waiting");
     return false;
+  }
+  for (int32_t i = 0; i < next.step.num_generating; ++i) {
+    const Sequence& sequence = *state.running[next.step.sequences[i].index];
+    if (sequence.needs_newest_token() && sequence.has_token_in_flight()) return false;
   }
   admit(next.step.num_admitted);
   state.growths.clear();
   for (const scheduler::ScheduledSequence& part : next.step.sequences) {
     Sequence& sequence = *state.running[part.index];
+    const auto row = static_cast<int32_t>(next.sequences.size());
+    next.in_flight_tokens.push_back(sequence.has_token_in_flight() ? sequence.row() : -1);
     next.sequences.push_back(&sequence);
-    sequence.scheduled(part);
+    sequence.scheduled(part, row);
     state.growths.push_back({sequence.table, part.first_position, part.num_tokens});
   }
   std::optional<kv_cache::Reservation> reservation = state.cache.reserve(state.growths);
@@ -152,7 +178,7 @@ bool EngineLoop::schedule() {
 }
 
 void EngineLoop::admit(int num_admitted) {
-  const int64_t now_ns = nanoseconds(Clock::now());
+  const int64_t now_ns = now_in_ns();
   for (int i = 0; i < num_admitted; ++i) {
     Sequence& sequence = *state_.waiting.front();
     sequence.table = state_.cache.open();
@@ -163,22 +189,34 @@ void EngineLoop::admit(int num_admitted) {
   }
 }
 
-void EngineLoop::execute() {
-  StepInFlight& step = state_.newest;
-  step.builder.build(step.step, step.sequences, state_.cache);
-  const Clock::time_point start = Clock::now();
+void EngineLoop::launch() {
+  StepInFlight& step = state_.steps.planned();
+  step.builder.build(step.step, step.sequences, step.in_flight_tokens, state_.cache,
+                     executor_.staging());
+  const int64_t start_ns = now_in_ns();
   executor_.launch(step.builder.inputs(), step.builder.rows());
+  if (!state_.steps.any_in_flight()) device_busy_since_ns_ = start_ns;
+  state_.steps.launched();
+  // Where only one is in flight the step runs inside launch.
+  if (executor_.max_steps_in_flight() == 1) waited_ns_ += now_in_ns() - start_ns;
+}
+
+void EngineLoop::wait() {
+  const int64_t start_ns = now_in_ns();
   tokens_ = executor_.wait();
-  state_.stats.device_seconds += seconds(Clock::now() - start);
-  check_internal(tokens_.size() == step.builder.rows().size(), "the step made ", tokens_.size(),
-                 " tokens instead of ", step.builder.rows().size());
+  const int64_t end_ns = now_in_ns();
+  waited_ns_ += end_ns - start_ns;
+  state_.stats.device_seconds += 1e-9 * static_cast<double>(end_ns - device_busy_since_ns_);
+  device_busy_since_ns_ = end_ns;
 }
 
 void EngineLoop::commit() {
-  StepInFlight& step = state_.newest;
+  StepInFlight& step = state_.steps.oldest();
+  check_internal(tokens_.size() == step.builder.rows().size(), "the step made ", tokens_.size(),
+                 " tokens instead of ", step.builder.rows().size());
   step.reservation->commit();
   step.reservation.reset();
-  const int64_t now_ns = nanoseconds(Clock::now());
+  const int64_t now_ns = now_in_ns();
   size_t next_token = 0;
   for (size_t i = 0; i < step.sequences.size(); ++i) {
     Sequence& sequence = *step.sequences[i];
@@ -187,9 +225,11 @@ void EngineLoop::commit() {
     if (part.is_prompt_chunk) state_.stats.prompt_tokens += part.num_tokens;
     if (!part.makes_token()) continue;
     const decoding::SampledToken& token = tokens_[next_token++];
+    // One that ended after this step was launched has a token too many here.
     if (!sequence.has_ended()) commit_token(sequence, token, now_ns);
   }
   count_step();
+  state_.steps.ended();
 }
 
 void EngineLoop::commit_token(Sequence& sequence, const decoding::SampledToken& token,
@@ -276,8 +316,7 @@ void EngineLoop::retire_ended() {
   any_ended_ = false;
 }
 
-void EngineLoop::fail_step(const std::string& what) {
-  StepInFlight& step = state_.newest;
+void EngineLoop::fail_step(StepInFlight& step, const std::string& what) {
   // Without a step there is nobody to blame, and the next plan would fail alike.
   check_internal(!step.sequences.empty(), what);
   log(LogLevel::kError, "a step failed (", step.step, "): ", what);
@@ -289,6 +328,28 @@ void EngineLoop::fail_step(const std::string& what) {
   }
   step.sequences.clear();
   check_internal(executor_.is_usable(), "the device cannot run further steps: ", what);
+}
+
+void EngineLoop::fail_steps_in_flight(const std::string& what) {
+  while (state_.steps.any_in_flight()) {  // newest first, as reservations are given back
+    StepInFlight& step = state_.steps.newest();
+    state_.steps.failed();
+    fail_step(step, what);
+  }
+}
+
+bool EngineLoop::drain() {
+  const bool any = state_.steps.any_in_flight();
+  while (state_.steps.any_in_flight()) {
+    try {
+      wait();
+    } catch (const std::exception& error) {
+      fail_steps_in_flight(error.what());
+      return false;
+    }
+    commit();
+  }
+  return any;
 }
 
 void EngineLoop::die(const std::string& what) {
@@ -309,7 +370,7 @@ void EngineLoop::die(const std::string& what) {
 
 void EngineLoop::count_step() {
   EngineStats& stats = state_.stats;
-  const scheduler::Step& step = state_.newest.step;
+  const scheduler::Step& step = state_.steps.oldest().step;
   ++stats.iteration;
   stats.scheduled_requests = static_cast<int>(step.sequences.size());
   stats.generation_requests = step.num_generating;

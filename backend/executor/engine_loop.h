@@ -1,5 +1,7 @@
-// The engine thread's work: receive, schedule, execute, commit, release, over and over. Owns the
-// EngineState. Other threads may only ask for the published statistics.
+// The engine thread's work: receive, schedule, launch, wait, commit, release, over and over. Where
+// the executor takes two steps in flight, the next one is launched before the older is waited for,
+// so that the device need not wait for the host. Owns the EngineState. Other threads may only ask
+// for the published statistics.
 #pragma once
 
 #include <atomic>
@@ -32,11 +34,14 @@ class EngineLoop {
  private:
   /// Takes arrivals and cancels, waiting if there is nothing to do; false when the inbox is closed.
   bool receive();
-  /// Plans the next step and reserves its blocks; false if there is nothing to run.
+  /// Plans the next step and reserves its blocks; false if there is nothing to run, or not before
+  /// the tokens in flight are known.
   bool schedule();
-  /// Builds the planned step's inputs, launches it and waits for its tokens.
-  void execute();
-  /// Makes the step's tokens part of its sequences and decides which of them end.
+  /// Builds the planned step's inputs and launches it.
+  void launch();
+  /// Waits for the oldest step's tokens.
+  void wait();
+  /// Makes the oldest step's tokens part of its sequences and decides which of them end.
   void commit();
   /// Frees what ended and no step in flight names.
   void release();
@@ -47,8 +52,14 @@ class EngineLoop {
   void end(Sequence& sequence, FinishReason reason, std::optional<Error> error = std::nullopt);
   void end_all(FinishReason reason, const std::optional<Error>& error);
   void retire_ended();
-  /// Gives the planned step back and ends its sequences with an error.
-  void fail_step(const std::string& what);
+  /// Plans and launches a step, ends the oldest if it is its turn; true if it did.
+  bool make_step();
+  /// Ends the steps in flight, whose sequences have all ended; true if there were any.
+  bool drain();
+  /// Gives a step back and ends its sequences with an error.
+  void fail_step(StepInFlight& step, const std::string& what);
+  /// The same for all in flight.
+  void fail_steps_in_flight(const std::string& what);
   void die(const std::string& what);
   void count_step();
   void publish(bool made_step);
@@ -61,7 +72,9 @@ class EngineLoop {
   ResponseQueue& responses_;
 
   EngineState state_;
-  std::span<const decoding::SampledToken> tokens_;  // of the step just executed
+  std::span<const decoding::SampledToken> tokens_;  // of the step just waited for
+  int64_t device_busy_since_ns_ = 0;                // while steps are in flight
+  int64_t waited_ns_ = 0;                           // in this round of the loop, not host work
   bool any_ended_ = false;                          // since the lists were last cleaned
 
   std::atomic<bool> healthy_{true};

@@ -35,7 +35,7 @@ RankExecutor::RankExecutor(plan::EngineFile engine, const EngineConfig& config, 
                                 .max_seq_len = info.max_seq_len};
   with_purpose(concat("arena and workspace for max_num_tokens ", limits.max_num_tokens,
                       " and max_batch_size ", limits.max_batch_size),
-               [&] { worker_->prepare(limits); });
+               [&] { worker_->prepare(limits, config.enable_cuda_graphs); });
   info.reserved_bytes = reserved_bytes(device);
   free_bytes_ = executor::free_bytes(device, info.reserved_bytes);
   info.num_blocks = pool_blocks(config, info, worker_->bytes_per_block(), free_bytes_);
@@ -48,9 +48,33 @@ RankExecutor::RankExecutor(plan::EngineFile engine, const EngineConfig& config, 
   info.kv_cache_bytes = worker_->kv_cache_bytes();
 }
 
+Staging& RankExecutor::staging() {
+  Staging& staging = worker_->staging(next_slot_);
+  staging.reset();
+  return staging;
+}
+
 void RankExecutor::launch(const plan::StepInputs& inputs,
                           std::span<const decoding::SampleRow> rows) {
-  tokens_ = worker_->run(inputs, rows);
+  try {
+    worker_->launch(inputs, rows, next_slot_);
+  } catch (...) {
+    is_usable_ = worker_->settle();
+    throw;
+  }
+  next_slot_ = after(next_slot_);
+}
+
+std::span<const decoding::SampledToken> RankExecutor::wait() {
+  try {
+    const std::span<const decoding::SampledToken> tokens = worker_->results(oldest_slot_);
+    oldest_slot_ = after(oldest_slot_);
+    return tokens;
+  } catch (...) {
+    is_usable_ = worker_->settle();
+    oldest_slot_ = next_slot_;
+    throw;
+  }
 }
 
 }  // namespace inflight::executor

@@ -11,6 +11,7 @@
 #include "backend/executor/rank_worker.h"
 #include "backend/plan/engine_file.h"
 #include "backend/plan/step_inputs.h"
+#include "kernels/core/staging.h"
 
 namespace inflight::executor {
 
@@ -18,34 +19,49 @@ class ModelExecutor {
  public:
   virtual ~ModelExecutor() = default;
 
-  /// Starts a step. `inputs` (host memory), `rows` and what they point to must live until its
-  /// `wait` returns. Steps run in the order of launch.
+  /// Steps that may be launched and not waited for. 1: a step runs inside launch.
+  virtual int max_steps_in_flight() const { return 1; }
+  /// Memory for the inputs of the step that is launched next, empty at each call.
+  virtual Staging& staging() = 0;
+  /// Starts a step, whose inputs lie in staging(); what `rows` point to is read now. Steps run in
+  /// the order of launch. An input id ~i (-1 - i) and SampleRow::in_flight_token i are the token
+  /// that row i of the step launched before makes. If it raises, nothing of the step runs on, and
+  /// those launched before are as they were.
   virtual void launch(const plan::StepInputs& inputs,
                       std::span<const decoding::SampleRow> rows) = 0;
-  /// Ends the oldest step launched: one token per row, valid until the next wait.
+  /// Ends the oldest step launched: one token per row, valid until the next launch. If it raises,
+  /// all steps in flight have failed.
   virtual std::span<const decoding::SampledToken> wait() = 0;
   /// False when after an error no further step can succeed.
   virtual bool is_usable() const { return true; }
 };
 
-/// The real one: the ranks of an engine directory. With one CPU rank a step runs inside launch, on
-/// the engine thread and the rank's pool.
+/// The real one: the ranks of an engine directory. With one rank there is no thread of its own: on
+/// the CPU a step runs inside launch, on the engine thread and the rank's pool; on a CUDA device
+/// launch only puts it into the device's queue.
 class RankExecutor : public ModelExecutor {
  public:
   /// Loads everything; fills the memory sizes of `info`, which holds the limits.
   RankExecutor(plan::EngineFile engine, const EngineConfig& config, EngineInfo& info);
 
+  int max_steps_in_flight() const override { return worker_->num_slots(); }
+  Staging& staging() override;
   void launch(const plan::StepInputs& inputs, std::span<const decoding::SampleRow> rows) override;
-  std::span<const decoding::SampledToken> wait() override { return tokens_; }
+  std::span<const decoding::SampledToken> wait() override;
+  bool is_usable() const override { return is_usable_; }
 
   /// What was free before the KV pool was made, without the reserve.
   int64_t free_bytes() const { return free_bytes_; }
 
  private:
+  int after(int slot) const { return (slot + 1) % worker_->num_slots(); }
+
   const plan::EngineFile engine_;
   std::unique_ptr<RankWorker> worker_;
   int64_t free_bytes_ = 0;
-  std::span<const decoding::SampledToken> tokens_;
+  int next_slot_ = 0;    // of the step launched next
+  int oldest_slot_ = 0;  // of the step waited for next
+  bool is_usable_ = true;
 };
 
 }  // namespace inflight::executor

@@ -1,10 +1,15 @@
 #include "backend/executor/rank_worker.h"
 
+#include <exception>
 #include <utility>
-#include <vector>
+
+#include "backend/executor/batch_builder.h"
 
 namespace inflight::executor {
 namespace {
+
+// For parameters and the histories of penalties; more is taken when a step needs it.
+constexpr size_t kSamplerStagingBytes = size_t{256} << 10;
 
 std::vector<kv_cache::LayerSpec> layer_specs(const plan::KvCacheSpec& spec) {
   std::vector<kv_cache::LayerSpec> layers;
@@ -43,24 +48,50 @@ std::vector<TensorView> RankWorker::new_storage(int32_t num_blocks) {
   return kv_layers;
 }
 
-void RankWorker::prepare(const plan::StepLimits& limits) {
+void RankWorker::prepare(const plan::StepLimits& limits, bool cuda_graphs) {
   // Bound over a pool of one block, since the real one takes what all others leave.
-  runner_.emplace(engine_, rank_, weights_, device_, pool_, limits, new_storage(1));
-  sampler_.emplace(context_, static_cast<int>(engine_.model.vocab_size), limits.max_batch_size, 1);
-  staging_.emplace(device_, size_t{64} << 10);
+  runner_.emplace(engine_, rank_, weights_, context_, limits, new_storage(1), cuda_graphs);
+  sampler_.emplace(context_, static_cast<int>(engine_.model.vocab_size), limits.max_batch_size,
+                   num_slots());
+  const size_t staging_bytes =
+      BatchBuilder::staging_bytes(limits.max_num_tokens, limits.max_batch_size,
+                                  runner_->max_blocks_per_sequence()) +
+      kSamplerStagingBytes;
+  for (int slot = 0; slot < num_slots(); ++slot) stagings_.emplace_back(device_, staging_bytes);
 }
 
 void RankWorker::make_kv_cache(int32_t num_blocks) {
   runner_->set_kv_layers(new_storage(num_blocks));
 }
 
-std::span<const decoding::SampledToken> RankWorker::run(const plan::StepInputs& inputs,
-                                                        std::span<const decoding::SampleRow> rows) {
-  staging_->reset();
-  sampler_->prepare(rows, *staging_, 0);
-  if (context_.is_cuda()) staging_->upload(context_.stream());
-  sampler_->launch(runner_->run(inputs), {}, 0);
-  return sampler_->results(0);
+void RankWorker::launch(const plan::StepInputs& inputs, std::span<const decoding::SampleRow> rows,
+                        int slot) {
+  sampler_->prepare(rows, stagings_[slot], slot);
+  if (!context_.is_cuda()) {
+    sampler_->launch(runner_->run(inputs), {}, slot);
+    return;
+  }
+  use_device(device_);
+  stagings_[slot].upload(context_.stream());
+  plan::StepInputs step = inputs;
+  step.previous_tokens = sampler_->tokens((slot + num_slots() - 1) % num_slots());
+  const TensorView logits = runner_->run(step);
+  sampler_->launch(logits, step.previous_tokens, slot);
+}
+
+std::span<const decoding::SampledToken> RankWorker::results(int slot) {
+  return sampler_->results(slot);
+}
+
+bool RankWorker::settle() noexcept {
+  if (!context_.is_cuda()) return true;
+  try {
+    use_device(device_);
+    context_.stream().synchronize();
+    return true;
+  } catch (const std::exception&) {
+    return false;
+  }
 }
 
 }  // namespace inflight::executor

@@ -1,5 +1,6 @@
-// One rank of the model: its weights, runner, KV memory, sampler and threads. Runs a step on the
-// thread that calls it, with the rank's own pool beside it; one caller at a time.
+// One rank of the model: its weights, runner, KV memory, sampler and threads. On the CPU a step
+// runs on the thread that calls it, with the rank's own pool beside it; on a CUDA device it is put
+// into the device's queue. One caller at a time.
 #pragma once
 
 #include <cstdint>
@@ -24,16 +25,25 @@ class RankWorker {
   /// Starts the threads (0 = all cores) and loads the weights. `engine` outlives the worker.
   RankWorker(const plan::EngineFile& engine, int rank, Device device, int num_threads,
              plan::LoadFormat format);
+  ~RankWorker() { settle(); }
 
   int64_t bytes_per_block() const;
-  /// Binds the plan and takes all memory but that of the KV pool; once.
-  void prepare(const plan::StepLimits& limits);
+  /// Binds the plan and takes all memory but that of the KV pool; once. `cuda_graphs`: generation
+  /// steps on a CUDA device are recorded.
+  void prepare(const plan::StepLimits& limits, bool cuda_graphs);
   /// Makes the KV pool; once, after prepare and before the first step.
   void make_kv_cache(int32_t num_blocks);
 
-  /// Tokens for `rows`, valid until the next step.
-  std::span<const decoding::SampledToken> run(const plan::StepInputs& inputs,
-                                              std::span<const decoding::SampleRow> rows);
+  /// Steps that may be in flight; each has a slot, in turns.
+  int num_slots() const { return context_.is_cuda() ? 2 : 1; }
+  /// Where the slot's next step has its inputs; free once its last one is done.
+  Staging& staging(int slot) { return stagings_[slot]; }
+  /// Starts a step; `rows` is read now. Tokens still in flight are those of the slot before.
+  void launch(const plan::StepInputs& inputs, std::span<const decoding::SampleRow> rows, int slot);
+  /// Tokens for the rows of the slot's step once it is done; valid until its next one.
+  std::span<const decoding::SampledToken> results(int slot);
+  /// After an error: waits until the device does nothing more. False if it cannot go on.
+  bool settle() noexcept;
 
   const plan::Weights& weights() const { return weights_; }
   int64_t kv_cache_bytes() const { return storage_->bytes(); }
@@ -53,7 +63,7 @@ class RankWorker {
   std::optional<kv_cache::KvStorage> storage_;
   std::optional<plan::PlanRunner> runner_;
   std::optional<decoding::Sampler> sampler_;
-  std::optional<Staging> staging_;
+  std::vector<Staging> stagings_;  // by slot
 };
 
 }  // namespace inflight::executor

@@ -34,15 +34,28 @@ class Sequence {
   std::span<const int32_t> generated() const { return generated_; }
   int max_new_tokens() const { return max_new_tokens_; }
 
-  /// Ids of [first_position, first_position + num_tokens) into `out`; generated ones must be known.
-  void copy_ids(int32_t first_position, int32_t num_tokens, int32_t* out) const;
+  /// Ids of [first_position, first_position + num_tokens) into `out`; generated ones must be known
+  /// but for the newest, which is then ~in_flight_token.
+  void copy_ids(int32_t first_position, int32_t num_tokens, int32_t in_flight_token,
+                int32_t* out) const;
   /// The scheduler's view of it, `num_blocks` of the cache being held.
   scheduler::SequenceView view(int32_t num_blocks) const;
   /// What the sampler wants to know to draw its next token from `row` of the logits.
-  decoding::SampleRow sample_row(int row) const;
+  decoding::SampleRow sample_row(int row, int32_t in_flight_token) const;
 
-  /// Part of a step that will run.
-  void scheduled(const scheduler::ScheduledSequence& part);
+  /// Whether the step in flight makes a token that is not known yet.
+  bool has_token_in_flight() const {
+    return num_computed_ >= prompt_len() &&
+           num_computed_ - prompt_len() == static_cast<int32_t>(generated_.size());
+  }
+  /// Its place in the newest step that names it: where that step's token is.
+  int32_t row() const { return row_; }
+  /// Whether its next row cannot be prepared while its newest token is unknown: what may follow
+  /// depends on it.
+  bool needs_newest_token() const { return needs_newest_token_; }
+
+  /// `row` of a step that will run.
+  void scheduled(const scheduler::ScheduledSequence& part, int32_t row);
   void append(int32_t token) { generated_.push_back(token); }
 
   bool is_running() const { return table != kNoTable; }
@@ -57,7 +70,9 @@ class Sequence {
   RequestId id_;
   std::shared_ptr<const Request> request_;
   int max_new_tokens_;
+  bool needs_newest_token_;
   int32_t num_computed_ = 0;  // tokens in the cache after the steps in flight
+  int32_t row_ = 0;
   std::vector<int32_t> generated_;
 };
 

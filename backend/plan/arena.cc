@@ -21,4 +21,10 @@ void Arena::reserve_workspace(size_t bytes) {
   if (bytes > workspace_.bytes()) workspace_ = Buffer(bytes, activations_.device());
 }
 
+void Arena::clear(const Stream& stream) const {
+  for (const Buffer* buffer : {&activations_, &workspace_}) {
+    fill_async(buffer->data(), 0, buffer->bytes(), stream);
+  }
+}
+
 }  // namespace inflight::plan

@@ -7,6 +7,7 @@
 
 #include "backend/plan/plan.h"
 #include "kernels/core/buffer.h"
+#include "kernels/core/device.h"
 #include "kernels/core/op.h"
 
 namespace inflight::plan {
@@ -22,6 +23,9 @@ class Arena {
   }
   /// Makes the scratch memory at least `bytes` large; called at load only.
   void reserve_workspace(size_t bytes);
+  /// Zeroes all of it on a CUDA device, in stream order, so that padded rows are numbers from the
+  /// first step on.
+  void clear(const Stream& stream) const;
   Workspace workspace() const { return {workspace_.data(), workspace_.bytes()}; }
   int64_t bytes() const { return static_cast<int64_t>(activations_.bytes() + workspace_.bytes()); }
 

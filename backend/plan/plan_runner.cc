@@ -1,11 +1,15 @@
 #include "backend/plan/plan_runner.h"
 
 #include <algorithm>
+#include <functional>
+#include <optional>
 #include <span>
 #include <string>
 #include <utility>
 
 #include "backend/plan/arena.h"
+#include "backend/plan/cuda_graphs.h"
+#include "backend/plan/fixed_inputs.h"
 #include "backend/plan/signature.h"
 #include "kernels/core/check.h"
 #include "kernels/core/cpu/parallel.h"
@@ -37,22 +41,26 @@ void check_kv_layers(const EngineFile& engine, std::span<const TensorView> layer
 
 class PlanRunner::Impl {
  public:
-  Impl(const EngineFile& engine, int rank, const Weights& weights, Device device,
-       cpu::ThreadPool& pool, const StepLimits& limits, std::vector<TensorView> kv_layers)
+  Impl(const EngineFile& engine, int rank, const Weights& weights, const DeviceContext& context,
+       const StepLimits& limits, const std::vector<TensorView>& kv_layers, bool cuda_graphs)
       : engine_(engine),
         plan_(engine.ranks.at(rank)),
         limits_(limits),
         max_blocks_((limits.max_seq_len + engine.kv_cache.tokens_per_block - 1) /
                     engine.kv_cache.tokens_per_block),
-        arena_(checked(plan_, limits, engine.limits), limits, device) {
+        arena_(checked(plan_, limits, engine.limits), limits, context.device()),
+        context_(context.op_context()) {
     check_kv_layers(engine, kv_layers);
-    context_.device = device;
-    context_.pool = &pool;
     const ByName<const TensorView*> names = make_views(weights, kv_layers);
     set_shapes(limits.max_num_tokens, limits.max_batch_size);
     bind_rows(names, (engine.directory / "engine.json").string() + ": ranks[" +
                          std::to_string(rank) + "].plan");
     context_.workspace = arena_.workspace();
+    if (context.is_cuda()) {
+      arena_.clear(context.stream());
+      fixed_inputs_.emplace(limits, max_blocks_, context.stream());
+      if (cuda_graphs) graphs_.emplace(context.stream());
+    }
   }
 
   void set_kv_layers(const std::vector<TensorView>& kv_layers) {
@@ -64,16 +72,17 @@ class PlanRunner::Impl {
   TensorView run(const StepInputs& inputs) {
     check_step("num_tokens", inputs.num_tokens, limits_.max_num_tokens);
     check_step("num_sequences", inputs.num_sequences, limits_.max_batch_size);
-    for (size_t i = 0; i < kStepInputs.size(); ++i) {
-      views_[i] = step_input(kStepInputs[i], inputs);
-    }
-    set_shapes(inputs.num_tokens, inputs.num_sequences);
-    for (const BoundOp& op : ops_) op(context_);
+    for (const StepInputSpec& spec : kStepInputs) check_input(spec, inputs);
+    if (fixed_inputs_) return run_from_fixed_inputs(inputs);
+    prepare(inputs);
+    run_rows();
     return *logits_;
   }
 
   int max_blocks_per_sequence() const { return max_blocks_; }
-  int64_t arena_bytes() const { return arena_.bytes(); }
+  int64_t arena_bytes() const {
+    return arena_.bytes() + (fixed_inputs_ ? fixed_inputs_->bytes() : 0);
+  }
   int64_t workspace_bytes() const { return static_cast<int64_t>(arena_.workspace().bytes); }
 
  private:
@@ -106,7 +115,7 @@ class PlanRunner::Impl {
       names.emplace(std::move(name), &views_.back());
     };
     for (const StepInputSpec& spec : kStepInputs) {
-      add(std::string(spec.name), largest_input(spec.shape));
+      add(std::string(spec.name), largest_input(spec));
     }
     for (const auto& [name, spec] : plan_.values) {
       TensorView view;
@@ -126,18 +135,18 @@ class PlanRunner::Impl {
   }
 
   /// The view that stands for a step input at load; its data is never read.
-  TensorView largest_input(StepInputShape shape) const {
+  TensorView largest_input(const StepInputSpec& spec) const {
     static int32_t unread = 0;
-    const int64_t num_sequences = limits_.max_batch_size;
-    TensorView view = TensorView::dense(&unread, DType::kInt32, {num_sequences}, context_.device);
-    if (shape == StepInputShape::kTokens) view.shape[0] = limits_.max_num_tokens;
-    if (shape == StepInputShape::kSequencesPlusOne) view.shape[0] = num_sequences + 1;
-    if (shape == StepInputShape::kBlockTables) view.shape[view.rank++] = max_blocks_;
+    TensorView view = TensorView::dense(
+        &unread, DType::kInt32, {spec.length(limits_.max_num_tokens, limits_.max_batch_size)},
+        context_.device);
+    if (spec.shape == StepInputShape::kBlockTables) view.shape[view.rank++] = max_blocks_;
     view.set_dense_strides();
     return view;
   }
 
   void bind_rows(const ByName<const TensorView*>& names, const std::string& where) {
+    const int num_threads = context_.pool == nullptr ? 1 : context_.pool->num_threads();
     for (size_t i = 0; i < plan_.rows.size(); ++i) {
       const OpRow& row = plan_.rows[i];
       try {
@@ -152,8 +161,7 @@ class PlanRunner::Impl {
         }
         const OpArgs args(std::move(tensors), row.attributes);
         op->check(args);
-        arena_.reserve_workspace(
-            op->workspace_bytes(args, context_.device, context_.pool->num_threads()));
+        arena_.reserve_workspace(op->workspace_bytes(args, context_.device, num_threads));
         ops_.push_back(op->bind(args));
       } catch (const Error& error) {
         throw Error(error.code(), concat(where, "[", i, "] (", row.op, "): ", error.what()));
@@ -161,19 +169,42 @@ class PlanRunner::Impl {
     }
   }
 
-  TensorView step_input(const StepInputSpec& spec, const StepInputs& inputs) const {
+  void check_input(const StepInputSpec& spec, const StepInputs& inputs) const {
     const TensorView& view = inputs.*spec.view;
     const bool is_table = spec.shape == StepInputShape::kBlockTables;
-    const int64_t length = spec.shape == StepInputShape::kTokens ? inputs.num_tokens
-                           : spec.shape == StepInputShape::kSequencesPlusOne
-                               ? inputs.num_sequences + 1
-                               : inputs.num_sequences;
+    const int64_t length = spec.length(inputs.num_tokens, inputs.num_sequences);
     check(view && view.dtype == DType::kInt32 && view.device == context_.device &&
               view.is_dense() && view.rank == (is_table ? 2 : 1) && view.shape[0] == length,
           "step input ", spec.name, " must be int32 of ", length, " rows, dense, on the device");
     check(!is_table || (view.shape[1] >= 1 && view.shape[1] <= max_blocks_),
           "step input block_tables must have 1 to ", max_blocks_, " columns, got ", view.shape[1]);
-    return view;
+  }
+
+  /// Steps with one row a sequence are padded to the sizes that are recorded, recorded or not, so
+  /// that a token does not depend on that choice.
+  TensorView run_from_fixed_inputs(const StepInputs& staged) {
+    const bool is_generation = staged.num_tokens == staged.num_sequences;
+    const int most = std::min(limits_.max_batch_size, limits_.max_num_tokens);
+    const int num_sequences =
+        is_generation ? graph_batch_size(staged.num_sequences, most) : staged.num_sequences;
+    prepare(fixed_inputs_->move(staged, num_sequences, context_));
+    if (is_generation && graphs_) {
+      graphs_->run(num_sequences, run_rows_);
+    } else {
+      run_rows();
+    }
+    TensorView logits = *logits_;
+    logits.shape[0] = staged.num_sequences;
+    return logits;
+  }
+
+  void prepare(const StepInputs& inputs) {
+    for (size_t i = 0; i < kStepInputs.size(); ++i) views_[i] = inputs.*kStepInputs[i].view;
+    set_shapes(inputs.num_tokens, inputs.num_sequences);
+  }
+
+  void run_rows() {
+    for (const BoundOp& op : ops_) op(context_);
   }
 
   void set_shapes(int64_t num_tokens, int64_t num_sequences) {
@@ -195,13 +226,17 @@ class PlanRunner::Impl {
   std::vector<Sized> sized_;
   const TensorView* logits_ = nullptr;
   std::vector<BoundOp> ops_;
+  // CUDA only.
+  std::optional<FixedInputs> fixed_inputs_;
+  std::optional<CudaGraphs> graphs_;
+  const std::function<void()> run_rows_ = [this] { run_rows(); };
 };
 
-PlanRunner::PlanRunner(const EngineFile& engine, int rank, const Weights& weights, Device device,
-                       cpu::ThreadPool& pool, const StepLimits& limits,
-                       std::vector<TensorView> kv_layers)
-    : impl_(std::make_unique<Impl>(engine, rank, weights, device, pool, limits,
-                                   std::move(kv_layers))) {}
+PlanRunner::PlanRunner(const EngineFile& engine, int rank, const Weights& weights,
+                       const DeviceContext& context, const StepLimits& limits,
+                       std::vector<TensorView> kv_layers, bool cuda_graphs)
+    : impl_(
+          std::make_unique<Impl>(engine, rank, weights, context, limits, kv_layers, cuda_graphs)) {}
 PlanRunner::~PlanRunner() = default;
 
 TensorView PlanRunner::run(const StepInputs& inputs) { return impl_->run(inputs); }

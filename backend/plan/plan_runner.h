@@ -1,6 +1,8 @@
 // Runs one rank's plan: binds every row once at load, then executes packed steps of any T and B up
-// to its limits. Owns the arena; the plan, the weights and the cache belong to the caller and must
-// outlive it. One thread at a time; runners of one plan and one set of weights are independent.
+// to its limits. Owns the arena; the plan, the weights, the cache and the device context belong to
+// the caller and must outlive it. One thread at a time; runners of one plan and one set of weights
+// are independent. On a CUDA device steps are put into the context's stream; steps with one row a
+// sequence are recorded and run again from the recording (cuda_graphs.h).
 #pragma once
 
 #include <cstdint>
@@ -10,7 +12,7 @@
 #include "backend/plan/engine_file.h"
 #include "backend/plan/step_inputs.h"
 #include "backend/plan/weights.h"
-#include "kernels/core/op.h"
+#include "kernels/core/device.h"
 #include "kernels/core/tensor_view.h"
 
 namespace inflight::plan {
@@ -20,8 +22,9 @@ class PlanRunner {
   /// `limits` are the run-time ones, each at most the engine's. `kv_layers[i]` is layer i's cache
   /// [num_blocks, 2, num_kv_heads, tokens_per_block, head_size], strided. Raises Error if a row
   /// cannot run (unknown op, shapes that do not fit), naming the row.
-  PlanRunner(const EngineFile& engine, int rank, const Weights& weights, Device device,
-             cpu::ThreadPool& pool, const StepLimits& limits, std::vector<TensorView> kv_layers);
+  PlanRunner(const EngineFile& engine, int rank, const Weights& weights,
+             const DeviceContext& context, const StepLimits& limits,
+             std::vector<TensorView> kv_layers, bool cuda_graphs = true);
   ~PlanRunner();
   PlanRunner(const PlanRunner&) = delete;
   PlanRunner& operator=(const PlanRunner&) = delete;
@@ -31,12 +34,14 @@ class PlanRunner {
   void set_kv_layers(const std::vector<TensorView>& kv_layers);
 
   /// The logits [B, V] float32 of each sequence's last row; valid until the next run. Allocates
-  /// nothing. Raises invalid_argument if a view's shape or dtype is not what StepInputs says.
+  /// nothing, but for new recordings. On a CUDA device the work may still be under way on return,
+  /// and `inputs` must stay until it is done. Raises invalid_argument if a view's shape or dtype is
+  /// not what StepInputs says.
   TensorView run(const StepInputs& inputs);
 
-  /// Width of StepInputs::block_tables: the blocks of a sequence of max_seq_len tokens.
+  /// Most columns of StepInputs::block_tables: the blocks of a sequence of max_seq_len tokens.
   int max_blocks_per_sequence() const;
-  int64_t arena_bytes() const;  // activations and workspace
+  int64_t arena_bytes() const;  // activations, workspace, step inputs
   int64_t workspace_bytes() const;
 
  private:

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <array>
+#include <cstdint>
 #include <string_view>
 
 #include "kernels/core/tensor_view.h"
@@ -10,7 +11,8 @@
 namespace inflight::plan {
 
 /// All int32, dense, on the runner's device. T = num_tokens, B = num_sequences; the rows of a
-/// sequence are adjacent, sequences in the order of query_starts.
+/// sequence are adjacent, sequences in the order of query_starts. On a CUDA device an input id may
+/// be ~i (-1 - i): previous_tokens[i], not known yet on the host.
 struct StepInputs {
   int num_tokens = 0;
   int num_sequences = 0;
@@ -20,8 +22,10 @@ struct StepInputs {
   TensorView slots;         // [T] block * tokens_per_block + offset; < 0: the row is not cached
   TensorView query_starts;  // [B + 1] first row of each sequence, then T
   TensorView kv_lengths;    // [B] tokens each sequence can see, this step's included
-  TensorView block_tables;  // [B, max_blocks_per_sequence]
+  TensorView block_tables;  // [B, columns], as many as the longest table of the step needs or more
   TensorView last_rows;     // [B] row of each sequence's last token of the step
+  TensorView previous_tokens;  // no plan's business: the tokens of the step before, by its rows of
+                               // logits; empty if no id needs it
 };
 
 enum class StepInputShape { kTokens, kSequences, kSequencesPlusOne, kBlockTables };
@@ -30,6 +34,11 @@ struct StepInputSpec {
   std::string_view name;
   TensorView StepInputs::* view;
   StepInputShape shape;
+
+  int64_t length(int64_t num_tokens, int64_t num_sequences) const {  // of the first axis
+    if (shape == StepInputShape::kTokens) return num_tokens;
+    return shape == StepInputShape::kSequencesPlusOne ? num_sequences + 1 : num_sequences;
+  }
 };
 
 /// The fixed names by which plan rows ask for step inputs.

@@ -155,6 +155,7 @@ executor::EngineConfig read_engine_config(Parameters& parameters, const Json& co
   engine.num_threads = parameters.number<int>("num_threads").value_or(engine.num_threads);
   engine.enable_chunked_context =
       parameters.flag("enable_chunked_context", engine.enable_chunked_context);
+  engine.enable_cuda_graphs = parameters.flag("cuda_graph_mode", engine.enable_cuda_graphs);
   engine.kv_cache_max_tokens = parameters.number<int64_t>("max_tokens_in_paged_kv_cache");
   engine.kv_cache_max_bytes = parameters.number<int64_t>("kv_cache_max_bytes");
   engine.kv_cache_free_memory_fraction = parameters.number<double>("kv_cache_free_gpu_mem_fraction")

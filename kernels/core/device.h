@@ -33,6 +33,10 @@ struct DeviceMemory {
 };
 DeviceMemory device_memory(Device device);
 
+/// Makes it the calling thread's device. A thread that launches work calls this first; what
+/// allocates or makes streams here does so itself.
+void use_device(Device device);
+
 /// Work of one stream runs in order. Any thread may hold it, one at a time.
 class Stream {
  public:

@@ -15,6 +15,7 @@ namespace {
 int num_cuda_devices() noexcept { return 0; }
 DeviceFacts device_facts(Device) { no_cuda(); }
 DeviceMemory device_memory(Device) { no_cuda(); }
+void use_device(Device) { no_cuda(); }
 
 Stream::Stream(Device) { no_cuda(); }
 Stream::~Stream() = default;

@@ -24,9 +24,8 @@ Staging::Room Staging::take(size_t bytes) {
   }
   Piece& piece = pieces_.back();
   auto* host = static_cast<std::byte*>(piece.host.data()) + piece.used;
-  auto* device = piece.twin.data() == nullptr
-                     ? host
-                     : static_cast<std::byte*>(piece.twin.data()) + piece.used;
+  auto* device =
+      piece.twin.data() == nullptr ? host : static_cast<std::byte*>(piece.twin.data()) + piece.used;
   piece.used += size;
   return {host, device};
 }

@@ -127,6 +127,7 @@ class Engine:
         kv_cache_free_memory_fraction: float = 0.9,
         check_invariants: bool = False,
         load_format: str = "auto",
+        enable_cuda_graphs: bool = True,
     ) -> None: ...
     def submit(
         self,

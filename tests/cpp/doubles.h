@@ -7,17 +7,20 @@
 #include <atomic>
 #include <condition_variable>
 #include <cstdint>
+#include <exception>
 #include <functional>
 #include <memory>
 #include <mutex>
 #include <span>
 #include <stdexcept>
+#include <thread>
 #include <utility>
 #include <vector>
 
 #include "backend/executor/engine.h"
 #include "backend/executor/model_executor.h"
 #include "kernels/core/check.h"
+#include "kernels/core/staging.h"
 
 namespace inflight::testing {
 
@@ -76,58 +79,173 @@ class Gate {
   int arrived_ = 0;
 };
 
+/// With depth 1 a step runs inside launch. With more, a thread of its own runs the steps in order,
+/// as a device does: it alone reads the staged inputs then, and may be late.
 class ScriptedExecutor : public executor::ModelExecutor {
  public:
   struct Script {
-    Gate gate;
+    Gate gate;  // steps wait there before they run
     std::atomic<int> num_steps{0};
-    std::atomic<int> fail_at_step{-1};  // counted from 0
+    std::atomic<int> fail_at_step{-1};   // at launch, counted from 0
+    std::atomic<int> break_at_step{-1};  // while it runs, which wait hears of
     std::atomic<bool> usable{true};
     std::atomic<int> max_sequences{0};
     std::atomic<int> max_tokens{0};
+    std::atomic<int> max_in_flight{0};
     std::function<void()> after_step;  // on the engine thread, before the tokens are handed over
     std::function<decoding::SampledToken(const decoding::SampleRow&, decoding::SampledToken)> edit;
   };
 
-  ScriptedExecutor(const executor::EngineInfo& info, std::shared_ptr<Script> script)
+  ScriptedExecutor(const executor::EngineInfo& info, std::shared_ptr<Script> script, int depth = 1)
       : tokens_per_block_(info.tokens_per_block),
         memory_(info.num_blocks * info.tokens_per_block, -1),
-        script_(std::move(script)) {}
+        script_(std::move(script)),
+        steps_(depth) {
+    if (depth > 1) device_ = std::thread([this] { run_device(); });
+  }
+  ~ScriptedExecutor() override {
+    if (!device_.joinable()) return;
+    {
+      std::lock_guard lock(mutex_);
+      closed_ = true;
+    }
+    changed_.notify_all();
+    device_.join();
+  }
+
+  int max_steps_in_flight() const override { return static_cast<int>(steps_.size()); }
+
+  Staging& staging() override {
+    StagedStep& step = steps_[num_launched_ % steps_.size()];
+    step.staging.reset();
+    return step.staging;
+  }
 
   void launch(const plan::StepInputs& inputs, std::span<const decoding::SampleRow> rows) override {
-    script_->gate.pass();
-    const int step = script_->num_steps++;
-    if (step == script_->fail_at_step) throw std::runtime_error("scripted failure");
-    script_->max_sequences = std::max(script_->max_sequences.load(), inputs.num_sequences);
-    script_->max_tokens = std::max(script_->max_tokens.load(), inputs.num_tokens);
-    const auto* ids = inputs.input_ids.as<int32_t>();
-    const auto* slots = inputs.slots.as<int32_t>();
-    for (int t = 0; t < inputs.num_tokens; ++t) memory_.at(slots[t]) = ids[t];
-    results_.clear();
-    for (const decoding::SampleRow& row : rows) results_.push_back(sample(inputs, row));
+    const int number = script_->num_steps++;
+    StagedStep& step = steps_[num_launched_ % steps_.size()];
+    step.number = number;
+    step.inputs = inputs;
+    step.rows.clear();
+    for (const decoding::SampleRow& row : rows) {
+      check_internal(row.in_flight_token < 0 || max_steps_in_flight() > 1, "nothing is in flight");
+      check_internal(row.in_flight_token < 0 ||
+                         std::ranges::none_of(
+                             row.stop->bad_words, [](const auto& word) { return word.size() > 1; }),
+                     "the bad words need a token in flight");
+      std::vector<int32_t> known(row.prompt_ids.begin(), row.prompt_ids.end());
+      known.insert(known.end(), row.generated_ids.begin(), row.generated_ids.end());
+      step.rows.push_back({row, std::move(known), static_cast<int>(row.prompt_ids.size())});
+    }
+    if (!device_.joinable()) script_->gate.pass();
+    if (number == script_->fail_at_step) throw std::runtime_error("scripted failure");
+    {
+      std::lock_guard lock(mutex_);
+      ++num_launched_;
+      const int in_flight = num_launched_ - num_waited_;
+      check_internal(in_flight <= max_steps_in_flight(), in_flight, " steps in flight");
+      script_->max_in_flight = std::max(script_->max_in_flight.load(), in_flight);
+    }
+    if (device_.joinable()) {
+      changed_.notify_all();
+    } else {
+      run_step(step);
+      ++num_done_;
+      if (step.error) {
+        --num_launched_, --num_done_;
+        std::rethrow_exception(step.error);
+      }
+    }
   }
 
   std::span<const decoding::SampledToken> wait() override {
+    StagedStep& step = steps_[num_waited_ % steps_.size()];
+    {
+      std::unique_lock lock(mutex_);
+      check_internal(num_waited_ < num_launched_, "no step to wait for");
+      ++num_waited_;
+      changed_.wait(lock, [this] { return num_done_ >= num_waited_; });
+      if (step.error) {  // all in flight have failed
+        changed_.wait(lock, [this] { return num_done_ == num_launched_; });
+        num_waited_ = num_launched_;
+        std::rethrow_exception(step.error);
+      }
+    }
     if (script_->after_step) script_->after_step();
-    return results_;
+    return step.results;
   }
 
   bool is_usable() const override { return script_->usable; }
 
  private:
-  decoding::SampledToken sample(const plan::StepInputs& inputs, const decoding::SampleRow& row) {
-    const int b = row.row;
+  struct StagedRow {
+    decoding::SampleRow row;  // of its spans nothing may be read after launch
+    std::vector<int32_t> known;
+    int prompt_len;
+  };
+  struct StagedStep {
+    int number = 0;
+    Staging staging{{}, 256};
+    plan::StepInputs inputs;
+    std::vector<StagedRow> rows;
+    std::vector<decoding::SampledToken> results;
+    std::exception_ptr error;
+  };
+
+  void run_device() {
+    std::unique_lock lock(mutex_);
+    while (true) {
+      changed_.wait(lock, [this] { return closed_ || num_done_ < num_launched_; });
+      if (num_done_ == num_launched_) return;
+      StagedStep& step = steps_[num_done_ % steps_.size()];
+      lock.unlock();
+      script_->gate.pass();
+      run_step(step);
+      lock.lock();
+      ++num_done_;
+      changed_.notify_all();
+    }
+  }
+
+  void run_step(StagedStep& step) {
+    step.error = nullptr;
+    step.results.clear();
+    try {
+      if (step.number == script_->break_at_step) throw std::runtime_error("scripted break");
+      const plan::StepInputs& inputs = step.inputs;
+      script_->max_sequences = std::max(script_->max_sequences.load(), inputs.num_sequences);
+      script_->max_tokens = std::max(script_->max_tokens.load(), inputs.num_tokens);
+      const auto* ids = inputs.input_ids.as<int32_t>();
+      const auto* slots = inputs.slots.as<int32_t>();
+      for (int t = 0; t < inputs.num_tokens; ++t) {
+        memory_.at(slots[t]) = ids[t] >= 0 ? ids[t] : previous_tokens_.at(~ids[t]);
+      }
+      std::vector<int32_t> tokens(inputs.num_sequences, -1);
+      for (StagedRow& staged : step.rows) {
+        if (staged.row.in_flight_token >= 0)
+          staged.known.push_back(previous_tokens_.at(staged.row.in_flight_token));
+        step.results.push_back(sample(inputs, staged));
+        tokens[staged.row.row] = step.results.back().id;
+      }
+      previous_tokens_ = std::move(tokens);
+    } catch (...) {
+      step.error = std::current_exception();
+    }
+  }
+
+  decoding::SampledToken sample(const plan::StepInputs& inputs, const StagedRow& staged) {
+    const int b = staged.row.row;
     const int length = inputs.kv_lengths.as<int32_t>()[b];
     const int first_row = inputs.query_starts.as<int32_t>()[b];
     const int end_row = inputs.query_starts.as<int32_t>()[b + 1];
     const auto* table = inputs.block_tables.as<int32_t>() + b * inputs.block_tables.strides[0];
-    const auto prompt_len = static_cast<int>(row.prompt_ids.size());
     check_internal(inputs.last_rows.as<int32_t>()[b] == end_row - 1, "last_rows is wrong");
     for (int t = first_row; t < end_row; ++t) {
       const int position = length - (end_row - t);
       check_internal(inputs.positions.as<int32_t>()[t] == position, "positions are wrong");
-      check_internal(inputs.rope_lengths.as<int32_t>()[t] == std::max(prompt_len, position + 1),
-                     "rope_lengths are wrong");
+      check_internal(
+          inputs.rope_lengths.as<int32_t>()[t] == std::max(staged.prompt_len, position + 1),
+          "rope_lengths are wrong");
     }
     std::vector<int32_t> history;
     for (int position = 0; position < length; ++position) {
@@ -135,18 +253,24 @@ class ScriptedExecutor : public executor::ModelExecutor {
           table[position / tokens_per_block_] * tokens_per_block_ + position % tokens_per_block_;
       history.push_back(memory_.at(slot));
     }
-    std::vector<int32_t> known(row.prompt_ids.begin(), row.prompt_ids.end());
-    known.insert(known.end(), row.generated_ids.begin(), row.generated_ids.end());
-    check_internal(history == known, "the cache does not hold the sequence's tokens");
+    check_internal(history == staged.known, "the cache does not hold the sequence's tokens");
     decoding::SampledToken token;
     token.id = next_token(history);
-    return script_->edit ? script_->edit(row, token) : token;
+    return script_->edit ? script_->edit(staged.row, token) : token;
   }
 
   const int tokens_per_block_;
   std::vector<int32_t> memory_;  // by slot
   std::shared_ptr<Script> script_;
-  std::vector<decoding::SampledToken> results_;
+  std::vector<int32_t> previous_tokens_;  // by row of the step before
+  std::vector<StagedStep> steps_;         // in turns
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  int num_launched_ = 0;
+  int num_done_ = 0;
+  int num_waited_ = 0;
+  bool closed_ = false;
+  std::thread device_;
 };
 
 /// Gathers one request's parts; `done` is ready with the final one.

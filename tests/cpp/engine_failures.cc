@@ -49,6 +49,46 @@ void a_failed_step_fails_its_requests_only() {
   fixture.expect_all_free();
 }
 
+void a_step_that_breaks_fails_all_in_flight() {
+  EngineInfo info = small_info();
+  info.max_batch_size = 2;
+  Fixture fixture(info);
+  fixture.script->gate.close();
+  Answer failing[2], other;
+  fixture.submit(failing[0], prompt_of(4, 1), 10, true);
+  fixture.script->gate.wait_for_arrivals(1);
+  fixture.submit(failing[1], prompt_of(4, 2), 10);
+  fixture.submit(other, prompt_of(4, 3), 10);
+  fixture.script->break_at_step = 3;
+  fixture.script->gate.open();
+  for (Answer& answer : failing) {
+    const executor::Response& last = answer.wait();
+    EXPECT(last.finish_reason == FinishReason::kError);
+    EXPECT(std::string(last.error->what()).find("scripted break") != std::string::npos);
+    EXPECT_EQ(answer.num_finals(), 1);
+  }
+  EXPECT(failing[0].tokens() == expected_tokens(prompt_of(4, 1), 3));
+  EXPECT(other.wait().finish_reason == FinishReason::kLength);
+  EXPECT(other.tokens() == expected_tokens(prompt_of(4, 3), 10));
+  EXPECT_EQ(fixture.engine->stats().failed_requests, 2);
+  fixture.expect_all_free();
+}
+
+void a_break_while_shutting_down() {
+  Fixture fixture;
+  fixture.script->gate.close();
+  Answer answer;
+  fixture.submit(answer, prompt_of(4, 1), 10);
+  fixture.script->gate.wait_for_arrivals(1);
+  fixture.script->break_at_step = 1;
+  fixture.script->usable = false;
+  fixture.script->gate.open();
+  fixture.engine->shut_down();
+  const FinishReason reason = answer.wait().finish_reason;
+  EXPECT(reason == FinishReason::kCancelled || reason == FinishReason::kError);
+  EXPECT_EQ(answer.num_finals(), 1);
+}
+
 void expect_dead(Fixture& fixture, const std::vector<Answer*>& answers) {
   for (Answer* answer : answers) {
     const executor::Response& last = answer->wait();
@@ -118,8 +158,10 @@ void a_row_that_cannot_be_sampled_fails_alone() {
 
 int main(int argc, char** argv) {
   using namespace inflight::testing;
-  return run_cases(
+  return run_cases_at_each_depth(
       {{"a_failed_step_fails_its_requests_only", a_failed_step_fails_its_requests_only},
+       {"a_step_that_breaks_fails_all_in_flight", a_step_that_breaks_fails_all_in_flight},
+       {"a_break_while_shutting_down", a_break_while_shutting_down},
        {"an_unusable_device_ends_the_engine", an_unusable_device_ends_the_engine},
        {"a_throw_in_commit_ends_the_engine", a_throw_in_commit_ends_the_engine},
        {"a_row_that_cannot_be_sampled_fails_alone", a_row_that_cannot_be_sampled_fails_alone}},

@@ -13,19 +13,30 @@ namespace {
 /// Answers at once with any token, once the gate is open.
 class InstantExecutor : public executor::ModelExecutor {
  public:
-  explicit InstantExecutor(Gate& gate) : gate_(gate) {}
-  void launch(const plan::StepInputs&, std::span<const decoding::SampleRow> rows) override {
-    gate_.pass();
-    results_.assign(rows.size(), decoding::SampledToken{.id = 1});
+  InstantExecutor(Gate& gate, int depth) : gate_(gate), depth_(depth), results_(depth) {}
+  int max_steps_in_flight() const override { return depth_; }
+  Staging& staging() override {
+    staging_.reset();
+    return staging_;
   }
-  std::span<const decoding::SampledToken> wait() override { return results_; }
+  void launch(const plan::StepInputs&, std::span<const decoding::SampleRow> rows) override {
+    results_[num_launched_++ % depth_].assign(rows.size(), decoding::SampledToken{.id = 1});
+  }
+  std::span<const decoding::SampledToken> wait() override {
+    gate_.pass();
+    return results_[num_waited_++ % depth_];
+  }
 
  private:
   Gate& gate_;
-  std::vector<decoding::SampledToken> results_;
+  const int depth_;
+  Staging staging_{{}, size_t{1} << 20};
+  int num_launched_ = 0;
+  int num_waited_ = 0;
+  std::vector<std::vector<decoding::SampledToken>> results_;  // in turns
 };
 
-void measure(int num_sequences, bool streaming, int num_steps, double limit_us) {
+void measure(int depth, int num_sequences, bool streaming, int num_steps, double limit_us) {
   constexpr int kPromptLen = 128;
   EngineInfo info;
   info.vocab_size = kVocabSize;
@@ -37,7 +48,7 @@ void measure(int num_sequences, bool streaming, int num_steps, double limit_us) 
   info.num_blocks = int64_t{num_sequences} * (info.max_seq_len / info.tokens_per_block + 1);
   Gate gate;  // until all are there, so that every step but a few has the whole batch
   gate.close();
-  Engine engine(info, {}, std::make_unique<InstantExecutor>(gate));
+  Engine engine(info, {}, std::make_unique<InstantExecutor>(gate, depth));
   std::vector<std::unique_ptr<Answer>> answers;
   for (int i = 0; i < num_sequences; ++i) {
     auto request = std::make_shared<Request>();
@@ -52,8 +63,8 @@ void measure(int num_sequences, bool streaming, int num_steps, double limit_us) 
   for (const auto& answer : answers) answer->wait();
   const EngineStats stats = engine.stats();
   const double microseconds = 1e6 * stats.host_seconds / static_cast<double>(stats.iteration);
-  std::printf("%3d sequences, %s: %6.1f us of host work a step (%lld steps)\n", num_sequences,
-              streaming ? "streaming" : "one answer", microseconds,
+  std::printf("%d in flight, %3d sequences, %s: %6.1f us of host work a step (%lld steps)\n", depth,
+              num_sequences, streaming ? "streaming" : "one answer", microseconds,
               static_cast<long long>(stats.iteration));
   EXPECT(microseconds < limit_us);
 }
@@ -64,10 +75,12 @@ void measure(int num_sequences, bool streaming, int num_steps, double limit_us) 
 int main(int argc, char** argv) {
   using namespace inflight::testing;
   const int num_steps = argc > 1 ? std::stoi(argv[1]) : 1000;
-  for (const bool streaming : {false, true}) {
-    measure(1, streaming, num_steps, 200);
-    measure(64, streaming, num_steps, 400);
-    measure(256, streaming, num_steps, 1000);
+  for (const int depth : {1, 2}) {
+    for (const bool streaming : {false, true}) {
+      measure(depth, 1, streaming, num_steps, 200);
+      measure(depth, 64, streaming, num_steps, 400);
+      measure(depth, 256, streaming, num_steps, 1000);
+    }
   }
   return num_failures == 0 ? 0 : 1;
 }

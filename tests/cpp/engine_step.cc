@@ -91,6 +91,38 @@ void end_ids_and_stop_words() {
   EXPECT_EQ(fixture.engine->stats().generated_tokens, 9);
 }
 
+void bad_words_that_need_the_newest_token() {
+  Fixture fixture;
+  Answer with_words, without;
+  Request request;
+  request.input_ids = prompt_of(5);
+  request.stop.max_new_tokens = 9;
+  fixture.submit(without, prompt_of(6), 20, true);
+  request.stop.bad_words = {{3}, {4, 5, 6}};  // the scripted executor refuses what it cannot tell
+  fixture.submit(with_words, request);
+  EXPECT(with_words.wait().finish_reason == FinishReason::kLength);
+  EXPECT(with_words.tokens() == expected_tokens(prompt_of(5), 9));
+  EXPECT(without.wait().finish_reason == FinishReason::kLength);
+  EXPECT(without.tokens() == expected_tokens(prompt_of(6), 20));
+  fixture.expect_all_free();
+}
+
+void the_next_step_waits_beside_the_one_that_runs() {
+  Fixture fixture;
+  fixture.script->gate.close();
+  Answer answer;
+  fixture.submit(answer, prompt_of(5), 8, true);
+  while (fixture.script->num_steps < depth) std::this_thread::yield();
+  fixture.script->gate.let_pass(1);
+  answer.wait_for_tokens(1);
+  while (fixture.script->num_steps < 1 + depth) std::this_thread::yield();
+  EXPECT_EQ(fixture.script->max_in_flight.load(), depth);
+  fixture.script->gate.open();
+  EXPECT(answer.wait().finish_reason == FinishReason::kLength);
+  EXPECT(answer.tokens() == expected_tokens(prompt_of(5), 8));
+  EXPECT_EQ(fixture.engine->stats().iteration, 8);
+}
+
 void priorities_first() {
   EngineInfo info = small_info();
   info.max_batch_size = 1;
@@ -150,7 +182,10 @@ void cancelled_while_running_and_waiting() {
   fixture.engine->cancel(987654);
   fixture.script->gate.let_pass(1);  // the step under way still ends
   EXPECT(running.wait().finish_reason == FinishReason::kCancelled);
-  EXPECT(running.tokens() == expected_tokens(prompt_of(4, 1), 4));
+  // With two steps in flight the engine may hear of it before the step under way is its turn.
+  const std::vector<int32_t> tokens = running.tokens();
+  EXPECT(tokens.size() == 4 || (depth > 1 && tokens.size() == 3));
+  EXPECT(tokens == expected_tokens(prompt_of(4, 1), static_cast<int>(tokens.size())));
   EXPECT(waiting.wait().finish_reason == FinishReason::kCancelled);
   EXPECT(waiting.tokens().empty());
   EXPECT_EQ(waiting.wait().times.first_scheduled_ns, 0);
@@ -304,11 +339,14 @@ void idle_costs_nothing() {
 
 int main(int argc, char** argv) {
   using namespace inflight::testing;
-  return run_cases(
+  return run_cases_at_each_depth(
       {{"one_request", one_request},
        {"chunks_and_batches", chunks_and_batches},
        {"a_small_pool_is_shared_in_turns", a_small_pool_is_shared_in_turns},
        {"end_ids_and_stop_words", end_ids_and_stop_words},
+       {"bad_words_that_need_the_newest_token", bad_words_that_need_the_newest_token},
+       {"the_next_step_waits_beside_the_one_that_runs",
+        the_next_step_waits_beside_the_one_that_runs},
        {"priorities_first", priorities_first},
        {"streaming_parts_merge_when_the_reader_lags", streaming_parts_merge_when_the_reader_lags},
        {"cancelled_while_running_and_waiting", cancelled_while_running_and_waiting},

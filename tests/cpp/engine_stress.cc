@@ -86,7 +86,8 @@ void clients_and_an_early_shut_down() { random_clients(true); }
 
 int main(int argc, char** argv) {
   using namespace inflight::testing;
-  return run_cases({{"clients_to_the_end", clients_to_the_end},
-                    {"clients_and_an_early_shut_down", clients_and_an_early_shut_down}},
-                   argc, argv);
+  return run_cases_at_each_depth(
+      {{"clients_to_the_end", clients_to_the_end},
+       {"clients_and_an_early_shut_down", clients_and_an_early_shut_down}},
+      argc, argv);
 }

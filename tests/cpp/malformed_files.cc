@@ -103,6 +103,7 @@ void engine_files() {
   std::vector<float> cache(4 * 2 * 8 * 4);
   const TensorView layer = TensorView::dense(cache.data(), DType::kFloat32, {4, 2, 1, 8, 4});
   cpu::ThreadPool pool(1);
+  const DeviceContext context({}, &pool);
   Damage damage;
   int num_parsed = 0, num_bound = 0;
   constexpr int kFiles = 6000;
@@ -112,7 +113,7 @@ void engine_files() {
       const plan::EngineFile engine = plan::load_engine_file(directory.path());
       ++num_parsed;
       const plan::Weights weights(engine, 0, {}, pool);
-      const plan::PlanRunner runner(engine, 0, weights, {}, pool, engine.limits, {layer});
+      const plan::PlanRunner runner(engine, 0, weights, context, engine.limits, {layer});
       ++num_bound;
     });
   }

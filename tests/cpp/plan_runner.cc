@@ -47,7 +47,7 @@ struct Batch {
             view(positions, {tokens}),  // no rope scaling: the lengths change nothing
             view(slots, {tokens}),     view(starts, {3}),
             view(lengths, {2}),        view(tables, {2, 2}),
-            view(last_rows, {2})};
+            view(last_rows, {2}),      {}};
   }
 };
 
@@ -77,7 +77,8 @@ struct State {
   explicit State(const plan::EngineFile& engine, const plan::Weights& weights, int num_threads)
       : cache(kBlocks * kBlockElements, 0.0f),
         pool(num_threads),
-        runner(engine, 0, weights, {}, pool, engine.limits,
+        context({}, &pool),
+        runner(engine, 0, weights, context, engine.limits,
                {TensorView::dense(cache.data(), DType::kFloat32, {kBlocks, 2, 1, 8, 4})}) {}
 
   void run(std::vector<Batch>& steps, std::vector<float>& logits) {
@@ -90,6 +91,7 @@ struct State {
 
   std::vector<float> cache;
   cpu::ThreadPool pool;
+  DeviceContext context;
   plan::PlanRunner runner;
 };
 
@@ -129,12 +131,12 @@ void a_step_allocates_nothing(const plan::EngineFile& engine, const plan::Weight
 }
 
 void limits(const plan::EngineFile& engine, const plan::Weights& weights) {
-  cpu::ThreadPool pool(1);
+  const DeviceContext context({}, nullptr);
   plan::StepLimits larger = engine.limits;
   larger.max_num_tokens = 17;
-  EXPECT_RAISES(plan::PlanRunner(engine, 0, weights, {}, pool, larger, {}),
+  EXPECT_RAISES(plan::PlanRunner(engine, 0, weights, context, larger, {}),
                 "max_num_tokens must be from 1 to 16");
-  EXPECT_RAISES(plan::PlanRunner(engine, 0, weights, {}, pool, engine.limits, {}),
+  EXPECT_RAISES(plan::PlanRunner(engine, 0, weights, context, engine.limits, {}),
                 "got the cache of 0 layers, the engine has 1");
 }
 

@@ -29,7 +29,7 @@ void fill_and_read(Device device) {
     staging.reset();
     const auto [ids, ids_view] = staging.place<int32_t>(DType::kInt32, {3});
     const auto [seeds, seeds_view] = staging.place<int64_t>(DType::kInt64, {2, 1});
-    const auto [none, none_view] = staging.place<float>(DType::kFloat32, {0});
+    staging.place<float>(DType::kFloat32, {0});
     EXPECT_EQ(staging.used_bytes(), 2 * Staging::kAlignment);
     EXPECT(ids_view.device == device && ids_view.is_dense() && seeds_view.rank == 2);
     EXPECT((static_cast<const void*>(ids) == ids_view.data) == !is_cuda);

@@ -53,15 +53,17 @@ DeviceFacts device_facts(Device device) {
   return facts;
 }
 
+void use_device(Device device) { check_cuda(cudaSetDevice(device.index), "cudaSetDevice"); }
+
 DeviceMemory device_memory(Device device) {
-  check_cuda(cudaSetDevice(device.index), "cudaSetDevice");
+  use_device(device);
   size_t free_bytes = 0, total_bytes = 0;
   check_cuda(cudaMemGetInfo(&free_bytes, &total_bytes), "cudaMemGetInfo");
   return {static_cast<int64_t>(free_bytes), static_cast<int64_t>(total_bytes)};
 }
 
 Stream::Stream(Device device) : device_(device) {
-  check_cuda(cudaSetDevice(device.index), "cudaSetDevice");
+  use_device(device);
   cudaStream_t stream = nullptr;
   check_cuda(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "cudaStreamCreate");
   handle_ = stream;
@@ -74,7 +76,7 @@ void Stream::synchronize() const {
 }
 
 Event::Event(Device device, bool timing) {
-  check_cuda(cudaSetDevice(device.index), "cudaSetDevice");
+  use_device(device);
   cudaEvent_t event = nullptr;
   check_cuda(cudaEventCreateWithFlags(&event, timing ? cudaEventDefault : cudaEventDisableTiming),
              "cudaEventCreate");
@@ -154,7 +156,7 @@ DeviceContext::~DeviceContext() {
 }
 
 void* allocate_device(size_t bytes, Device device) {
-  check_cuda(cudaSetDevice(device.index), "cudaSetDevice");
+  use_device(device);
   void* data = nullptr;
   const cudaError_t code = cudaMalloc(&data, bytes);
   if (code == cudaErrorMemoryAllocation) {

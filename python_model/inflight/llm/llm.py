@@ -57,6 +57,7 @@ class LLM:
         kv_cache_config: KvCacheConfig | None = None,
         max_queue_size: int = 0,
         enable_chunked_prefill: bool = True,
+        enable_cuda_graphs: bool = True,
         num_threads: int = 0,
     ) -> None:
         """Arguments:
@@ -73,6 +74,7 @@ class LLM:
             limits of an engine to be built.
         max_queue_size: requests that may wait; more are refused by `generate_async` and held back
             by `generate`. 0 = any number.
+        enable_cuda_graphs: on a GPU, steps that only generate run from recordings.
         num_threads: of CPU work; 0 = as many as this process may use.
         """
         limits = {
@@ -94,6 +96,7 @@ class LLM:
             **limits,
             max_queue_size=max_queue_size,
             enable_chunked_context=enable_chunked_prefill,
+            enable_cuda_graphs=enable_cuda_graphs,
             num_threads=num_threads,
             kv_cache_max_tokens=cache.max_tokens,
             kv_cache_max_bytes=cache.max_bytes,

@@ -1,0 +1,63 @@
+#include "backend/plan/cuda_graphs.h"
+
+#include <algorithm>
+
+#include "kernels/core/error.h"
+#include "kernels/core/log.h"
+
+namespace inflight::plan {
+namespace {
+
+constexpr int kExactTo = 8;   // powers of two up to here
+constexpr int kFineTo = 128;  // multiples of kFine up to here
+constexpr int kFine = 8;
+constexpr int kCoarse = 32;
+
+int round_up(int value, int multiple) { return (value + multiple - 1) / multiple * multiple; }
+
+}  // namespace
+
+int graph_batch_size(int num_sequences, int max_batch_size) {
+  int size = 1;
+  if (num_sequences <= kExactTo) {
+    while (size < num_sequences) size *= 2;
+  } else {
+    size = round_up(num_sequences, num_sequences <= kFineTo ? kFine : kCoarse);
+  }
+  return std::min(size, max_batch_size);
+}
+
+void CudaGraphs::run(int batch_size, const std::function<void()>& work) {
+  Slot& slot = slots_[batch_size];
+  if (slot.has_run && !slot.graph && !slot.refused) record(batch_size, slot, work);
+  slot.has_run = true;
+  if (slot.graph) {
+    slot.graph->launch(stream_);
+  } else {
+    work();
+  }
+}
+
+void CudaGraphs::record(int batch_size, Slot& slot, const std::function<void()>& work) {
+  slot.refused = true;
+  if (num_graphs_ >= kMaxGraphs || bytes_ >= kMaxBytes) {
+    log(LogLevel::kInfo, "no CUDA graph for batches of ", batch_size, ": ", num_graphs_,
+        " graphs with ", bytes_ >> 20, " MiB are kept, the most are ", kMaxGraphs, " with ",
+        kMaxBytes >> 20, " MiB");
+    return;
+  }
+  const int64_t free_before = device_memory(stream_.device()).free_bytes;
+  try {
+    slot.graph.emplace(Graph::record(stream_, work));
+  } catch (const Error& error) {
+    log(LogLevel::kWarning, "no CUDA graph for batches of ", batch_size, ": ", error.what());
+    return;
+  }
+  const int64_t bytes = free_before - device_memory(stream_.device()).free_bytes;
+  ++num_graphs_;
+  bytes_ += std::max<int64_t>(bytes, 0);
+  log(LogLevel::kVerbose, "CUDA graph for batches of ", batch_size, ": ", bytes >> 10, " KiB, ",
+      num_graphs_, " graphs with ", bytes_ >> 20, " MiB in all");
+}
+
+}  // namespace inflight::plan

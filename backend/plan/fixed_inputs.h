@@ -1,0 +1,30 @@
+// The step inputs at addresses that never change, on a device where steps are recorded. Owns them.
+#pragma once
+
+#include <cstdint>
+
+#include "backend/plan/plan.h"
+#include "backend/plan/step_inputs.h"
+#include "kernels/core/buffer.h"
+#include "kernels/core/device.h"
+#include "kernels/core/op.h"
+
+namespace inflight::plan {
+
+class FixedInputs {
+ public:
+  /// Zeroed in stream order.
+  FixedInputs(const StepLimits& limits, int max_blocks_per_sequence, const Stream& stream);
+
+  /// Moves a step here in stream order, padded to `num_sequences` sequences with a row each, and
+  /// returns its views. Tables have max_blocks_per_sequence columns.
+  const StepInputs& move(const StepInputs& staged, int num_sequences, OpContext& context);
+
+  int64_t bytes() const { return static_cast<int64_t>(memory_.bytes()); }
+
+ private:
+  Buffer memory_;
+  StepInputs views_;
+};
+
+}  // namespace inflight::plan

@@ -1,0 +1,82 @@
+#include <algorithm>
+
+#include "kernels/core/cuda/launch.cuh"
+#include "kernels/step_inputs/step_inputs.h"
+
+namespace inflight::cuda {
+namespace {
+
+constexpr int kThreads = 256;
+constexpr int kMaxBlocks = 256;
+
+struct Arrays {
+  int32_t* input_ids;
+  int32_t* positions;
+  int32_t* rope_lengths;
+  int32_t* slots;
+  int32_t* query_starts;
+  int32_t* kv_lengths;
+  int32_t* block_tables;
+  int32_t* last_rows;
+  int num_tokens;
+  int num_sequences;
+  int num_columns;  // of the block tables
+};
+
+Arrays pointers(const StepArrays& arrays) {
+  return {arrays.input_ids.as<int32_t>(),
+          arrays.positions.as<int32_t>(),
+          arrays.rope_lengths.as<int32_t>(),
+          arrays.slots.as<int32_t>(),
+          arrays.query_starts.as<int32_t>(),
+          arrays.kv_lengths.as<int32_t>(),
+          arrays.block_tables.as<int32_t>(),
+          arrays.last_rows.as<int32_t>(),
+          static_cast<int>(arrays.input_ids.shape[0]),
+          static_cast<int>(arrays.kv_lengths.shape[0]),
+          static_cast<int>(arrays.block_tables.shape[1])};
+}
+
+/// Never calls let_next_start(): the plan's kernels read what it writes before they wait.
+__global__ void step_inputs_kernel(Arrays from, Arrays to, const int32_t* previous_tokens) {
+  wait_for_previous();
+  const int first = static_cast<int>(blockIdx.x) * kThreads + static_cast<int>(threadIdx.x);
+  const int stride = static_cast<int>(gridDim.x) * kThreads;
+  for (int t = first; t < to.num_tokens; t += stride) {
+    const bool is_there = t < from.num_tokens;
+    int32_t id = is_there ? from.input_ids[t] : 0;
+    if (id < 0) id = previous_tokens[~id];
+    to.input_ids[t] = id;
+    to.positions[t] = is_there ? from.positions[t] : 0;
+    to.rope_lengths[t] = is_there ? from.rope_lengths[t] : 1;
+    to.slots[t] = is_there ? from.slots[t] : -1;
+  }
+  for (int b = first; b <= to.num_sequences; b += stride) {
+    const int32_t padded_row = from.num_tokens + b - from.num_sequences;
+    to.query_starts[b] = b <= from.num_sequences ? from.query_starts[b] : padded_row;
+    if (b == to.num_sequences) break;
+    const bool is_there = b < from.num_sequences;
+    to.kv_lengths[b] = is_there ? from.kv_lengths[b] : 0;
+    to.last_rows[b] = is_there ? from.last_rows[b] : padded_row;
+  }
+  const int num_entries = from.num_sequences * from.num_columns;
+  for (int i = first; i < num_entries; i += stride) {
+    const int b = i / from.num_columns;
+    const int column = i - b * from.num_columns;
+    to.block_tables[static_cast<int64_t>(b) * to.num_columns + column] = from.block_tables[i];
+  }
+}
+
+}  // namespace
+
+void step_inputs(const StepInputsParams& params, OpContext& context) {
+  const Arrays from = pointers(params.from);
+  const Arrays to = pointers(params.to);
+  const int items =
+      std::max({to.num_tokens, to.num_sequences + 1, from.num_sequences * from.num_columns});
+  const int blocks = std::min((items + kThreads - 1) / kThreads, kMaxBlocks);
+  launch(step_inputs_kernel, {dim3(blocks), dim3(kThreads)}, context, from, to,
+         params.previous_tokens.as<int32_t>());
+}
+
+}  // namespace inflight::cuda

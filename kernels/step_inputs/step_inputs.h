@@ -1,0 +1,41 @@
+// Moves a step's inputs from where the host staged them to arrays at fixed addresses, where
+// recorded launches look for them. The runner calls it before the plan's rows; no plan names it.
+#pragma once
+
+#include "kernels/core/op.h"
+
+namespace inflight {
+
+/// All int32, dense. T rows of B sequences.
+struct StepArrays {
+  const TensorView& input_ids;     // [T]
+  const TensorView& positions;     // [T]
+  const TensorView& rope_lengths;  // [T]
+  const TensorView& slots;         // [T]
+  const TensorView& query_starts;  // [B + 1]
+  const TensorView& kv_lengths;    // [B]
+  const TensorView& block_tables;  // [B, columns]
+  const TensorView& last_rows;     // [B]
+};
+
+struct StepInputsParams {
+  const StepArrays& from;
+  const StepArrays& to;               // as many rows and sequences, or as many more of each
+  const TensorView& previous_tokens;  // [any] int32 or empty
+};
+
+/// An input id ~i (-1 - i) is replaced by previous_tokens[i]. Of the block tables the columns of
+/// `from` are copied; those behind keep what they hold. Each sequence more than `from` has is one
+/// row of token 0 at position 0, with slot -1 and nothing in its cache: ops write nothing of it
+/// into the cache and it sees nothing.
+void step_inputs(const StepInputsParams& params, OpContext& context);
+
+namespace cpu {
+void step_inputs(const StepInputsParams& params, OpContext& context);
+}
+
+namespace cuda {
+void step_inputs(const StepInputsParams& params, OpContext& context);
+}  // namespace cuda
+
+}  // namespace inflight

@@ -1,0 +1,36 @@
+// The sizes of recorded batches. What is recorded is tested by engines on a GPU.
+#include "backend/plan/cuda_graphs.h"
+
+#include <set>
+
+#include "tests/cpp/testing.h"
+
+namespace inflight {
+namespace {
+
+void sizes() {
+  const std::pair<int, int> expected[] = {{1, 1},   {2, 2},     {3, 4},     {5, 8},     {9, 16},
+                                          {17, 24}, {127, 128}, {128, 128}, {129, 160}, {256, 256}};
+  for (const auto& [num_sequences, size] : expected) {
+    EXPECT_EQ(plan::graph_batch_size(num_sequences, 1024), size);
+  }
+  EXPECT_EQ(plan::graph_batch_size(3, 3), 3);
+  EXPECT_EQ(plan::graph_batch_size(131, 140), 140);
+  for (int max_batch_size : {1, 3, 100, 256, 1024}) {
+    std::set<int> sizes;
+    for (int count = 1; count <= max_batch_size; ++count) {
+      const int size = plan::graph_batch_size(count, max_batch_size);
+      EXPECT(size >= count && size <= max_batch_size);
+      EXPECT_EQ(plan::graph_batch_size(size, max_batch_size), size);
+      sizes.insert(size);
+    }
+    EXPECT(sizes.size() <= plan::CudaGraphs::kMaxGraphs);
+  }
+}
+
+}  // namespace
+}  // namespace inflight
+
+int main(int argc, char** argv) {
+  return inflight::testing::run_cases({{"sizes", inflight::sizes}}, argc, argv);
+}

@@ -1,0 +1,113 @@
+// Moving a step's inputs, on every device there is: ids of the previous step, padding, wider
+// tables.
+#include "kernels/step_inputs/step_inputs.h"
+
+#include <algorithm>
+#include <array>
+#include <tuple>
+#include <vector>
+
+#include "kernels/core/staging.h"
+#include "tests/cpp/testing.h"
+
+namespace inflight {
+namespace {
+
+struct Arrays {
+  Arrays(Staging& staging, int64_t tokens, int64_t sequences, int64_t columns) {
+    const std::array<int64_t, 7> lengths = {tokens,        tokens,    tokens,   tokens,
+                                            sequences + 1, sequences, sequences};
+    for (size_t i = 0; i < lengths.size(); ++i) {
+      std::tie(host[i], views[i]) = staging.place<int32_t>(DType::kInt32, {lengths[i]});
+    }
+    std::tie(host[7], views[7]) = staging.place<int32_t>(DType::kInt32, {sequences, columns});
+    for (size_t i = 0; i < host.size(); ++i) std::fill_n(host[i], views[i].num_elements(), -77);
+  }
+  StepArrays arrays() const {
+    return {views[0], views[1], views[2], views[3], views[4], views[5], views[7], views[6]};
+  }
+  std::array<int32_t*, 8> host;
+  std::array<TensorView, 8> views;
+};
+
+using Values = std::vector<std::vector<int32_t>>;
+
+Values moved(Device device, const Values& step, int64_t padding, int64_t more_columns) {
+  const DeviceContext device_context(device, nullptr);
+  OpContext context = device_context.op_context();
+  const auto tokens = static_cast<int64_t>(step[0].size());
+  const auto sequences = static_cast<int64_t>(step[5].size());
+  const auto columns = static_cast<int64_t>(step[7].size()) / sequences;
+  Staging from_staging(device, 4096), to_staging(device, 4096);
+  const auto [previous, previous_view] = from_staging.place<int32_t>(DType::kInt32, {4});
+  for (int i = 0; i < 4; ++i) previous[i] = 500 + i;
+  const Arrays from(from_staging, tokens, sequences, columns);
+  const Arrays to(to_staging, tokens + padding, sequences + padding, columns + more_columns);
+  for (size_t i = 0; i < step.size(); ++i) std::ranges::copy(step[i], from.host[i]);
+  const bool is_cuda = device_context.is_cuda();
+  if (is_cuda) {
+    from_staging.upload(device_context.stream());
+    to_staging.upload(device_context.stream());
+  }
+  step_inputs({from.arrays(), to.arrays(), previous_view}, context);
+  Values result;
+  for (const TensorView& view : to.views) {
+    std::vector<int32_t>& values = result.emplace_back(view.num_elements());
+    if (is_cuda) {
+      copy_async(values.data(), view.data, view.bytes(), device_context.stream());
+      device_context.stream().synchronize();
+    } else {
+      std::copy_n(view.as<int32_t>(), values.size(), values.begin());
+    }
+  }
+  return result;
+}
+
+void mixed_step(Device device) {
+  const Values step = {{~2, 11, 12, 13}, {9, 4, 5, 6}, {10, 8, 8, 8}, {41, 52, 53, 54},
+                       {0, 1, 4},        {10, 7},      {0, 3},        {1, 2, 3, 4}};
+  Values expected = step;
+  expected[0][0] = 502;
+  EXPECT(moved(device, step, 0, 0) == expected);
+  expected[7] = {1, 2, -77, 3, 4, -77};
+  EXPECT(moved(device, step, 0, 1) == expected);
+}
+
+void padded_generation(Device device) {
+  const Values step = {{~3, ~0, 9},  {9, 4, 5},  {10, 8, 8}, {41, 52, 53},
+                       {0, 1, 2, 3}, {10, 7, 6}, {0, 1, 2},  {1, 2, 3}};
+  const Values expected = {{503, 500, 9, 0, 0}, {9, 4, 5, 0, 0},
+                           {10, 8, 8, 1, 1},    {41, 52, 53, -1, -1},
+                           {0, 1, 2, 3, 4, 5},  {10, 7, 6, 0, 0},
+                           {0, 1, 2, 3, 4},     {1, -77, 2, -77, 3, -77, -77, -77, -77, -77}};
+  EXPECT(moved(device, step, 2, 1) == expected);
+}
+
+void refused() {
+  Staging staging({}, 4096);
+  const DeviceContext device_context({}, nullptr);
+  OpContext context = device_context.op_context();
+  const Arrays two(staging, 2, 2, 3), three(staging, 3, 2, 3), narrow(staging, 2, 2, 2);
+  EXPECT_RAISES(step_inputs({two.arrays(), three.arrays(), {}}, context), "one row a sequence");
+  EXPECT_RAISES(step_inputs({three.arrays(), two.arrays(), {}}, context), "one row a sequence");
+  EXPECT_RAISES(step_inputs({two.arrays(), narrow.arrays(), {}}, context), "need 3 columns");
+  Arrays wrong(staging, 2, 2, 3);
+  wrong.views[1].shape[0] = 1;
+  EXPECT_RAISES(step_inputs({wrong.arrays(), two.arrays(), {}}, context), "of 2 rows in 2");
+}
+
+}  // namespace
+}  // namespace inflight
+
+int main(int argc, char** argv) {
+  using namespace inflight;
+  std::vector<testing::Case> cases = {{"mixed_step_cpu", [] { mixed_step({}); }},
+                                      {"padded_generation_cpu", [] { padded_generation({}); }},
+                                      {"refused", refused}};
+  if (num_cuda_devices() > 0) {
+    const Device device{DeviceType::kCuda, 0};
+    cases.push_back({"mixed_step_cuda", [=] { mixed_step(device); }});
+    cases.push_back({"padded_generation_cuda", [=] { padded_generation(device); }});
+  }
+  return testing::run_cases(cases, argc, argv);
+}
