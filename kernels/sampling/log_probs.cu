@@ -34,16 +34,19 @@ __device__ int write_top(RowCluster& cluster, int wanted, const Write& write) {
   if (wanted <= num_chunks) low = max(low, least_key(kth_maximum(shared, num_chunks, wanted)));
   // One batch, unless many are wanted or they are crowded in few chunks.
   for (int written = 0;;) {
+    const auto find_edge = [&] {
+      return find_by_rank(cluster, low, high, 0.0f, 0.0f, min(kBatch, wanted - written));
+    };
     uint64_t edge = low;
     if (written > 0 || wanted > num_chunks) {
-      const Edge found = find_by_rank(cluster, low, high, min(kBatch, wanted - written));
+      const Edge found = find_edge();
       if (found.count == 0) return written;
       edge = found.key;
     }
-    cluster.run({PassKind::kCollect, 0, edge, high});
+    cluster.run({PassKind::kCollect, edge, high});
     if (shared.num_keys > kCapacity) {
-      edge = find_by_rank(cluster, low, high, min(kBatch, wanted - written)).key;
-      cluster.run({PassKind::kCollect, 0, edge, high});
+      edge = find_edge().key;
+      cluster.run({PassKind::kCollect, edge, high});
     }
     const int found = shared.num_keys;
     sort_keys(shared.keys, found);

@@ -7,20 +7,31 @@
 namespace inflight::cuda {
 
 inline constexpr int kBins = 2048;
-inline constexpr int kCapacity = 2048;  // elements that the leader can hold and sort
+inline constexpr int kCapacity = 2048;              // elements that the leader can hold and sort
+inline constexpr uint64_t kNoLimit = ~uint64_t{0};  // as `high`: nothing is above
 
 enum class PassKind {
-  kCollect,    // the keys in [low, high] to the leader's list; mass above high
-  kHistogram,  // counts of keys in [low, high], by (key - low) >> shift; mass above high
-  kMasses,     // of each chunk: the mass of keys >= low; how many there are
+  kCollect,    // the keys in [low, high] to the leader's list; of each chunk the mass above high
+  kHistogram,  // counts of keys in [low, high]; the mass above high
+  kMasses,     // of each chunk: the mass of keys >= low
   kDone,
 };
 
 struct Pass {
   PassKind kind;
-  int shift;
   uint64_t low;
   uint64_t high;
+  // Of histograms: bins of equal width in values below `top` if per_value is not 0, the last one
+  // with all that is lower; else in keys, of 2^shift.
+  int shift;
+  float top;
+  float per_value;
+  bool is_backward;  // the end of the row first: the last pass left it in the caches
+
+  __device__ __forceinline__ int bin_of(uint64_t key, float value) const {
+    if (per_value == 0.0f) return static_cast<int>((key - low) >> shift);
+    return kBins - 1 - static_cast<int>(fminf((top - value) * per_value, kBins - 1));
+  }
 };
 
 /// The distribution's shape: weight_of(x, maximum, scale).
@@ -46,7 +57,7 @@ struct RowShared {
   int high_bin;
   int low_bin;
   int num_keys;  // L: found; those beyond kCapacity are not in keys
-  int count;     // L: of kMasses
+  int count;     // L: of keys above high; of kMasses: >= low
   Pass pass;
   Softmax softmax;  // before a pass that asks for masses
 };
@@ -61,7 +72,7 @@ class RowCluster {
   /// All blocks: every chunk's maximum, NaN included, and, if `scale` is not 0, the sum of its
   /// weights against its own maximum. In the order of the lanes' elements, so in any cluster alike.
   __device__ void measure(float scale) {
-    for_chunks([&](int chunk) {
+    for_chunks(false, [&](int chunk) {
       float values[kPerLane];
       row.load(chunk, values);
       const float maximum = warp_max_or_nan(lane_max(values));
@@ -82,7 +93,9 @@ class RowCluster {
   }
 
   /// The leader: one more pass by all blocks.
-  __device__ void run(const Pass& pass) {
+  __device__ void run(Pass pass) {
+    is_backward_ = !is_backward_;
+    pass.is_backward = is_backward_;
     tell(pass);
     if (threadIdx.x == 0) shared.num_keys = shared.count = 0;
     cluster.sync();
@@ -121,13 +134,16 @@ class RowCluster {
   RowShared* const leader;
 
  private:
+  bool is_backward_ = false;  // of the leader's last pass
+
   /// Calls function(chunk) for this warp's chunks.
   template <typename Function>
-  __device__ __forceinline__ void for_chunks(const Function& function) const {
-    const int num_chunks = row.num_chunks();
-    for (int chunk = (threadIdx.x / 32) * cluster.size + cluster.rank; chunk < num_chunks;
-         chunk += cluster.size * kRowWarps)
-      function(chunk);
+  __device__ __forceinline__ void for_chunks(bool is_backward, const Function& function) const {
+    const int stride = cluster.size * kRowWarps;
+    const int first = (threadIdx.x / 32) * cluster.size + cluster.rank;
+    const int turns = (row.num_chunks() - first + stride - 1) / stride;
+    for (int turn = 0; turn < turns; ++turn)
+      function(first + stride * (is_backward ? turns - 1 - turn : turn));
   }
 
   __device__ void tell(const Pass& pass) {
@@ -146,11 +162,12 @@ class RowCluster {
     }
     const Softmax softmax = shared.softmax;
     const float least = value_of_key(pass.low);
+    const bool asks_above = pass.high != kNoLimit;
     double mass = 0;
     int count = 0;
-    for_chunks([&](int chunk) {
+    for_chunks(pass.is_backward, [&](int chunk) {
       if (shared.maxima[chunk] < least) {
-        if (pass.kind == PassKind::kMasses && lane == 0) leader->sums[chunk] = 0;
+        if (pass.kind != PassKind::kHistogram && lane == 0) leader->sums[chunk] = 0;
         return;
       }
       float values[kPerLane];
@@ -166,30 +183,29 @@ class RowCluster {
           }
           continue;
         }
-        if (key > pass.high) chunk_mass += softmax(values[j]);
+        if (key > pass.high) {
+          chunk_mass += softmax(values[j]);
+          ++count;
+        }
         const bool is_inside = key >= pass.low && key <= pass.high;
         if (pass.kind == PassKind::kHistogram) {
-          if (is_inside) atomicAdd(&shared.histogram[(key - pass.low) >> pass.shift], 1u);
+          if (is_inside) atomicAdd(&shared.histogram[pass.bin_of(key, values[j])], 1u);
         } else {
           collect(key, is_inside);
         }
       }
-      if (pass.kind == PassKind::kMasses) {
-        chunk_mass = warp_sum(chunk_mass);
-        if (lane == 0) leader->sums[chunk] = chunk_mass;
-      } else {
-        mass += chunk_mass;
-      }
+      if (!asks_above) return;
+      mass += chunk_mass;
+      if (pass.kind == PassKind::kHistogram) return;
+      chunk_mass = warp_sum(chunk_mass);
+      if (lane == 0) leader->sums[chunk] = chunk_mass;
     });
-    if (pass.kind == PassKind::kMasses) {
-      count = __reduce_add_sync(kFullWarp, count);
-      if (lane == 0) atomicAdd(&leader->count, count);
-    } else {
+    if (!asks_above) return;
+    count = __reduce_add_sync(kFullWarp, count);
+    if (lane == 0 && count > 0) atomicAdd(&leader->count, count);
 #pragma unroll
-      for (int offset = 16; offset > 0; offset /= 2)
-        mass += __shfl_xor_sync(kFullWarp, mass, offset);
-      if (lane == 0) shared.warp_mass[threadIdx.x / 32] = mass;
-    }
+    for (int offset = 16; offset > 0; offset /= 2) mass += __shfl_xor_sync(kFullWarp, mass, offset);
+    if (lane == 0) shared.warp_mass[threadIdx.x / 32] = mass;
   }
 
   __device__ __forceinline__ void collect(uint64_t key, bool is_inside) {

@@ -43,6 +43,13 @@ __device__ inline void sort_keys(uint64_t* keys, int count) {
   }
 }
 
+/// Sorts the first `count` keys with ids ahead of values: the lowest ids first.
+__device__ inline void sort_by_id(uint64_t* keys, int count) {
+  for (int i = threadIdx.x; i < count; i += kRowThreads) keys[i] = keys[i] << 32 | keys[i] >> 32;
+  __syncthreads();
+  sort_keys(keys, count);
+}
+
 struct Scan {
   double before;  // of the threads before this one
   double total;
@@ -120,66 +127,118 @@ __device__ inline float kth_maximum(RowShared& shared, int num_chunks, int k) {
   return value;
 }
 
-/// Of histograms over [low, high]: each bin's keys.
-__device__ __forceinline__ int shift_for(uint64_t low, uint64_t high) {
-  const int bits = 64 - __clzll(static_cast<long long>(high - low));
-  return max(0, bits - 11);
+/// Cuts a range of keys into bins for kHistogram and turns bins back into ranges of keys.
+struct Bins {
+  Pass pass;
+  float margin;  // of values, for what rounding may do to bin_of
+
+  /// Bins of equal width down to the value `bottom`, if that can be told from rounding; else of
+  /// keys.
+  __device__ Bins(uint64_t low, uint64_t high, float top, float bottom) {
+    const int bits = 64 - __clzll(static_cast<long long>(high - low));
+    const float width = top - bottom;
+    const bool by_value = width > 1e-3f * fabsf(top) && width < 1e30f;
+    pass = {PassKind::kHistogram, low, high,
+            max(0, bits - 11),    top, by_value ? kBins / width : 0.0f};
+    margin = by_value ? 4e-7f * (fabsf(top) + width) : 0.0f;
+  }
+  /// The least and the largest key that bin may hold.
+  __device__ uint64_t low_of(int bin) const {
+    if (pass.per_value == 0.0f) return pass.low + (static_cast<uint64_t>(bin) << pass.shift);
+    if (bin == 0) return pass.low;
+    return max(pass.low, least_key(pass.top - (kBins - bin) / pass.per_value - margin));
+  }
+  __device__ uint64_t high_of(int bin) const {
+    if (pass.per_value == 0.0f) {
+      const uint64_t last = (uint64_t{1} << pass.shift) - 1;
+      return min(pass.high, pass.low + (static_cast<uint64_t>(bin) << pass.shift) + last);
+    }
+    if (bin == kBins - 1) return pass.high;
+    const float value = pass.top - (kBins - 1 - bin) / pass.per_value + margin;
+    return min(pass.high, least_key(value) | 0xffffffffu);
+  }
+};
+
+/// The least of the chunks' maxima above -infinity.
+__device__ inline float least_maximum(RowShared& shared, int num_chunks) {
+  if (threadIdx.x == 0) shared.result = ~uint64_t{0};
+  __syncthreads();
+  for (int i = threadIdx.x; i < num_chunks; i += kRowThreads) {
+    if (shared.maxima[i] > -INFINITY)
+      atomicMin(reinterpret_cast<unsigned long long*>(&shared.result), least_key(shared.maxima[i]));
+  }
+  __syncthreads();
+  return value_of_key(shared.result);
 }
 
 struct Edge {
   uint64_t key;
-  int count;
+  int count;  // of the keys above it and itself; 0 if there is no key at all
+  /// > 0: the list holds that many keys down to `key`, and `sums` has the masses of those above
+  /// them. 0: neither holds anything.
+  int num_listed;
 };
 
-/// The k-th largest key in [low, high], k >= 1; the last one where there are fewer. `count` is its
-/// rank, 0 if there is none.
-__device__ inline Edge find_by_rank(RowCluster& cluster, uint64_t low, uint64_t high, int k) {
+/// The k-th largest key in [low, high], k >= 1; the last one where there are fewer. `high` is no
+/// less than any key or there must be no need of `sums`. `bottom`: see Bins.
+__device__ inline Edge find_by_rank(RowCluster& cluster, uint64_t low, uint64_t high, float top,
+                                    float bottom, int k) {
   RowShared& shared = cluster.shared;
-  int above = 0;
-  for (bool is_first = true;; is_first = false) {
-    const int shift = shift_for(low, high);
-    cluster.run({PassKind::kHistogram, shift, low, high});
+  int outside = 0;  // keys above the range asked for
+  for (int level = 0;; ++level) {
+    const Bins bins(low, high, top, level == 0 ? bottom : top);
+    cluster.run(bins.pass);
+    const int above = shared.count - outside;
     const int top_bin = kBins - 1 - 4 * static_cast<int>(threadIdx.x);
     uint32_t mine = 0;
     for (int j = 0; j < 4; ++j) mine += shared.histogram[top_bin - j];
     const Scan scan = block_scan(mine, shared);
-    if (is_first) {
+    if (level == 0) {
+      outside = above;
       k = min(k, static_cast<int>(scan.total));
-      if (k == 0) return {high, 0};
+      if (k == 0) return {high, 0, 0};
     }
-    int before = above + static_cast<int>(scan.before);
+    int before = (level == 0 ? 0 : above) + static_cast<int>(scan.before);
     for (int j = 0; j < 4; ++j) {
       const int size = shared.histogram[top_bin - j];
       if (before < k && before + size >= k) {
-        shared.result = static_cast<uint64_t>(top_bin - j) << 32 | before;
-        shared.count = size;
+        shared.high_bin = top_bin - j;
+        shared.low_bin = size;
       }
       before += size;
     }
     __syncthreads();
-    low += (shared.result >> 32) << shift;
-    high = min(high, low + ((uint64_t{1} << shift) - 1));
-    above = static_cast<int>(shared.result & 0xffffffffu);
-    const int size = shared.count;
+    const int bin = shared.high_bin, size = shared.low_bin;
+    low = bins.low_of(bin);
+    high = bins.high_of(bin);
     __syncthreads();
     if (size > kCapacity) continue;
-    cluster.run({PassKind::kCollect, 0, low, high});
-    sort_keys(shared.keys, size);
-    const uint64_t key = shared.keys[k - above - 1];
+    // With all that tie with the least value, if they are not too many.
+    uint64_t least = low >> 32 << 32;
+    cluster.run({PassKind::kCollect, least, high});
+    if (shared.num_keys > kCapacity && least != low) {
+      least = low;
+      cluster.run({PassKind::kCollect, least, high});
+    }
+    if (shared.num_keys > kCapacity) continue;
+    const int num_keys = shared.num_keys, num_above = shared.count - outside;
+    sort_keys(shared.keys, num_keys);
+    const int at = min(max(k - num_above - 1, 0), num_keys - 1);
+    const uint64_t key = shared.keys[at];
     __syncthreads();
-    return {key, k};
+    return {key, k, least == low && static_cast<uint32_t>(low) != 0 ? 0 : at + 1};
   }
 }
 
 /// The key at which the mass of the larger ones and itself first reaches `target`, of those in
 /// [low, high]; `low` if rounding keeps it below. No key is above `high`.
-__device__ inline uint64_t find_by_mass(RowCluster& cluster, uint64_t low, uint64_t high,
-                                        double target) {
+__device__ inline Edge find_by_mass(RowCluster& cluster, uint64_t low, uint64_t high,
+                                    double target) {
   RowShared& shared = cluster.shared;
   const Softmax softmax = shared.softmax;
   for (int level = 0;; ++level) {
-    const int shift = shift_for(low, high);
-    cluster.run({PassKind::kHistogram, shift, low, high});
+    const Bins bins(low, high, softmax.maximum, level == 0 ? value_of_key(low) : softmax.maximum);
+    cluster.run(bins.pass);
     const double mass_above = cluster.mass_above();
     // A bin's mass lies between those of its least and largest keys, times its size. The edge lies
     // between where the upper bounds and where the lower ones reach the target. Later bins are so
@@ -188,13 +247,12 @@ __device__ inline uint64_t find_by_mass(RowCluster& cluster, uint64_t low, uint6
     const int top_bin = kBins - 1 - 4 * static_cast<int>(threadIdx.x);
     double upper[4], lower[4], upper_sum = 0, lower_sum = 0;
     for (int j = 0; j < 4; ++j) {
-      const uint64_t first = low + (static_cast<uint64_t>(top_bin - j) << shift);
-      const uint64_t last = min(high, first + ((uint64_t{1} << shift) - 1));
       const uint32_t count = shared.histogram[top_bin - j];
       upper[j] = lower[j] = 0;
       if (count > 0) {
-        upper[j] = static_cast<double>(count) * softmax(value_of_key(last));
-        lower[j] = static_cast<double>(count) * softmax(value_of_key(first));
+        const float most = fminf(value_of_key(bins.high_of(top_bin - j)), softmax.maximum);
+        upper[j] = static_cast<double>(count) * softmax(most);
+        lower[j] = static_cast<double>(count) * softmax(value_of_key(bins.low_of(top_bin - j)));
         if (level >= 2) upper[j] = lower[j] = (upper[j] + lower[j]) / 2;
       }
       upper_sum += upper[j];
@@ -213,25 +271,52 @@ __device__ inline uint64_t find_by_mass(RowCluster& cluster, uint64_t low, uint6
     }
     __syncthreads();
     const int high_bin = shared.high_bin, low_bin = max(shared.low_bin, 0);
-    if (high_bin < 0) return low;
+    if (high_bin < 0) return {low, 1, 0};
     int members = 0;
     for (int bin = low_bin + threadIdx.x; bin <= high_bin; bin += kRowThreads)
       members += shared.histogram[bin];
     members = static_cast<int>(block_scan(members, shared).total);
-    high = min(high, low + (static_cast<uint64_t>(high_bin + 1) << shift) - 1);
-    low += static_cast<uint64_t>(low_bin) << shift;
-    if (members == 0) return low;
+    high = bins.high_of(high_bin);
+    low = bins.low_of(low_bin);
+    if (members == 0) return {low, 1, 0};
     if (members > kCapacity) continue;
-    cluster.run({PassKind::kCollect, 0, low, high});
+    cluster.run({PassKind::kCollect, low, high});
+    const int num_keys = shared.num_keys, num_above = shared.count;
+    if (num_keys > kCapacity) continue;
     const double above = cluster.mass_above();
-    sort_keys(shared.keys, members);
-    running_sums(members, shared, [&](int i) { return softmax(value_of_key(shared.keys[i])); });
+    sort_keys(shared.keys, num_keys);
+    running_sums(num_keys, shared, [&](int i) { return softmax(value_of_key(shared.keys[i])); });
     const int kept = count_if(
-        members, [&](int i) { return above + (i == 0 ? 0 : shared.prefix[i - 1]) < target; });
+        num_keys, [&](int i) { return above + (i == 0 ? 0 : shared.prefix[i - 1]) < target; });
     const uint64_t key = kept == 0 ? high + 1 : shared.keys[kept - 1];
     __syncthreads();
-    return key;
+    return {key, num_above + kept, kept};
   }
+}
+
+/// Adds the weights of the list's first `count` keys to their chunks' sums.
+__device__ inline void add_listed(RowCluster& cluster, int count) {
+  RowShared& shared = cluster.shared;
+  const Softmax softmax = shared.softmax;
+  sort_by_id(shared.keys, count);
+  running_sums(count, shared,
+               [&](int i) { return softmax(value_of(static_cast<uint32_t>(shared.keys[i]))); });
+  const auto mass_before = [&](int id) {  // of lower ids in the list
+    int begin = 0, end = count;
+    while (begin < end) {
+      const int middle = (begin + end) / 2;
+      const bool is_before =
+          static_cast<int>(~static_cast<uint32_t>(shared.keys[middle] >> 32)) < id;
+      begin = is_before ? middle + 1 : begin;
+      end = is_before ? end : middle;
+    }
+    return begin == 0 ? 0.0 : shared.prefix[begin - 1];
+  };
+  for (int chunk = threadIdx.x; chunk < cluster.row.num_chunks(); chunk += kRowThreads) {
+    const double mass = mass_before((chunk + 1) * kChunk) - mass_before(chunk * kChunk);
+    shared.sums[chunk] += static_cast<float>(mass);
+  }
+  __syncthreads();
 }
 
 }  // namespace inflight::cuda

@@ -96,7 +96,7 @@ __device__ int draw_in_row(RowCluster& cluster, uint64_t edge, double uniform, d
 /// their weights. False if they are too many.
 __device__ bool collect_sorted(RowCluster& cluster, uint64_t edge) {
   RowShared& shared = cluster.shared;
-  cluster.run({PassKind::kCollect, 0, edge, ~uint64_t{0}});
+  cluster.run({PassKind::kCollect, edge, kNoLimit});
   const int count = shared.num_keys;
   if (count > kCapacity) return false;
   const Softmax softmax = shared.softmax;
@@ -111,11 +111,7 @@ __device__ Draw draw_in_list(RowCluster& cluster, int count, double uniform) {
   const Softmax softmax = shared.softmax;
   const double sum = shared.prefix[count - 1];
   __syncthreads();
-  // Ids ahead of values: the largest first are then the lowest ids first.
-  for (int i = threadIdx.x; i < count; i += kRowThreads)
-    shared.keys[i] = shared.keys[i] << 32 | shared.keys[i] >> 32;
-  __syncthreads();
-  sort_keys(shared.keys, count);
+  sort_by_id(shared.keys, count);
   running_sums(count, shared,
                [&](int i) { return softmax(value_of(static_cast<uint32_t>(shared.keys[i]))); });
   const int index = index_at_mass(count, uniform * sum, shared);
@@ -168,27 +164,39 @@ __device__ Draw draw_from_many(RowCluster& cluster, const RowParams& p, uint64_t
   RowShared& shared = cluster.shared;
   const int num_chunks = cluster.row.num_chunks();
   const uint64_t high = least_key(shared.softmax.maximum) | 0xffffffffu;
-  const auto masses = [&](uint64_t edge) {
-    cluster.run({PassKind::kMasses, 0, edge, high});
+  Edge edge{floor, 0, 0};
+  // Of the chunks, into `sums`; returns the whole.
+  const auto find_masses = [&] {
+    if (edge.num_listed > 0) {
+      add_listed(cluster, edge.num_listed);
+    } else {
+      cluster.run({PassKind::kMasses, edge.key, high});
+      edge.count = shared.count;
+    }
     return running_sums(num_chunks, shared, [&](int i) { return shared.sums[i]; });
   };
-  uint64_t edge = floor;
   if (p.use_top_k) {
-    edge = find_by_rank(cluster, floor, high, p.top_k).key >> 32 << 32;
-    if (p.use_top_p) sum = masses(edge);
+    const float bottom = 4 * least_maximum(shared, num_chunks) - 3 * shared.softmax.maximum;
+    edge = find_by_rank(cluster, floor, high, shared.softmax.maximum, bottom, p.top_k);
+    edge.key = edge.key >> 32 << 32;  // all that tie
+    if (edge.num_listed > 0) {
+      const int num_keys = shared.num_keys;
+      const int num_listed = count_if(num_keys, [&](int i) { return shared.keys[i] >= edge.key; });
+      edge.count += num_listed - edge.num_listed;
+      edge.num_listed = num_listed;
+    }
+    if (p.use_top_p) sum = find_masses();
   } else if (p.use_top_p) {
     // What is lighter than this sums to less than what top_p drops, with room for rounding.
     const double lightest = 0.5 * (1.0 - p.top_p) * sum / cluster.row.length;
-    edge =
-        max(edge,
+    edge.key =
+        max(edge.key,
             least_key(logit_of_weight(fmin(lightest, 1.0), shared.softmax.maximum, p.temperature)));
   }
-  if (p.use_top_p) edge = find_by_mass(cluster, edge, high, p.top_p * sum);
-  edge = max(edge, min_p_key);
-  sum = masses(edge);
-  const int num_kept = shared.count;
-  __syncthreads();
-  return {draw_in_row(cluster, edge, uniform, sum), sum, num_kept};
+  if (p.use_top_p) edge = find_by_mass(cluster, edge.key, high, p.top_p * sum);
+  if (min_p_key > edge.key) edge = {min_p_key, 0, 0};
+  sum = find_masses();
+  return {draw_in_row(cluster, edge.key, uniform, sum), sum, edge.count};
 }
 
 /// The leader's part, after the first pass.
