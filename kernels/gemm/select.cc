@@ -25,17 +25,19 @@ Product select_product(const ProductQuery& query) {
 }
 
 SkinnyPlan plan_skinny(int64_t columns, int64_t depth, int num_multiprocessors) {
-  constexpr int64_t kTileColumns = 128, kStepDepth = 64;
-  constexpr int64_t kMinSteps = 4;  // of a block: below, its start and end weigh more
-  constexpr int kMaxSplit = 8;      // blocks that a cluster may have anywhere
-  const int64_t tiles = (columns + kTileColumns - 1) / kTileColumns;
+  constexpr int64_t kStepDepth = 64, kMinSteps = 4;  // of a block: below, its ends weigh more
+  constexpr int kMaxSplit = 8;                       // blocks that a cluster may have anywhere
+  // Wider tiles read x less often; they pay where there are many even so.
+  const int64_t narrow = (columns + 63) / 64;
+  const int tiles = narrow >= 12 * num_multiprocessors ? 2 : 1;
   const int64_t steps = (depth + kStepDepth - 1) / kStepDepth;
-  // All blocks at once, two to a multiprocessor: equal shares of the bandwidth end together.
+  // About as many blocks as multiprocessors, in one wave: then equal shares of the bandwidth end
+  // together, and the next kernel's blocks find room to fill their rings meanwhile.
   int split = 1;
-  while (split < kMaxSplit && tiles * split * 2 <= 2 * num_multiprocessors &&
+  while (split < kMaxSplit && narrow / tiles * split * 10 < 9 * num_multiprocessors &&
          steps >= split * 2 * kMinSteps)
     split *= 2;
-  return {split, 50 << 10};
+  return {tiles, split, 100 << 10, 0};
 }
 
 }  // namespace inflight::cuda

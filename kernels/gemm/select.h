@@ -49,8 +49,10 @@ Product select_product(const ProductQuery& query);
 
 /// How the skinny product divides its work. It does not depend on the rows: neither do their bits.
 struct SkinnyPlan {
-  int split;       // blocks that share a tile's depth: 1, 2, 4 or 8
-  int ring_bytes;  // shared memory for weights on the way
+  int tiles;           // 64 columns each, to a block: 1 or 2
+  int split;           // blocks that share a tile's depth: 1, 2, 4 or 8
+  int ring_bytes;      // shared memory for weights on the way
+  int prefetch_bytes;  // of weights that a block asks into the L2 before the kernel before is done
 };
 
 SkinnyPlan plan_skinny(int64_t columns, int64_t depth, int num_multiprocessors);

@@ -16,7 +16,7 @@ namespace inflight::cuda {
 namespace {
 
 constexpr int kDepth = 64;  // elements of a ring slot: 128 bytes, the swizzle's width
-constexpr int kMaxSlots = 16;
+constexpr int kMaxSlots = 24;
 constexpr int kPad = 4;  // floats after a row of sums, so that a warp's stores meet no bank twice
 
 constexpr int slot_bytes(int x_rows, int tiles) { return (64 * tiles + x_rows) * kDepth * 2; }
@@ -26,6 +26,7 @@ struct RingArgs {
   int split;  // blocks of a cluster
   int steps;  // slots' worth of depth
   int slots;
+  int prefetched;  // steps beyond the ring's
 };
 
 /// Grid: split * ceil(columns / (64 * kTiles)) blocks of kTiles warpgroups and a producer warp.
@@ -70,6 +71,8 @@ __global__ void __launch_bounds__(kTiles * 128 + 32)
     }
     publish_barriers();
     for (int step = 0; step < ahead; ++step) copy_weights(step, step, policy);
+    for (int step = ahead; step < min(count, ahead + ring.prefetched); ++step)
+      prefetch_tile(weights, (begin + step) * kDepth, column);
   }
   let_next_start();
   __syncthreads();
@@ -105,15 +108,13 @@ __global__ void __launch_bounds__(kTiles * 128 + 32)
 #pragma unroll
       for (int k = 0; k < kDepth / 16; ++k) add_product<T, kRows>(sums, a + 2 * k, b + 2 * k);
       commit_products();
-      // The slot before is free once the products before these are done.
-      wait_products<1>();
-      if (step > 0 && threadIdx.x % 32 == 0) arrive(&empty[slot == 0 ? ahead - 1 : slot - 1]);
+      wait_products<0>();
+      if (threadIdx.x % 32 == 0) arrive(&empty[slot]);
       if (++slot == ahead) {
         slot = 0;
         parity ^= 1;
       }
     }
-    wait_products<0>();
   }
 
   // The ring is idle: it holds the sums, [kRows][kColumns + kPad].
@@ -180,16 +181,22 @@ void run(const LinearParams& p, const SkinnyPlan& plan, const OpContext& context
       kernel,
       {dim3(static_cast<unsigned>(tiles * plan.split)), dim3(kTiles * 128 + 32), bytes, plan.split},
       context, tensor_map(p.weight, 64 * kTiles, kDepth), tensor_map(p.x, kRows, kDepth), out,
-      RingArgs{plan.split, steps, slots});
+      RingArgs{plan.split, steps, slots, plan.prefetch_bytes / (64 * kTiles * kDepth * 2)});
+}
+
+template <typename T, int kRows>
+void run_tiles(const LinearParams& p, const SkinnyPlan& plan, const OpContext& context) {
+  if (plan.tiles == 1) return run<T, kRows, 1>(p, plan, context);
+  run<T, kRows, 2>(p, plan, context);
 }
 
 template <typename T>
 void run_rows(const LinearParams& p, const SkinnyPlan& plan, const OpContext& context) {
   const int64_t rows = p.x.shape[0];
-  if (rows <= 8) return run<T, 8, 2>(p, plan, context);
-  if (rows <= 16) return run<T, 16, 2>(p, plan, context);
-  if (rows <= 32) return run<T, 32, 2>(p, plan, context);
-  run<T, 64, 2>(p, plan, context);
+  if (rows <= 8) return run_tiles<T, 8>(p, plan, context);
+  if (rows <= 16) return run_tiles<T, 16>(p, plan, context);
+  if (rows <= 32) return run_tiles<T, 32>(p, plan, context);
+  run_tiles<T, 64>(p, plan, context);
 }
 
 }  // namespace

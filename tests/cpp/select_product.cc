@@ -44,10 +44,15 @@ void check_products() {
 }
 
 void check_plans() {
-  EXPECT(plan_skinny(4096, 4096, 132).split == 8);
-  EXPECT(plan_skinny(6144, 4096, 132).split == 4);
-  EXPECT(plan_skinny(128256, 4096, 132).split == 1);
-  EXPECT(plan_skinny(128, 64, 132).split == 1);  // not less than a ring's worth to a block
+  const auto plan = [](int64_t columns, int64_t depth) { return plan_skinny(columns, depth, 132); };
+  EXPECT_EQ(plan(4096, 4096).split, 2);
+  EXPECT_EQ(plan(2048, 2048).split, 4);
+  EXPECT_EQ(plan(28672, 4096).split, 1);
+  EXPECT_EQ(plan(28672, 4096).tiles, 1);
+  EXPECT_EQ(plan(128256, 4096).split, 1);
+  EXPECT_EQ(plan(128256, 4096).tiles, 2);
+  EXPECT_EQ(plan(128, 64).split, 1);  // not less than a few steps to a block
+  EXPECT_EQ(plan(128, 8192).split, 8);
 }
 
 }  // namespace
