@@ -72,8 +72,10 @@ def test_commands(model: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="from a config.json alone"):
         LLM(engine, device="cpu", skip_tokenizer_init=True)
     arguments = ["repository", str(engine), "--output", str(tmp_path / "models")]
-    written = run(app, [*arguments, "--load-format", "dummy", "--device", "cpu"])
+    options = ["--load-format", "dummy", "--device", "cpu", "--no-cuda-graphs"]
+    written = run(app, [*arguments, *options])
     assert written.exit_code == 0, written.output
     assert [path.name for path in (tmp_path / "models").iterdir()] == ["tensorrt_llm"]
     config = (tmp_path / "models" / "tensorrt_llm" / "config.pbtxt").read_text()
     assert 'key: "load_format"\n  value: { string_value: "dummy" }' in config
+    assert 'key: "cuda_graph_mode"\n  value: { string_value: "false" }' in config

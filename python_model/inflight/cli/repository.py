@@ -25,6 +25,9 @@ KvCacheBytes = Annotated[int | None, typer.Option(min=1, help="Cap of the KV cac
 LoadFormatOption = Annotated[
     LoadFormat, typer.Option(help="dummy: random weights, config.json is enough.")
 ]
+CudaGraphs = Annotated[
+    bool, typer.Option(help="On a GPU, steps that only generate run from recordings.")
+]
 Threads = Annotated[int, typer.Option(min=0, help="Of CPU work; 0 = as many as allowed.")]
 
 
@@ -38,6 +41,7 @@ def repository_settings(
     max_queue_size: int = 0,
     kv_cache_max_tokens: int | None = None,
     kv_cache_max_bytes: int | None = None,
+    cuda_graphs: bool = True,
     num_threads: int = 0,
 ) -> RepositorySettings:
     """Of a repository that this machine's server can load as it is."""
@@ -48,6 +52,7 @@ def repository_settings(
         "load_format": None if load_format == LoadFormat.auto else load_format.value,
         "max_tokens_in_paged_kv_cache": kv_cache_max_tokens,
         "kv_cache_max_bytes": kv_cache_max_bytes,
+        "cuda_graph_mode": None if cuda_graphs else "false",
         "num_threads": num_threads or None,
         "exclude_input_in_output": str(exclude_input_in_output).lower(),
     }
@@ -76,6 +81,7 @@ def repository(
     max_queue_size: MaxQueueSize = 0,
     kv_cache_max_tokens: KvCacheTokens = None,
     kv_cache_max_bytes: KvCacheBytes = None,
+    cuda_graphs: CudaGraphs = True,
     num_threads: Threads = 0,
 ) -> None:
     """Write a model repository without starting a server."""
@@ -89,6 +95,7 @@ def repository(
             max_queue_size=max_queue_size,
             kv_cache_max_tokens=kv_cache_max_tokens,
             kv_cache_max_bytes=kv_cache_max_bytes,
+            cuda_graphs=cuda_graphs,
             num_threads=num_threads,
         )
         library = backend_library()

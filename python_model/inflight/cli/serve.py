@@ -17,6 +17,7 @@ import typer
 from inflight.builder.cache import engine_dir_for
 from inflight.cli.build import LoadFormat
 from inflight.cli.repository import (
+    CudaGraphs,
     Decoupled,
     Device,
     ExcludeInput,
@@ -56,6 +57,7 @@ def serve(
     max_queue_size: MaxQueueSize = 0,
     kv_cache_max_tokens: KvCacheTokens = None,
     kv_cache_max_bytes: KvCacheBytes = None,
+    cuda_graphs: CudaGraphs = True,
     num_threads: Threads = 0,
     model_control_mode: Annotated[str, typer.Option(help="none, explicit or poll.")] = "none",
     log_verbose: Annotated[int, typer.Option(help="Verbosity of the server's log.")] = 0,
@@ -73,6 +75,7 @@ def serve(
             max_queue_size=max_queue_size,
             kv_cache_max_tokens=kv_cache_max_tokens,
             kv_cache_max_bytes=kv_cache_max_bytes,
+            cuda_graphs=cuda_graphs,
             num_threads=num_threads,
         )
     except (FileNotFoundError, ProblemsError, ValueError) as error:

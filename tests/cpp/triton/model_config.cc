@@ -55,6 +55,7 @@ void reads_every_setting() {
                        parameter("kv_cache_max_bytes", "1000000") + "," +
                        parameter("kv_cache_free_gpu_mem_fraction", "0.5") + "," +
                        parameter("enable_chunked_context", "False") + "," +
+                       parameter("cuda_graph_mode", "false") + "," +
                        parameter("exclude_input_in_output", "TRUE") + "," +
                        parameter("max_num_tokens", "256") + "," + parameter("num_threads", "2"),
                    "\"model_transaction_policy\": {\"decoupled\": true}, \"dynamic_batching\": "
@@ -66,6 +67,7 @@ void reads_every_setting() {
   EXPECT_EQ(settings.engine.kv_cache_max_bytes.value_or(0), 1000000);
   EXPECT_EQ(settings.engine.kv_cache_free_memory_fraction, 0.5);
   EXPECT(!settings.engine.enable_chunked_context);
+  EXPECT(!settings.engine.enable_cuda_graphs);
   EXPECT_EQ(settings.engine.max_num_tokens.value_or(0), 256);
   EXPECT_EQ(settings.engine.num_threads, 2);
   EXPECT_EQ(settings.engine.max_queue_size, 17);
@@ -151,6 +153,7 @@ void wrong_values() {
             "Static batching type is deprecated: requests are batched in flight");
   EXPECT(!settings.engine.max_num_tokens.has_value());
   EXPECT(settings.engine.enable_chunked_context);
+  EXPECT(settings.engine.enable_cuda_graphs);
 }
 
 }  // namespace
