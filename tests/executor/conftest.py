@@ -6,7 +6,16 @@ from typing import Any
 
 import pytest
 from engine_client import TINY, Client
+from inflight import _core
 from inflight.builder import build_engine
+
+
+@pytest.fixture(scope="module", params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def device(request: pytest.FixtureRequest) -> str:
+    """Every device that this machine and build have."""
+    if request.param not in _core.op_devices():
+        pytest.skip(f"no {request.param} on this machine or in this build")
+    return request.param
 
 
 @pytest.fixture(scope="session")
@@ -44,12 +53,12 @@ def tiny_engine(
 
 
 @pytest.fixture
-def make_client(tiny_engine: Callable[[int], Path]) -> Iterator[Callable[..., Client]]:
+def make_client(tiny_engine: Callable[[int], Path], device: str) -> Iterator[Callable[..., Client]]:
     """make_client(tokens_per_block=8, **engine settings) -> Client, closed after the test."""
     clients: list[Client] = []
 
     def make(tokens_per_block: int = 8, **settings: Any) -> Client:
-        clients.append(Client(tiny_engine(tokens_per_block), **settings))
+        clients.append(Client(tiny_engine(tokens_per_block), **{"device": device} | settings))
         return clients[-1]
 
     yield make
@@ -58,7 +67,7 @@ def make_client(tiny_engine: Callable[[int], Path]) -> Iterator[Callable[..., Cl
 
 
 @pytest.fixture(scope="module")
-def client(tiny_engine: Callable[[int], Path]) -> Iterator[Client]:
-    client = Client(tiny_engine(8))
+def client(tiny_engine: Callable[[int], Path], device: str) -> Iterator[Client]:
+    client = Client(tiny_engine(8), device=device)
     yield client
     client.close()

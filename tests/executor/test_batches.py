@@ -93,6 +93,7 @@ def test_a_random_batch_equals_each_alone(
 )
 def test_every_way_to_cut_the_work(
     tiny_engine: Callable[[int], Path],
+    device: str,
     alone: list[tuple[list[int], str]],
     tokens_per_block: int,
     max_batch_size: int,
@@ -103,6 +104,7 @@ def test_every_way_to_cut_the_work(
 ) -> None:
     client = Client(
         tiny_engine(tokens_per_block),
+        device=device,
         max_batch_size=max_batch_size,
         max_num_tokens=max_num_tokens,
         kv_cache_max_tokens=kv_cache_max_tokens,

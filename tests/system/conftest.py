@@ -3,6 +3,15 @@
 from collections.abc import Iterator
 
 import pytest
+from inflight import _core
+
+
+@pytest.fixture(scope="module", params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def device(request: pytest.FixtureRequest) -> str:
+    """Every device that this machine and build have."""
+    if request.param not in _core.op_devices():
+        pytest.skip(f"no {request.param} on this machine or in this build")
+    return request.param
 
 
 @pytest.fixture

@@ -63,12 +63,12 @@ def rms(ours: list[np.ndarray], theirs: list[np.ndarray]) -> float:
 
 @pytest.mark.usefixtures("one_torch_thread")
 @pytest.mark.parametrize("case", [c for c in CASES if "dynamic" not in str(c)], ids=str)
-def test_bfloat16_log_probs(case: Case, tmp_path: Path):
+def test_bfloat16_log_probs(case: Case, tmp_path: Path, device: str):
     # Dynamic scaling is left out: one pass over a sequence is not what a cache has seen.
     folder = tmp_path / "checkpoint"
     make_model(case, "bfloat16").save_pretrained(folder)
     engine = build_engine(folder, tmp_path / "engine", **case.build)
-    with LLM(engine, skip_tokenizer_init=True) as llm:
+    with LLM(engine, device=device, skip_tokenizer_init=True) as llm:
         assert llm.info.dtype == "bfloat16"
         sequences, ours = zip(*log_probs_of_engine(llm, case, num_tokens=32), strict=True)
     truth = log_probs_of_transformers(folder, "float32", "eager", sequences, 32)

@@ -1,7 +1,8 @@
 """Greedy tokens of the engine, many requests in flight, equal transformers' one by one.
 
 30 random models, 10 prompts each: every head ratio from 1 to 8, every rope type, odd sizes, tied and
-separate embeddings, biases; random limits, so that prompts are cut in chunks and requests wait.
+separate embeddings, biases; random limits, so that prompts are cut in chunks and requests wait. On a GPU with
+recorded steps and without, all at once and one by one.
 """
 
 from __future__ import annotations
@@ -36,17 +37,23 @@ def greedy_of_transformers(model, prompt: tuple[int, ...], num_tokens: int) -> l
 
 @pytest.mark.usefixtures("one_torch_thread")
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_greedy_equals_transformers(case: Case, tmp_path: Path):
+def test_greedy_equals_transformers(case: Case, tmp_path: Path, device: str):
     model = make_model(case)
     model.save_pretrained(tmp_path / "checkpoint")
     engine = build_engine(tmp_path / "checkpoint", tmp_path / "engine", **case.build)
     params = SamplingParams(max_tokens=NUM_GENERATED, ignore_eos=True)
-    with LLM(engine, skip_tokenizer_init=True) as llm:
-        outputs = llm.generate([list(prompt) for prompt in case.prompts], params, use_tqdm=False)
-    for prompt, output in zip(case.prompts, outputs, strict=True):
-        expected = greedy_of_transformers(model, prompt, NUM_GENERATED)
-        assert output.outputs[0].token_ids == expected
-        assert output.outputs[0].finish_reason == "length"
+    prompts = [list(prompt) for prompt in case.prompts]
+    expected = [greedy_of_transformers(model, prompt, NUM_GENERATED) for prompt in prompts]
+    for cuda_graphs in (False, True) if device == "cuda" else (True,):
+        with LLM(
+            engine, device=device, enable_cuda_graphs=cuda_graphs, skip_tokenizer_init=True
+        ) as llm:
+            outputs = llm.generate(prompts, params, use_tqdm=False)
+            assert [output.outputs[0].token_ids for output in outputs] == expected
+            assert {output.outputs[0].finish_reason for output in outputs} == {"length"}
+            if device == "cuda":
+                alone = [llm.generate(prompt, params).outputs[0].token_ids for prompt in prompts]
+                assert alone == expected
 
 
 def test_the_cases_cover_what_they_claim():

@@ -22,17 +22,22 @@ PROMPTS = ["ROMEO:\n", "JULIET:\nO ", "First Citizen:\nBefore we", "KING RICHARD
 
 
 @pytest.fixture(scope="module")
-def engine(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def engine(tmp_path_factory: pytest.TempPathFactory, device: str) -> Path:
     from inflight.builder import build_engine
 
+    # On a GPU other kernels serve other batches: in float32 that changes no token.
     return build_engine(
-        DEMO_MODEL, tmp_path_factory.mktemp("engine") / "demo", max_batch_size=8, max_num_tokens=64
+        DEMO_MODEL,
+        tmp_path_factory.mktemp("engine") / "demo",
+        dtype="float32" if device == "cuda" else "auto",
+        max_batch_size=8,
+        max_num_tokens=64,
     )
 
 
 @pytest.fixture(scope="module")
-def llm(engine: Path) -> Iterator[LLM]:
-    with LLM(engine, kv_cache_config=KvCacheConfig(max_tokens=8192)) as llm:
+def llm(engine: Path, device: str) -> Iterator[LLM]:
+    with LLM(engine, device=device, kv_cache_config=KvCacheConfig(max_tokens=8192)) as llm:
         yield llm
 
 
@@ -236,8 +241,8 @@ def test_a_bad_prompt_among_others_is_named(llm: LLM):
         llm.generate([PROMPTS[0], [10**6], PROMPTS[1]], use_tqdm=False)
 
 
-def test_generate_waits_where_generate_async_is_refused(engine: Path):
-    with LLM(engine, max_queue_size=2, max_batch_size=1) as llm:
+def test_generate_waits_where_generate_async_is_refused(engine: Path, device: str):
+    with LLM(engine, device=device, max_queue_size=2, max_batch_size=1) as llm:
         outputs = llm.generate(PROMPTS * 5, SamplingParams(max_tokens=5), use_tqdm=False)
         assert [text(o) for o in outputs] == [text(o) for o in outputs[:4]] * 5
         running = []
@@ -256,8 +261,8 @@ def test_progress_bar(llm: LLM, capsys: pytest.CaptureFixture[str]):
     assert capsys.readouterr().err == ""
 
 
-def test_shutdown_ends_everything(engine: Path):
-    llm = LLM(engine)
+def test_shutdown_ends_everything(engine: Path, device: str):
+    llm = LLM(engine, device=device)
     results = [llm.generate_async(PROMPTS[0], SamplingParams(max_tokens=400)) for _ in range(6)]
     llm.shutdown()
     assert {r.result(timeout=5).outputs[0].finish_reason for r in results} <= {
@@ -269,8 +274,8 @@ def test_shutdown_ends_everything(engine: Path):
     llm.shutdown()
 
 
-def test_dropping_the_last_reference_ends_the_threads(engine: Path):
-    llm = LLM(engine)
+def test_dropping_the_last_reference_ends_the_threads(engine: Path, device: str):
+    llm = LLM(engine, device=device)
     llm.generate(PROMPTS[0], SamplingParams(max_tokens=2))
     reader, gone = llm._reader, weakref.ref(llm)
     del llm
