@@ -50,7 +50,10 @@ void random_clients(bool shut_down_early) {
     threads.emplace_back([&, t] { client(fixture, answers[t], lengths[t], t); });
   }
   for (std::thread& thread : threads) thread.join();
-  if (shut_down_early) fixture.engine->shut_down();
+  if (shut_down_early) {
+    while (num_steps == 0) std::this_thread::yield();  // the engine's thread may be late to start
+    fixture.engine->shut_down();
+  }
   int num_accepted = 0;
   for (int t = 0; t < kNumThreads; ++t) {
     for (size_t i = 0; i < answers[t].size(); ++i) {
