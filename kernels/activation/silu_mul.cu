@@ -13,8 +13,8 @@ constexpr int kThreads = 256;
 template <typename T, int kVec>
 __global__ void __launch_bounds__(kThreads)
     silu_mul_kernel(const T* gate_up, T* y, int num_rows, int size) {
-  wait_for_previous();
   let_next_start();
+  wait_for_previous();
   const int column = (blockIdx.x * kThreads + threadIdx.x) * kVec;
   if (column >= size) return;
   for (int64_t t = blockIdx.y; t < num_rows; t += gridDim.y) {

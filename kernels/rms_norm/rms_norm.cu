@@ -27,8 +27,8 @@ __global__ void __launch_bounds__(kMaxThreads)
   // Each thread reads back only what it wrote itself: no barrier needed for either array.
   for (int i = threadIdx.x; i < count; i += blockDim.x)
     weights[i] = load_vec<T, kVec>(weight + i * kVec);
-  wait_for_previous();
   let_next_start();
+  wait_for_previous();
   const int64_t offset = int64_t{blockIdx.x} * size;
   float squares = 0;
   for (int i = threadIdx.x; i < count; i += blockDim.x) {

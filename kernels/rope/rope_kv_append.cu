@@ -43,8 +43,8 @@ __global__ void __launch_bounds__(kThreads)
     rope_append_pairs(const T* qkv, const float* cos_sin, const int32_t* slots, T* q, T* cache,
                       const Shape s) {
   using V = Vec<T, kVec>;
-  wait_for_previous();
   let_next_start();
+  wait_for_previous();
   const int64_t t = blockIdx.x;
   const int slot = slots[t];
   const int items_per_head = s.half / kVec;
@@ -76,8 +76,8 @@ template <typename T, typename Cache>
 __global__ void __launch_bounds__(kThreads)
     rope_append_elements(const T* qkv, const float* cos_sin, const int32_t* slots, T* q,
                          Cache* cache, const Shape s) {
-  wait_for_previous();
   let_next_start();
+  wait_for_previous();
   const int64_t t = blockIdx.x;
   const int slot = slots[t];
   const int num_heads = s.num_heads + 2 * s.num_kv_heads;

@@ -22,8 +22,8 @@ struct Dynamic {
 __global__ void rope_table_kernel(const int32_t* positions, const int32_t* rope_lengths,
                                   float* cos_sin, const __grid_constant__ Frequencies inv_freqs,
                                   int half, float attention_scaling, Dynamic dynamic) {
-  wait_for_previous();
   let_next_start();
+  wait_for_previous();
   const int64_t t = blockIdx.x;
   const auto length = static_cast<float>(rope_lengths[t]);
   const bool is_stretched = dynamic.is_on && length > dynamic.original_max_position;

@@ -12,8 +12,8 @@ namespace inflight::cuda {
 template <typename Unit>
 __global__ void copy_rows_kernel(const Unit* from, const int32_t* rows, Unit* y, int32_t num_rows,
                                  int64_t units) {
-  wait_for_previous();
   let_next_start();
+  wait_for_previous();
   const int32_t row = rows[blockIdx.x];
   const bool is_there = row >= 0 && row < num_rows;
   const Unit* source = from + (is_there ? row : 0) * units;
