@@ -246,9 +246,43 @@ def bench_small(runner, table: Table, dtype: str, rows: list[int]) -> None:
         table.add("gather_rows", f"{t}x{hidden}", own_time([call]), 2 * x.nbytes, writes=True)
 
 
+def bench_sampling(table: Table, batches: list[int], vocab_size: int = 128256) -> None:
+    """Logits as a model's: normal with deviation 3, so that few tokens hold most of the mass. The
+    floor is one read of them."""
+    ways = {
+        "greedy": {"greedy": True},
+        "temperature": {},
+        "top_k 50, top_p 0.9": {"top_k": 50, "top_p": 0.9},
+        " and a penalty": {"top_k": 50, "top_p": 0.9, "repetition_penalty": 1.1},
+        " and 5 log_probs": {
+            "top_k": 50,
+            "top_p": 0.9,
+            "repetition_penalty": 1.1,
+            "num_logprobs": 5,
+        },
+        "top_p 0.9": {"top_p": 0.9},
+        "top_k 1000": {"top_k": 1000},
+        "top_p 0.9, temp. 3": {"top_p": 0.9, "temperature": 3.0},
+    }
+    prompt = np.random.default_rng(1).integers(0, vocab_size, 1000).tolist()
+    for batch in batches:
+        logits = random((batch, vocab_size), "float32", 3.0)
+        sampler = _core.decoding.Sampler(vocab_size, batch, 1, "cuda")
+        copies = 1 + min(BEYOND_CACHES // logits.nbytes, 40)
+        for name, fields in ways.items():
+            rows = [
+                _core.decoding.SampleRow(
+                    i, _core.decoding.SamplingParams(seed=i, **fields), prompt_ids=prompt
+                )
+                for i in range(batch)
+            ]
+            seconds = float(np.median(sampler.time(logits, rows, copies, 9)))
+            table.add("sampling", f"{batch}x{vocab_size} {name}", seconds, logits.nbytes)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--ops", default="linear,decode,prefill,small")
+    parser.add_argument("--ops", default="linear,decode,prefill,small,sampling")
     parser.add_argument("--dtype", default="bfloat16", choices=list(NUMPY))
     parser.add_argument("--rows", default="1,2,4,8,16,32,64,128,256,2048,8192", help="of linear")
     parser.add_argument("--linears", default=",".join(LINEARS), help="names of LINEARS")
@@ -269,6 +303,8 @@ def main() -> None:
         bench_decode(runner, table, options.dtype)
     if "prefill" in ops:
         bench_prefill(runner, table, options.dtype)
+    if "sampling" in ops:
+        bench_sampling(table, [1, 32, 128, 256])
     if "linear" in ops:
         rows = [int(m) for m in options.rows.split(",")]
         bench_linear(runner, table, options.dtype, rows, options.linears.split(","))

@@ -64,6 +64,40 @@ class OwnedSampler {
     return answers;
   }
 
+  /// Seconds that the kernels of a step took in each of `rounds` rounds, by replay of a graph of
+  /// steps on `copies` copies of the logits in turn, so that caches do not hold them.
+  std::vector<double> time(Logits& logits, const std::vector<SampleRow>& rows, int copies,
+                           int rounds) {
+    check(context_.is_cuda() && logits.ndim() == 2, "time needs a GPU and logits of rank 2");
+    py::gil_scoped_release release;
+    const Stream& stream = context_.stream();
+    const auto bytes = static_cast<size_t>(logits.nbytes());
+    Buffer memory(bytes * copies, context_.device());
+    std::vector<TensorView> views;
+    for (int i = 0; i < copies; ++i) {
+      void* copy = static_cast<std::byte*>(memory.data()) + i * bytes;
+      copy_async(copy, logits.data(), bytes, stream);
+      views.push_back(TensorView::dense(copy, DType::kFloat32, {logits.shape(0), logits.shape(1)},
+                                        context_.device()));
+    }
+    start(rows, views[0]);
+    sampler_.results(slot_);
+    const int steps = std::max(copies, 20);
+    const Graph graph = Graph::record(stream, [&] {
+      for (int i = 0; i < steps; ++i) sampler_.enqueue(views[i % copies], {}, slot_);
+    });
+    Event begin(stream.device(), true), end(stream.device(), true);
+    std::vector<double> seconds;
+    for (int round = 0; round < rounds; ++round) {
+      begin.record(stream);
+      graph.launch(stream);
+      end.record(stream);
+      end.wait();
+      seconds.push_back(end.seconds_since(begin) / steps);
+    }
+    return seconds;
+  }
+
  private:
   static Device device_of(const std::string& name) {
     check(name == "cpu" || name == "cuda", "device is '", name, "'; it must be 'cpu' or 'cuda'");
@@ -97,6 +131,16 @@ struct OwnedRow {
   Ids generated_ids;
   int in_flight_token;
 };
+
+std::vector<SampleRow> views_of(const py::list& rows) {
+  std::vector<SampleRow> views;
+  for (const py::handle item : rows) {
+    const OwnedRow& row = item.cast<const OwnedRow&>();
+    views.push_back({row.row, &row.sampling, &row.stop, row.prompt_ids, row.generated_ids,
+                     row.in_flight_token});
+  }
+  return views;
+}
 
 void bind_params(py::module_& module) {
   py::class_<SamplingParams>(module, "SamplingParams")
@@ -162,15 +206,15 @@ void bind_sampler(py::module_& module) {
       .def(
           "sample",
           [](OwnedSampler& sampler, Logits logits, const py::list& rows) {
-            std::vector<SampleRow> views;
-            for (const py::handle item : rows) {
-              const OwnedRow& row = item.cast<const OwnedRow&>();
-              views.push_back({row.row, &row.sampling, &row.stop, row.prompt_ids, row.generated_ids,
-                               row.in_flight_token});
-            }
-            return sampler.sample(logits, views);
+            return sampler.sample(logits, views_of(rows));
           },
-          py::arg("logits").noconvert(), py::arg("rows"));
+          py::arg("logits").noconvert(), py::arg("rows"))
+      .def(
+          "time",
+          [](OwnedSampler& sampler, Logits logits, const py::list& rows, int copies, int rounds) {
+            return sampler.time(logits, views_of(rows), copies, rounds);
+          },
+          py::arg("logits").noconvert(), py::arg("rows"), py::arg("copies"), py::arg("rounds"));
   module.def(
       "philox4x32_10",
       [](PhiloxCounter counter, PhiloxKey key) { return philox4x32_10(counter, key); },

@@ -204,8 +204,16 @@ void Sampler::place_outputs(Slot& slot, size_t count) {
   sample.maxima = view(scratch(0), DType::kFloat32, length);
   sample.log_sums = view(scratch(1), DType::kFloat32, length);
   sample.num_kept = view(scratch(2), DType::kInt32, length);
+  sample.chunk_maxima = {};
   if (!slot.any_log_probs) return;
 
+  if (context_.is_cuda()) {
+    const int64_t num_chunks = (vocab_size_ + kMaximaChunk - 1) / kMaximaChunk;
+    const size_t bytes = sizeof(float) * num_chunks * max_batch_size_;
+    if (chunk_maxima_.bytes() == 0) chunk_maxima_ = Buffer(bytes, device);
+    sample.chunk_maxima =
+        TensorView::dense(chunk_maxima_.data(), DType::kFloat32, {length, num_chunks}, device);
+  }
   const int64_t num_top = slot.top_starts.back();
   const size_t top_bytes = 2 * sizeof(int32_t) * num_top;
   if (slot.top.device.bytes() < top_bytes) slot.top.allocate(device, 2 * top_bytes);
@@ -216,6 +224,7 @@ void Sampler::place_outputs(Slot& slot, size_t count) {
   log_probs.maxima = sample.maxima;
   log_probs.log_sums = sample.log_sums;
   log_probs.num_kept = sample.num_kept;
+  log_probs.chunk_maxima = sample.chunk_maxima;
   log_probs.num_top = sample.num_top;
   log_probs.log_probs = view(slot.answers.on_device(column), DType::kFloat32, length);
   log_probs.top_counts = view(slot.answers.on_device(2 * column), DType::kInt32, length);
@@ -225,6 +234,13 @@ void Sampler::place_outputs(Slot& slot, size_t count) {
 }
 
 void Sampler::launch(const TensorView& logits, const TensorView& previous_tokens, int slot_index) {
+  Slot& slot = slots_.at(slot_index);
+  enqueue(logits, previous_tokens, slot_index);
+  if (context_.is_cuda()) copy_back(slot);
+  slot.is_launched = true;
+}
+
+void Sampler::enqueue(const TensorView& logits, const TensorView& previous_tokens, int slot_index) {
   Slot& slot = slots_.at(slot_index);
   check_internal(logits.rank == 2 && logits.shape[1] == vocab_size_, "sampler: logits must be [B, ",
                  vocab_size_, "]");
@@ -247,8 +263,6 @@ void Sampler::launch(const TensorView& logits, const TensorView& previous_tokens
     slot.log_probs.logits = logits;
     log_probs(slot.log_probs, op_context_);
   }
-  if (context_.is_cuda()) copy_back(slot);
-  slot.is_launched = true;
 }
 
 void Sampler::copy_back(Slot& slot) {

@@ -71,6 +71,8 @@ class Sampler {
   /// before; empty if no row has one. Allocates only when log-probabilities of more tokens than
   /// ever before are asked for.
   void launch(const TensorView& logits, const TensorView& previous_tokens, int slot);
+  /// The kernels of `launch` alone, for recording and timing: results() knows nothing of them.
+  void enqueue(const TensorView& logits, const TensorView& previous_tokens, int slot);
   /// [max_batch_size] int32 on the device: entry i is the token of row i of the logits, negative
   /// where there is none (kernels/sampling/outcome.h). Always the same memory for a slot.
   TensorView tokens(int slot) const;
@@ -122,7 +124,8 @@ class Sampler {
   const int max_batch_size_;
   OpContext op_context_;
   Buffer workspace_;
-  Buffer scratch_;  // maxima, log_sums, num_kept of the step that runs
+  Buffer scratch_;       // maxima, log_sums, num_kept of the step that runs
+  Buffer chunk_maxima_;  // CUDA, once log-probabilities are asked for
   std::optional<Stream> copy_stream_;
   std::vector<Slot> slots_;
   // Of the call of prepare.

@@ -22,19 +22,16 @@ __global__ void __launch_bounds__(kRowThreads)
   float best = -INFINITY;
   int best_id = INT32_MAX;
   bool is_bad = false;
-  for (int chunk = cluster.rank * kRowWarps + warp; chunk < row.num_chunks();
-       chunk += cluster.size * kRowWarps) {
-    float values[kPerLane];
-    row.load(chunk, values);
+  row.stream(Turns(row.num_chunks(), cluster), [&](int chunk, const float (&values)[kPerLane]) {
     const float maximum = lane_max(values);
-    if (maximum <= best) continue;
+    if (maximum <= best) return;
     is_bad |= !(maximum < INFINITY);
     best = maximum;
 #pragma unroll
     for (int j = kPerLane - 1; j >= 0; --j) {
       if (values[j] == maximum) best_id = chunk * kChunk + j * 32 + lane;
     }
-  }
+  });
   uint64_t key = is_bad ? kBad : key_of(best, best_id);
   const auto warp_best = [](uint64_t x) {
 #pragma unroll

@@ -14,6 +14,7 @@ struct Args {
   const float* maxima;
   const float* log_sums;
   const int32_t* num_kept;
+  const float* chunk_maxima;
   const int32_t* num_top;
   const int32_t* top_starts;
   float* log_probs;
@@ -86,7 +87,11 @@ __global__ void __launch_bounds__(kRowThreads, 2) log_probs_kernel(const Args ar
   if (wanted == 0) return;
 
   RowCluster cluster({row, args.length}, blocks, shared);
-  cluster.measure(0.0f);
+  if (args.chunk_maxima == nullptr) {
+    cluster.measure(0.0f, nullptr);
+  } else {
+    cluster.recall(args.chunk_maxima + i * cluster.row.num_chunks());
+  }
   if (!cluster.is_leader()) return cluster.serve();
   const int start = args.top_starts[i];
   const int count = write_top(cluster, wanted, [&](int rank, uint64_t key) {
@@ -107,9 +112,11 @@ void log_probs(const LogProbsParams& p, OpContext& context) {
       p.logits.as<float>(),       p.logits.strides[0],        static_cast<int>(length),
       p.rows.as<int32_t>(),       p.temperatures.as<float>(), p.tokens.as<int32_t>(),
       p.maxima.as<float>(),       p.log_sums.as<float>(),     p.num_kept.as<int32_t>(),
-      p.num_top.as<int32_t>(),    p.top_starts.as<int32_t>(), p.log_probs.as<float>(),
-      p.top_counts.as<int32_t>(), p.top_ids.as<int32_t>(),    p.top_log_probs.as<float>()};
-  const int cluster = row_cluster(p.rows.shape[0], context);
+      p.chunk_maxima.as<float>(), p.num_top.as<int32_t>(),    p.top_starts.as<int32_t>(),
+      p.log_probs.as<float>(),    p.top_counts.as<int32_t>(), p.top_ids.as<int32_t>(),
+      p.top_log_probs.as<float>()};
+  // With the maxima at hand little is read.
+  const int cluster = p.chunk_maxima.data != nullptr ? 1 : row_cluster(p.rows.shape[0], context);
   allow_shared_bytes(log_probs_kernel, sizeof(RowShared));
   launch(log_probs_kernel,
          {dim3(static_cast<unsigned>(p.rows.shape[0] * cluster)), dim3(kRowThreads),

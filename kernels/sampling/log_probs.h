@@ -16,6 +16,7 @@ struct LogProbsParams {
   TensorView maxima;         // [N] float32
   TensorView log_sums;       // [N] float32
   TensorView num_kept;       // [N] int32
+  TensorView chunk_maxima;   // as sample left them, or empty
   TensorView num_top;        // [N] int32: -1 = skip the row, else how many of the likeliest
   TensorView top_starts;     // [N + 1] int32: where a row's answers begin; room for num_top each
   TensorView log_probs;      // [N] float32, written: of tokens

@@ -65,7 +65,11 @@ __global__ void __launch_bounds__(kThreads) penalties_kernel(const Args args) {
     if (count == kDone) continue;
     float logit = row[id];
     logit = logit > 0 ? logit / repetition : logit * repetition;
-    if (count > 0) logit -= presence + frequency * static_cast<float>(count);
+    // Without fused products, as the CPU does it.
+    if (count > 0) {
+      const float by_count = __fmul_rn(frequency, static_cast<float>(count));
+      logit = __fadd_rn(logit, -__fadd_rn(presence, by_count));
+    }
     row[id] = logit;
   }
   __syncthreads();  // bans come last

@@ -8,12 +8,13 @@
 
 #include "kernels/core/cuda/launch.cuh"
 #include "kernels/core/cuda/reduce.cuh"
+#include "kernels/sampling/outcome.h"
 
 namespace inflight::cuda {
 
 inline constexpr int kRowThreads = 512;  // of a block
 inline constexpr int kRowWarps = kRowThreads / 32;
-inline constexpr int kChunk = 512;  // logits; 251 chunks in a row of 128k
+inline constexpr int kChunk = kMaximaChunk;  // logits; 251 chunks in a row of 128k
 inline constexpr int kPerLane = kChunk / 32;
 inline constexpr int kMaxChunks = 2048;
 inline constexpr int64_t kMaxVocabSize = int64_t{kChunk} * kMaxChunks;
@@ -58,11 +59,15 @@ struct Cluster {
   }
 };
 
-/// Blocks to a row so that `num_rows` rows fill the device about twice.
+#ifndef INFLIGHT_FILL
+#define INFLIGHT_FILL 1
+#endif
+/// Blocks to a row so that `num_rows` rows about fill the device. Clusters of more blocks than fit
+/// at once would wait for each other.
 inline int row_cluster(int64_t num_rows, const OpContext& context) {
   if (context.compute_capability < 90) return 1;
   int blocks = 8;
-  while (blocks > 1 && num_rows * blocks > 2 * context.num_multiprocessors) blocks /= 2;
+  while (blocks > 1 && num_rows * blocks > INFLIGHT_FILL * context.num_multiprocessors) blocks /= 2;
   return blocks;
 }
 
@@ -72,6 +77,19 @@ inline void check_row_length(const char* op, int64_t vocab_size) {
                                                 " ids; on CUDA at most ", kMaxVocabSize));
   }
 }
+
+/// A warp's chunks of those of a row, shared out evenly.
+struct Turns {
+  int first;
+  int stride;
+  int count;
+
+  __device__ Turns(int num_chunks, const Cluster& cluster)
+      : first((threadIdx.x / 32) * cluster.size + cluster.rank),
+        stride(cluster.size * kRowWarps),
+        count((num_chunks - first + stride - 1) / stride) {}
+  __device__ int chunk(int turn) const { return first + stride * turn; }
+};
 
 struct Row {
   const float* logits;
@@ -88,6 +106,19 @@ struct Row {
 #pragma unroll
       for (int j = 0; j < kPerLane; ++j)
         values[j] = first + j * 32 < length ? __ldcg(logits + first + j * 32) : -INFINITY;
+    }
+  }
+  /// Calls function(chunk, values) for all of a warp's chunks; the next one is on its way
+  /// meanwhile.
+  template <typename Function>
+  __device__ __forceinline__ void stream(const Turns& turns, const Function& function) const {
+    float values[kPerLane], next[kPerLane];
+    if (turns.count > 0) load(turns.chunk(0), next);
+    for (int turn = 0; turn < turns.count; ++turn) {
+#pragma unroll
+      for (int j = 0; j < kPerLane; ++j) values[j] = next[j];
+      if (turn + 1 < turns.count) load(turns.chunk(turn + 1), next);
+      function(turns.chunk(turn), values);
     }
   }
 };

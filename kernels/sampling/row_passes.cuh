@@ -71,10 +71,9 @@ class RowCluster {
 
   /// All blocks: every chunk's maximum, NaN included, and, if `scale` is not 0, the sum of its
   /// weights against its own maximum. In the order of the lanes' elements, so in any cluster alike.
-  __device__ void measure(float scale) {
-    for_chunks(false, [&](int chunk) {
-      float values[kPerLane];
-      row.load(chunk, values);
+  /// `chunk_maxima`, if not null, gets the maxima, too.
+  __device__ void measure(float scale, float* chunk_maxima) {
+    row.stream(Turns(row.num_chunks(), cluster), [&](int chunk, const float (&values)[kPerLane]) {
       const float maximum = warp_max_or_nan(lane_max(values));
       float sum = 0;
       if (scale != 0.0f && maximum > -INFINITY) {
@@ -87,8 +86,15 @@ class RowCluster {
         shared.maxima[chunk] = maximum;
         leader->maxima[chunk] = maximum;
         leader->sums[chunk] = sum;
+        if (chunk_maxima != nullptr) chunk_maxima[chunk] = maximum;
       }
     });
+    cluster.sync();
+  }
+  /// Instead of `measure`: the maxima that it gave before.
+  __device__ void recall(const float* chunk_maxima) {
+    for (int chunk = threadIdx.x; chunk < row.num_chunks(); chunk += kRowThreads)
+      shared.maxima[chunk] = chunk_maxima[chunk];
     cluster.sync();
   }
 
@@ -103,8 +109,10 @@ class RowCluster {
     cluster.sync();
     if (pass.kind == PassKind::kHistogram) merge_histograms();
   }
-  /// The leader, at its end: lets the other blocks go.
+  /// The leader, when it needs no more passes: lets the other blocks go.
   __device__ void finish() {
+    if (is_finished_) return;
+    is_finished_ = true;
     tell({PassKind::kDone});
     cluster.sync();
   }
@@ -135,15 +143,14 @@ class RowCluster {
 
  private:
   bool is_backward_ = false;  // of the leader's last pass
+  bool is_finished_ = false;
 
   /// Calls function(chunk) for this warp's chunks.
   template <typename Function>
   __device__ __forceinline__ void for_chunks(bool is_backward, const Function& function) const {
-    const int stride = cluster.size * kRowWarps;
-    const int first = (threadIdx.x / 32) * cluster.size + cluster.rank;
-    const int turns = (row.num_chunks() - first + stride - 1) / stride;
-    for (int turn = 0; turn < turns; ++turn)
-      function(first + stride * (is_backward ? turns - 1 - turn : turn));
+    const Turns turns(row.num_chunks(), cluster);
+    for (int turn = 0; turn < turns.count; ++turn)
+      function(turns.chunk(is_backward ? turns.count - 1 - turn : turn));
   }
 
   __device__ void tell(const Pass& pass) {

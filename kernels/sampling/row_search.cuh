@@ -21,9 +21,34 @@ __device__ __forceinline__ float row_maximum(RowShared& shared, int num_chunks) 
   return warp_max_or_nan(warp_maxima[threadIdx.x % kRowWarps]);
 }
 
-/// Sorts keys[0, count), largest first: bitonic. (Batcher, "Sorting networks and their
-/// applications", AFIPS 1968.)
+/// How many of values[0, count) exceed `own`, counted by `team` neighbouring threads.
+template <typename T>
+__device__ __forceinline__ int rank_of(const T* values, int count, T own, int team) {
+  int rank = 0;
+#pragma unroll 4
+  for (int i = threadIdx.x % team; i < count; i += team) rank += values[i] > own;
+  for (int offset = team / 2; offset > 0; offset /= 2)
+    rank += __shfl_xor_sync(kFullWarp, rank, offset);
+  return rank;
+}
+
+/// Sorts the distinct keys[0, count), largest first. Few by counting; many by a bitonic network.
+/// (Batcher, "Sorting networks and their applications", AFIPS 1968.)
 __device__ inline void sort_keys(uint64_t* keys, int count) {
+  if (count <= kRowThreads / 2) {
+    const int team = count <= kRowThreads / 16  ? 16
+                     : count <= kRowThreads / 8 ? 8
+                     : count <= kRowThreads / 4 ? 4
+                                                : 2;
+    const int i = threadIdx.x / team;
+    __syncthreads();
+    const uint64_t key = i < count ? keys[i] : 0;
+    const int rank = rank_of(keys, count, key, team);
+    __syncthreads();
+    if (i < count && threadIdx.x % team == 0) keys[rank] = key;
+    __syncthreads();
+    return;
+  }
   int size = 2;
   while (size < count) size *= 2;
   for (int i = count + threadIdx.x; i < size; i += kRowThreads) keys[i] = 0;
@@ -119,7 +144,7 @@ __device__ __forceinline__ int count_if(int count, const Predicate& holds) {
 /// The k-th largest of the chunks' maxima, 1 <= k <= num_chunks: at least k elements reach it.
 __device__ inline float kth_maximum(RowShared& shared, int num_chunks, int k) {
   for (int i = threadIdx.x; i < num_chunks; i += kRowThreads)
-    shared.keys[i] = least_key(shared.maxima[i]);
+    shared.keys[i] = key_of(shared.maxima[i], i);
   __syncthreads();
   sort_keys(shared.keys, num_chunks);
   const float value = value_of_key(shared.keys[k - 1]);
@@ -186,7 +211,8 @@ __device__ inline Edge find_by_rank(RowCluster& cluster, uint64_t low, uint64_t 
   RowShared& shared = cluster.shared;
   int outside = 0;  // keys above the range asked for
   for (int level = 0;; ++level) {
-    const Bins bins(low, high, top, level == 0 ? bottom : top);
+    const Bins bins(low, high, level == 0 ? top : value_of_key(high),
+                    level == 0 ? bottom : value_of_key(low));
     cluster.run(bins.pass);
     const int above = shared.count - outside;
     const int top_bin = kBins - 1 - 4 * static_cast<int>(threadIdx.x);
@@ -237,13 +263,13 @@ __device__ inline Edge find_by_mass(RowCluster& cluster, uint64_t low, uint64_t 
   RowShared& shared = cluster.shared;
   const Softmax softmax = shared.softmax;
   for (int level = 0;; ++level) {
-    const Bins bins(low, high, softmax.maximum, level == 0 ? value_of_key(low) : softmax.maximum);
+    const Bins bins(low, high, value_of_key(high), value_of_key(low));
     cluster.run(bins.pass);
     const double mass_above = cluster.mass_above();
     // A bin's mass lies between those of its least and largest keys, times its size. The edge lies
     // between where the upper bounds and where the lower ones reach the target. Later bins are so
     // narrow that their middle does.
-    const double slack = level < 2 ? 4e-6 : 0.0;
+    const double slack = level < 2 ? 3e-7 : 0.0;
     const int top_bin = kBins - 1 - 4 * static_cast<int>(threadIdx.x);
     double upper[4], lower[4], upper_sum = 0, lower_sum = 0;
     for (int j = 0; j < 4; ++j) {

@@ -21,6 +21,7 @@ struct Args {
   float* maxima;
   float* log_sums;
   int32_t* num_kept;
+  float* chunk_maxima;
 };
 
 struct RowParams {
@@ -122,7 +123,6 @@ __device__ Draw draw_in_list(RowCluster& cluster, int count, double uniform) {
 /// of all weights, where top_p alone needs it. Returns the draw, or a token < 0.
 __device__ Draw draw_from_few(RowCluster& cluster, const RowParams& p, uint64_t floor,
                               uint64_t min_p_key, double sum, double uniform) {
-  constexpr int kFew = 64;
   constexpr Draw kNone{-1, 0, 0};
   RowShared& shared = cluster.shared;
   const int num_chunks = cluster.row.num_chunks();
@@ -134,9 +134,10 @@ __device__ Draw draw_from_few(RowCluster& cluster, const RowParams& p, uint64_t 
       return kNone;
     }
   } else if (p.use_top_p) {
-    if (p.top_p * sum > kFew) return kNone;
+    if (p.top_p * sum > 192) return kNone;
     if (cluster.row.length > kCapacity)
-      bound = max(bound, least_key(kth_maximum(shared, num_chunks, min(num_chunks, kFew))));
+      bound = max(bound,
+                  least_key(kth_maximum(shared, num_chunks, min(num_chunks, sum < 8 ? 64 : 192))));
   } else {
     bound = min_p_key;
   }
@@ -154,6 +155,7 @@ __device__ Draw draw_from_few(RowCluster& cluster, const RowParams& p, uint64_t 
     if (!p.use_top_k && bound != floor && shared.prefix[count - 1] < target) return kNone;
     count = count_if(count, [&](int i) { return (i == 0 ? 0 : shared.prefix[i - 1]) < target; });
   }
+  cluster.finish();
   count = count_if(count, [&](int i) { return shared.keys[i] >= min_p_key; });
   return draw_in_list(cluster, count, uniform);
 }
@@ -212,6 +214,7 @@ __device__ void draw_row(RowCluster& cluster, const RowParams& p, const Args& ar
   __syncthreads();
   Draw draw{-1, 1.0, cluster.row.length};
   if (p.is_greedy()) {
+    cluster.finish();
     draw.token = first_maximum(cluster);
     __syncthreads();
     if (p.wants_log_probs) draw.sum = total_of(cluster);
@@ -220,6 +223,7 @@ __device__ void draw_row(RowCluster& cluster, const RowParams& p, const Args& ar
                                           static_cast<uint64_t>(args.positions[i]));
     const double sum = p.measured_scale() != 0.0f ? total_of(cluster) : 0.0;
     if (!p.has_filter()) {
+      cluster.finish();
       draw.sum = sum;
       draw.token = draw_in_row(cluster, 0, uniform, sum);
     } else {
@@ -256,9 +260,12 @@ __global__ void __launch_bounds__(kRowThreads, 2) sample_kernel(const Args args)
   p.min_p = args.min_ps[i];
   p.use_top_k = p.top_k > 0 && p.top_k < args.length;
   p.use_top_p = p.top_p < 1.0f;
-  p.wants_log_probs = args.num_top[i] >= 0;
+  const int num_top = args.num_top[i];
+  p.wants_log_probs = num_top >= 0;
   RowCluster cluster({args.logits + place * args.stride, args.length}, blocks, shared);
-  cluster.measure(p.measured_scale());
+  cluster.measure(p.measured_scale(), args.chunk_maxima == nullptr || num_top <= 0
+                                          ? nullptr
+                                          : args.chunk_maxima + i * cluster.row.num_chunks());
   if (cluster.is_leader()) {
     draw_row(cluster, p, args, i, args.tokens[place]);
     cluster.finish();
@@ -276,7 +283,8 @@ void sample(const SampleParams& p, OpContext& context) {
                   p.rows.as<int32_t>(),      p.temperatures.as<float>(), p.top_ks.as<int32_t>(),
                   p.top_ps.as<float>(),      p.min_ps.as<float>(),       p.seeds.as<int64_t>(),
                   p.positions.as<int64_t>(), p.num_top.as<int32_t>(),    p.tokens.as<int32_t>(),
-                  p.maxima.as<float>(),      p.log_sums.as<float>(),     p.num_kept.as<int32_t>()};
+                  p.maxima.as<float>(),      p.log_sums.as<float>(),     p.num_kept.as<int32_t>(),
+                  p.chunk_maxima.as<float>()};
   const int cluster = row_cluster(p.rows.shape[0], context);
   allow_shared_bytes(sample_kernel, sizeof(RowShared));
   launch(sample_kernel,

@@ -32,6 +32,9 @@ struct SampleParams {
   TensorView maxima;    // [N] float32, written
   TensorView log_sums;  // [N] float32, written
   TensorView num_kept;  // [N] int32, written
+  // [N, ceil(V / kMaximaChunk)] float32 on CUDA, or empty: written where num_top > 0, so that
+  // log_probs need not read all logits again.
+  TensorView chunk_maxima;
 };
 
 /// On the CPU; none on CUDA.
