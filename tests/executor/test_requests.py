@@ -17,12 +17,12 @@ PROMPT = [5, 17, 200, 33]
 
 
 def test_streaming_and_not_give_the_same(client: Client) -> None:
-    whole = client.generate(PROMPT, greedy=True, max_new_tokens=40)
-    streamed = client.generate(PROMPT, greedy=True, max_new_tokens=40, streaming=True)
+    whole = client.generate(PROMPT, greedy=True, max_new_tokens=120)
+    streamed = client.generate(PROMPT, greedy=True, max_new_tokens=120, streaming=True)
     assert whole.num_parts == 1
     assert streamed.num_parts > 1
     assert streamed.token_ids == whole.token_ids
-    assert len(whole.token_ids) == 40
+    assert len(whole.token_ids) == 120
     assert whole.finish_reason == streamed.finish_reason == "length"
 
 
