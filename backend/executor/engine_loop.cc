@@ -131,14 +131,15 @@ bool EngineLoop::receive() {
 bool EngineLoop::schedule() {
   EngineState& state = state_;
   state.running_views.clear();
+  int num_going_on = 0;
   for (const auto& sequence : state.running) {
     const auto num_blocks = static_cast<int32_t>(state.cache.block_table(sequence->table).size());
     state.running_views.push_back(sequence->view(num_blocks));
+    num_going_on += state.running_views.back().is_complete() ? 0 : 1;
   }
   state.waiting_views.clear();
-  const auto num_shown = std::min<size_t>(
-      state.waiting.size(),
-      std::max<int>(0, limits_.max_running() - static_cast<int>(state.running.size())));
+  const auto num_shown =
+      std::min<size_t>(state.waiting.size(), std::max(0, limits_.max_running() - num_going_on));
   for (size_t i = 0; i < num_shown; ++i) state.waiting_views.push_back(state.waiting[i]->view(0));
 
   StepInFlight& next = state.steps.planned();

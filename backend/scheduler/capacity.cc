@@ -19,7 +19,9 @@ int32_t worst_case_blocks(const kv_cache::Geometry& geometry, int32_t max_total_
 }
 
 int32_t num_admissible(const EngineView& view, const Limits& limits) {
-  const int64_t num_running = static_cast<int64_t>(view.running.size());
+  // One whose last token is on its way takes no place in a step any more.
+  const int64_t num_running = std::ranges::count_if(
+      view.running, [](const SequenceView& sequence) { return !sequence.is_complete(); });
   const int64_t num_candidates =
       std::min<int64_t>(view.waiting.size(), limits.max_running() - num_running);
   if (num_candidates <= 0) return 0;

@@ -13,7 +13,8 @@ struct Limits {
   int32_t max_num_tokens = 1;          // tokens in a step
   bool enable_chunked_context = true;  // false: a prompt runs whole in one step
 
-  /// Sequences that may run at once: each must be sure of a token in every step.
+  /// Sequences that may run at once, complete ones aside: each must be sure of a token in every
+  /// step.
   int32_t max_running() const { return std::min(max_batch_size, max_num_tokens); }
 };
 

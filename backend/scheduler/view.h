@@ -31,8 +31,8 @@ struct CacheView {
 };
 
 /// What `schedule` sees. `running` is in order of admission. `waiting` is in order of priority,
-/// larger first, then of arrival; no more than `Limits::max_running() - running.size()` of its head
-/// are looked at, so a long queue need not be shown whole.
+/// larger first, then of arrival; no more than `Limits::max_running()` less the running ones that
+/// are not complete are looked at, so a long queue need not be shown whole.
 struct EngineView {
   std::span<const SequenceView> running;
   std::span<const SequenceView> waiting;

@@ -72,7 +72,8 @@ def expected_step(
     for sequence in waiting:
         together = [*running, *may_hold_cache, sequence]
         worst = sum(each.worst_blocks(config.tokens_per_block) for each in together)
-        too_many = len(together) > min(config.max_batch_size, config.max_num_tokens)
+        going_on = [each for each in together if each.num_computed < each.max_total_len - 1]
+        too_many = len(going_on) > min(config.max_batch_size, config.max_num_tokens)
         if worst > config.num_blocks or too_many:
             break
         may_hold_cache.append(sequence)

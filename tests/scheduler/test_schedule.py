@@ -117,6 +117,13 @@ def test_complete_sequence_runs_no_more():
     assert schedule([one_token], [], ROOMY).is_empty()
 
 
+def test_the_place_of_a_complete_sequence_goes_to_another():
+    config = Config(4, 100, max_batch_size=2, max_num_tokens=16)
+    running = [generating(1, num_computed=19), generating(2)]
+    step = schedule(running, [new(3, 2), new(4, 2)], config)
+    assert [part.id for part in step.sequences] == [2, 3]
+
+
 def test_waiting_out_of_order_is_our_mistake():
     with pytest.raises(InternalError, match="sequence 2 waits behind one of lower priority"):
         schedule([], [new(1, 1, priority=1), new(2, 1, priority=2)], ROOMY)
