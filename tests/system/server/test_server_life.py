@@ -8,6 +8,7 @@ import json
 import random
 import time
 from concurrent.futures import ThreadPoolExecutor
+from statistics import median
 
 import pytest
 import tritonclient.grpc as grpc
@@ -102,7 +103,7 @@ def test_unloading_gives_the_memory_back(server: Server, name: str) -> None:
     sizes = []
     with grpc.InferenceServerClient(f"localhost:{server.grpc_port}") as client:
         (expected,) = ask(server, name, **llm_request(PROMPT, 20))
-        for _ in range(8):
+        for _ in range(16):
             client.unload_model(name)
             while client.is_model_ready(name):
                 time.sleep(0.01)
@@ -110,7 +111,8 @@ def test_unloading_gives_the_memory_back(server: Server, name: str) -> None:
             client.load_model(name)
             (answer,) = ask(server, name, **llm_request(PROMPT, 20))
             assert answer.ids == expected.ids
-    assert sizes[-1] - sizes[1] < 4 << 20, sizes
+    # Some MB come first: malloc gives each new thread an arena of its own, up to a number of them.
+    assert median(sizes[12:]) - median(sizes[6:10]) < 4 << 20, sizes
 
 
 def test_unloading_waits_for_streams(server: Server) -> None:
