@@ -1,5 +1,6 @@
 #!/usr/bin/env python
-"""Plots figures of scripts/benchmark_engine.py against vLLM's, the goals and the floors.
+"""Plots figures of scripts/benchmark_engine.py against vLLM's, the goals and the floors, and prints
+them as Markdown tables.
 
   pip install -r requirements/tools.txt
   PYTHONPATH=scripts python scripts/plot_performance.py docs/performance_*.json --output docs/performance.png
@@ -16,12 +17,9 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 from engine_benchmark import shapes
+from engine_benchmark.report import advantage, markdown
 
 OURS, PEER, GOAL, FLOOR = "#1f6f8b", "#9aa5b1", "#e09f3e", "#9e2a2b"
-
-
-def advantage(key: str, value: float, peer: float) -> float:
-    return value / peer if shapes.is_rate(key) else peer / value
 
 
 def draw(axes: plt.Axes, facts: dict[str, Any]) -> None:
@@ -64,6 +62,7 @@ def main() -> None:
     figure, axes = plt.subplots(1, len(runs), figsize=(7.5 * len(runs), 5.5), squeeze=False)
     for one, facts in zip(axes[0], runs, strict=True):
         draw(one, facts)
+        print(markdown(facts["model"], facts["figures"]), end="\n\n")
     figure.tight_layout()
     figure.savefig(options.output, dpi=110)
 

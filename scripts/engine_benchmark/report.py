@@ -16,6 +16,25 @@ def advantage(key: str, ours: float, theirs: float) -> float:
     return ours / theirs if shapes.is_rate(key) else theirs / ours
 
 
+def _share(key: str, ours: float, goal: float) -> str:
+    if ours < goal / 10 and not shapes.is_rate(key):
+        return "met"
+    return f"{advantage(key, ours, goal):.0%}"
+
+
+def markdown(model: str, figures: dict[str, float]) -> str:
+    """The same as a table for docs/performance.md."""
+    peer, goal, floor = (table.get(model, {}) for table in (shapes.PEER, shapes.GOAL, shapes.FLOOR))
+    lines = [f"| {model} | inflight | vLLM 0.22.1 | times vLLM | goal | floor |", "|---" * 6 + "|"]
+    for key, ours in figures.items():
+        times = f"{advantage(key, ours, peer[key]):.2f}" if key in peer else ""
+        others = [_text(table.get(key)) for table in (peer, goal, floor)]
+        lines.append(
+            f"| {key} | {_text(ours)} | {others[0]} | {times} | {others[1]} | {others[2]} |"
+        )
+    return "\n".join(lines)
+
+
 def print_figures(model: str, figures: dict[str, float]) -> None:
     peer, goal, floor = (table.get(model, {}) for table in (shapes.PEER, shapes.GOAL, shapes.FLOOR))
     table = Table(model, "inflight", "vLLM 0.22.1", "times vLLM", "goal", "of goal", "floor")
@@ -23,7 +42,7 @@ def print_figures(model: str, figures: dict[str, float]) -> None:
         column.justify = "right"
     for key, ours in figures.items():
         times = f"{advantage(key, ours, peer[key]):.2f}" if key in peer else ""
-        share = f"{advantage(key, ours, goal[key]):.0%}" if goal.get(key) and ours else ""
+        share = _share(key, ours, goal[key]) if key in goal else ""
         table.add_row(
             key,
             _text(ours),
