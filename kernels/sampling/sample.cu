@@ -1,4 +1,4 @@
-#include "kernels/sampling/philox.h"
+#include "kernels/core/philox.h"
 #include "kernels/sampling/row_search.cuh"
 #include "kernels/sampling/sample.h"
 
