@@ -5,9 +5,11 @@
 #include <bit>
 #include <map>
 #include <optional>
+#include <vector>
 
 #include "kernels/core/check.h"
 #include "kernels/core/cuda/cublaslt.h"
+#include "kernels/core/cuda/error.h"
 #include "kernels/gemm/lt_api.h"
 #include "kernels/gemm/products.h"
 
@@ -24,6 +26,40 @@ int type_of(DType dtype) {
       return lt::kFloat32;
   }
 }
+
+constexpr int kMaxCandidates = 6;
+constexpr int64_t kMaxRaceRows = 1024;  // above, the first choice is within a few percent
+constexpr int kRaceLaps = 3;
+constexpr float kLead = 0.98f;  // a later candidate's time must be below this share of the best's
+
+class Stopwatch {
+ public:
+  explicit Stopwatch(cudaStream_t stream) : stream_(stream) {
+    check_cuda(cudaEventCreate(&start_), "cudaEventCreate");
+    check_cuda(cudaEventCreate(&end_), "cudaEventCreate");
+  }
+  ~Stopwatch() {
+    if (start_ != nullptr) cudaEventDestroy(start_);
+    if (end_ != nullptr) cudaEventDestroy(end_);
+  }
+  Stopwatch(const Stopwatch&) = delete;
+
+  /// Milliseconds that the stream takes for `work`.
+  template <typename Work>
+  float time(const Work& work) const {
+    check_cuda(cudaEventRecord(start_, stream_), "cudaEventRecord");
+    work();
+    check_cuda(cudaEventRecord(end_, stream_), "cudaEventRecord");
+    check_cuda(cudaEventSynchronize(end_), "cudaEventSynchronize");
+    float milliseconds = 0;
+    check_cuda(cudaEventElapsedTime(&milliseconds, start_, end_), "cudaEventElapsedTime");
+    return milliseconds;
+  }
+
+ private:
+  cudaStream_t stream_;
+  cudaEvent_t start_ = nullptr, end_ = nullptr;
+};
 
 /// Row counts that share an algorithm: eight ranges to a power of two.
 int64_t bucket_of(int64_t rows) {
@@ -58,13 +94,14 @@ class LibraryProducts {
     auto found = algorithms_.find(key);
     if (found == algorithms_.end()) {
       Problem largest = describe(p, key[0]);
-      found = algorithms_.emplace(key, choose(largest)).first;
+      const auto candidates = ask(largest);
+      found = algorithms_.emplace(key, race(candidates, p, problem, context)).first;
     }
     if (!found->second) return false;
     if (multiply(p, problem, *found->second, context)) return true;
     // The bucket's algorithm does not do for these very rows.
-    const auto exact = choose(problem);
-    return exact && multiply(p, problem, *exact, context);
+    const auto candidates = ask(problem);
+    return !candidates.empty() && multiply(p, problem, candidates[0], context);
   }
 
  private:
@@ -108,7 +145,8 @@ class LibraryProducts {
     return problem;
   }
 
-  std::optional<lt::Algorithm> choose(Problem& problem) const {
+  /// The library's choices, its first first.
+  std::vector<lt::Algorithm> ask(Problem& problem) const {
     lt::Preference preference;
     require(init_preference_(&preference, sizeof(preference)), "cublasLtMatmulPreferenceInit");
     const uint64_t workspace = kLibraryWorkspaceBytes;
@@ -118,13 +156,40 @@ class LibraryProducts {
     const uint32_t reductions = lt::kReduceInComputeType | lt::kReduceInOutputType;
     require(set_preference_(&preference, lt::kReductions, &reductions, sizeof(reductions)),
             "cublasLtMatmulPreferenceSetAttribute");
-    lt::HeuristicResult result;
+    std::array<lt::HeuristicResult, kMaxCandidates> results;
     int count = 0;
     const lt::Status status =
         get_heuristic_(handle_, &problem.desc, &problem.weight, &problem.x, &problem.y, &problem.y,
-                       &preference, 1, &result, &count);
-    if (status != 0 || count == 0 || result.state != 0) return std::nullopt;
-    return result.algorithm;
+                       &preference, kMaxCandidates, results.data(), &count);
+    std::vector<lt::Algorithm> algorithms;
+    for (int i = 0; status == 0 && i < count; ++i)
+      if (results[i].state == 0) algorithms.push_back(results[i].algorithm);
+    return algorithms;
+  }
+
+  /// The fastest on these operands, or the first where there is nothing to win or no timing now.
+  std::optional<lt::Algorithm> race(const std::vector<lt::Algorithm>& candidates,
+                                    const LinearParams& p, Problem& problem,
+                                    const OpContext& context) const {
+    if (candidates.empty()) return std::nullopt;
+    const auto stream = static_cast<cudaStream_t>(context.stream);
+    cudaStreamCaptureStatus capture{};
+    check_cuda(cudaStreamIsCapturing(stream, &capture), "cudaStreamIsCapturing");
+    if (p.x.shape[0] > kMaxRaceRows || capture != cudaStreamCaptureStatusNone) return candidates[0];
+    const Stopwatch stopwatch(stream);
+    size_t best = 0;
+    float best_time = 1e9f;
+    for (size_t i = 0; i < candidates.size(); ++i) {
+      if (!multiply(p, problem, candidates[i], context)) continue;
+      const float time = stopwatch.time([&] {
+        for (int lap = 0; lap < kRaceLaps; ++lap) multiply(p, problem, candidates[i], context);
+      });
+      if (time < best_time * (i == 0 ? 1.0f : kLead)) {
+        best = i;
+        best_time = time;
+      }
+    }
+    return candidates[best];
   }
 
   bool multiply(const LinearParams& p, Problem& problem, const lt::Algorithm& algorithm,
