@@ -162,7 +162,7 @@ struct Bins {
   __device__ Bins(uint64_t low, uint64_t high, float top, float bottom) {
     const int bits = 64 - __clzll(static_cast<long long>(high - low));
     const float width = top - bottom;
-    const bool by_value = width > 1e-3f * fabsf(top) && width < 1e30f;
+    const bool by_value = width > fmaxf(1e-3f * fabsf(top), 1e-30f) && width < 1e30f;
     pass = {PassKind::kHistogram, low, high,
             max(0, bits - 11),    top, by_value ? kBins / width : 0.0f};
     margin = by_value ? 4e-7f * (fabsf(top) + width) : 0.0f;
