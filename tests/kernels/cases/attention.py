@@ -114,4 +114,18 @@ CASES = (
         dtype="bfloat16",
         cache="bfloat16",
     ),
+    # Few rows over long prefixes, whose keys several thread blocks share.
+    *(
+        AttentionCase(
+            queries,
+            lengths,
+            num_heads=8,
+            head_size=size,
+            tokens_per_block=64,
+            dtype="bfloat16",
+            cache="bfloat16",
+        )
+        for size in (64, 128, 256)
+        for queries, lengths in (((16,), (3001,)), ((1, 2, 50), (900, 2500, 1777)))
+    ),
 )
