@@ -163,7 +163,8 @@ executor::EngineConfig read_engine_config(Parameters& parameters, const Json& co
   engine.check_invariants = parameters.flag("check_invariants", false);
   const auto queue =
       config.value(Json::json_pointer("/dynamic_batching/default_queue_policy"), Json::object());
-  engine.max_queue_size = queue.value("max_queue_size", 0);
+  engine.max_queue_size =
+      parameters.number<int>("max_queue_size").value_or(queue.value("max_queue_size", 0));
   const int max_beam_width = parameters.number<int>("max_beam_width").value_or(1);
   check(max_beam_width <= 1, "max_beam_width is ", max_beam_width,
         "; beam search is not supported yet, expected 1");

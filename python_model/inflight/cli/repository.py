@@ -54,6 +54,7 @@ def repository_settings(
         "kv_cache_max_bytes": kv_cache_max_bytes,
         "cuda_graph_mode": None if cuda_graphs else "false",
         "num_threads": num_threads or None,
+        "max_queue_size": max_queue_size or None,
         "exclude_input_in_output": str(exclude_input_in_output).lower(),
     }
     return RepositorySettings(
@@ -61,7 +62,6 @@ def repository_settings(
         tokenizer_dir=str(engine_dir.resolve()) if has_text else "",
         max_batch_size=limits["max_batch_size"],
         decoupled=decoupled,
-        max_queue_size=max_queue_size,
         llm_parameters={key: str(value) for key, value in given.items() if value is not None},
         python_environment=python_environment(),
         package_path=package_path(),

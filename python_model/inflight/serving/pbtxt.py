@@ -8,12 +8,12 @@ from inflight.serving.schema import Model, Step, Tensor
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """What a config.pbtxt holds beside the tensors."""
+    """What a config.pbtxt holds beside the tensors. No model has Triton's dynamic batching: the
+    engine batches by itself, and the batcher damages the server's heap (docs/serving.md)."""
 
     backend: str | None = None  # None: an ensemble
     max_batch_size: int = 1
     decoupled: bool = False
-    max_queue_size: int | None = None  # given: Triton's dynamic batching with this bound
     parameters: Mapping[str, str] = field(default_factory=dict)
     versions: tuple[int, ...] = ()  # served side by side; empty: the latest
 
@@ -64,14 +64,6 @@ def render(model: Model, config: ModelConfig, steps: tuple[Step, ...] = ()) -> s
         parts.append(f"version_policy: {{ specific {{ versions: [ {listed} ] }} }}")
     if config.decoupled and not steps:
         parts.append("model_transaction_policy {\n  decoupled: true\n}")
-    if config.max_queue_size is not None:
-        parts.append(
-            "dynamic_batching {\n"
-            "  default_queue_policy: {\n"
-            f"    max_queue_size: {config.max_queue_size}\n"
-            "  }\n"
-            "}"
-        )
     parts += [_tensors("input", model.inputs), _tensors("output", model.outputs)]
     if steps:
         rows = ",\n".join(_step(step) for step in steps)

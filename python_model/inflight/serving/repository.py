@@ -33,7 +33,6 @@ class RepositorySettings:
     tokenizer_dir: str = "${tokenizer_dir}"
     max_batch_size: int = 64
     decoupled: bool = True
-    max_queue_size: int = 0
     llm_parameters: Mapping[str, str] = field(default_factory=dict)
     # For the Python models: an environment's folder, and where the package lies if not in it.
     python_environment: str = ""
@@ -70,7 +69,6 @@ def _models(settings: RepositorySettings) -> list[tuple[Model, ModelConfig, tupl
             ModelConfig(
                 backend="python",
                 max_batch_size=size,
-                max_queue_size=0,
                 parameters={**python, "add_special_tokens": "true"},
             ),
             (),
@@ -81,7 +79,6 @@ def _models(settings: RepositorySettings) -> list[tuple[Model, ModelConfig, tupl
                 backend=BACKEND,
                 max_batch_size=size,
                 decoupled=settings.decoupled,
-                max_queue_size=settings.max_queue_size,
                 parameters={
                     "gpt_model_type": "inflight_fused_batching",
                     "gpt_model_path": settings.engine_dir,

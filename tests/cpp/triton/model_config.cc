@@ -77,6 +77,18 @@ void reads_every_setting() {
   EXPECT(settings.warnings.empty());
 }
 
+void the_queue_is_bound_by_a_parameter_first() {
+  const EngineFolder folder;
+  const std::string engine = parameter("gpt_model_path", folder.path.string());
+  const char* batching =
+      "\"dynamic_batching\": {\"default_queue_policy\": {\"max_queue_size\": 17}}, ";
+  const auto bound = [](const ModelSettings& settings) { return settings.engine.max_queue_size; };
+  EXPECT_EQ(bound(parse(config(engine), "/nowhere")), 0);
+  const std::string both = engine + "," + parameter("max_queue_size", "3");
+  EXPECT_EQ(bound(parse(config(both), "/nowhere")), 3);
+  EXPECT_EQ(bound(parse(config(both, batching), "/nowhere")), 3);
+}
+
 void gpu_ids_name_the_device() {
   EngineFolder folder;
   const auto device_of = [&](const std::string& parameters) {
@@ -164,6 +176,7 @@ int main(int argc, char** argv) {
   return run_cases(
       {
           {"reads_every_setting", reads_every_setting},
+          {"the_queue_is_bound_by_a_parameter_first", the_queue_is_bound_by_a_parameter_first},
           {"gpu_ids_name_the_device", gpu_ids_name_the_device},
           {"placeholders_and_empty_values_are_absent", placeholders_and_empty_values_are_absent},
           {"relative_paths_belong_to_the_version", relative_paths_belong_to_the_version},

@@ -87,14 +87,12 @@ def setup(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Setup]:
     )
     write_repository(repository, settings)
     parameters = {**settings.llm_parameters, "gpt_model_path": str(engine)}
-    base = ModelConfig(
-        backend="inflight", max_batch_size=16, max_queue_size=0, parameters=parameters
-    )
+    base = ModelConfig(backend="inflight", max_batch_size=16, parameters=parameters)
     add_llm(repository, "plain", base)
     at_second = {**parameters, "gpt_model_path": str(second)}
     add_llm(repository, "second", replace(base, decoupled=True, parameters=at_second))
-    short = replace(base, max_queue_size=2, parameters={**parameters, "max_batch_size": "1"})
-    add_llm(repository, "short_queue", replace(short, decoupled=True))
+    few = {**parameters, "max_batch_size": "1", "max_queue_size": "2"}
+    add_llm(repository, "short_queue", replace(base, decoupled=True, parameters=few))
     relative = {**parameters, "gpt_model_path": "engine"}
     both = replace(base, decoupled=True, parameters=relative, versions=(1, 2))
     add_llm(repository, "versions", both, versions=2)
