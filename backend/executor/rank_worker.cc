@@ -57,11 +57,7 @@ void RankWorker::prepare(const plan::StepLimits& limits, bool cuda_graphs) {
       BatchBuilder::staging_bytes(limits.max_num_tokens, limits.max_batch_size,
                                   runner_->max_blocks_per_sequence()) +
       kSamplerStagingBytes;
-  if (context_.is_cuda()) upload_stream_.emplace(device_);
-  for (int slot = 0; slot < num_slots(); ++slot) {
-    slots_.push_back({Staging(device_, staging_bytes), std::nullopt});
-    if (context_.is_cuda()) slots_.back().uploaded.emplace(device_);
-  }
+  for (int slot = 0; slot < num_slots(); ++slot) stagings_.emplace_back(device_, staging_bytes);
 }
 
 void RankWorker::make_kv_cache(int32_t num_blocks) {
@@ -70,16 +66,13 @@ void RankWorker::make_kv_cache(int32_t num_blocks) {
 
 void RankWorker::launch(const plan::StepInputs& inputs, std::span<const decoding::SampleRow> rows,
                         int slot) {
-  sampler_->prepare(rows, slots_[slot].staging, slot);
+  sampler_->prepare(rows, stagings_[slot], slot);
   if (!context_.is_cuda()) {
     sampler_->launch(runner_->run(inputs), {}, slot);
     return;
   }
   use_device(device_);
-  // Beside the step that runs: nobody reads this slot's memory now.
-  slots_[slot].staging.upload(*upload_stream_);
-  slots_[slot].uploaded->record(*upload_stream_);
-  slots_[slot].uploaded->make_wait(context_.stream());
+  stagings_[slot].upload(context_.stream());
   plan::StepInputs step = inputs;
   step.previous_tokens = sampler_->tokens((slot + num_slots() - 1) % num_slots());
   const TensorView logits = runner_->run(step);
@@ -94,7 +87,6 @@ bool RankWorker::settle() noexcept {
   if (!context_.is_cuda()) return true;
   try {
     use_device(device_);
-    if (upload_stream_) upload_stream_->synchronize();
     context_.stream().synchronize();
     return true;
   } catch (const std::exception&) {

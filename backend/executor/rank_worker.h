@@ -37,7 +37,7 @@ class RankWorker {
   /// Steps that may be in flight; each has a slot, in turns.
   int num_slots() const { return context_.is_cuda() ? 2 : 1; }
   /// Where the slot's next step has its inputs; free once its last one is done.
-  Staging& staging(int slot) { return slots_[slot].staging; }
+  Staging& staging(int slot) { return stagings_[slot]; }
   /// Starts a step; `rows` is read now. Tokens still in flight are those of the slot before.
   void launch(const plan::StepInputs& inputs, std::span<const decoding::SampleRow> rows, int slot);
   /// Tokens for the rows of the slot's step once it is done; valid until its next one.
@@ -63,12 +63,7 @@ class RankWorker {
   std::optional<kv_cache::KvStorage> storage_;
   std::optional<plan::PlanRunner> runner_;
   std::optional<decoding::Sampler> sampler_;
-  struct Slot {
-    Staging staging;
-    std::optional<Event> uploaded;  // CUDA only
-  };
-  std::vector<Slot> slots_;
-  std::optional<Stream> upload_stream_;  // CUDA only
+  std::vector<Staging> stagings_;  // by slot
 };
 
 }  // namespace inflight::executor
