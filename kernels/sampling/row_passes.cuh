@@ -100,6 +100,7 @@ class RowCluster {
 
   /// The leader: one more pass by all blocks.
   __device__ void run(Pass pass) {
+    __syncthreads();  // all threads have read what the last one left
     is_backward_ = !is_backward_;
     pass.is_backward = is_backward_;
     tell(pass);

@@ -157,12 +157,12 @@ struct Bins {
   Pass pass;
   float margin;  // of values, for what rounding may do to bin_of
 
-  /// Bins of equal width down to the value `bottom`, if that can be told from rounding; else of
-  /// keys.
-  __device__ Bins(uint64_t low, uint64_t high, float top, float bottom) {
+  /// Bins of equal width down to the value `bottom`, if that can be told from rounding; else, and
+  /// after a few levels, of keys, which always narrow the range.
+  __device__ Bins(uint64_t low, uint64_t high, float top, float bottom, int level) {
     const int bits = 64 - __clzll(static_cast<long long>(high - low));
     const float width = top - bottom;
-    const bool by_value = width > fmaxf(1e-3f * fabsf(top), 1e-30f) && width < 1e30f;
+    const bool by_value = level < 4 && width > fmaxf(1e-3f * fabsf(top), 1e-30f) && width < 1e30f;
     pass = {PassKind::kHistogram, low, high,
             max(0, bits - 11),    top, by_value ? kBins / width : 0.0f};
     margin = by_value ? 4e-7f * (fabsf(top) + width) : 0.0f;
@@ -212,7 +212,7 @@ __device__ inline Edge find_by_rank(RowCluster& cluster, uint64_t low, uint64_t 
   int outside = 0;  // keys above the range asked for
   for (int level = 0;; ++level) {
     const Bins bins(low, high, level == 0 ? top : value_of_key(high),
-                    level == 0 ? bottom : value_of_key(low));
+                    level == 0 ? bottom : value_of_key(low), level);
     cluster.run(bins.pass);
     const int above = shared.count - outside;
     const int top_bin = kBins - 1 - 4 * static_cast<int>(threadIdx.x);
@@ -263,7 +263,7 @@ __device__ inline Edge find_by_mass(RowCluster& cluster, uint64_t low, uint64_t 
   RowShared& shared = cluster.shared;
   const Softmax softmax = shared.softmax;
   for (int level = 0;; ++level) {
-    const Bins bins(low, high, value_of_key(high), value_of_key(low));
+    const Bins bins(low, high, value_of_key(high), value_of_key(low), level);
     cluster.run(bins.pass);
     const double mass_above = cluster.mass_above();
     // A bin's mass lies between those of its least and largest keys, times its size. The edge lies
