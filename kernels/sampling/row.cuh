@@ -59,15 +59,12 @@ struct Cluster {
   }
 };
 
-#ifndef INFLIGHT_FILL
-#define INFLIGHT_FILL 1
-#endif
 /// Blocks to a row so that `num_rows` rows about fill the device. Clusters of more blocks than fit
 /// at once would wait for each other.
 inline int row_cluster(int64_t num_rows, const OpContext& context) {
   if (context.compute_capability < 90) return 1;
   int blocks = 8;
-  while (blocks > 1 && num_rows * blocks > INFLIGHT_FILL * context.num_multiprocessors) blocks /= 2;
+  while (blocks > 1 && num_rows * blocks > context.num_multiprocessors) blocks /= 2;
   return blocks;
 }
 

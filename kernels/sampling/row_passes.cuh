@@ -56,6 +56,7 @@ struct RowShared {
   uint64_t result;  // of whoever finds it
   int high_bin;
   int low_bin;
+  int last_bin;  // that holds a key
   int num_keys;  // L: found; those beyond kCapacity are not in keys
   int count;     // L: of keys above high; of kMasses: >= low
   Pass pass;

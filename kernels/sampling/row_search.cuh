@@ -286,18 +286,25 @@ __device__ inline Edge find_by_mass(RowCluster& cluster, uint64_t low, uint64_t 
     }
     double upper_before = mass_above + block_scan(upper_sum, shared).before;
     double lower_before = mass_above + block_scan(lower_sum, shared).before;
-    if (threadIdx.x == 0) shared.high_bin = shared.low_bin = -1;
+    if (threadIdx.x == 0) {
+      shared.high_bin = shared.low_bin = -1;
+      shared.last_bin = kBins;
+    }
     __syncthreads();
     for (int j = 0; j < 4; ++j) {
       upper_before += upper[j];
       lower_before += lower[j];
       const int bin = top_bin - j;
+      if (shared.histogram[bin] > 0) atomicMin(&shared.last_bin, bin);
       if (upper_before >= target * (1 - slack)) atomicMax(&shared.high_bin, bin);
       if (lower_before >= target * (1 + slack)) atomicMax(&shared.low_bin, bin);
     }
     __syncthreads();
-    const int high_bin = shared.high_bin, low_bin = max(shared.low_bin, 0);
-    if (high_bin < 0) return {low, 1, 0};
+    // Where bounds or rounding keep the sum below the target, the edge is at the last key.
+    const int last_bin = shared.last_bin;
+    if (last_bin == kBins) return {low, 1, 0};
+    const int high_bin = shared.high_bin < 0 ? last_bin : shared.high_bin;
+    const int low_bin = shared.low_bin < 0 ? last_bin : shared.low_bin;
     int members = 0;
     for (int bin = low_bin + threadIdx.x; bin <= high_bin; bin += kRowThreads)
       members += shared.histogram[bin];
