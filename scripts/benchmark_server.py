@@ -28,8 +28,15 @@ from pathlib import Path
 
 import numpy as np
 import tritonclient.grpc as grpcclient
-from benchmark_engine import CONCURRENCY, FULL, QUICK, Load, Request, write_checkpoint
 from demo_client import free_port, wait_until_ready
+from engine_benchmark.against_transformers import (
+    CONCURRENCY,
+    FULL,
+    QUICK,
+    Load,
+    Request,
+    write_checkpoint,
+)
 from inflight import LLM, SamplingParams
 from inflight.builder import build_engine
 from inflight.llm import KvCacheConfig
