@@ -10,6 +10,17 @@ bool is_aligned(const LinearParams& p) {
   return begins % 16 == 0 && p.x.shape[1] * size_of(p.x.dtype) % 16 == 0;
 }
 
+ProductQuery query_of(const LinearParams& p, const OpContext& context) {
+  return {.rows = p.x.shape[0],
+          .columns = p.weight.shape[0],
+          .depth = p.x.shape[1],
+          .x = p.x.dtype,
+          .weight = p.weight.dtype,
+          .is_aligned = is_aligned(p),
+          .compute_capability = context.compute_capability,
+          .has_library = context.cublaslt != nullptr};
+}
+
 }  // namespace
 
 size_t linear_workspace_bytes(const LinearParams& p) {
@@ -19,25 +30,22 @@ size_t linear_workspace_bytes(const LinearParams& p) {
 
 void linear(const LinearParams& p, OpContext& context) {
   const int64_t columns = p.weight.shape[0], depth = p.x.shape[1];
-  const ProductQuery query{.rows = p.x.shape[0],
-                           .columns = columns,
-                           .depth = depth,
-                           .x = p.x.dtype,
-                           .weight = p.weight.dtype,
-                           .is_aligned = is_aligned(p),
-                           .compute_capability = context.compute_capability,
-                           .has_library = context.cublaslt != nullptr};
-  switch (select_product(query)) {
+  switch (select_product(query_of(p, context))) {
     case Product::kExact:
       return exact_product(p, context);
     case Product::kSkinny:
       return skinny_product(p, plan_skinny(columns, depth, context.num_multiprocessors), context);
     case Product::kLibrary:
-      if (library_product(p, context)) return;
+      if (library_product(p, TensorView{}, context)) return;
       [[fallthrough]];
     case Product::kTiled:
       return tiled_product(p, context);
   }
+}
+
+bool linear_add(const LinearParams& p, const TensorView& residual, OpContext& context) {
+  return select_product(query_of(p, context)) == Product::kLibrary &&
+         library_product(p, residual, context);
 }
 
 }  // namespace inflight::cuda

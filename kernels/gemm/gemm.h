@@ -24,6 +24,10 @@ size_t linear_workspace_bytes(const LinearParams& largest, int num_threads);
 
 namespace cuda {
 void linear(const LinearParams& params, OpContext& context);
+/// y = residual + linear, rounded once, where one kernel does that: what cuBLASLt serves.
+/// `residual` has y's shape and dtype and may be y. Needs linear_workspace_bytes. False: nothing
+/// was done.
+bool linear_add(const LinearParams& params, const TensorView& residual, OpContext& context);
 /// Scratch bytes for any number of rows.
 size_t linear_workspace_bytes(const LinearParams& largest);
 

@@ -12,8 +12,10 @@ void exact_product(const LinearParams& params, const OpContext& context);
 void tiled_product(const LinearParams& params, const OpContext& context);
 /// The same, at most kMaxSkinnyRows rows, sm_90 only.
 void skinny_product(const LinearParams& params, const SkinnyPlan& plan, const OpContext& context);
-/// By cuBLASLt; false, with nothing done, if it has no algorithm for these dtypes and shapes.
-bool library_product(const LinearParams& params, const OpContext& context);
+/// By cuBLASLt, with `residual` ([M, N], dtype of y, may be y) added before y is rounded unless it
+/// has no data; false, with nothing done, if it has no algorithm for these dtypes and shapes.
+bool library_product(const LinearParams& params, const TensorView& residual,
+                     const OpContext& context);
 
 /// Scratch that cuBLASLt is offered.
 inline constexpr size_t kLibraryWorkspaceBytes = 32u << 20;

@@ -1,0 +1,84 @@
+// Many rows of a linear with a residual on a GPU, of integers that bfloat16 holds exactly. Without
+// a GPU there is nothing to test.
+#include <bit>
+#include <cstdint>
+#include <vector>
+
+#include "kernels/core/device.h"
+#include "kernels/gemm/gemm.h"
+#include "tests/cpp/testing.h"
+
+namespace inflight {
+namespace {
+
+constexpr Device kGpu{DeviceType::kCuda, 0};
+
+struct Matrix {
+  int64_t rows, columns;
+  std::vector<uint16_t> bits;  // bfloat16
+  Buffer memory;
+  TensorView view;
+
+  Matrix(int64_t rows, int64_t columns, int seed, int largest)
+      : rows(rows), columns(columns), memory(rows * columns * 2, kGpu) {
+    auto state = static_cast<uint32_t>(seed);
+    for (int64_t i = 0; i < rows * columns; ++i) {
+      state = state * 1664525 + 1013904223;
+      const int value = static_cast<int>(state >> 16) % (2 * largest + 1) - largest;
+      bits.push_back(std::bit_cast<uint32_t>(static_cast<float>(value)) >> 16);
+    }
+    view = TensorView::dense(memory.data(), DType::kBFloat16, {rows, columns}, kGpu);
+  }
+  void upload(const Stream& stream) {
+    copy_async(memory.data(), bits.data(), view.bytes(), stream);
+  }
+  void download(const Stream& stream) {
+    copy_async(bits.data(), memory.data(), view.bytes(), stream);
+    stream.synchronize();
+  }
+  float at(int64_t row, int64_t column) const {
+    return std::bit_cast<float>(uint32_t{bits[row * columns + column]} << 16);
+  }
+};
+
+void adds([[maybe_unused]] bool in_place) {
+#ifdef INFLIGHT_CUDA
+  if (num_cuda_devices() == 0) return;
+  DeviceContext device(kGpu, nullptr);
+  OpContext context = device.op_context();
+  if (context.cublaslt == nullptr) return;
+  const Stream& stream = device.stream();
+  Matrix x(130, 64, 1, 1), weight(72, 64, 2, 1), residual(130, 72, 3, 90), y(130, 72, 4, 1);
+  for (Matrix* matrix : {&x, &weight, &residual, &y}) matrix->upload(stream);
+  const TensorView none;
+  const LinearParams params{x.view, weight.view, none, in_place ? residual.view : y.view};
+  const Buffer workspace(cuda::linear_workspace_bytes(params), kGpu);
+  context.workspace = {workspace.data(), workspace.bytes()};
+  EXPECT(cuda::linear_add(params, residual.view, context));
+  Matrix& out = in_place ? residual : y;
+  const std::vector<uint16_t> before = residual.bits;
+  out.download(stream);
+  if (!in_place) {
+    residual.download(stream);
+    EXPECT(residual.bits == before);
+  }
+  int wrong = 0;
+  for (int64_t row = 0; row < y.rows; ++row) {
+    for (int64_t column = 0; column < y.columns; ++column) {
+      float want = std::bit_cast<float>(uint32_t{before[row * y.columns + column]} << 16);
+      for (int64_t k = 0; k < x.columns; ++k) want += x.at(row, k) * weight.at(column, k);
+      wrong += out.at(row, column) != want;
+    }
+  }
+  EXPECT_EQ(wrong, 0);
+#endif
+}
+
+}  // namespace
+}  // namespace inflight
+
+int main(int argc, char** argv) {
+  return inflight::testing::run_cases(
+      {{"beside", [] { inflight::adds(false); }}, {"in_place", [] { inflight::adds(true); }}}, argc,
+      argv);
+}
