@@ -4,11 +4,14 @@ namespace inflight::cuda {
 
 bool decode_suits(const AttentionParams& params, const OpContext& context) {
   const int64_t size = params.head_size;
-  const bool is_size_known = size == 64 || size == 80 || size == 96 || size == 128 ||
-                             (size == 256 && context.compute_capability >= 90);
-  return is_size_known && params.q.dtype != DType::kFloat32 &&
-         params.kv_cache.dtype == params.q.dtype && params.kv_cache.shape[3] % decode::kTileKeys == 0 &&
-         params.kv_cache.strides[0] % 8 == 0 && params.kv_lengths.shape[0] <= decode::kMaxSequences;
+  const bool is_size_known = size == 64 || size == 80 || size == 96 || size == 128 || size == 256;
+  const TensorView& cache = params.kv_cache;
+  return is_size_known && params.q.dtype != DType::kFloat32 && cache.dtype == params.q.dtype &&
+         cache.shape[3] % decode::kTileKeys == 0 && cache.strides[0] % 8 == 0 &&
+         params.kv_lengths.shape[0] <= decode::kMaxSequences &&
+         decode::layout_of(params, context.compute_capability, decode::kNumWarps, 0).shared_bytes +
+                 decode::kReservedSharedBytes <=
+             decode::shared_bytes_of_multiprocessor(context.compute_capability);
 }
 
 void attention_decode(const AttentionParams& params, OpContext& context) {

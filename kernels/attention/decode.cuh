@@ -1,139 +1,45 @@
 // Attention of generated tokens, one query row to a sequence: reads each key and value once, at the
 // speed of the memory.
 //
-// The step's work is one row of tiles of 16 keys: sequence by sequence, head group by head group
-// (the query heads that share a kv head), tile by tile. Each thread block takes an equal share of
-// it, wherever that begins and ends ("stream-k": Osama et al., arXiv 2301.03598), and deals it to
-// its warps tile by tile; a warp has its own ring of tiles on their way from memory. Where a head
-// group of a sequence ends the warps merge their sums. What a thread block has of a group that it
-// does not have whole goes to the workspace, and the last of those that share it merges them.
+// Every thread block takes an equal share of all keys of the step (decode_work.cuh; "stream-k":
+// Osama et al., arXiv 2301.03598) and deals it to its warps tile by tile; a warp has its own ring
+// of tiles on their way from memory. Where an item (a sequence's head group) ends the warps merge
+// their sums. What a thread block has of an item that it does not have whole goes to the workspace,
+// and the last of those that share the item merges them ("flash-decoding").
 #pragma once
 
-#include "kernels/attention/decode_tile.cuh"
+#include <type_traits>
+
+#include "kernels/attention/decode_work.cuh"
 #include "kernels/core/cuda/convert.cuh"
 #include "kernels/core/cuda/launch.cuh"
 
 namespace inflight::cuda::decode {
 
-struct DecodeArgs {
-  const void* q;
-  const void* cache;
-  void* y;
-  const int32_t* block_tables;
-  const int32_t* query_starts;
-  const int32_t* kv_lengths;
-  int64_t block_stride;  // elements from block to block
-  int64_t value_offset;  // elements from a key to its value
-  int32_t tiles_per_block;
-  int32_t num_sequences, max_blocks;
-  int32_t num_heads;
-  int32_t num_groups;  // head groups of a sequence
-  int32_t heads_per_kv_head;
-  int32_t groups_per_kv_head;
-  int32_t heads_per_group;  // the last group of a kv head may have fewer
-  int32_t min_share;        // tiles
-  float scale;              // to exponents of 2
-  float* partial_outputs;   // [2 * thread blocks, heads_per_group, head_size]
-  float2* partial_states;   // [2 * thread blocks, heads_per_group] {maximum, sum}
-  uint32_t* counters;       // [thread blocks] zero
-};
-
-/// Walks head groups in order. Positions are tiles in the step's whole work.
-struct WorkCursor {
-  const int32_t* first_tiles;  // [num_sequences + 1] tiles before a sequence, of one head group
-  int num_sequences, num_groups;
-  int sequence, group;
-  int begin, end;  // of the head group
-
-  __device__ __forceinline__ WorkCursor(const int32_t* first, const DecodeArgs& args, int at)
-      : first_tiles(first), num_sequences(args.num_sequences), num_groups(args.num_groups) {
-    int low = 0, high = num_sequences;
-    while (high - low > 1) {
-      const int middle = (low + high) / 2;
-      (first[middle] * num_groups <= at ? low : high) = middle;
-    }
-    sequence = low;
-    const int tiles = max(num_tiles(), 1);
-    group = (at - first[low] * num_groups) / tiles;
-    begin = first[low] * num_groups + group * tiles;
-    end = begin + tiles;
-  }
-  __device__ __forceinline__ int num_tiles() const {
-    return first_tiles[sequence + 1] - first_tiles[sequence];
-  }
-  __device__ __forceinline__ void next() {
-    if (++group == num_groups) {
-      group = 0;
-      do ++sequence;
-      while (sequence < num_sequences && num_tiles() == 0);
-    }
-    begin = end;
-    end += sequence < num_sequences ? num_tiles() : 1 << 30;
-  }
-};
-
-/// Writes first_tiles as WorkCursor wants it; sequences with other than one row have none.
-template <int kThreads>
-__device__ __forceinline__ void count_tiles(const DecodeArgs& args, int32_t* first_tiles) {
-  __shared__ int32_t warp_totals[kThreads / 32];
-  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-  const int each = (args.num_sequences + kThreads - 1) / kThreads;
-  const int begin = min(static_cast<int>(threadIdx.x) * each, args.num_sequences);
-  const int end = min(begin + each, args.num_sequences);
-  int total = 0;
-  for (int i = begin; i < end; ++i) {
-    const bool is_one = args.query_starts[i + 1] - args.query_starts[i] == 1;
-    const int tiles = is_one ? (max(args.kv_lengths[i], 0) + kTileKeys - 1) / kTileKeys : 0;
-    first_tiles[i + 1] = tiles;
-    total += tiles;
-  }
-  int before = total;
-#pragma unroll
-  for (int offset = 1; offset < 32; offset *= 2) {
-    const int other = __shfl_up_sync(kFullWarp, before, offset);
-    if (lane >= offset) before += other;
-  }
-  if (lane == 31) warp_totals[warp] = before;
-  before -= total;
-  __syncthreads();
-  for (int i = 0; i < warp; ++i) before += warp_totals[i];
-  if (threadIdx.x == 0) first_tiles[0] = 0;
-  for (int i = begin; i < end; ++i) {
-    before += first_tiles[i + 1];
-    first_tiles[i + 1] = before;
-  }
-  __syncthreads();
-}
-
-template <typename T_, int kHeadSize_, int kHeadBlocks_, int kWarps_, int kStages_>
+template <typename T_, int kHeadSize_, int kHeadBlocks_, int kWarps_>
 struct DecodeKernel {
   using T = T_;
   static constexpr int kHeadSize = kHeadSize_, kHeadBlocks = kHeadBlocks_;
-  static constexpr int kWarps = kWarps_, kStages = kStages_;
-  static constexpr int kThreads = kWarps * 32;
+  static constexpr int kWarps = kWarps_, kThreads = kWarps * 32;
   using Group = HeadGroup<T, kHeadSize, kHeadBlocks>;
   static constexpr int kTileElements = kTileKeys * Group::kPitch;
-  static constexpr int kMergePitch = kHeadSize + 4;
-
-  /// Of a launch with so many sequences and heads to a group.
-  static size_t shared_bytes(int num_sequences, int heads) {
-    return sizeof(T) * kWarps * kStages * 2 * kTileElements +
-           sizeof(float) * kWarps * heads * (kMergePitch + 2) +
-           sizeof(int32_t) * (num_sequences + 1);
-  }
+  static constexpr uint32_t kSlotBytes = 2 * kTileElements * sizeof(T);  // keys, values
+  static constexpr int kMergePitch = kHeadSize + 4, kQuads = kHeadSize / 4;
 
   const DecodeArgs& args;
+  const Work& work;
+  const Sums& sums;
   uint32_t ring;         // this warp's
-  float* merge_outputs;  // [kWarps][heads][kMergePitch]
-  float2* merge_states;  // [kWarps][heads]
-  int begin, end;        // tiles of this thread block
-  int share;
+  float* merge_outputs;  // [buffers][kWarps][heads][kMergePitch], used in turn
+  float2* merge_states;  // [buffers][kWarps][heads]
+  // Warps that have stored to, and merges done of, either buffer; whether a part was the last.
+  uint32_t* merge_counts;
 
-  /// Starts to copy one tile to a slot of the ring.
+  /// Starts to copy one tile to a slot of the ring; keys from `valid` on become zeros.
   __device__ __forceinline__ void copy_tile(int slot, const T* keys, int valid) const {
     constexpr int kChunks = kHeadSize / 8;
     const int lane = threadIdx.x % 32;
-    const uint32_t to = ring + slot * 2 * kTileElements * sizeof(T);
+    const uint32_t to = ring + slot * kSlotBytes;
     const auto copy = [&](auto is_whole) {
 #pragma unroll
       for (int side = 0; side < 2; ++side) {
@@ -158,8 +64,8 @@ struct DecodeKernel {
     }
   }
 
-  /// The merged sum of a thread's 4 components of one head over `count` states and outputs, found
-  /// by index through `state_at` and `output_at`.
+  /// Adds up `count` parts of 4 components of one head. state_at(i) is {maximum, sum} of part i,
+  /// output_at(i) its components.
   template <typename States, typename Outputs>
   static __device__ __forceinline__ float4 merge(int count, const States& state_at,
                                                  const Outputs& output_at, float2& state) {
@@ -189,89 +95,148 @@ struct DecodeKernel {
     *reinterpret_cast<uint2*>(y) = both;
   }
 
-  /// The end of a head group, or of this thread block's part of it: all warps have stored.
-  __device__ __forceinline__ void finish(const WorkCursor& at, T* y, int num_heads) const {
-    constexpr int kQuads = kHeadSize / 4;
-    const int heads = args.heads_per_group;
-    const int first_block = at.begin / share, last_block = (at.end - 1) / share;
-    const bool is_whole = first_block == last_block;
-    const int own = 2 * blockIdx.x + (static_cast<int>(blockIdx.x) == first_block ? 1 : 0);
-    for (int i = threadIdx.x; i < num_heads * kQuads; i += kThreads) {
-      const int head = i / kQuads, d = i % kQuads * 4;
-      float2 state;
-      const float4 output = merge(
-          kWarps, [&](int warp) { return merge_states[warp * heads + head]; },
-          [&](int warp) {
-            return *reinterpret_cast<const float4*>(merge_outputs +
-                                                    (warp * heads + head) * kMergePitch + d);
-          },
-          state);
-      if (is_whole) {
-        write(y + head * kHeadSize + d, output, state.y);
-      } else {
-        const int to = own * heads + head;
-        *reinterpret_cast<float4*>(args.partial_outputs + int64_t{to} * kHeadSize + d) = output;
-        if (d == 0) args.partial_states[to] = state;
-      }
-    }
-    if (is_whole) return;
+  /// Adds up rows `first_row` + i * heads_per_group + head of the merge buffer, i < count.
+  __device__ __forceinline__ float4 merge_rows(int count, int first_row, int head, int d,
+                                               float2& state) const {
+    return merge(
+        count, [&](int i) { return merge_states[first_row + i * args.heads_per_group + head]; },
+        [&](int i) {
+          return *reinterpret_cast<const float4*>(
+              merge_outputs + (first_row + i * args.heads_per_group + head) * kMergePitch + d);
+        },
+        state);
+  }
 
-    __shared__ bool is_last;
-    __threadfence();
-    __syncthreads();
-    const auto num_parts = static_cast<uint32_t>(last_block - first_block + 1);
-    if (threadIdx.x == 0) {
-      is_last = atomicAdd(args.counters + first_block, 1) + 1 == num_parts;
-      if (is_last) args.counters[first_block] = 0;
-    }
-    __syncthreads();
-    if (!is_last) return;
-    __threadfence();
-    for (int i = threadIdx.x; i < num_heads * kQuads; i += kThreads) {
+  /// The end of an item that is this thread block's alone: the last warp to get here merges; the
+  /// others go on. `index` counts such items.
+  __device__ __forceinline__ void finish_whole(Group& group, int index, T* y, int num_heads) const {
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    const int buffer = index % args.merge_buffers;
+    const int first_row = buffer * kWarps * args.heads_per_group;
+    volatile uint32_t* num_merged = merge_counts + 2 + buffer;
+    while (*num_merged != static_cast<uint32_t>(index / args.merge_buffers)) __nanosleep(20);
+    store(group, first_row + warp * args.heads_per_group, num_heads);
+    __threadfence_block();
+    __syncwarp();
+    uint32_t num_before = 0;
+    if (lane == 0) num_before = atomicAdd(merge_counts + buffer, 1);
+    if (__shfl_sync(kFullWarp, num_before, 0) % kWarps != kWarps - 1) return;
+    __threadfence_block();
+    for (int i = lane; i < num_heads * kQuads; i += 32) {
       const int head = i / kQuads, d = i % kQuads * 4;
       float2 state;
-      // The first has the group's beginning at the end of its share, the others at the beginning.
-      const auto index_of = [&](int part) {
-        return (2 * (first_block + part) + (part == 0 ? 1 : 0)) * heads + head;
-      };
-      const float4 output = merge(
-          num_parts, [&](int part) { return __ldcg(args.partial_states + index_of(part)); },
-          [&](int part) {
-            return __ldcg(reinterpret_cast<const float4*>(args.partial_outputs +
-                                                          int64_t{index_of(part)} * kHeadSize + d));
-          },
-          state);
+      const float4 output = merge_rows(kWarps, first_row, head, d, state);
       write(y + head * kHeadSize + d, output, state.y);
     }
+    __syncwarp();
+    __threadfence_block();
+    if (lane == 0) *num_merged = index / args.merge_buffers + 1;
+  }
+
+  /// The end of this thread block's part of an item that others have parts of. All threads; such
+  /// items come before those that are whole.
+  __device__ __forceinline__ void finish_shared(Group& group, int2 blocks, T* y,
+                                                int num_heads) const {
+    const int heads = args.heads_per_group, block = static_cast<int>(blockIdx.x);
+    const int num_items = num_heads * kQuads;
+    store(group, threadIdx.x / 32 * heads, num_heads);
+    __syncthreads();
+    // A thread block has at most one part that begins an item and one that does not.
+    const int own = 2 * block + (block == blocks.x ? 1 : 0);
+    for (int i = threadIdx.x; i < num_items; i += kThreads) {
+      const int head = i / kQuads, d = i % kQuads * 4, to = own * heads + head;
+      float2 state;
+      const float4 output = merge_rows(kWarps, 0, head, d, state);
+      *reinterpret_cast<float4*>(args.partial_outputs + int64_t{to} * kHeadSize + d) = output;
+      if (d == 0) args.partial_states[to] = state;
+    }
+    __threadfence();
+    __syncthreads();
+    if (threadIdx.x == 0) {
+      uint32_t* counter = args.counters + blocks.x;
+      const bool is_last = atomicAdd(counter, 1) + 1 == static_cast<uint32_t>(blocks.y);
+      if (is_last) *counter = 0;
+      merge_counts[4] = is_last;
+    }
+    __syncthreads();
+    if (merge_counts[4] == 0) return;
+    __threadfence();
+    // Threads divide the parts too, as far as they go.
+    const int num_shares = max(1, min(kThreads / num_items, kWarps));
+    for (int i = threadIdx.x; i < num_items * num_shares; i += kThreads) {
+      const int share = i / num_items, item = i % num_items;
+      const int head = item / kQuads, d = item % kQuads * 4;
+      const auto index_of = [&](int j) {
+        const int part = share + j * num_shares;
+        return (2 * (blocks.x + part) + (part == 0 ? 1 : 0)) * heads + head;
+      };
+      float2 state;
+      const float4 output =
+          merge((blocks.y - share + num_shares - 1) / num_shares,
+                [&](int j) { return __ldcg(args.partial_states + index_of(j)); },
+                [&](int j) {
+                  return __ldcg(reinterpret_cast<const float4*>(
+                      args.partial_outputs + int64_t{index_of(j)} * kHeadSize + d));
+                },
+                state);
+      const int row = share * heads + head;
+      *reinterpret_cast<float4*>(merge_outputs + row * kMergePitch + d) = output;
+      if (d == 0) merge_states[row] = state;
+    }
+    __syncthreads();
+    for (int i = threadIdx.x; i < num_items; i += kThreads) {
+      const int head = i / kQuads, d = i % kQuads * 4;
+      float2 state;
+      const float4 output = merge_rows(num_shares, 0, head, d, state);
+      write(y + head * kHeadSize + d, output, state.y);
+    }
+  }
+
+  __device__ __forceinline__ void store(Group& group, int row, int num_heads) const {
+    group.store(merge_outputs + row * kMergePitch, kMergePitch, merge_states + row, num_heads);
+  }
+
+  /// Where an item's queries and outputs are, and how many heads it has.
+  struct Place {
+    int64_t offset;
+    int num_heads;
+  };
+  __device__ __forceinline__ Place place_of(const Item& item) const {
+    const int kv_head = args.groups_per_kv_head.quotient(item.group);
+    const int index = item.group - kv_head * static_cast<int>(args.groups_per_kv_head.divisor);
+    const int first = index * args.heads_per_group;
+    const int64_t row = sums.sequences[item.sequence].x;
+    return {(row * args.num_heads + kv_head * args.heads_per_kv_head + first) * kHeadSize,
+            min(args.heads_per_group, args.heads_per_kv_head - first)};
   }
 
   /// All of this thread block's share. Keys and values of earlier steps are read before the
   /// kernels before are done, as the step's inputs are: the step's first kernel began after they
   /// were written. Only a sequence's last token is of this step.
-  __device__ __forceinline__ void run(const int32_t* first_tiles) const {
+  __device__ __forceinline__ void run() const {
     const int warp = threadIdx.x / 32;
     const T* cache = static_cast<const T*>(args.cache);
-    const int64_t head_stride = int64_t{args.tiles_per_block} * kTileKeys * kHeadSize;
+    const int head_stride = args.tiles_per_block.divisor * kTileKeys * kHeadSize;
+    const int total = work.end - work.begin;
 
-    WorkCursor source(first_tiles, args, begin);
-    int next = begin + warp;    // the tile to copy next
-    int block = 0, length = 0;  // of it
+    Walk at(work, sums, args), source = at;
+    int next = warp;                       // the tile to copy next
+    int block = 0, offset = 0, valid = 0;  // where it is; keys from it to the end
     const auto look_up = [&] {
-      while (next >= source.end) source.next();
-      if (next >= end) return;
-      block = args.block_tables[int64_t{source.sequence} * args.max_blocks +
-                                (next - source.begin) / args.tiles_per_block];
-      length = args.kv_lengths[source.sequence];
+      if (next >= total) return;
+      while (next >= source.end) source.next(work, sums, args);
+      const int tile = next - source.begin + source.first_tile;
+      const int index = args.tiles_per_block.quotient(tile);
+      block = args.block_tables[int64_t{source.item.sequence} * args.max_blocks + index];
+      const int kv_head = args.groups_per_kv_head.quotient(source.item.group);
+      const int in_block = tile - index * static_cast<int>(args.tiles_per_block.divisor);
+      offset = kv_head * head_stride + in_block * kTileKeys * kHeadSize;
+      valid = sums.sequences[source.item.sequence].y - tile * kTileKeys;
     };
     const auto copy_next = [&](int slot, auto wait_for_last) {
-      if (next < end) {
-        const int tile = next - source.begin, valid = length - tile * kTileKeys;
+      if (next < total) {
         if (valid <= kTileKeys) wait_for_last();
-        const int kv_head = source.group / args.groups_per_kv_head;
-        copy_tile(slot,
-                  cache + block * args.block_stride + kv_head * head_stride +
-                      tile % args.tiles_per_block * kTileKeys * kHeadSize,
-                  valid);
+        copy_tile(slot, cache + block * args.block_stride + offset, valid);
         next += kWarps;
         look_up();
       }
@@ -280,7 +245,7 @@ struct DecodeKernel {
     look_up();
     bool has_waited = false;
 #pragma unroll 1
-    for (int slot = 0; slot < kStages; ++slot) {
+    for (int slot = 0; slot < args.num_stages; ++slot) {
       copy_next(slot, [&] {
         if (!has_waited) wait_for_previous();
         has_waited = true;
@@ -288,33 +253,41 @@ struct DecodeKernel {
     }
     if (!has_waited) wait_for_previous();
 
-    int slot = 0, tile = begin + warp;
-    for (WorkCursor at(first_tiles, args, begin); at.begin < end; at.next()) {
-      const int kv_head = at.group / args.groups_per_kv_head;
-      const int in_kv_head = at.group % args.groups_per_kv_head * args.heads_per_group;
-      const int num_heads = min(args.heads_per_group, args.heads_per_kv_head - in_kv_head);
-      const int64_t offset = (int64_t{args.query_starts[at.sequence]} * args.num_heads +
-                              kv_head * args.heads_per_kv_head + in_kv_head) *
-                             kHeadSize;
-      const int keys = args.kv_lengths[at.sequence];
+    const T* q = static_cast<const T*>(args.q);
+    T* y = static_cast<T*>(args.y);
+    typename Group::Queries queries;  // of the next item
+    Place place = place_of(at.item);
+    Group::load_queries(queries, q + place.offset, place.num_heads);
+    int slot = 0, tile = warp, num_whole = 0;
+    while (!at.is_done()) {
       Group group;
-      group.start(static_cast<const T*>(args.q) + offset, num_heads);
-      const int stop = min(at.end, end);
-      for (; tile < stop; tile += kWarps) {
-        wait_for_copies<kStages - 1>();
+      group.start(queries);
+      Walk following = at;
+      following.next(work, sums, args);
+      Place following_place = {};
+      if (!following.is_done()) {
+        following_place = place_of(following.item);
+        Group::load_queries(queries, q + following_place.offset, following_place.num_heads);
+      }
+      const int keys = sums.sequences[at.item.sequence].y - at.first_tile * kTileKeys;
+      for (; tile < at.end; tile += kWarps) {
+        wait_for_copies(args.num_stages - 1);
         __syncwarp();
-        const uint32_t from = ring + slot * 2 * kTileElements * sizeof(T);
+        const uint32_t from = ring + slot * kSlotBytes;
         group.add(from, from + kTileElements * sizeof(T), keys - (tile - at.begin) * kTileKeys,
                   args.scale);
         __syncwarp();
         copy_next(slot, [] {});
-        slot = slot + 1 == kStages ? 0 : slot + 1;
+        slot = slot + 1 == args.num_stages ? 0 : slot + 1;
       }
-      group.store(merge_outputs + warp * args.heads_per_group * kMergePitch, kMergePitch,
-                  merge_states + warp * args.heads_per_group, num_heads);
-      __syncthreads();
-      finish(at, static_cast<T*>(args.y) + offset, num_heads);
-      __syncthreads();
+      if (work.is_whole(at.item)) {
+        finish_whole(group, num_whole++, y + place.offset, place.num_heads);
+      } else {
+        finish_shared(group, work.blocks_of(at.item), y + place.offset, place.num_heads);
+        __syncthreads();
+      }
+      at = following;
+      place = following_place;
     }
   }
 };
@@ -332,34 +305,32 @@ __device__ __forceinline__ void write_empty_rows(const DecodeArgs& args) {
 }
 
 template <typename Kernel>
-__global__ void __launch_bounds__(Kernel::kThreads)
+__global__ void __launch_bounds__(Kernel::kThreads, 1)
     decode_kernel(const __grid_constant__ DecodeArgs args) {
   extern __shared__ __align__(16) uint8_t shared[];
-  using T = typename Kernel::T;
   let_next_start();
-  T* ring = reinterpret_cast<T*>(shared);
-  constexpr int kWarpRing = Kernel::kStages * 2 * Kernel::kTileElements;
-  auto* merge_outputs = reinterpret_cast<float*>(ring + Kernel::kWarps * kWarpRing);
-  const int merge_rows = Kernel::kWarps * args.heads_per_group;
+  const uint32_t ring_bytes = args.num_stages * Kernel::kSlotBytes;
+  auto* merge_outputs = reinterpret_cast<float*>(shared + Kernel::kWarps * ring_bytes);
+  const int merge_rows = args.merge_buffers * Kernel::kWarps * args.heads_per_group;
   auto* merge_states = reinterpret_cast<float2*>(merge_outputs + merge_rows * Kernel::kMergePitch);
-  auto* first_tiles = reinterpret_cast<int32_t*>(merge_states + merge_rows);
+  auto* tiles = reinterpret_cast<int32_t*>(merge_states + merge_rows);
+  const int num_sums = args.num_sequences + 1;
+  const Sums sums = {tiles + 2 * num_sums, tiles + 3 * num_sums, reinterpret_cast<int2*>(tiles)};
 
-  count_tiles<Kernel::kThreads>(args, first_tiles);
-  const int total = first_tiles[args.num_sequences] * args.num_groups;
-  const int blocks = static_cast<int>(gridDim.x);
-  const int share = max((total + blocks - 1) / blocks, args.min_share);
-  const int begin = min(static_cast<int>(blockIdx.x) * share, total);
-  const int end = min(begin + share, total);
-  if (begin < end) {
-    Kernel{args,          shared_address(ring + threadIdx.x / 32 * kWarpRing),
+  __shared__ uint32_t merge_counts[5];
+  if (threadIdx.x < 5) merge_counts[threadIdx.x] = 0;
+
+  const Work work(sums, args, measure<Kernel::kThreads>(sums, args));
+  if (work.begin < work.end) {
+    Kernel{args,          work,
+           sums,          shared_address(shared) + threadIdx.x / 32 * ring_bytes,
            merge_outputs, merge_states,
-           begin,         end,
-           share}
-        .run(first_tiles);
+           merge_counts}
+        .run();
   } else {
     wait_for_previous();
   }
-  write_empty_rows<T, Kernel::kHeadSize>(args);
+  write_empty_rows<typename Kernel::T, Kernel::kHeadSize>(args);
 }
 
 }  // namespace inflight::cuda::decode

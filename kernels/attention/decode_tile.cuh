@@ -29,10 +29,22 @@ __device__ __forceinline__ void copy16_async(uint32_t to, const void* from) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(from) : "memory");
 }
 __device__ __forceinline__ void end_copy_group() { asm volatile("cp.async.commit_group;" ::); }
-/// All but the latest kPending groups of this thread have arrived.
-template <int kPending>
-__device__ __forceinline__ void wait_for_copies() {
-  asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
+/// All but the latest `pending` groups of this thread have arrived; at most 3.
+__device__ __forceinline__ void wait_for_copies(int pending) {
+  switch (pending) {
+    case 0:
+      asm volatile("cp.async.wait_group 0;" ::: "memory");
+      break;
+    case 1:
+      asm volatile("cp.async.wait_group 1;" ::: "memory");
+      break;
+    case 2:
+      asm volatile("cp.async.wait_group 2;" ::: "memory");
+      break;
+    default:
+      asm volatile("cp.async.wait_group 3;" ::: "memory");
+      break;
+  }
 }
 
 /// Four 8x8 matrices of 2-byte elements; lane 8 i + r gives the address of row r of matrix i.
@@ -99,13 +111,15 @@ struct HeadGroup {
   // Scores may pass the subtracted maximum by so much (a factor of 2^8) before sums are rescaled.
   static constexpr float kSlack = 8.0f;
 
-  uint32_t queries[kHeadBlocks][kSteps][2];
+  /// A lane's part of the queries of up to 8 kHeadBlocks heads.
+  using Queries = uint32_t[kHeadBlocks][kSteps][2];
+  Queries queries;
   float outputs[kHeadBlocks][kSteps][4];
   float maxima[kHeadBlocks][2];
   float sums[kHeadBlocks][2];  // of this lane's keys alone
 
   /// `q` is [num_heads, kHeadSize].
-  __device__ __forceinline__ void start(const T* q, int num_heads) {
+  static __device__ __forceinline__ void load_queries(Queries& to, const T* q, int num_heads) {
     const int lane = threadIdx.x % 32;
 #pragma unroll
     for (int block = 0; block < kHeadBlocks; ++block) {
@@ -113,8 +127,19 @@ struct HeadGroup {
       const auto* from = reinterpret_cast<const uint32_t*>(q + head * kHeadSize) + lane % 4;
 #pragma unroll
       for (int i = 0; i < kSteps; ++i) {
-        queries[block][i][0] = head < num_heads ? from[i * 8] : 0;
-        queries[block][i][1] = head < num_heads ? from[i * 8 + 4] : 0;
+        to[block][i][0] = head < num_heads ? from[i * 8] : 0;
+        to[block][i][1] = head < num_heads ? from[i * 8 + 4] : 0;
+      }
+    }
+  }
+
+  __device__ __forceinline__ void start(const Queries& from) {
+#pragma unroll
+    for (int block = 0; block < kHeadBlocks; ++block) {
+#pragma unroll
+      for (int i = 0; i < kSteps; ++i) {
+        queries[block][i][0] = from[block][i][0];
+        queries[block][i][1] = from[block][i][1];
 #pragma unroll
         for (int c = 0; c < 4; ++c) outputs[block][i][c] = 0;
       }
@@ -150,7 +175,7 @@ struct HeadGroup {
   /// not there. `scale` turns products into exponents of 2.
   __device__ __forceinline__ void add(uint32_t keys, uint32_t values, int valid, float scale) {
     const int lane = threadIdx.x % 32;
-    float scores[kHeadBlocks][4] = {};
+    float scores[kHeadBlocks][4] = {}, odd_scores[kHeadBlocks][4] = {};  // two shorter chains
     const uint32_t key_address = keys + ((lane % 16) * kPitch + lane / 16 * 8) * sizeof(T);
 #pragma unroll
     for (int i = 0; i < kSteps; ++i) {
@@ -158,14 +183,15 @@ struct HeadGroup {
       load_matrices(tile, key_address + i * 16 * sizeof(T));
 #pragma unroll
       for (int block = 0; block < kHeadBlocks; ++block)
-        multiply_add<T>(scores[block], tile, queries[block][i]);
+        multiply_add<T>(i % 2 == 0 ? scores[block] : odd_scores[block], tile, queries[block][i]);
     }
     bool is_above = false;
 #pragma unroll
     for (int block = 0; block < kHeadBlocks; ++block) {
 #pragma unroll
       for (int c = 0; c < 4; ++c) {
-        scores[block][c] = lane / 4 + c / 2 * 8 < valid ? scores[block][c] * scale : -INFINITY;
+        const float score = scores[block][c] + odd_scores[block][c];
+        scores[block][c] = lane / 4 + c / 2 * 8 < valid ? score * scale : -INFINITY;
         is_above |= scores[block][c] > maxima[block][c % 2] + kSlack;
       }
     }

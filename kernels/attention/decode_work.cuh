@@ -1,0 +1,325 @@
+// How the decode kernel divides a step among its thread blocks: each finds its own part from the
+// sequences' lengths, before the kernels before it are done.
+//
+// The step's work is one row of tiles of 16 keys: sequence by sequence, head group by head group
+// (the query heads that share a kv head), tile by tile. A position is a tile of that row.
+#pragma once
+
+#include <climits>
+#include <cstdint>
+
+#include "kernels/attention/decode_tile.cuh"
+
+namespace inflight::cuda::decode {
+
+/// Divides by a number that the host knows: n / divisor for 0 <= n < 2^32 / divisor.
+struct Divisor {
+  uint32_t divisor, magic;  // 2^32 / divisor, rounded up
+
+  explicit Divisor(int64_t by)
+      : divisor(static_cast<uint32_t>(by)),
+        magic(static_cast<uint32_t>(((uint64_t{1} << 32) + divisor - 1) / divisor)) {}
+  __device__ __forceinline__ int quotient(int n) const {
+    return divisor == 1 ? n : static_cast<int>(__umulhi(n, magic));
+  }
+};
+
+inline constexpr int kMaxStages = 4;
+
+struct DecodeArgs {
+  const void* q;
+  const void* cache;
+  void* y;
+  const int32_t* block_tables;
+  const int32_t* query_starts;
+  const int32_t* kv_lengths;
+  int64_t block_stride;  // elements from block to block
+  int64_t value_offset;  // elements from a key to its value
+  Divisor tiles_per_block;
+  int32_t num_sequences, max_blocks;
+  int32_t num_heads;
+  int32_t num_groups;  // head groups of a sequence
+  int32_t heads_per_kv_head;
+  Divisor groups_per_kv_head;
+  int32_t heads_per_group;  // the last group of a kv head may have fewer
+  int32_t num_stages;       // tiles of a warp's ring, 1 to 4
+  int32_t merge_buffers;    // 1 or 2
+  float scale;              // to exponents of 2
+  float* partial_outputs;   // [2 * thread blocks, heads_per_group, head_size]
+  float2* partial_states;   // [2 * thread blocks, heads_per_group] {maximum, sum}
+  uint32_t* counters;       // [thread blocks] zero
+};
+
+/// Running sums over the sequences in shared memory, [num_sequences + 1] each, of one head group;
+/// a sequence with other than one row has none.
+struct Sums {
+  int32_t* tiles;
+  int32_t* chunks;
+  int2* sequences;  // [num_sequences] first row, keys: copies of the step's inputs
+
+  static size_t bytes(int num_sequences) { return 4 * sizeof(int32_t) * (num_sequences + 1); }
+};
+
+/// sums[i + 1] = value(0) + ... + value(i). All threads of the block; ends with a barrier.
+template <int kThreads, typename Value>
+__device__ __forceinline__ void add_up(int count, int32_t* sums, const Value& value) {
+  __shared__ int warp_totals[kThreads / 32];
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  const int each = (count + kThreads - 1) / kThreads;
+  const int begin = min(static_cast<int>(threadIdx.x) * each, count);
+  const int end = min(begin + each, count);
+  int total = 0;
+  for (int i = begin; i < end; ++i) sums[i + 1] = total += value(i);
+  int before = total;
+#pragma unroll
+  for (int offset = 1; offset < 32; offset *= 2) {
+    const int other = __shfl_up_sync(kFullWarp, before, offset);
+    if (lane >= offset) before += other;
+  }
+  if (lane == 31) warp_totals[warp] = before;
+  before -= total;
+  __syncthreads();
+  for (int i = 0; i < warp; ++i) before += warp_totals[i];
+  if (threadIdx.x == 0) sums[0] = 0;
+  for (int i = begin; i < end; ++i) sums[i + 1] += before;
+  __syncthreads();
+}
+
+/// The sequence that has index `at` of all groups' entries counted by `sums`. All lanes of the warp
+/// with the same arguments.
+__device__ __forceinline__ int find_sequence(const int32_t* sums, const DecodeArgs& args, int at) {
+  const int lane = threadIdx.x % 32;
+  int low = 0, count = args.num_sequences;
+  while (count > 1) {
+    const int step = (count + 31) / 32;
+    const bool is_before = lane * step < count && sums[low + lane * step] * args.num_groups <= at;
+    const int last = 31 - __clz(static_cast<int>(__ballot_sync(kFullWarp, is_before)));
+    low += last * step;
+    count = min(step, count - last * step);
+  }
+  return low;
+}
+
+/// A sequence's head group: positions [begin, end).
+struct Item {
+  int sequence, group;
+  int begin, end;
+
+  __device__ __forceinline__ static Item at(const Sums& sums, const DecodeArgs& args,
+                                            int position) {
+    const int sequence = find_sequence(sums.tiles, args, position);
+    const int first = sums.tiles[sequence] * args.num_groups;
+    const int tiles = sums.tiles[sequence + 1] - sums.tiles[sequence];
+    const int group = (position - first) / tiles;
+    return {sequence, group, first + group * tiles, first + (group + 1) * tiles};
+  }
+  /// There must be one.
+  __device__ __forceinline__ void next(const Sums& sums, const DecodeArgs& args) {
+    if (++group == args.num_groups) {
+      group = 0;
+      do ++sequence;
+      while (sums.tiles[sequence + 1] == sums.tiles[sequence]);
+    }
+    begin = end;
+    end += sums.tiles[sequence + 1] - sums.tiles[sequence];
+  }
+};
+
+/// Chunks of an item of so many tiles: about chunk_tiles each, but a short item stays whole.
+__device__ __forceinline__ int num_chunks(int tiles, int chunk_tiles) {
+  constexpr int kShort = 24;  // as long as merging two parts would take
+  if (tiles <= kShort) return tiles > 0 ? 1 : 0;
+  return (tiles + chunk_tiles - 1) / chunk_tiles;
+}
+
+/// Tiles of sequence i, of which it keeps what it reads.
+__device__ __forceinline__ int tiles_of(const DecodeArgs& args, const Sums& sums, int i) {
+  const int row = args.query_starts[i], keys = args.kv_lengths[i];
+  const bool is_one = args.query_starts[i + 1] - row == 1;
+  sums.sequences[i] = make_int2(row, keys);
+  return is_one ? (max(keys, 0) + kTileKeys - 1) / kTileKeys : 0;
+}
+
+/// Sizes of chunks to choose from. The last leaves thread blocks little more than equal shares.
+struct ChunkChoices {
+  static constexpr int kCount = 4;
+  int tiles[kCount];
+  int counts[kCount] = {};  // chunks of one head group that there would be
+
+  __device__ __forceinline__ ChunkChoices(int total_tiles, const DecodeArgs& args)
+      : tiles{8, 16, 24, 0} {
+    const int blocks = static_cast<int>(gridDim.x);
+    const int share = (total_tiles * args.num_groups + blocks - 1) / blocks;
+    tiles[kCount - 1] = share + share / 32 + 4;
+  }
+  __device__ __forceinline__ void add(int item_tiles) {
+#pragma unroll
+    for (int c = 0; c < kCount; ++c) counts[c] += num_chunks(item_tiles, tiles[c]);
+  }
+  /// The smallest of which there are not more than thread blocks; 0 if there is none.
+  __device__ __forceinline__ int choice(const DecodeArgs& args) const {
+#pragma unroll
+    for (int c = 0; c < kCount; ++c) {
+      if (counts[c] * args.num_groups <= static_cast<int>(gridDim.x)) return tiles[c];
+    }
+    return 0;
+  }
+};
+
+/// Fills `sums` and returns the size of chunks, 0 for none. All threads of the block; ends with a
+/// barrier.
+template <int kThreads>
+__device__ __forceinline__ int measure(const Sums& sums, const DecodeArgs& args) {
+  const int lane = threadIdx.x % 32;
+  if (args.num_sequences <= 32) {  // every warp for itself
+    const int tiles = lane < args.num_sequences ? tiles_of(args, sums, lane) : 0;
+    const auto add_up_lanes = [&](int value, int32_t* to) {
+#pragma unroll
+      for (int offset = 1; offset < 32; offset *= 2) {
+        const int other = __shfl_up_sync(kFullWarp, value, offset);
+        if (lane >= offset) value += other;
+      }
+      if (threadIdx.x < args.num_sequences) to[lane + 1] = value;
+      if (threadIdx.x == 0) to[0] = 0;
+      return __shfl_sync(kFullWarp, value, 31);
+    };
+    ChunkChoices choices(add_up_lanes(tiles, sums.tiles), args);
+    choices.add(tiles);
+#pragma unroll
+    for (int c = 0; c < ChunkChoices::kCount; ++c)
+      choices.counts[c] = __reduce_add_sync(kFullWarp, choices.counts[c]);
+    const int chunk_tiles = choices.choice(args);
+    if (chunk_tiles > 0) add_up_lanes(num_chunks(tiles, chunk_tiles), sums.chunks);
+    __syncthreads();
+    return chunk_tiles;
+  }
+  add_up<kThreads>(args.num_sequences, sums.tiles, [&](int i) { return tiles_of(args, sums, i); });
+  // Chunks are for fewer items than thread blocks; a step of more sequences is hardly such.
+  if (args.num_sequences * args.num_groups > 2 * static_cast<int>(gridDim.x)) return 0;
+  ChunkChoices choices(sums.tiles[args.num_sequences], args);
+  for (int i = threadIdx.x; i < args.num_sequences; i += kThreads) {
+    choices.add(sums.tiles[i + 1] - sums.tiles[i]);
+  }
+  __shared__ int totals[ChunkChoices::kCount];
+  if (threadIdx.x < ChunkChoices::kCount) totals[threadIdx.x] = 0;
+  __syncthreads();
+#pragma unroll
+  for (int c = 0; c < ChunkChoices::kCount; ++c) {
+    const int count = __reduce_add_sync(kFullWarp, choices.counts[c]);
+    if (lane == 0 && count > 0) atomicAdd(totals + c, count);
+  }
+  __syncthreads();
+#pragma unroll
+  for (int c = 0; c < ChunkChoices::kCount; ++c) choices.counts[c] = totals[c];
+  const int chunk_tiles = choices.choice(args);
+  if (chunk_tiles > 0) {
+    add_up<kThreads>(args.num_sequences, sums.chunks, [&](int i) {
+      return num_chunks(sums.tiles[i + 1] - sums.tiles[i], chunk_tiles);
+    });
+  }
+  return chunk_tiles;
+}
+
+/// A thread block's part of the step: positions [tail, end), then [begin, tail).
+///
+/// A step of few items is divided item by item into equal chunks, one to a thread block. Else each
+/// thread block has an equal share, wherever that begins and ends; items that it shares with others
+/// come first, so that they are merged while there is more to read.
+struct Work {
+  int begin, tail, end;
+  int share;                   // positions to each thread block; 0 if divided by chunks
+  int first_block, num_parts;  // of the item, if divided by chunks
+
+  __device__ __forceinline__ Work(const Sums& sums, const DecodeArgs& args, int chunk_tiles) {
+    const int block = static_cast<int>(blockIdx.x), blocks = static_cast<int>(gridDim.x);
+    begin = tail = end = share = 0;
+    first_block = num_parts = 0;
+    if (chunk_tiles > 0) {
+      if (block >= sums.chunks[args.num_sequences] * args.num_groups) return;
+      const int sequence = find_sequence(sums.chunks, args, block);
+      num_parts = sums.chunks[sequence + 1] - sums.chunks[sequence];
+      const int tiles = sums.tiles[sequence + 1] - sums.tiles[sequence];
+      const int index = block - sums.chunks[sequence] * args.num_groups;
+      const int group = index / num_parts, part = index % num_parts;
+      const int first = sums.tiles[sequence] * args.num_groups + group * tiles;
+      first_block = block - part;
+      begin = first + tiles * part / num_parts;
+      tail = end = first + tiles * (part + 1) / num_parts;
+      return;
+    }
+    const int total = sums.tiles[args.num_sequences] * args.num_groups;
+    share = (total + blocks - 1) / blocks;
+    begin = boundary(sums, args, block * share, total);
+    tail = end = boundary(sums, args, (block + 1) * share, total);
+    if (begin == end) return;
+    const Item last = Item::at(sums, args, end - 1);
+    if (last.end > end && last.begin > begin) tail = last.begin;
+  }
+  /// Whether all of `item` is this thread block's.
+  __device__ __forceinline__ bool is_whole(const Item& item) const {
+    return item.begin >= begin && item.end <= end;
+  }
+  /// The thread blocks that have parts of `item`: the first and how many.
+  __device__ __forceinline__ int2 blocks_of(const Item& item) const {
+    if (share == 0) return {first_block, num_parts};
+    int first = item.begin / share, last = (item.end - 1) / share;
+    if (first == last) return {first, 1};
+    while (first < last && rounded((first + 1) * share, item) == item.begin) ++first;
+    while (first < last && rounded(last * share, item) == item.end) --last;
+    return {first, last - first + 1};
+  }
+
+ private:
+  // To divide an item costs about as much as to read some tiles: short ones stay whole.
+  static constexpr int kWholeTiles = 20, kSlack = 2;
+
+  /// The end of the item that `position` is near to, or else `position`.
+  static __device__ __forceinline__ int rounded(int position, const Item& item) {
+    const int before = position - item.begin, after = item.end - position;
+    const int slack = item.end - item.begin <= kWholeTiles ? kWholeTiles / 2 : kSlack;
+    if (before <= slack && before <= after) return item.begin;
+    return after <= slack ? item.end : position;
+  }
+  static __device__ __forceinline__ int boundary(const Sums& sums, const DecodeArgs& args,
+                                                 int position, int total) {
+    return position >= total ? total : rounded(position, Item::at(sums, args, position));
+  }
+};
+
+/// Walks a thread block's part item by item. Tiles are numbered from 0 in the order of the walk.
+struct Walk {
+  Item item;
+  int begin, end;  // numbers of the tiles that are of `item`; INT_MAX after the last item
+  int first_tile;  // of `item` among these
+  bool is_in_tail;
+
+  __device__ __forceinline__ Walk(const Work& work, const Sums& sums, const DecodeArgs& args)
+      : item(Item::at(sums, args, work.tail < work.end ? work.tail : work.begin)),
+        is_in_tail(work.tail < work.end) {
+    find_tiles(work);
+  }
+  __device__ __forceinline__ bool is_done() const { return end == INT_MAX; }
+  __device__ __forceinline__ void next(const Work& work, const Sums& sums, const DecodeArgs& args) {
+    if (is_in_tail) {
+      is_in_tail = false;
+      item = Item::at(sums, args, work.begin);
+    } else if (item.end >= work.tail) {
+      begin = end = INT_MAX;
+      return;
+    } else {
+      item.next(sums, args);
+    }
+    find_tiles(work);
+  }
+
+ private:
+  __device__ __forceinline__ void find_tiles(const Work& work) {
+    const int from = is_in_tail ? work.tail : max(item.begin, work.begin);
+    const int to = min(item.end, is_in_tail ? work.end : work.tail);
+    begin = is_in_tail ? 0 : work.end - work.tail + from - work.begin;
+    end = begin + to - from;
+    first_tile = from - item.begin;
+  }
+};
+
+}  // namespace inflight::cuda::decode
