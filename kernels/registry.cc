@@ -3,6 +3,7 @@
 #include "kernels/activation/silu_mul.h"
 #include "kernels/attention/attention.h"
 #include "kernels/embedding/embedding.h"
+#include "kernels/fused_linear/fused_linear.h"
 #include "kernels/gather_rows/gather_rows.h"
 #include "kernels/gemm/gemm.h"
 #include "kernels/rms_norm/rms_norm.h"
@@ -13,8 +14,8 @@ namespace inflight {
 
 std::span<const OpDef> all_ops() {
   static const OpDef ops[] = {
-      embedding_op(),      rms_norm_op(),  add_rms_norm_op(), linear_op(),      rope_table_op(),
-      rope_kv_append_op(), attention_op(), silu_mul_op(),     gather_rows_op(),
+      embedding_op(),  rms_norm_op(),       add_rms_norm_op(), linear_op(),   fused_linear_op(),
+      rope_table_op(), rope_kv_append_op(), attention_op(),    silu_mul_op(), gather_rows_op(),
   };
   return ops;
 }

@@ -14,6 +14,13 @@ SYSTEM_INCLUDE = re.compile(r"^\s*#\s*include\s+<([^>]+)>", re.MULTILINE)
 CPP_ARROWS = {
     "kernels/core": [],
     "kernels/<op>": ["kernels/core"],
+    # The composition of what is one kernel where rows are few.
+    "kernels/fused_linear": [
+        "kernels/core",
+        "kernels/gemm/gemm.h",
+        "kernels/rms_norm",
+        "kernels/activation",
+    ],
     "kernels/registry": ["kernels"],
     "backend/plan": ["kernels/registry.h", "kernels/step_inputs", "kernels/core"],
     "backend/kv_cache": ["kernels/core"],
@@ -76,7 +83,8 @@ def room_of(path: Path) -> str:
     if parts[0] == "kernels":
         if len(parts) == 2:
             return "kernels/registry"
-        return "kernels/core" if parts[1] == "core" else "kernels/<op>"
+        room = "/".join(parts[:2])
+        return room if room in CPP_ARROWS else "kernels/<op>"
     return "/".join(parts[:2])
 
 

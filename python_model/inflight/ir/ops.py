@@ -99,6 +99,21 @@ def _infer_linear(types: Types, _: Attributes) -> dict[str, TensorType]:
     return {"y": TensorType(x.dtype, (x.shape[0], weight.shape[0]))}
 
 
+def _infer_fused_linear(types: Types, attributes: Attributes) -> dict[str, TensorType]:
+    y = _infer_linear(types, attributes)["y"]
+    if attributes.get("gated", False):
+        y = _infer_silu_mul({"gate_up": y}, attributes)["y"]
+    if "norm_weight" in types:
+        _vector(types, "norm_weight", types["x"].shape[1])
+        _require("epsilon" in attributes, "a norm_weight needs an epsilon")
+    if "residual" in types:
+        residual = _matrix(types, "residual")
+        _require(residual.shape == y.shape, f"residual must be shaped as {y}, is {residual}")
+    if "prefetch" in types:
+        _matrix(types, "prefetch")
+    return {"y": y}
+
+
 def _infer_rope_table(types: Types, attributes: Attributes) -> dict[str, TensorType]:
     _indices(types, "positions", TOKENS)
     _indices(types, "rope_lengths", TOKENS)
@@ -228,6 +243,14 @@ _SCHEMAS = (
         _tensors("y"),
         (),
         _infer_linear,
+        any_output_dtype=True,
+    ),
+    OpSchema(
+        "fused_linear",
+        _tensors("x", "weight", "bias?", "norm_weight?", "residual?", "prefetch?"),
+        _tensors("y"),
+        _attributes(epsilon="float?", gated="bool?"),
+        _infer_fused_linear,
         any_output_dtype=True,
     ),
     OpSchema(

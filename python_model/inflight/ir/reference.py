@@ -27,10 +27,13 @@ def evaluate(
     dtypes: Mapping[str, str] | None = None,
     compute: type = np.float32,
 ) -> dict[str, np.ndarray]:
-    """The outputs of `op`; `dtypes` may ask `linear` for a y of another dtype than x."""
-    if op == "linear":
+    """The outputs of `op`; `dtypes` may ask linears for a y of another dtype than x."""
+    if op in ("linear", "fused_linear"):
         asked = (dtypes or {}).get("y")
-        return _linear(inputs, numpy_dtype(asked) if asked else inputs["x"].dtype, compute)
+        dtype = numpy_dtype(asked) if asked else inputs["x"].dtype
+        if op == "linear":
+            return _linear(inputs, dtype, compute)
+        return _fused_linear(inputs, attributes or {}, dtype, compute)
     return _MEANINGS[op](inputs, attributes or {}, compute)
 
 
@@ -66,6 +69,21 @@ def _linear(inputs: Arrays, dtype: np.dtype, compute: type) -> dict[str, np.ndar
     if "bias" in inputs:
         y = y + inputs["bias"].astype(compute)
     return {"y": y.astype(dtype)}
+
+
+def _fused_linear(
+    inputs: Arrays, attributes: Attributes, dtype: np.dtype, compute: type
+) -> dict[str, np.ndarray]:
+    """The ops that it stands for, one after the other; `prefetch` is not read."""
+    x = inputs["x"]
+    if "norm_weight" in inputs:
+        x = _normalize(x, inputs["norm_weight"], attributes["epsilon"], compute)
+    y = _linear({**inputs, "x": x}, dtype, compute)["y"]
+    if attributes.get("gated", False):
+        y = _silu_mul({"gate_up": y}, {}, compute)["y"]
+    if "residual" in inputs:
+        y = _add({"a": inputs["residual"], "b": y}, {}, compute)["y"]
+    return {"y": y}
 
 
 def rope_frequencies(attributes: Attributes, length: int) -> np.ndarray:

@@ -132,8 +132,8 @@ def build_decoder(
         y = RMSNorm(f"{name}.post_attention_norm", hidden, epsilon)(context, x)
         y = MLP(f"{name}.mlp", hidden, config.intermediate_size, config.mlp_bias)(context, y)
         (x,) = graph.add("add", {"a": x, "b": y})
-    x = RMSNorm("final_norm", hidden, epsilon)(context, x)
     (x,) = graph.add("gather_rows", {"x": x, "rows": "last_rows"})
+    x = RMSNorm("final_norm", hidden, epsilon)(context, x)
     head = embedding
     if not config.tie_word_embeddings:
         head = context.weight("lm_head.weight", config.vocab_size, hidden)

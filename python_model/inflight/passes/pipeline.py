@@ -5,19 +5,25 @@ from collections.abc import Callable, Iterator
 from inflight.ir.graph import Graph
 from inflight.ir.verify import verify
 from inflight.passes.dead_code import dead_code
-from inflight.passes.fuse_add_norm import fuse_add_norm
 from inflight.passes.fuse_gate_up import fuse_gate_up
+from inflight.passes.fuse_linear_add import fuse_linear_add
+from inflight.passes.fuse_linear_silu_mul import fuse_linear_silu_mul
+from inflight.passes.fuse_norm_linear import fuse_norm_linear
 from inflight.passes.fuse_qkv import fuse_qkv
 from inflight.passes.fuse_rope_kv_append import fuse_rope_kv_append
+from inflight.passes.prefetch_weights import prefetch_weights
 
 Pass = Callable[[Graph], Graph]
 
 PASSES: tuple[tuple[str, Pass], ...] = (
     ("fuse_qkv", fuse_qkv),
     ("fuse_gate_up", fuse_gate_up),
-    ("fuse_add_norm", fuse_add_norm),
+    ("fuse_norm_linear", fuse_norm_linear),
+    ("fuse_linear_silu_mul", fuse_linear_silu_mul),
+    ("fuse_linear_add", fuse_linear_add),
     ("fuse_rope_kv_append", fuse_rope_kv_append),
     ("dead_code", dead_code),
+    ("prefetch_weights", prefetch_weights),
 )
 
 

@@ -82,3 +82,9 @@ def fuse_linears(rewrite: Rewrite, linears: list[Node], fused: str) -> Node | No
     columns = sum(type_.shape[1] for type_ in types)
     y = rewrite.new_value(TensorType(types[0].dtype, (types[0].shape[0], columns)))
     return Node("linear", inputs, {"y": y})
+
+
+def any_linear_behind(rewrite: Rewrite, value: str, index: int) -> tuple[int, Node] | None:
+    """The linear or fused_linear that makes `value` for node `index` alone."""
+    found = rewrite.producer(value, "linear") or rewrite.producer(value, "fused_linear")
+    return found if found and rewrite.is_read_only_by(value, index) else None

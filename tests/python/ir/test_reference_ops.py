@@ -67,6 +67,24 @@ def test_linear_rounds_once_and_to_the_dtype_asked_for() -> None:
     assert mixed.dtype == np.float32
 
 
+def test_fused_linear_is_its_parts() -> None:
+    x, weight, norm, bias, residual = (
+        _array(*s, dtype="bfloat16") for s in ((3, 50), (8, 50), (50,), (8,), (3, 4))
+    )
+    epsilon = {"epsilon": 1e-6}
+    y = evaluate("rms_norm", {"x": x, "weight": norm}, epsilon)["y"]
+    y = evaluate("linear", {"x": y, "weight": weight, "bias": bias})["y"]
+    y = evaluate("silu_mul", {"gate_up": y})["y"]
+    y = evaluate("add", {"a": residual, "b": y})["y"]
+    inputs = {"x": x, "weight": weight, "norm_weight": norm, "bias": bias, "residual": residual}
+    inputs["prefetch"] = _array(2, 2)
+    fused = evaluate("fused_linear", inputs, {**epsilon, "gated": True})["y"]
+    np.testing.assert_array_equal(fused, y)
+    plain = evaluate("fused_linear", {"x": x, "weight": weight}, {}, {"y": "float32"})["y"]
+    linear = evaluate("linear", {"x": x, "weight": weight}, {}, {"y": "float32"})["y"]
+    np.testing.assert_array_equal(plain, linear)
+
+
 def test_embedding_gives_zero_rows_for_ids_outside() -> None:
     table = _array(5, 3)
     y = evaluate("embedding", {"ids": np.array([4, -1, 5, 0], np.int32), "table": table})["y"]

@@ -7,7 +7,8 @@ end, when a thread gives back what it freed.
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from triton_server import Setup, ask_text, running
+from conftest import Setup
+from triton_server import ask_text, running
 
 STREAMS = 12
 LENGTH = 400  # tokens; together far more than the 1,000 payloads that the server keeps for reuse

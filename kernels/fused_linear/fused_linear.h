@@ -1,0 +1,41 @@
+// A linear with what stands before and after it in a layer: the norm of its input, the gate of the
+// MLP, the residual stream. Where rows are few, one kernel does all of it (cuda::fused_product);
+// elsewhere it is composed of the ops that it stands for, and rounds where they do, or less often.
+#pragma once
+
+#include "kernels/core/op.h"
+
+namespace inflight {
+
+/// n = norm_weight ? rms_norm(x, norm_weight, epsilon) : x
+/// s = n * weight^T + bias;  if is_gated, s = silu(s[:, :N/2]) * s[:, N/2:]
+/// y = residual ? residual + s : s
+struct FusedLinearParams {
+  const TensorView& x;            // [M, K] floating
+  const TensorView& weight;       // [N, K] floating
+  const TensorView& bias;         // [N] floating, optional
+  const TensorView& norm_weight;  // [K], dtype of x, optional
+  const TensorView& residual;     // shape and dtype of y, optional
+  const TensorView& prefetch;     // optional: what the plan's next linear reads; changes no value
+  const TensorView& y;            // [M, is_gated ? N / 2 : N] floating, overlapping no input
+  float epsilon;                  // added to the mean square, where there is a norm
+  bool is_gated;
+};
+
+void fused_linear(const FusedLinearParams& params, OpContext& context);
+
+OpDef fused_linear_op();
+
+namespace cpu {
+void fused_linear(const FusedLinearParams& params, OpContext& context);
+/// Scratch bytes for any number of rows up to params.x's.
+size_t fused_linear_workspace_bytes(const FusedLinearParams& largest, int num_threads);
+}  // namespace cpu
+
+namespace cuda {
+void fused_linear(const FusedLinearParams& params, OpContext& context);
+/// Scratch bytes for any number of rows up to params.x's.
+size_t fused_linear_workspace_bytes(const FusedLinearParams& largest);
+}  // namespace cuda
+
+}  // namespace inflight

@@ -1,0 +1,208 @@
+"""fused_linear against float64 with the roundings of the ops it stands for in between."""
+
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+import pytest
+from arrays import FLOATS, float64, guarded, guards_intact, normal, poisoned, rounded
+from tolerance import assert_close
+
+EPSILON = 1e-5
+ROWS = (1, 2, 7, 8, 9, 33, 64, 65, 300)
+# (outputs, inputs): odd ones, and rows of whole 16 bytes in 16-bit types.
+SHAPES = ((2, 1), (34, 33), (130, 72), (1032, 520))
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a fused_linear has beside its linear."""
+
+    norm: bool
+    gated: bool
+    residual: bool
+    bias: bool
+
+    def __str__(self) -> str:
+        return "+".join(name for name, given in vars(self).items() if given) or "plain"
+
+
+ALL_PARTS = tuple(Parts(*given) for given in product((False, True), repeat=4))
+
+
+def make_inputs(
+    parts: Parts,
+    rows: int,
+    outputs: int,
+    inputs: int,
+    dtype: str,
+    y_dtype: str | None = None,
+) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(rows * 1000 + outputs + inputs)
+    arrays = {
+        "x": normal(rng, (rows, inputs), dtype, 3.0 if parts.norm else 1.0),
+        "weight": normal(rng, (outputs, inputs), dtype, inputs**-0.5),
+    }
+    if parts.bias:
+        arrays["bias"] = normal(rng, (outputs,), dtype)
+    if parts.norm:
+        arrays["norm_weight"] = guarded(1 + 0.3 * rng.standard_normal(inputs), dtype)
+    if parts.residual:
+        width = outputs // 2 if parts.gated else outputs
+        arrays["residual"] = normal(rng, (rows, width), y_dtype or dtype)
+    return arrays
+
+
+def run(runner, parts: Parts, arrays: dict[str, np.ndarray], y_dtype: str) -> np.ndarray:
+    outputs = arrays["weight"].shape[0]
+    y = poisoned((arrays["x"].shape[0], outputs // 2 if parts.gated else outputs), y_dtype)
+    attributes = {"epsilon": EPSILON} if parts.norm else {}
+    if parts.gated:
+        attributes["gated"] = True
+    runner.run("fused_linear", arrays, {"y": y}, attributes)
+    assert guards_intact(y)
+    return y
+
+
+def reference(parts: Parts, arrays: dict[str, np.ndarray], y_dtype: str) -> np.ndarray:
+    x = float64(arrays["x"])
+    if parts.norm:
+        dtype = arrays["x"].dtype.name
+        scale = 1 / np.sqrt((x * x).mean(axis=1, keepdims=True) + EPSILON)
+        x = rounded(rounded(x * scale, dtype) * float64(arrays["norm_weight"]), dtype)
+    s = x @ float64(arrays["weight"]).T
+    if parts.bias:
+        s = s + float64(arrays["bias"])
+    if parts.gated:
+        gate, up = np.split(rounded(s, y_dtype), 2, axis=1)
+        s = rounded(gate / (1 + np.exp(-gate)), y_dtype) * up
+    if parts.residual:
+        s = float64(arrays["residual"]) + rounded(s, y_dtype)
+    return s
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("parts", ALL_PARTS, ids=str)
+def test_fused_linear(runner, parts, shape, dtype):
+    for rows in ROWS:
+        arrays = make_inputs(parts, rows, *shape, dtype)
+        y = run(runner, parts, arrays, dtype)
+        assert_close(y, reference(parts, arrays, dtype))
+
+
+# The linears of a small Llama's layer, its weights and rows aligned: what special kernels serve.
+LAYER = {
+    "qkv": (Parts(norm=True, gated=False, residual=False, bias=False), (768, 512)),
+    "output": (Parts(norm=False, gated=False, residual=True, bias=False), (512, 512)),
+    "gate_up": (Parts(norm=True, gated=True, residual=False, bias=False), (2816, 512)),
+    "down": (Parts(norm=False, gated=False, residual=True, bias=False), (512, 1408)),
+}
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("name", LAYER)
+def test_linears_of_a_layer(runner, name, dtype):
+    parts, shape = LAYER[name]
+    for rows in (*range(1, 18), 31, 32, 33, 48, 63, 64, 65, 128, 129, 257):
+        arrays = make_inputs(parts, rows, *shape, dtype)
+        assert_close(run(runner, parts, arrays, dtype), reference(parts, arrays, dtype))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_logits_are_float32_of_few_rows(runner, dtype):
+    parts = Parts(norm=True, gated=False, residual=False, bias=False)
+    for rows in (1, 8, 64, 65):
+        arrays = make_inputs(parts, rows, 3001, 256, dtype)
+        y = run(runner, parts, arrays, "float32")
+        assert_close(y, reference(parts, arrays, "float32"), dtype)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("parts", ALL_PARTS, ids=str)
+def test_a_row_does_not_depend_on_the_others(runner, parts, dtype):
+    together = make_inputs(parts, 64, 264, 520, dtype)
+    want = run(runner, parts, together, dtype)
+    for rows in (1, 3, 8, 11, 33):
+        for start in (0, 64 - rows):
+            some = dict(together)
+            for name in ("x", "residual"):
+                if name in some:
+                    some[name] = guarded(float64(together[name][start : start + rows]), dtype)
+            alone = run(runner, parts, some, dtype)
+            np.testing.assert_array_equal(float64(alone), float64(want[start : start + rows]))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("rows", [1025, 2048, 2307])
+def test_panels_of_many_rows(runner, rows, dtype):
+    """More rows than the workspace holds at once; the last panel is a shorter one."""
+    for parts in (
+        Parts(norm=True, gated=True, residual=True, bias=True),
+        Parts(norm=True, gated=False, residual=True, bias=False),
+    ):
+        arrays = make_inputs(parts, rows, 48, 40, dtype)
+        assert_close(run(runner, parts, arrays, dtype), reference(parts, arrays, dtype))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("rows", [1, 8, 65])
+def test_prefetch_changes_no_value(runner, rows, dtype):
+    for parts in (ALL_PARTS[0], ALL_PARTS[-1]):
+        arrays = make_inputs(parts, rows, 264, 520, dtype)
+        want = run(runner, parts, arrays, dtype)
+        # smaller than what a kernel may like to fetch, and larger
+        for shape in ((1, 8), (4000, 1024)):
+            following = normal(np.random.default_rng(1), shape, dtype)
+            got = run(runner, parts, arrays | {"prefetch": following}, dtype)
+            np.testing.assert_array_equal(float64(got), float64(want))
+
+
+def test_the_largest_and_smallest_rows_are_normed(runner):
+    """Rows of zeros and of large values: the mean square takes float32, epsilon keeps zeros."""
+    parts = Parts(norm=True, gated=False, residual=False, bias=False)
+    for dtype, large in (("float32", 1e15), ("bfloat16", 1e15), ("float16", 2e3)):
+        arrays = make_inputs(parts, 3, 64, 512, dtype)
+        arrays["x"][0] = 0
+        arrays["x"][1] = large * np.sign(float64(arrays["x"][1]) + 0.5)
+        y = run(runner, parts, arrays, dtype)
+        assert (float64(y[0]) == 0).all()
+        assert_close(y, reference(parts, arrays, dtype))
+
+
+def test_no_rows(runner):
+    parts = ALL_PARTS[-1]
+    y = run(runner, parts, make_inputs(parts, 0, 8, 4, "float32"), "float32")
+    assert y.shape == (0, 4)
+
+
+WRONG = {
+    r"weight must be \[any, 8\], got \[4, 9\]": {"weight": (4, 9)},
+    r"norm_weight must be \[8\], got \[7\]": {"norm_weight": (7,)},
+    r"residual must be \[2, 4\], got \[2, 5\]": {"residual": (2, 5)},
+    r"bias must be \[4\], got \[5\]": {"bias": (5,)},
+    r"prefetch must be \[any, any\], got \[3\]": {"prefetch": (3,)},
+}
+
+
+@pytest.mark.parametrize("message", WRONG)
+def test_wrong_shapes_are_named(runner, message):
+    shapes = {"x": (2, 8), "weight": (4, 8)} | WRONG[message]
+    arrays = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
+    with pytest.raises(Exception, match="fused_linear: " + message):
+        runner.run(
+            "fused_linear",
+            arrays,
+            {"y": np.zeros((2, 4), np.float32)},
+            {"epsilon": 1e-5},
+        )
+
+
+def test_wrong_attributes_are_named(runner):
+    x, norm = np.zeros((2, 8), np.float32), np.ones(8, np.float32)
+    y = np.zeros((2, 3), np.float32)
+    weight = np.zeros((3, 8), np.float32)
+    with pytest.raises(Exception, match="a norm_weight needs an epsilon"):
+        runner.run("fused_linear", {"x": x, "weight": weight, "norm_weight": norm}, {"y": y})
+    with pytest.raises(Exception, match="even number of rows where gated, got 3"):
+        runner.run("fused_linear", {"x": x, "weight": weight}, {"y": y}, {"gated": True})
