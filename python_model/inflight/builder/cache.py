@@ -8,6 +8,9 @@ from pathlib import Path
 from inflight.builder.build import build_engine
 from inflight.builder.engine_file import ENGINE_FILE, FORMAT_VERSION
 
+# Raised when the same checkpoint compiles to another plan, so that cached engines are built anew.
+# Engines that a user built are read as long as FORMAT_VERSION is theirs.
+PLAN_VERSION = 2
 _READ_BY_BUILD = ("*.safetensors", "*.json", "*.model", "*.jinja", "merges.txt")
 
 
@@ -60,5 +63,7 @@ def _fingerprint(folder: Path, options: dict[str, int | str | None]) -> str:
     """Of the options and of each file's name, size and time of change; contents are not read."""
     files = sorted({path for pattern in _READ_BY_BUILD for path in folder.glob(pattern)})
     stats = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
-    facts = json.dumps([FORMAT_VERSION, str(folder.resolve()), options, stats], sort_keys=True)
+    facts = json.dumps(
+        [FORMAT_VERSION, PLAN_VERSION, str(folder.resolve()), options, stats], sort_keys=True
+    )
     return hashlib.sha256(facts.encode()).hexdigest()[:16]

@@ -70,6 +70,14 @@ def test_errors(tmp_path: Path, bare: Path) -> None:
     assert not (tmp_path / "engine").exists()
 
 
+def test_another_plan_version_is_built_anew(
+    tmp_path: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = engine_dir_for(tiny_checkpoint, cache=tmp_path)
+    monkeypatch.setattr("inflight.builder.cache.PLAN_VERSION", 0)
+    assert engine_dir_for(tiny_checkpoint, cache=tmp_path) != before
+
+
 def test_cached_apart_from_real_ones(tmp_path: Path, tiny_checkpoint: Path) -> None:
     real = engine_dir_for(tiny_checkpoint, cache=tmp_path)
     dummy = engine_dir_for(tiny_checkpoint, load_format="dummy", cache=tmp_path)

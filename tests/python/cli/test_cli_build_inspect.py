@@ -57,9 +57,11 @@ def test_inspect_prints_facts_limits_memory_and_plan(run: Callable, tiny_engine:
         "max_num_tokens",
         "cache per token",
         "512 B",
-        "plan of rank 0: 23 ops",
+        "plan of rank 0: 16 ops",
         "rope_kv_append",
         "weight=layers.1.mlp.gate_up.weight",
+        "prefetch=layers.1.mlp.down.weight",
+        "gated=True",
     ):
         assert part in text
     assert "after fuse_qkv" not in text
@@ -68,6 +70,6 @@ def test_inspect_prints_facts_limits_memory_and_plan(run: Callable, tiny_engine:
 def test_inspect_shows_every_pass(run: Callable, tiny_engine: Path) -> None:
     text = run("inspect", tiny_engine, "--passes").output
     assert "as the model wrote it: 39 nodes, 21 weights" in text
-    for name in ("fuse_qkv", "fuse_gate_up", "fuse_add_norm", "fuse_rope_kv_append", "dead_code"):
+    for name in ("fuse_qkv", "fuse_norm_linear", "fuse_linear_add", "prefetch_weights"):
         assert f"after {name}: " in text
     assert "layers.1.attention.query.weight" in text

@@ -91,21 +91,33 @@ def test_the_passes_fuse_everything_a_kernel_is_there_for(tiny_checkpoint: Path)
     assert ops["model"]["linear"] == 7 * layers + 1
     assert ops["fuse_qkv"]["linear"] == 5 * layers + 1
     assert ops["fuse_gate_up"]["linear"] == 4 * layers + 1
-    assert ops["dead_code"] == {
+    assert ops["fuse_norm_linear"]["fused_linear"] == 2 * layers + 1
+    assert ops["fuse_linear_silu_mul"]["silu_mul"] == 0
+    assert ops["prefetch_weights"] == {
         "embedding": 1,
         "rope_table": 1,
-        "rms_norm": 1,
-        "add_rms_norm": 2 * layers,
-        "linear": 4 * layers + 1,
+        "fused_linear": 4 * layers + 1,
         "rope_kv_append": layers,
         "attention": layers,
-        "silu_mul": layers,
         "gather_rows": 1,
     }
     last = traced.stages[-1][1]
-    norms = [node for node in last.nodes if node.op == "add_rms_norm"]
-    assert ["sum" in node.outputs for node in norms] == [True] * (2 * layers - 1) + [False]
+    linears = [node for node in last.nodes if node.op == "fused_linear"]
+    normed = ["norm_weight" in node.inputs for node in linears]
+    added = ["residual" in node.inputs for node in linears]
+    gated = [node.attributes.get("gated", False) for node in linears]
+    assert normed == [True, False] * 2 * layers + [True]
+    assert added == [False, True] * 2 * layers + [False]
+    assert gated == [False, False, True, False] * layers + [False]
     assert len(last.weights) == 6 * layers + 3
+
+
+def test_each_linear_is_told_the_weight_of_the_next(tiny_checkpoint: Path) -> None:
+    graph = Traced(tiny_checkpoint, "float32").stages[-1][1]
+    linears = [node for node in graph.nodes if node.op == "fused_linear"]
+    weights = [node.inputs["weight"] for node in linears]
+    assert [node.inputs["prefetch"] for node in linears] == weights[1:] + weights[:1]
+    assert weights[:2] == ["layers.0.attention.qkv.weight", "layers.0.attention.output.weight"]
 
 
 @pytest.mark.parametrize("name", [name for name, _ in PASSES])
@@ -153,6 +165,53 @@ def test_a_gate_that_something_else_reads_is_not_fused(tiny_checkpoint: Path) ->
     assert _run_pass("fuse_gate_up", graph)["silu_mul"] == 1  # layer 1
 
 
+def test_a_norm_that_others_read_stays(tiny_checkpoint: Path) -> None:
+    graph = dict(Traced(tiny_checkpoint, "float32").stages)["fuse_gate_up"]
+    norm = next(node for node in graph.nodes if node.op == "rms_norm")
+    graph = replace(graph, outputs={**graph.outputs, "normed": norm.outputs["y"]})
+    ops = _run_pass("fuse_norm_linear", graph)
+    assert ops["rms_norm"] == 1 and ops["fused_linear"] == 4  # the other norms: 3 and the last
+
+
+def test_linears_that_others_read_keep_their_columns(tiny_checkpoint: Path) -> None:
+    graph = dict(Traced(tiny_checkpoint, "float32").stages)["fuse_norm_linear"]
+    silu_mul = next(node for node in graph.nodes if node.op == "silu_mul")
+    add = next(node for node in graph.nodes if node.op == "add")
+    columns = {"gate_up": silu_mul.inputs["gate_up"], "linear": add.inputs["b"]}
+    graph = replace(graph, outputs={**graph.outputs, **columns})
+    assert _run_pass("fuse_linear_silu_mul", graph)["silu_mul"] == 1  # layer 1 is fused
+    assert _run_pass("fuse_linear_add", graph)["add"] == 1  # of 4
+
+
+def test_a_linear_is_added_whichever_side_it_stands(tiny_checkpoint: Path) -> None:
+    traced = Traced(tiny_checkpoint, "float32")
+    graph = dict(traced.stages)["fuse_linear_silu_mul"]
+    nodes = [
+        replace(node, inputs={"a": node.inputs["b"], "b": node.inputs["a"]})
+        if node.op == "add"
+        else node
+        for node in graph.nodes
+    ]
+    swapped = replace(graph, nodes=tuple(nodes))
+    fuse = dict(PASSES)["fuse_linear_add"]
+    assert verify(fuse(swapped)) == verify(fuse(graph))
+
+
+def test_what_has_a_residual_or_a_gate_is_not_gated(tiny_checkpoint: Path) -> None:
+    graph = dict(Traced(tiny_checkpoint, "float32").stages)["fuse_linear_add"]
+    gated = next(node for node in graph.nodes if node.attributes.get("gated", False))
+    with_residual = next(node for node in graph.nodes if "residual" in node.inputs)
+    for node in (gated, with_residual):
+        y = graph.values[node.outputs["y"]]
+        half = replace(y, shape=(y.shape[0], y.shape[1] // 2))
+        last = Node("silu_mul", {"gate_up": node.outputs["y"]}, {"y": "half"})
+        only = tuple(n for n in graph.nodes[: graph.nodes.index(node) + 1])
+        made = {name for n in only for name in n.outputs.values()}
+        values = {name: t for name, t in graph.values.items() if name in made} | {"half": half}
+        small = replace(graph, nodes=(*only, last), values=values, outputs={"half": "half"})
+        assert _run_pass("fuse_linear_silu_mul", small)["silu_mul"] == 1
+
+
 def test_rope_and_append_with_other_tables_stay_apart(tiny_checkpoint: Path) -> None:
     graph = dict(Traced(tiny_checkpoint, "float32").stages)["fuse_qkv"]
     table = next(node for node in graph.nodes if node.op == "rope_table")
@@ -171,10 +230,14 @@ def test_dead_code_keeps_what_writes_the_cache(tiny_checkpoint: Path) -> None:
 
 
 def test_dead_code_drops_an_optional_output_that_nothing_reads(tiny_checkpoint: Path) -> None:
-    graph = Traced(tiny_checkpoint, "float32").stages[-1][1]
-    norm = [node for node in graph.nodes if node.op == "add_rms_norm"][-1]
-    kept = replace(norm, outputs={**norm.outputs, "sum": "unread"})
+    graph = Traced(tiny_checkpoint, "float32").stages[0][1]
+    norm = next(node for node in graph.nodes if node.op == "rms_norm")
+    x = norm.inputs["x"]
+    alone = Node("add_rms_norm", {**norm.inputs, "residual": x}, norm.outputs, norm.attributes)
+    nodes = tuple(alone if node is norm else node for node in graph.nodes)
+    without_sum = verify(replace(graph, nodes=nodes))
+    kept = replace(alone, outputs={**alone.outputs, "sum": "unread"})
     nodes = tuple(kept if node is norm else node for node in graph.nodes)
     values = {**graph.values, "unread": graph.values[norm.outputs["y"]]}
     with_sum = verify(replace(graph, nodes=nodes, values=values))
-    assert verify(dict(PASSES)["dead_code"](with_sum)) == graph
+    assert verify(dict(PASSES)["dead_code"](with_sum)) == without_sum
