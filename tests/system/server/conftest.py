@@ -1,27 +1,20 @@
-"""One tritonserver for all tests of this folder, with tiny random engines in it."""
+"""One tritonserver a device for all tests of this folder, with tiny random engines in it."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from inflight import _core
 from inflight.builder import build_engine
 from inflight.cli.repository import repository_settings
 from inflight.serving.pbtxt import ModelConfig, render
 from inflight.serving.repository import write_repository
 from inflight.serving.schema import TENSORRT_LLM
 from inflight.text.tokenizer import Tokenizer
-from triton_server import MAX_SEQ_LEN, Server, running
+from triton_server import MAX_SEQ_LEN, Server, Setup, running
 
 KV_TOKENS = 8192
-
-
-@dataclass(frozen=True)
-class Setup:
-    server: Server
-    repository: Path
-    checkpoint: Path
-    tokenizer: Tokenizer
 
 
 def save_tokenizer(folder: Path) -> int:
@@ -71,10 +64,15 @@ def add_llm(repository: Path, name: str, config: ModelConfig, versions: int = 1)
     (folder / "config.pbtxt").write_text(render(replace(TENSORRT_LLM, name=name), config))
 
 
-@pytest.fixture(scope="session")
-def setup(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Setup]:
+@pytest.fixture(scope="session", params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def setup(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Setup]:
     """tensorrt_llm and its ensemble; beside them `plain` (not decoupled), `second` (another
     engine), `short_queue`, and `versions` (two of them, each with an engine of its own)."""
+    device = request.param
+    if device not in _core.op_devices():
+        pytest.skip(f"no {device} on this machine or in this build")
     scratch = tmp_path_factory.mktemp("server")
     checkpoint = save_checkpoint(scratch / "checkpoint", seed=0)
     other = save_checkpoint(scratch / "other", seed=1)
@@ -83,7 +81,7 @@ def setup(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Setup]:
 
     repository = scratch / "repository"
     settings = repository_settings(
-        engine, device="cpu", kv_cache_max_tokens=KV_TOKENS, num_threads=1
+        engine, device=device, kv_cache_max_tokens=KV_TOKENS, num_threads=1
     )
     write_repository(repository, settings)
     parameters = {**settings.llm_parameters, "gpt_model_path": str(engine)}
@@ -100,7 +98,7 @@ def setup(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Setup]:
     (repository / "versions" / "2" / "engine").symlink_to(second)
 
     with running(repository, scratch, "--load-model=*") as server:
-        yield Setup(server, repository, checkpoint, Tokenizer.load(checkpoint))
+        yield Setup(server, device, repository, checkpoint, Tokenizer.load(checkpoint))
 
 
 @pytest.fixture

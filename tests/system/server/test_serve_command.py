@@ -37,6 +37,7 @@ def test_serves_a_checkpoint_until_told_to_end(setup, tmp_path: Path, number: in
         f"--http-port={http_port}",
         f"--grpc-port={grpc_port}",
         f"--metrics-port={metrics_port}",
+        f"--device={setup.device}",
         "--kv-cache-max-tokens=1024",
         "--exclude-input-in-output",
         f"--model-repository={tmp_path / 'models'}",

@@ -7,8 +7,7 @@ end, when a thread gives back what it freed.
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from conftest import Setup
-from triton_server import ask_text, running
+from triton_server import Setup, ask_text, running
 
 STREAMS = 12
 LENGTH = 400  # tokens; together far more than the 1,000 payloads that the server keeps for reuse

@@ -15,8 +15,7 @@ from pathlib import Path
 
 import pytest
 import tritonclient.grpc as grpc
-from conftest import Setup
-from triton_server import Server, Stream, ask, ask_text, llm_request, running, tensors
+from triton_server import Server, Setup, Stream, ask, ask_text, llm_request, running, tensors
 
 PROMPT = [5, 17, 200]
 LONG = 3000  # tokens; nobody waits for all of them

@@ -6,13 +6,14 @@ Cancelling has a file of its own, test_server_cancel.py.
 import http.client
 import json
 import random
+import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
 from statistics import median
 
 import pytest
 import tritonclient.grpc as grpc
-from triton_server import Server, Stream, ask, ask_text, llm_request
+from triton_server import Server, Setup, Stream, ask, ask_text, llm_request
 
 PROMPT = [5, 17, 200]
 LONG = 3000  # tokens; nobody waits for all of them
@@ -98,9 +99,16 @@ def test_http_disconnect(server: Server) -> None:
     server.wait_until_idle(seconds=30)
 
 
+def num_used_device_bytes() -> int:
+    """By everybody: meant for a GPU that nothing else uses."""
+    query = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits", "--id=0"]
+    return int(subprocess.check_output(query, text=True)) << 20
+
+
 @pytest.mark.parametrize("name", ["second"])
-def test_unloading_gives_the_memory_back(server: Server, name: str) -> None:
+def test_unloading_gives_the_memory_back(server: Server, setup: Setup, name: str) -> None:
     sizes = []
+    used_on_device = []
     with grpc.InferenceServerClient(f"localhost:{server.grpc_port}") as client:
         (expected,) = ask(server, name, **llm_request(PROMPT, 20))
         for _ in range(16):
@@ -108,11 +116,14 @@ def test_unloading_gives_the_memory_back(server: Server, name: str) -> None:
             while client.is_model_ready(name):
                 time.sleep(0.01)
             sizes.append(server.resident_bytes())
+            if setup.device == "cuda":
+                used_on_device.append(num_used_device_bytes())
             client.load_model(name)
             (answer,) = ask(server, name, **llm_request(PROMPT, 20))
             assert answer.ids == expected.ids
     # Some MB come first: malloc gives each new thread an arena of its own, up to a number of them.
     assert median(sizes[12:]) - median(sizes[6:10]) < 4 << 20, sizes
+    assert max(used_on_device[1:], default=0) <= max(used_on_device[:1], default=0), used_on_device
 
 
 def test_unloading_waits_for_streams(server: Server) -> None:

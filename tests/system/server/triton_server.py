@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import tritonclient.grpc as grpc
 from inflight.serving.installation import find_installation, write_backends
+from inflight.text.tokenizer import Tokenizer
 
 MAX_SEQ_LEN = 4096  # of the engines
 
@@ -108,6 +109,17 @@ class Server:
         status = Path(f"/proc/{self.process.pid}/status").read_text()
         line = next(line for line in status.splitlines() if line.startswith("VmRSS:"))
         return int(line.split()[1]) * 1024
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What the fixture of this name makes, once a device."""
+
+    server: Server
+    device: str
+    repository: Path
+    checkpoint: Path
+    tokenizer: Tokenizer
 
 
 @contextmanager
