@@ -39,21 +39,22 @@ void add(const TensorView& residual, const TensorView& y, OpContext& context) {
   });
 }
 
-/// Rows of a panel that the workspace is made for: all where they are few, else most, so that
+/// Rows of a gate's panel that the workspace is made for: all where they are few, else so many that
 /// activations and workspace together take no more than with every step's rows in the arena.
-int64_t most_rows(int64_t num_rows) {
+int64_t most_panel_rows(int64_t num_rows) {
   constexpr int64_t kFewRows = 1024;
-  return std::min(num_rows, std::max(kFewRows, num_rows * 3 / 4));
+  return std::min(num_rows, std::max(kFewRows, num_rows * 2 / 3));
 }
 
-size_t linear_bytes(const FusedLinearParams& p) {
-  return linear_workspace_bytes(panel_linear(p, panel_scratch(p, 1, nullptr), p.x, p.y));
+size_t bytes_for(const FusedLinearParams& p, int64_t panel_rows) {
+  const Scratch scratch = scratch_of(p, panel_rows, nullptr);
+  return scratch.bytes + linear_workspace_bytes(inner_linear(p, scratch));
 }
 
 }  // namespace
 
 size_t fused_linear_workspace_bytes(const FusedLinearParams& p) {
-  return panel_scratch(p, most_rows(p.x.shape[0]), nullptr).bytes + linear_bytes(p);
+  return bytes_for(p, most_panel_rows(p.x.shape[0]));
 }
 
 void fused_linear(const FusedLinearParams& p, OpContext& context) {
@@ -67,9 +68,9 @@ void fused_linear(const FusedLinearParams& p, OpContext& context) {
   if (fused_product(product, context)) return;
   // The workspace was made for the largest step: a smaller one may fit it in a single panel.
   const int64_t num_rows = p.x.shape[0];
-  const size_t single = panel_scratch(p, num_rows, nullptr).bytes + linear_bytes(p);
-  const int64_t max_rows = single <= context.workspace.bytes ? num_rows : most_rows(num_rows);
-  compose(p, max_rows, {.linear_add = linear_add, .add = add}, context);
+  const bool fits = bytes_for(p, num_rows) <= context.workspace.bytes;
+  compose(p, fits ? num_rows : most_panel_rows(num_rows),
+          {.linear_add = linear_add, .linear_silu_mul = linear_silu_mul, .add = add}, context);
 }
 
 }  // namespace inflight::cuda

@@ -31,15 +31,13 @@ void add(const TensorView& residual, const TensorView& y, OpContext& context) {
 }  // namespace
 
 size_t fused_linear_workspace_bytes(const FusedLinearParams& p, int num_threads) {
-  const int64_t rows = std::min(p.x.shape[0], kPanelRows);
-  const PanelScratch scratch = panel_scratch(p, rows, nullptr);
-  TensorView x = p.x, y = p.y;
-  x.shape[0] = y.shape[0] = rows;
-  return scratch.bytes + linear_workspace_bytes(panel_linear(p, scratch, x, y), num_threads);
+  const Scratch scratch = scratch_of(p, std::min(p.x.shape[0], kPanelRows), nullptr);
+  return scratch.bytes + linear_workspace_bytes(inner_linear(p, scratch), num_threads);
 }
 
 void fused_linear(const FusedLinearParams& params, OpContext& context) {
-  compose(params, kPanelRows, {.linear_add = nullptr, .add = add}, context);
+  compose(params, kPanelRows, {.linear_add = nullptr, .linear_silu_mul = nullptr, .add = add},
+          context);
 }
 
 }  // namespace inflight::cpu

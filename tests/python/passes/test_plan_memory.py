@@ -82,6 +82,13 @@ def test_llama_takes_little_more_than_the_least_possible() -> None:
             assert plan.arena_bytes <= 1.2 * lower_bound(lives)
 
 
+def test_what_lies_within_an_op_is_not_in_the_arena() -> None:
+    graph = _llama(4096, 14336, 32, 32, 8, 128256)
+    plan = plan_memory(graph, 2048, 64)
+    # the stream before and after an MLP, and the rows between its two linears
+    assert plan.arena_bytes < 1.02 * 2048 * 2 * (4096 + 14336 + 4096)
+
+
 def test_a_node_never_writes_over_what_it_reads(
     tiny_checkpoint: Path, compile_model: Callable
 ) -> None:
