@@ -14,7 +14,9 @@ void attention(const AttentionParams& params, OpContext& context) {
   }
   const bool prefill = prefill_suits(params, context);
   if (!decode && !prefill) return attention_generic(params, context, Rows::kAny);
-  decode ? attention_decode(params, context) : attention_generic(params, context, Rows::kOne);
+  if (params.kv_lengths.shape[0] > 1) {  // one alone has all of the rows
+    decode ? attention_decode(params, context) : attention_generic(params, context, Rows::kOne);
+  }
   prefill ? attention_prefill(params, context) : attention_generic(params, context, Rows::kMany);
 }
 

@@ -14,7 +14,7 @@ bool is_aligned(const TensorView& view) { return reinterpret_cast<uintptr_t>(vie
 
 }  // namespace
 
-PrefillArgs prefill_args(const AttentionParams& params, int tile_rows) {
+PrefillArgs prefill_args(const AttentionParams& params, const OpContext& context, int tile_rows) {
   const TensorView& cache = params.kv_cache;
   const int64_t group = params.num_heads / params.num_kv_heads, size = size_of(cache.dtype);
   return {.q = params.q.data,
@@ -23,6 +23,9 @@ PrefillArgs prefill_args(const AttentionParams& params, int tile_rows) {
           .block_tables = params.block_tables.as<int32_t>(),
           .query_starts = params.query_starts.as<int32_t>(),
           .kv_lengths = params.kv_lengths.as<int32_t>(),
+          .counters = context.counters,
+          .partials = static_cast<float*>(context.workspace.data),
+          .max_parts = 0,
           .block_bytes = cache.strides[0] * size,
           .value_bytes = params.num_kv_heads * cache.shape[3] * params.head_size * size,
           .num_sequences = static_cast<int>(params.kv_lengths.shape[0]),
@@ -58,6 +61,12 @@ void attention_prefill(const AttentionParams& params, OpContext& context) {
   return is_bf16 ? prefill_mma_bf16(params, context) : prefill_mma_fp16(params, context);
 }
 
-size_t prefill_workspace_bytes(const AttentionParams&, const DeviceFacts&) { return 0; }
+size_t prefill_workspace_bytes(const AttentionParams& largest, const DeviceFacts& facts) {
+  const OpContext context = {.num_multiprocessors = facts.num_multiprocessors,
+                             .compute_capability = facts.compute_capability};
+  return prefill_suits(largest, context) && prefill_wgmma_suits(largest, context)
+             ? prefill_wgmma_workspace_bytes(largest, context)
+             : 0;
+}
 
 }  // namespace inflight::cuda

@@ -1,47 +1,18 @@
 // What the sm_90a kernel's consumer warpgroups do with the stages: scores, softmax, outputs.
 #pragma once
 
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
-
 #include "kernels/attention/prefill_pipeline.cuh"
+#include "kernels/attention/prefill_softmax.cuh"
 
 namespace inflight::cuda::wgmma {
 
-__device__ __forceinline__ float exp2_approximate(float x) {
-  float y;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
-}
-__device__ __forceinline__ uint32_t pack(__nv_bfloat16, float low, float high) {
-  const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
-  return reinterpret_cast<const uint32_t&>(pair);
-}
-__device__ __forceinline__ uint32_t pack(__half, float low, float high) {
-  const __half2 pair = __floats2half2_rn(low, high);
-  return reinterpret_cast<const uint32_t&>(pair);
-}
-
-/// Of lane c of four, words[i] becomes lane i's words[c].
-__device__ __forceinline__ void transpose_quad(uint32_t (&words)[4]) {
-#pragma unroll
-  for (int bit = 1; bit <= 2; bit *= 2) {
-    const bool high = threadIdx.x & bit;
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      if (i & bit) continue;
-      const uint32_t sent = high ? words[i] : words[i | bit];
-      const uint32_t received = __shfl_xor_sync(~0u, sent, bit);
-      (high ? words[i] : words[i | bit]) = received;
-    }
-  }
-}
+using prefill::exp2_approximate, prefill::pack, prefill::transpose_quad;
 
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
 
-template <typename T, int kHeadSize>
-class Consumer : Pipeline<kHeadSize> {
-  using Base = Pipeline<kHeadSize>;
+template <typename T, int kHeadSize, bool kDivided>
+class Consumer : Pipeline<kHeadSize, kDivided> {
+  using Base = Pipeline<kHeadSize, kDivided>;
   using Base::at, Base::keys, Base::queries, Base::shared, Base::values;
   static constexpr int kWarpgroups = Base::kWarpgroups, kTileKeys = Base::kTileKeys;
   static constexpr int kStages = Base::kStages, kQueryStages = Base::kQueryStages;
@@ -71,12 +42,15 @@ class Consumer : Pipeline<kHeadSize> {
     wait_for_previous();
     if (warpgroup == 0) hopper::arrive_named(my_turn, 256);
 
-    PrefillTile tile;
+    typename Base::Part part;
+    Ring<Base::kPartStages> part_ring;
     uint32_t rows;  // address of this warpgroup's queries
     int visible0, visible1;
-    const auto take_tile = [&] {
+    const auto take_part = [&] {
       hopper::wait(at(shared->query_full[query_ring.stage]), query_ring.parity);
-      tile = shared->tiles[query_ring.stage];
+      part.take(shared->parts[part_ring.stage]);
+      part_ring.advance();
+      const PrefillTile& tile = part.tile();
       rows = queries + query_ring.stage * kQueryBytes + warpgroup * (64 * 128);
       visible0 = min(tile.position + token0 + 1, tile.kv_length);
       visible1 = min(tile.position + token1 + 1, tile.kv_length);
@@ -84,6 +58,10 @@ class Consumer : Pipeline<kHeadSize> {
     const auto release_queries = [&] {
       release(shared->query_empty[query_ring.stage]);
       query_ring.advance();
+    };
+    const auto mask_first = [&] {
+      if (part.first_key() + kTileKeys > part.tile().position + 1)
+        mask(scores, part.first_key(), visible0, visible1);
     };
     const auto wait_keys = [&] {
       hopper::wait(at(shared->key_full[key_ring.stage]), key_ring.parity);
@@ -108,27 +86,38 @@ class Consumer : Pipeline<kHeadSize> {
       release(shared->value_empty[value_ring.stage]);
       value_ring.advance();
     };
-    Softmax softmax;
+    RowSoftmax softmax;
     // Never true. ptxas would move the wait that follows to before the softmax, but not over a
     // branch.
     const auto hold = [&] {
       if (softmax.sum0 + softmax.sum1 < 0) __trap();
     };
 
-    take_tile();
-    if (tile.num_tokens == 0) return;
+    const auto finish = [&](const auto& done, RowSoftmax& sums) {
+      if constexpr (kDivided) {
+        if (done.num_parts > 1 && !merge(args, done, sums, outputs, warpgroup)) return;
+      }
+      store(args, done.tile, row0, token0, sums.sum0, outputs, 0);
+      store(args, done.tile, row1, token1, sums.sum1, outputs, 2);
+    };
+
+    take_part();
+    if (part.tile().num_tokens == 0) return;
     wait_keys();
     start_scores();
     hopper::wait_products<0>();
     release_keys();
-    if (kTileKeys > tile.position + 1) mask(scores, 0, visible0, visible1);
+    mask_first();
     softmax.update(scores, scale);
     pack_weights(scores, weights);
     while (true) {
 #pragma unroll
       for (int i = 0; i < kOutputs; ++i) outputs[i] = 0;
-      const int num_keys = tile.num_keys(), always_visible = tile.position + 1;
-      int begin = kTileKeys;
+      const int end_key = part.end_key(), always_visible = part.tile().position + 1;
+      // A whole tile ends where all of its rows see, or later.
+      const int end_unmasked =
+          kDivided ? min(end_key + kTileKeys - 1, always_visible) : always_visible;
+      int begin = part.first_key() + kTileKeys;
       const auto next_keys = [&]<bool kMasked>() {
         wait_keys();
         hopper::sync_named(my_turn, 256);
@@ -151,26 +140,25 @@ class Consumer : Pipeline<kHeadSize> {
         }
       };
 #pragma unroll 1
-      for (; begin + kTileKeys <= always_visible; begin += kTileKeys)
+      for (; begin + kTileKeys <= end_unmasked; begin += kTileKeys)
         next_keys.template operator()<false>();
 #pragma unroll 1
-      for (; begin < num_keys; begin += kTileKeys) next_keys.template operator()<true>();
+      for (; begin < end_key; begin += kTileKeys) next_keys.template operator()<true>();
       release_queries();
 
-      const PrefillTile done = tile;
-      const float sum0 = softmax.sum0, sum1 = softmax.sum1;
-      take_tile();
-      const bool more = tile.num_tokens != 0;
+      const auto done = part.copy();
+      RowSoftmax done_softmax = softmax;
+      take_part();
+      const bool more = part.tile().num_tokens != 0;
       hopper::wait(at(shared->value_full[value_ring.stage]), value_ring.parity);
-      const int used = done.kv_length - (num_keys - 1) / kTileKeys * kTileKeys;
+      const int used = done.tile.kv_length - (end_key - 1) / kTileKeys * kTileKeys;
       if (used < kTileKeys)
         zero_values(values + value_ring.stage * kKeyBytes, used, kZeroed + warpgroup);
       if (!more) {
         start_outputs();
         hopper::wait_products<0>();
         hopper::pin(outputs);
-        store(args, done, row0, token0, sum0, outputs, 0);
-        store(args, done, row1, token1, sum1, outputs, 2);
+        finish(done, done_softmax);
         return;
       }
       wait_keys();
@@ -180,15 +168,14 @@ class Consumer : Pipeline<kHeadSize> {
       hopper::arrive_named(next_turn, 256);
       hopper::wait_products<1>();
       release_keys();
-      if (kTileKeys > tile.position + 1) mask(scores, 0, visible0, visible1);
-      softmax = Softmax();
+      mask_first();
+      softmax = RowSoftmax();
       softmax.update(scores, scale);
       hold();
       hopper::wait_products<0>();
       release_values();
       pack_weights(scores, weights);
-      store(args, done, row0, token0, sum0, outputs, 0);
-      store(args, done, row1, token1, sum1, outputs, 2);
+      finish(done, done_softmax);
     }
   }
 
@@ -201,40 +188,7 @@ class Consumer : Pipeline<kHeadSize> {
 
   static constexpr int kScores = kTileKeys / 2;  // registers: 64 rows by 128 threads
   static constexpr int kOutputs = kHeadSize / 2;
-
-  struct Softmax {
-    float max0 = -INFINITY, max1 = -INFINITY, sum0 = 0, sum1 = 0;  // of this lane's two rows
-    float factor0, factor1;                                        // for earlier outputs
-
-    /// Scores become weights.
-    __device__ __forceinline__ void update(float (&scores)[kScores], float scale) {
-      float new0 = max0, new1 = max1;
-#pragma unroll
-      for (int i = 0; i < kScores; i += 4) {
-        new0 = fmaxf(new0, fmaxf(scores[i], scores[i + 1]));
-        new1 = fmaxf(new1, fmaxf(scores[i + 2], scores[i + 3]));
-      }
-      // Each row sees its first tile's first key: the maxima are finite from there on.
-      new0 = fmaxf(new0, __shfl_xor_sync(~0u, new0, 1));
-      new1 = fmaxf(new1, __shfl_xor_sync(~0u, new1, 1));
-      new0 = fmaxf(new0, __shfl_xor_sync(~0u, new0, 2));
-      new1 = fmaxf(new1, __shfl_xor_sync(~0u, new1, 2));
-      factor0 = exp2_approximate((max0 - new0) * scale);
-      factor1 = exp2_approximate((max1 - new1) * scale);
-      max0 = new0, max1 = new1;
-      const float offset0 = new0 * scale, offset1 = new1 * scale;
-      sum0 *= factor0, sum1 *= factor1;
-#pragma unroll
-      for (int i = 0; i < kScores; i += 4) {
-        scores[i] = exp2_approximate(fmaf(scores[i], scale, -offset0));
-        scores[i + 1] = exp2_approximate(fmaf(scores[i + 1], scale, -offset0));
-        scores[i + 2] = exp2_approximate(fmaf(scores[i + 2], scale, -offset1));
-        scores[i + 3] = exp2_approximate(fmaf(scores[i + 3], scale, -offset1));
-        sum0 += scores[i] + scores[i + 1];
-        sum1 += scores[i + 2] + scores[i + 3];
-      }
-    }
-  };
+  using RowSoftmax = prefill::Softmax<kScores>;
 
   static __device__ __forceinline__ void mask(float (&scores)[kScores], int begin, int visible0,
                                               int visible1) {
@@ -295,6 +249,67 @@ class Consumer : Pipeline<kHeadSize> {
     hopper::sync_named(barrier, 128);
   }
 
+  /// Leaves this part's outputs for the last of the tile's warpgroups with the same rows, which
+  /// gets the sum of all of them and true. Always summed in order: the bits do not depend on who is
+  /// last.
+  __device__ __forceinline__ bool merge(const PrefillArgs& args, const PrefillPart& part,
+                                        RowSoftmax& softmax, float (&outputs)[kOutputs],
+                                        int warpgroup) {
+    constexpr int kVecs = kOutputs / 4 + 1;  // of a thread
+    constexpr int kNextPart = kWarpgroups * kVecs * 128;
+    const int thread = threadIdx.x % 128;
+    float4* first = reinterpret_cast<float4*>(args.partials) +
+                    static_cast<int64_t>(part.number) * kNextPart + warpgroup * kVecs * 128 +
+                    thread;
+    float4* own = first + part.part * kNextPart;
+#pragma unroll
+    for (int i = 0; i < kOutputs; i += 4) {
+      __stcg(own + i / 4 * 128,
+             make_float4(outputs[i], outputs[i + 1], outputs[i + 2], outputs[i + 3]));
+    }
+    __stcg(own + (kVecs - 1) * 128,
+           make_float4(softmax.max0, softmax.max1, softmax.sum0, softmax.sum1));
+    __threadfence();
+    hopper::sync_named(kZeroed + warpgroup, 128);
+    if (thread == 0) {
+      uint32_t* counter = args.counters + part.number / part.max_parts * kWarpgroups + warpgroup;
+      const bool is_last = atomicAdd(counter, 1u) == part.num_parts - 1;
+      if (is_last) *counter = 0;
+      shared->is_last[warpgroup] = is_last;
+      __threadfence();
+    }
+    hopper::sync_named(kZeroed + warpgroup, 128);
+    const bool is_last = shared->is_last[warpgroup];
+    hopper::sync_named(kZeroed + warpgroup, 128);
+    if (!is_last) return false;
+    RowSoftmax total;
+#pragma unroll
+    for (int i = 0; i < kOutputs; ++i) outputs[i] = 0;
+#pragma unroll 1
+    for (int i = 0; i < part.num_parts; ++i) {
+      const float4* from = first + i * kNextPart;
+      const float4 sums = __ldcg(from + (kVecs - 1) * 128);
+      const float max0 = fmaxf(total.max0, sums.x), max1 = fmaxf(total.max1, sums.y);
+      const float old0 = exp2_approximate((total.max0 - max0) * args.scale_log2e);
+      const float old1 = exp2_approximate((total.max1 - max1) * args.scale_log2e);
+      const float new0 = exp2_approximate((sums.x - max0) * args.scale_log2e);
+      const float new1 = exp2_approximate((sums.y - max1) * args.scale_log2e);
+      total.max0 = max0, total.max1 = max1;
+      total.sum0 = total.sum0 * old0 + sums.z * new0;
+      total.sum1 = total.sum1 * old1 + sums.w * new1;
+#pragma unroll
+      for (int j = 0; j < kOutputs; j += 4) {
+        const float4 more = __ldcg(from + j / 4 * 128);
+        outputs[j] = outputs[j] * old0 + more.x * new0;
+        outputs[j + 1] = outputs[j + 1] * old0 + more.y * new0;
+        outputs[j + 2] = outputs[j + 2] * old1 + more.z * new1;
+        outputs[j + 3] = outputs[j + 3] * old1 + more.w * new1;
+      }
+    }
+    softmax = total;
+    return true;
+  }
+
   /// One of a lane's two rows, `first` its first element in groups of 4 outputs. A quad's lanes
   /// exchange what they have, so that each writes 16 bytes at a time.
   static __device__ __forceinline__ void store(const PrefillArgs& args, const PrefillTile& tile,
@@ -314,11 +329,15 @@ class Consumer : Pipeline<kHeadSize> {
       uint32_t words[4];
 #pragma unroll
       for (int j = 0; j < 4; ++j) {
-        words[j] = pack(T(), outputs[i + j * 4 + first] * inverse,
-                        outputs[i + j * 4 + first + 1] * inverse);
+        const int k = i + j * 4;
+        words[j] = k < kOutputs
+                       ? pack(T(), outputs[k + first] * inverse, outputs[k + first + 1] * inverse)
+                       : 0;
       }
       transpose_quad(words);
-      if (token < tile.num_tokens) {
+      const bool exists =
+          kOutputs % 16 == 0 || i + static_cast<int>(threadIdx.x) % 4 * 4 < kOutputs;
+      if (token < tile.num_tokens && exists) {
         *reinterpret_cast<uint4*>(to + i * 4) = make_uint4(words[0], words[1], words[2], words[3]);
       }
     }

@@ -96,12 +96,23 @@ __device__ __forceinline__ void pin(float (&registers)[kCount]) {
 #define INFLIGHT_F16(d, i) \
   INFLIGHT_F4(d, i), INFLIGHT_F4(d, i + 4), INFLIGHT_F4(d, i + 8), INFLIGHT_F4(d, i + 12)
 #define INFLIGHT_F32(d, i) INFLIGHT_F16(d, i), INFLIGHT_F16(d, i + 16)
+#define INFLIGHT_F40(d, i) INFLIGHT_F32(d, i), INFLIGHT_F4(d, i + 32), INFLIGHT_F4(d, i + 36)
+#define INFLIGHT_F48(d, i) INFLIGHT_F32(d, i), INFLIGHT_F16(d, i + 32)
 #define INFLIGHT_F64(d, i) INFLIGHT_F32(d, i), INFLIGHT_F32(d, i + 32)
 #define INFLIGHT_F128(d, i) INFLIGHT_F64(d, i), INFLIGHT_F64(d, i + 64)
 
 #define INFLIGHT_LIST32                                                                \
   "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22," \
   "%23,%24,%25,%26,%27,%28,%29,%30,%31"
+
+#define INFLIGHT_LIST40                                                                \
+  "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22," \
+  "%23,%24,%25,%26,%27,%28,%29,%30,%31,%32,%33,%34,%35,%36,%37,%38,%39"
+
+#define INFLIGHT_LIST48                                                                  \
+  "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,"   \
+  "%23,%24,%25,%26,%27,%28,%29,%30,%31,%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43," \
+  "%44,%45,%46,%47"
 
 #define INFLIGHT_LIST64                                                                  \
   "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,"   \
@@ -143,6 +154,8 @@ __device__ __forceinline__ void pin(float (&registers)[kCount]) {
   INFLIGHT_PRODUCT_SHARED(type, name, 64, 32, 32, 33, 34)             \
   INFLIGHT_PRODUCT_SHARED(type, name, 128, 64, 64, 65, 66)            \
   INFLIGHT_PRODUCT_REGISTERS(type, name, 64, 32, 32, 33, 34, 35, 36)  \
+  INFLIGHT_PRODUCT_REGISTERS(type, name, 80, 40, 40, 41, 42, 43, 44)  \
+  INFLIGHT_PRODUCT_REGISTERS(type, name, 96, 48, 48, 49, 50, 51, 52)  \
   INFLIGHT_PRODUCT_REGISTERS(type, name, 128, 64, 64, 65, 66, 67, 68) \
   INFLIGHT_PRODUCT_REGISTERS(type, name, 256, 128, 128, 129, 130, 131, 132)
 
@@ -155,10 +168,14 @@ INFLIGHT_PRODUCTS(__half, "f16")
 #undef INFLIGHT_PRODUCT_REGISTERS
 #undef INFLIGHT_PRODUCT_SHARED
 #undef INFLIGHT_LIST32
+#undef INFLIGHT_LIST40
+#undef INFLIGHT_LIST48
 #undef INFLIGHT_LIST64
 #undef INFLIGHT_LIST128
 #undef INFLIGHT_F128
 #undef INFLIGHT_F64
+#undef INFLIGHT_F48
+#undef INFLIGHT_F40
 #undef INFLIGHT_F32
 #undef INFLIGHT_F16
 #undef INFLIGHT_F4

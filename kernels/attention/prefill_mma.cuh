@@ -3,9 +3,7 @@
 // stages.
 #pragma once
 
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
-
+#include "kernels/attention/prefill_softmax.cuh"
 #include "kernels/attention/prefill_tiles.cuh"
 #include "kernels/core/cuda/launch.cuh"
 
@@ -18,6 +16,8 @@ void prefill_mma_fp16(const AttentionParams& params, OpContext& context);
 
 #if defined(__CUDACC__)
 namespace mma {
+
+using prefill::exp2_approximate, prefill::pack;
 
 __device__ __forceinline__ uint32_t shared_address(const void* pointer) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
@@ -66,21 +66,6 @@ __device__ __forceinline__ void multiply_add(__half, float (&d)[4], const uint32
       "{%8, %9}, {%0, %1, %2, %3};"
       : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-}
-
-__device__ __forceinline__ uint32_t pack(__nv_bfloat16, float low, float high) {
-  const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
-  return reinterpret_cast<const uint32_t&>(pair);
-}
-__device__ __forceinline__ uint32_t pack(__half, float low, float high) {
-  const __half2 pair = __floats2half2_rn(low, high);
-  return reinterpret_cast<const uint32_t&>(pair);
-}
-
-__device__ __forceinline__ float exp2_approximate(float x) {
-  float y;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
 }
 
 /// Over the 4 lanes that share a row of an accumulator.
@@ -295,7 +280,7 @@ void launch_prefill(const AttentionParams& params, OpContext& context) {
          {.grid = static_cast<unsigned>(tiles < blocks ? tiles : blocks),
           .block = Body::kThreads,
           .shared_bytes = Body::kSharedBytes},
-         context, prefill_args(params, kMmaTileRows));
+         context, prefill_args(params, context, kMmaTileRows));
 }
 
 template <typename T>

@@ -1,6 +1,8 @@
 // The sm_90a kernel's shared memory, and the warp that fills it.
 #pragma once
 
+#include <type_traits>
+
 #include "kernels/attention/prefill_hopper.cuh"
 #include "kernels/attention/prefill_tiles.cuh"
 #include "kernels/attention/prefill_wgmma.h"
@@ -18,14 +20,46 @@ struct Ring {
   }
 };
 
-/// Stages of queries, keys and values, and the barriers that say who may touch them.
-template <int kHeadSize>
+/// What consumers know of the tile they are at: all of it, ...
+class WholePart {
+ public:
+  __device__ __forceinline__ void take(const PrefillPart& part) { kept_.tile = part.tile; }
+  __device__ __forceinline__ const PrefillTile& tile() const { return kept_.tile; }
+  __device__ __forceinline__ static constexpr int first_key() { return 0; }
+  __device__ __forceinline__ int end_key() const { return kept_.tile.num_keys(); }
+  __device__ __forceinline__ auto copy() const { return kept_; }
+
+ private:
+  struct {
+    PrefillTile tile;
+  } kept_;
+};
+/// ... or where it stands, for a part is more than registers hold.
+class DividedPart {
+ public:
+  __device__ __forceinline__ void take(const PrefillPart& part) { part_ = &part; }
+  __device__ __forceinline__ const PrefillTile& tile() const { return part_->tile; }
+  __device__ __forceinline__ int first_key() const { return part_->first_key; }
+  __device__ __forceinline__ int end_key() const { return part_->end_key; }
+  __device__ __forceinline__ PrefillPart copy() const { return *part_; }
+
+ private:
+  const PrefillPart* part_;
+};
+
+/// Stages of queries, keys and values, and the barriers that say who may touch them. Whether tiles
+/// can be divided is known when compiled: it costs whole ones 5 to 10 %.
+template <int kHeadSize, bool kDivided>
 struct Pipeline {
+  using Part = std::conditional_t<kDivided, DividedPart, WholePart>;
   using Shape = PrefillShape<kHeadSize>;
   static constexpr int kWarpgroups = Shape::kWarpgroups, kTileKeys = Shape::kTileKeys;
   static constexpr int kStages = Shape::kStages, kQueryStages = Shape::kQueryStages;
+  static constexpr int kPartStages =
+      kQueryStages + kDivided;  // these outlive their queries by a tile
   static constexpr int kRows = 64 * kWarpgroups;
-  static constexpr int kColumns = kHeadSize / 64;   // of 128 bytes
+  static constexpr int kColumns =
+      (kHeadSize + 63) / 64;                        // of 128 bytes, the last filled up with zeros
   static constexpr int kQueryColumn = kRows * 128;  // bytes
   static constexpr int kKeyColumn = kTileKeys * 128;
   static constexpr int kQueryBytes = kQueryColumn * kColumns;
@@ -34,7 +68,8 @@ struct Pipeline {
   struct Shared {
     uint64_t query_full[kQueryStages], query_empty[kQueryStages];
     uint64_t key_full[kStages], key_empty[kStages], value_full[kStages], value_empty[kStages];
-    PrefillTile tiles[kQueryStages];  // num_tokens 0: no more
+    PrefillPart parts[kPartStages];
+    int is_last[kWarpgroups];  // to finish its part of a tile
   };
   // Data first, for its alignment.
   static constexpr int kDataBytes = kQueryStages * kQueryBytes + 2 * kStages * kKeyBytes;
@@ -86,31 +121,68 @@ struct Pipeline {
     __syncwarp();
   }
 
+  /// A thread block's parts of tiles, of about as much work as any other's.
+  class Parts {
+   public:
+    __device__ __forceinline__ explicit Parts(const PrefillArgs& args)
+        : args_(args), max_each_(kDivided ? choose_parts(args, TileWalk::count(args)) : 1) {}
+
+    /// False: no more.
+    __device__ __forceinline__ bool next(PrefillPart& part) {
+      while (true) {
+        const int number = snake(round_++);
+        if (!walk_.find(args_, number / max_each_, part.tile)) break;
+        const int num_keys = part.tile.num_keys();
+        if constexpr (!kDivided) {
+          part.first_key = 0, part.end_key = num_keys;
+          return true;
+        }
+        const int key_tiles = (num_keys + kTileKeys - 1) / kTileKeys;
+        part.part = number % max_each_;
+        part.num_parts = min(max_each_, max(1, key_tiles / kMinKeyTiles));
+        if (part.part >= part.num_parts) continue;
+        part.first_key = key_tiles * part.part / part.num_parts * kTileKeys;
+        part.end_key = min(num_keys, key_tiles * (part.part + 1) / part.num_parts * kTileKeys);
+        part.number = number - part.part;
+        part.max_parts = max_each_;
+        return true;
+      }
+      part.tile.num_tokens = 0;
+      return false;
+    }
+
+   private:
+    const PrefillArgs& args_;
+    TileWalk walk_;
+    int max_each_;
+    int round_ = 0;
+  };
+
   __device__ __forceinline__ void produce(const PrefillArgs& args, const PrefillMaps& maps) {
     const int lane = threadIdx.x % 32;
     const int tokens_per_block = args.tokens_per_block;
     const int copies = tokens_per_block >= kTileKeys ? 1 : kTileKeys / tokens_per_block;
     const int keys_each = kTileKeys / copies;
     Ring<kQueryStages> query_ring;
+    Ring<kPartStages> part_ring;
     Ring<kStages> key_ring, value_ring;
-    TileWalk walk;
-    PrefillTile tile, next;
-    bool found = walk.find(args, snake(0), next);
+    Parts parts(args);
+    PrefillPart next;
+    bool found = parts.next(next);
     wait_for_previous();
-    for (int round = 1;; ++round) {
-      tile = next;
+    while (true) {
+      const PrefillTile tile = next.tile;
+      const int first_key = next.first_key, end_key = next.end_key;
       hopper::wait(at(shared->query_empty[query_ring.stage]), query_ring.parity ^ 1);
       const uint32_t full = at(shared->query_full[query_ring.stage]);
       if (lane == 0) {
-        if (!found) tile.num_tokens = 0;
-        shared->tiles[query_ring.stage] = tile;
+        shared->parts[part_ring.stage] = next;
         if (found) {
-          hopper::arrive_expecting(full, args.tile_tokens * args.group * (kHeadSize * 2));
+          hopper::arrive_expecting(full, args.tile_tokens * args.group * (kColumns * 128));
 #pragma unroll
           for (int column = 0; column < kColumns; ++column) {
             hopper::copy_box(queries + query_ring.stage * kQueryBytes + column * kQueryColumn,
-                             &maps.q, column * 64, tile.kv_head * args.group,
-                             static_cast<int>(tile.first_row), full);
+                             &maps.q, column * 64, tile.kv_head * args.group, tile.first_row, full);
           }
         } else {
           hopper::arrive(full);
@@ -118,33 +190,34 @@ struct Pipeline {
       }
       if (!found) break;
       query_ring.advance();
+      part_ring.advance();
 
       const int32_t* table =
           args.block_tables + static_cast<int64_t>(tile.sequence) * args.max_blocks;
       const int key_row = tile.kv_head * tokens_per_block;
       const int value_row = (args.num_kv_heads + tile.kv_head) * tokens_per_block;
-      const int num_keys = tile.num_keys();
       int last_block = 0, last_slot = 0;
-      for (int begin = 0;; begin += kTileKeys) {
+      for (int begin = first_key;; begin += kTileKeys) {
         int block = -1, slot = 0;
-        if (begin < num_keys) {
+        if (begin < end_key) {
           const int key = begin + lane * keys_each;
           const int index = static_cast<unsigned>(key) / static_cast<unsigned>(tokens_per_block);
-          if (lane < copies && key < num_keys) block = table[index];
+          if (lane < copies && key < end_key) block = table[index];
           slot = key - index * tokens_per_block;
           copy_keys(maps, keys + key_ring.stage * kKeyBytes, shared->key_full[key_ring.stage],
                     shared->key_empty[key_ring.stage], key_ring.parity, lane, copies, keys_each,
                     key_row + slot, block);
           key_ring.advance();
         }
-        if (begin > 0) {
+        if (begin > first_key) {
           copy_keys(maps, values + value_ring.stage * kKeyBytes,
                     shared->value_full[value_ring.stage], shared->value_empty[value_ring.stage],
                     value_ring.parity, lane, copies, keys_each, value_row + last_slot, last_block);
           value_ring.advance();
+        } else {
+          found = parts.next(next);
         }
-        if (begin == 0) found = walk.find(args, snake(round), next);
-        if (begin >= num_keys) break;
+        if (begin >= end_key) break;
         last_block = block, last_slot = slot;
       }
     }

@@ -16,6 +16,9 @@ struct PrefillArgs {
   const int32_t* block_tables;  // [sequences, max_blocks]
   const int32_t* query_starts;
   const int32_t* kv_lengths;
+  uint32_t* counters;  // of divided tiles, zero before and after
+  float* partials;     // [max_parts] results of parts of tiles, if these are divided
+  int max_parts;
   int64_t block_bytes;  // from block to block
   int64_t value_bytes;  // from a key to its value
   int num_sequences;
@@ -27,7 +30,7 @@ struct PrefillArgs {
   float scale_log2e;  // of scores that go into exp2
 };
 
-PrefillArgs prefill_args(const AttentionParams& params, int tile_rows);
+PrefillArgs prefill_args(const AttentionParams& params, const OpContext& context, int tile_rows);
 /// Tiles of a step are at most so many.
 int64_t max_prefill_tiles(const AttentionParams& params, int tile_rows);
 
@@ -44,12 +47,31 @@ struct PrefillTile {
   __device__ __forceinline__ int num_keys() const { return position + num_tokens; }
 };
 
+inline constexpr int kMaxParts = 16;    // of a tile
+inline constexpr int kMinKeyTiles = 3;  // to a part, on average
+
+/// Some keys of a tile. Where tiles are few, several thread blocks share one.
+struct PrefillPart {
+  PrefillTile tile;  // num_tokens 0: none
+  int first_key, end_key;
+  int part, num_parts, max_parts;  // of this tile, of any
+  int number;                      // of part 0 of the tile
+};
+
 #if defined(__CUDACC__)
 
 /// The step's tiles by number: sequence by sequence, in a sequence the longest (its last tokens)
 /// first, kv heads innermost. Asked by a whole warp, with rising numbers.
 class TileWalk {
  public:
+  /// Tiles of the step.
+  static __device__ __forceinline__ int count(const PrefillArgs& args) {
+    int tiles = 0;
+    for (int i = threadIdx.x % 32; i < args.num_sequences; i += 32)
+      tiles += tiles_of(args, args.query_starts[i + 1] - args.query_starts[i]);
+    return __reduce_add_sync(~0u, tiles);
+  }
+
   __device__ __forceinline__ bool find(const PrefillArgs& args, int number, PrefillTile& tile) {
     constexpr int kEach = 4;  // sequences to a lane: their loads overlap
     const int lane = threadIdx.x % 32;
@@ -61,7 +83,7 @@ class TileWalk {
         int queries = 0;
         if (sequence < args.num_sequences)
           queries = args.query_starts[sequence + 1] - args.query_starts[sequence];
-        tiles[i] = queries >= 2 ? num_tiles(args, queries) * args.num_kv_heads : 0;
+        tiles[i] = tiles_of(args, queries);
         own += tiles[i];
       }
       int until = own;  // tiles of lanes up to this one
@@ -94,6 +116,9 @@ class TileWalk {
   __device__ __forceinline__ static int num_tiles(const PrefillArgs& args, int queries) {
     return (queries + args.tile_tokens - 1) / args.tile_tokens;
   }
+  __device__ __forceinline__ static int tiles_of(const PrefillArgs& args, int queries) {
+    return queries >= 2 ? num_tiles(args, queries) * args.num_kv_heads : 0;
+  }
   __device__ __forceinline__ static void fill(const PrefillArgs& args, int sequence, int number,
                                               PrefillTile& tile) {
     const int start = args.query_starts[sequence];
@@ -111,6 +136,16 @@ class TileWalk {
   int base_sequence_ = 0;
   int base_tiles_ = 0;
 };
+
+/// Into how many parts to divide tiles: where the last round of the grid would leave many thread
+/// blocks idle. Asked by a whole warp.
+__device__ __forceinline__ int choose_parts(const PrefillArgs& args, int tiles) {
+  constexpr int kCost = 10;  // of one more part, in thousandths of a tile
+  const int parts = threadIdx.x % 32 + 1, grid = gridDim.x;
+  const bool allowed = parts == 1 || (parts <= kMaxParts && tiles * parts <= args.max_parts);
+  const unsigned cost = (tiles * parts + grid - 1) / grid * 1000 / parts + kCost * parts;
+  return __reduce_min_sync(~0u, allowed ? cost * 32 + parts - 1 : ~0u) % 32 + 1;
+}
 
 /// The number of a block's `round`-th tile. Every other round goes backwards: of tiles sorted by
 /// length, all blocks get about as much.

@@ -47,6 +47,20 @@ int tile_keys(int64_t head_size) {
 
 }  // namespace
 
+size_t prefill_wgmma_workspace_bytes(const AttentionParams& params, const OpContext& context) {
+  return prefill_max_parts(context) * prefill_part_bytes(params.head_size);
+}
+
+bool prefill_divides(const AttentionParams& params, const OpContext& context, int tile_rows) {
+  const int64_t group = params.num_heads / params.num_kv_heads, tile_tokens = tile_rows / group;
+  const int64_t rows = params.q.shape[0] - params.kv_lengths.shape[0] + 1;
+  const int64_t tiles = (rows + tile_tokens - 1) / tile_tokens * params.num_kv_heads;
+  const int64_t blocks = context.num_multiprocessors;
+  const int64_t places = (tiles + blocks - 1) / blocks * blocks;
+  // Measured on an H200: 192 tiles for 132 blocks 12 % faster, 320 slower by 5.
+  return tiles * 2 < blocks * 3 && places * 10 > tiles * 13;
+}
+
 PrefillMaps prefill_maps(const AttentionParams& params, int tile_rows, int tile_keys) {
   const TensorView& cache = params.kv_cache;
   const int64_t group = params.num_heads / params.num_kv_heads, row_bytes = params.head_size * 2;
@@ -66,7 +80,8 @@ PrefillMaps prefill_maps(const AttentionParams& params, int tile_rows, int tile_
 bool prefill_wgmma_suits(const AttentionParams& params, const OpContext& context) {
   const int64_t size = params.head_size, block = params.kv_cache.shape[3];
   const int64_t keys = tile_keys(size);
-  return context.compute_capability == 90 && (size == 64 || size == 128 || size == 256) &&
+  return context.compute_capability == 90 &&
+         (size == 64 || size == 80 || size == 96 || size == 128 || size == 256) &&
          (block % keys == 0 || (keys % block == 0 && block % 8 == 0)) &&
          params.num_heads / params.num_kv_heads <= 64;
 }

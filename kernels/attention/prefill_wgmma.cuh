@@ -4,6 +4,8 @@
 // warpgroup runs, its previous weights meet their values and the other warpgroup multiplies.
 #pragma once
 
+#include <algorithm>
+
 #include "kernels/attention/prefill_consumer.cuh"
 #include "kernels/attention/prefill_pipeline.cuh"
 
@@ -12,13 +14,13 @@ namespace inflight::cuda::wgmma {
 template <int kHeadSize>
 inline constexpr int kThreads = 128 * (PrefillShape<kHeadSize>::kWarpgroups + 1);
 
-template <typename T, int kHeadSize>
+template <typename T, int kHeadSize, bool kDivided>
 __global__ void __launch_bounds__(kThreads<kHeadSize>, 1)
     prefill_wgmma_kernel(const PrefillArgs args, const __grid_constant__ PrefillMaps maps) {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
   using Shape = PrefillShape<kHeadSize>;
   extern __shared__ uint8_t memory[];
-  Pipeline<kHeadSize> pipeline(memory);
+  Pipeline<kHeadSize, kDivided> pipeline(memory);
   if (threadIdx.x == 0) pipeline.init();
   __syncthreads();
   let_next_start();
@@ -27,26 +29,46 @@ __global__ void __launch_bounds__(kThreads<kHeadSize>, 1)
     if (threadIdx.x < 32) pipeline.produce(args, maps);
   } else {
     hopper::take_registers<Shape::kConsumerRegisters>();
-    Consumer<T, kHeadSize>(pipeline).consume(args);
+    Consumer<T, kHeadSize, kDivided>(pipeline).consume(args);
   }
 #else
   __trap();  // chosen on 9.0 only
 #endif
 }
 
-template <typename T, int kHeadSize>
+/// Divided: tiles among thread blocks, where the last round of the grid would leave many idle.
+template <typename T, int kHeadSize, bool kDivided>
 void launch_prefill(const AttentionParams& params, OpContext& context) {
   using Shape = PrefillShape<kHeadSize>;
   constexpr int kRows = 64 * Shape::kWarpgroups;
+  constexpr int kPadded = (kHeadSize + 63) / 64 * 64;
   constexpr int kSharedBytes =
-      (Shape::kQueryStages * kRows + 2 * Shape::kStages * Shape::kTileKeys) * kHeadSize * 2 + 2048;
-  const int64_t tiles = max_prefill_tiles(params, kRows), blocks = context.num_multiprocessors;
-  allow_shared_bytes(prefill_wgmma_kernel<T, kHeadSize>, kSharedBytes);
-  launch(prefill_wgmma_kernel<T, kHeadSize>,
-         {.grid = static_cast<unsigned>(tiles < blocks ? tiles : blocks),
+      (Shape::kQueryStages * kRows + 2 * Shape::kStages * Shape::kTileKeys) * kPadded * 2 + 2048;
+  int64_t blocks = max_prefill_tiles(params, kRows);
+  PrefillArgs args = prefill_args(params, context, kRows);
+  if constexpr (kDivided) {
+    const int64_t keys = params.block_tables.shape[1] * params.kv_cache.shape[3];
+    blocks *= std::clamp<int64_t>(keys / (kMinKeyTiles * Shape::kTileKeys), 1, kMaxParts);
+    args.max_parts = static_cast<int>(std::min<int64_t>(
+        prefill_max_parts(context),
+        static_cast<int64_t>(context.workspace.bytes / prefill_part_bytes(kHeadSize))));
+  }
+  blocks = std::min<int64_t>(blocks, context.num_multiprocessors);
+  const auto kernel = prefill_wgmma_kernel<T, kHeadSize, kDivided>;
+  allow_shared_bytes(kernel, kSharedBytes);
+  launch(kernel,
+         {.grid = static_cast<unsigned>(blocks),
           .block = kThreads<kHeadSize>,
           .shared_bytes = kSharedBytes},
-         context, prefill_args(params, kRows), prefill_maps(params, kRows, Shape::kTileKeys));
+         context, args, prefill_maps(params, kRows, Shape::kTileKeys));
+}
+
+template <typename T, int kHeadSize>
+void launch_prefill(const AttentionParams& params, OpContext& context) {
+  constexpr int kRows = 64 * PrefillShape<kHeadSize>::kWarpgroups;
+  if (prefill_divides(params, context, kRows))
+    return launch_prefill<T, kHeadSize, true>(params, context);
+  launch_prefill<T, kHeadSize, false>(params, context);
 }
 
 template <typename T>
@@ -54,6 +76,10 @@ void launch_prefill(const AttentionParams& params, OpContext& context) {
   switch (params.head_size) {
     case 64:
       return launch_prefill<T, 64>(params, context);
+    case 80:
+      return launch_prefill<T, 80>(params, context);
+    case 96:
+      return launch_prefill<T, 96>(params, context);
     case 128:
       return launch_prefill<T, 128>(params, context);
     case 256:
