@@ -381,7 +381,8 @@ void cancelled_by_the_client() {
     const size_t num_ids = joined(backend.ended(gone)).size();
     EXPECT(num_ids < (streaming ? 60u : 63u));
     EXPECT_EQ(output_ids(backend.ended(other)[0]).size(), 34u);
-    EXPECT_EQ(fake_gauges().at("nv_trt_llm_kv_cache_block_metrics used"), 0);
+    const auto gauges = fake_gauges();
+    EXPECT_EQ(gauges.at("nv_trt_llm_kv_cache_block_metrics used"), 0);
   }
 }
 
