@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
-#include <random>
 #include <utility>
 #include <vector>
 
@@ -50,7 +49,6 @@ InstanceState::InstanceState(TRITONBACKEND_ModelInstance* instance, const ModelS
                              std::unique_ptr<executor::Engine> engine)
     : instance_(instance),
       settings_(settings),
-      id_base_((uint64_t{std::random_device{}()} & 0x7fffffff) << 32),
       metrics_(std::make_unique<Metrics>(settings.name, settings.version, engine->info())),
       late_endings_(kQuietTime),
       engine_(std::move(engine)) {
@@ -81,7 +79,8 @@ void InstanceState::accept(TRITONBACKEND_Request* request) {
       return;
     }
     live = std::make_shared<Live>(request, incoming.id, start_ns);
-    live->writer = std::make_unique<ResponseWriter>(factory, incoming.reply, incoming.request);
+    live->writer =
+        std::make_unique<ResponseWriter>(factory, incoming.reply, incoming.request, receipts_);
     submit(live, std::move(incoming));
   });
   if (error == nullptr && live != nullptr) return;  // the engine will answer
@@ -122,10 +121,12 @@ void InstanceState::answer(const std::shared_ptr<Live>& live, executor::Response
   const bool unheard = live->nobody_listens();
   if (!part.is_final) {
     if (unheard) return;  // its end is under way: after_step() or the stop command saw to it
-    TRITONSERVER_Error* error = guarded([&] { live->writer->send(part, public_id(part.id)); });
+    const executor::RequestId id = part.id;
+    TRITONSERVER_Error* error =
+        guarded([&] { live->writer->send(std::move(part), public_id(id)); });
     if (error == nullptr) return;
     log_if_error(error, "response");
-    engine_->cancel(part.id);  // nobody can hear it any more
+    engine_->cancel(id);  // nobody can hear it any more
     return;
   }
   {

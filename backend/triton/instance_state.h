@@ -11,6 +11,7 @@
 #include "backend/triton/delayed_calls.h"
 #include "backend/triton/metrics.h"
 #include "backend/triton/model_state.h"
+#include "backend/triton/receipts.h"
 #include "backend/triton/request_reader.h"
 #include "backend/triton/triton_c_api.h"
 
@@ -40,12 +41,11 @@ class InstanceState {
   /// the gauges.
   bool publish_if_idle();
   void after_step(const executor::EngineStats& stats);
-  uint64_t public_id(executor::RequestId id) const { return id_base_ + id; }
+  uint64_t public_id(executor::RequestId id) const { return receipts_.id_base() + id; }
 
   TRITONBACKEND_ModelInstance* instance_;
   const ModelSettings& settings_;
-  // Makes engine request ids of different models and versions differ.
-  uint64_t id_base_;
+  Receipts receipts_;
   std::mutex mutex_;  // guards live_ and the ids in it
   std::unordered_map<executor::RequestId, std::shared_ptr<Live>> live_;
   std::unique_ptr<Metrics> metrics_;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 #include <initializer_list>
+#include <iterator>
 #include <string>
 #include <utility>
 
@@ -12,6 +13,19 @@
 namespace inflight::triton {
 
 namespace {
+
+/// After so long a part goes out although the last was not told of: postprocessing may have been
+/// loaded anew, or two requests meet in a slot of the receipts.
+constexpr std::chrono::seconds kPatience{1};
+
+/// Two parts of one answer as one.
+executor::Response joined(executor::Response first, executor::Response second) {
+  second.token_ids.insert(second.token_ids.begin(), first.token_ids.begin(), first.token_ids.end());
+  second.log_probs.insert(second.log_probs.begin(),
+                          std::make_move_iterator(first.log_probs.begin()),
+                          std::make_move_iterator(first.log_probs.end()));
+  return second;
+}
 
 void add_output(TRITONBACKEND_Response* response, const char* name, TRITONSERVER_DataType type,
                 std::initializer_list<int64_t> shape, const void* data, size_t num_bytes) {
@@ -38,8 +52,12 @@ void add_output(TRITONBACKEND_Response* response, const char* name, TRITONSERVER
 }  // namespace
 
 ResponseWriter::ResponseWriter(TRITONBACKEND_ResponseFactory* factory, ReplyOptions reply,
-                               std::shared_ptr<const executor::Request> request)
-    : factory_(factory), reply_(std::move(reply)), request_(std::move(request)) {}
+                               std::shared_ptr<const executor::Request> request,
+                               const Receipts& receipts)
+    : factory_(factory),
+      reply_(std::move(reply)),
+      request_(std::move(request)),
+      receipts_(receipts) {}
 
 ResponseWriter::~ResponseWriter() {
   log_if_error(TRITONBACKEND_ResponseFactoryDelete(factory_), "ResponseFactoryDelete");
@@ -56,7 +74,29 @@ bool ResponseWriter::is_cancelled() const {
   return cancelled;
 }
 
-void ResponseWriter::send(const executor::Response& part, uint64_t public_id) {
+bool ResponseWriter::is_waited_for(uint64_t public_id) const {
+  if (previous_ids_.empty()) return false;
+  const std::optional<uint32_t> told = receipts_.num_told(public_id);
+  if (!told && !receipts_.in_use()) return false;
+  return told.value_or(0) < previous_ids_.size() &&
+         std::chrono::steady_clock::now() - last_sent_ < kPatience;
+}
+
+void ResponseWriter::send(executor::Response part, uint64_t public_id) {
+  if (kept_) {
+    executor::Response kept = *std::exchange(kept_, std::nullopt);
+    if (part.error)
+      deliver(kept, public_id);
+    else
+      part = joined(std::move(kept), std::move(part));
+  }
+  if (!part.is_final && is_waited_for(public_id))
+    kept_ = std::move(part);
+  else
+    deliver(part, public_id);
+}
+
+void ResponseWriter::deliver(const executor::Response& part, uint64_t public_id) {
   TRITONBACKEND_Response* response = nullptr;
   TRITONSERVER_Error* error = nullptr;
   if (part.error) {
@@ -80,8 +120,9 @@ void ResponseWriter::send(const executor::Response& part, uint64_t public_id) {
   }
   const uint32_t flags = part.is_final ? TRITONSERVER_RESPONSE_COMPLETE_FINAL : 0;
   check_triton(TRITONBACKEND_ResponseSend(response, flags, nullptr), "ResponseSend");
-  if (reply_.has_text_context)
-    previous_ids_.insert(previous_ids_.end(), part.token_ids.begin(), part.token_ids.end());
+  if (!reply_.has_text_context) return;
+  previous_ids_.insert(previous_ids_.end(), part.token_ids.begin(), part.token_ids.end());
+  last_sent_ = std::chrono::steady_clock::now();
 }
 
 TRITONBACKEND_Response* ResponseWriter::build(const executor::Response& part,

@@ -39,6 +39,8 @@ class _Stream:
 class Text:
     texts: list[str]  # one a beam of each row
     stop_engine_request: int | None = None  # this request has said a stop word: end it
+    # Of a stream that goes on: its number and how many of its generated ids are text by now.
+    receipt: tuple[int, int] | None = None
 
 
 class Postprocessor:
@@ -88,7 +90,8 @@ class Postprocessor:
         if len(self._streams) > _MAX_REMEMBERED:
             self._streams.popitem(last=False)
         stops_now = stream.stop.matched is not None and not stopped_before
-        return Text([text], stop_engine_request=request_id if stops_now else None)
+        stopped = request_id if stops_now else None
+        return Text([text], stop_engine_request=stopped, receipt=(request_id, stream.num_ids))
 
     def _stream(self, prompt: list[int], stop_words: list[str]) -> _Stream:
         detokenizer = self._tokenizer.detokenizer(prompt, self._skip_special_tokens)

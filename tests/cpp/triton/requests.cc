@@ -1,5 +1,6 @@
 // Requests through reader, engine loop (over the scripted model) and writer, without a server.
 #include <chrono>
+#include <cstdio>
 #include <memory>
 #include <numeric>
 #include <thread>
@@ -154,6 +155,72 @@ void tells_postprocessing_what_it_needs() {
   EXPECT(answer.find("previous_ids")->values<int32_t>().empty());
   const auto state = answer.find("response_state")->values<int64_t>();
   EXPECT_EQ(state[2], 6);
+}
+
+/// What postprocessing does, by inflight/serving/receipts.py.
+void tell(int64_t public_id, uint32_t num_ids) {
+  const auto number = static_cast<uint64_t>(public_id) >> 32;
+  const uint64_t id = static_cast<uint64_t>(public_id) & 0xffffffff;
+  char path[64];
+  std::snprintf(path, sizeof(path), "/dev/shm/inflight-%llx",
+                static_cast<unsigned long long>(number));
+  std::FILE* page = std::fopen(path, "r+b");
+  EXPECT(page != nullptr);
+  if (page == nullptr) return;
+  std::fseek(page, 0, SEEK_END);
+  const uint64_t num_slots = static_cast<uint64_t>(std::ftell(page)) / 8;
+  std::fseek(page, static_cast<int64_t>(id % num_slots * 8), SEEK_SET);
+  const uint64_t slot = id << 32 | num_ids;
+  EXPECT_EQ(std::fwrite(&slot, sizeof(slot), 1, page), 1u);
+  std::fclose(page);
+}
+
+void pieces_join_while_the_last_waits_for_postprocessing() {
+  Backend backend;
+  backend.script->gate.close();
+  const Ids prompt = prompt_of(3);
+  const RequestPtr request = make_request(prompt, 12);
+  request->flag("streaming", true);
+  request->flag("return_log_probs", true);
+  request->add("text_context", TRITONSERVER_TYPE_UINT8, {1, 1}, std::vector<uint8_t>{1});
+  backend.send(request);
+  int num_steps = 0;
+  const auto run_steps = [&](int count) {
+    for (int i = 0; i < count; ++i) {
+      backend.script->gate.let_pass(1);
+      ++num_steps;  // its parts are delivered before the gauges change
+      while (fake_gauges().at("nv_trt_llm_general_metrics iteration_counter") < num_steps)
+        std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    }
+  };
+  const auto num_ids = [&] {
+    std::lock_guard lock(request->mutex);
+    std::vector<size_t> counts;
+    for (const FakeAnswer& answer : request->answers) counts.push_back(output_ids(answer).size());
+    return counts;
+  };
+  using Counts = std::vector<size_t>;
+  run_steps(3);  // nobody has ever told: nothing to wait for
+  EXPECT((num_ids() == Counts{1, 1, 1}));
+  const int64_t id = request->answers[0].find("response_state")->values<int64_t>()[0];
+  tell(id, 1);
+  run_steps(3);
+  EXPECT((num_ids() == Counts{1, 1, 1}));
+  tell(id, 3);
+  run_steps(2);  // the first of these takes along what waited
+  EXPECT((num_ids() == Counts{1, 1, 1, 4}));
+  backend.script->gate.open();
+  const auto& answers = backend.ended(request);
+  EXPECT((num_ids() == Counts{1, 1, 1, 4, 5}));
+  EXPECT(joined(answers) == expected_tokens(prompt, 12));
+  EXPECT_EQ(answers[3].find("previous_ids")->values<int32_t>().size(), 3u);
+  EXPECT_EQ(answers[4].find("previous_ids")->values<int32_t>().size(), 7u);
+  EXPECT_EQ(answers[4].find("output_log_probs")->values<float>().size(), 5u);
+  backend.close();
+  char path[64];
+  std::snprintf(path, sizeof(path), "/dev/shm/inflight-%llx",
+                static_cast<unsigned long long>(id >> 32));
+  EXPECT(std::fopen(path, "rb") == nullptr);
 }
 
 void log_probs_when_asked() {
@@ -512,6 +579,8 @@ int main(int argc, char** argv) {
           {"prompt_left_out_on_demand", prompt_left_out_on_demand},
           {"streams_new_tokens_only", streams_new_tokens_only},
           {"tells_postprocessing_what_it_needs", tells_postprocessing_what_it_needs},
+          {"pieces_join_while_the_last_waits_for_postprocessing",
+           pieces_join_while_the_last_waits_for_postprocessing},
           {"log_probs_when_asked", log_probs_when_asked},
           {"only_outputs_asked_for", only_outputs_asked_for},
           {"tensors_in_pieces", tensors_in_pieces},

@@ -82,6 +82,7 @@ def test_streams(kind: str, include: bool, text: str, stop: list[str], lengths, 
         stops += answer.stop_engine_request == 77
         told.append(piece)
         previous = previous + chunk
+        assert answer.receipt == ((77, len(previous)) if index < len(chunks) - 1 else None)
     whole = tokenizer.decode(ids)
     assert "".join(told) == expected(whole, stop, include)
     stopped = expected(whole, stop, True) != whole or any(map(whole.endswith, stop))

