@@ -11,6 +11,7 @@ from inflight.passes.fuse_linear_silu_mul import fuse_linear_silu_mul
 from inflight.passes.fuse_norm_linear import fuse_norm_linear
 from inflight.passes.fuse_qkv import fuse_qkv
 from inflight.passes.fuse_rope_kv_append import fuse_rope_kv_append
+from inflight.passes.gather_early import gather_early
 from inflight.passes.prefetch_weights import prefetch_weights
 
 Pass = Callable[[Graph], Graph]
@@ -22,6 +23,7 @@ PASSES: tuple[tuple[str, Pass], ...] = (
     ("fuse_linear_silu_mul", fuse_linear_silu_mul),
     ("fuse_linear_add", fuse_linear_add),
     ("fuse_rope_kv_append", fuse_rope_kv_append),
+    ("gather_early", gather_early),
     ("dead_code", dead_code),
     ("prefetch_weights", prefetch_weights),
 )

@@ -99,7 +99,7 @@ def test_the_passes_fuse_everything_a_kernel_is_there_for(tiny_checkpoint: Path)
         "fused_linear": 4 * layers + 1,
         "rope_kv_append": layers,
         "attention": layers,
-        "gather_rows": 1,
+        "gather_rows": 2,
     }
     last = traced.stages[-1][1]
     linears = [node for node in last.nodes if node.op == "fused_linear"]
@@ -210,6 +210,26 @@ def test_what_has_a_residual_or_a_gate_is_not_gated(tiny_checkpoint: Path) -> No
         values = {name: t for name, t in graph.values.items() if name in made} | {"half": half}
         small = replace(graph, nodes=(*only, last), values=values, outputs={"half": "half"})
         assert _run_pass("fuse_linear_silu_mul", small)["silu_mul"] == 1
+
+
+def test_the_last_layer_goes_on_with_last_rows_alone(tiny_checkpoint: Path) -> None:
+    graph = Traced(tiny_checkpoint, "float32").stages[-1][1]
+    rows = [graph.values[value].shape[0] for node in graph.nodes for value in node.outputs.values()]
+    first = rows.index("B")
+    assert set(rows[first:]) == {"B"}
+    assert [node.op for node in graph.nodes[first - 1 :]] == [
+        "attention",
+        "gather_rows",
+        "gather_rows",
+        *["fused_linear"] * 4,
+    ]
+
+
+def test_rows_that_others_read_are_all_computed(tiny_checkpoint: Path) -> None:
+    graph = dict(Traced(tiny_checkpoint, "float32").stages)["fuse_rope_kv_append"]
+    gather = next(node for node in graph.nodes if node.op == "gather_rows")
+    kept = replace(graph, outputs={**graph.outputs, "hidden": gather.inputs["x"]})
+    assert verify(dict(PASSES)["gather_early"](kept)) == kept
 
 
 def test_rope_and_append_with_other_tables_stay_apart(tiny_checkpoint: Path) -> None:
