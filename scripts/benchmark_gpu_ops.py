@@ -134,6 +134,35 @@ def bench_linear(runner, table: Table, dtype: str, rows: list[int], names: list[
             table.add("linear", f"{name} {m}x{n}x{k}", seconds, bytes_moved, 2 * m * n * k, peer)
 
 
+def bench_fused(runner, table: Table, dtype: str, rows: list[int], names: list[str]) -> None:
+    """The same linears as a layer has them: norm before qkv, gate_up and head, gate, residuals."""
+    size = np.dtype(NUMPY[dtype]).itemsize
+    for name in names:
+        n, k = LINEARS[name]
+        part = name.split()[1]
+        width = n // 2 if part == "gate_up" else n
+        weight = random((n, k), dtype, k**-0.5)
+        copies = 1 + min(BEYOND_CACHES // weight.nbytes, 40)
+        weights = [weight.copy() for _ in range(copies)]
+        for m in rows:
+            inputs = {"x": random((m, k), dtype)}
+            attributes: dict[str, object] = {"gated": True} if part == "gate_up" else {}
+            if part in ("o", "down"):
+                inputs["residual"] = random((m, width), dtype)
+            else:
+                inputs["norm_weight"] = random((k,), dtype)
+                attributes["epsilon"] = 1e-5
+            y = np.zeros((m, width), np.float32 if part == "head" else NUMPY[dtype])
+            calls = [
+                runner.bind("fused_linear", inputs | {"weight": w}, {"y": y}, attributes)
+                for w in weights
+            ]
+            seconds = own_time(calls)
+            del calls
+            bytes_moved = size * n * k + sum(array.nbytes for array in inputs.values()) + y.nbytes
+            table.add("fused_linear", f"{name} {m}x{n}x{k}", seconds, bytes_moved, 2 * m * n * k)
+
+
 def paged(lengths: list[int], kv_heads: int, head_size: int, block: int, dtype: str):
     """A pool whose blocks are handed out in random order, and the block tables."""
     counts = [-(-length // block) for length in lengths]
@@ -282,9 +311,9 @@ def bench_sampling(table: Table, batches: list[int], vocab_size: int = 128256) -
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--ops", default="linear,decode,prefill,small,sampling")
+    parser.add_argument("--ops", default="linear,fused,decode,prefill,small,sampling")
     parser.add_argument("--dtype", default="bfloat16", choices=list(NUMPY))
-    parser.add_argument("--rows", default="1,2,4,8,16,32,64,128,256,2048,8192", help="of linear")
+    parser.add_argument("--rows", default="1,2,4,8,16,32,64,128,256,2048,8192", help="of linears")
     parser.add_argument("--linears", default=",".join(LINEARS), help="names of LINEARS")
     options = parser.parse_args()
     if "cuda" not in _core.op_devices():
@@ -308,6 +337,9 @@ def main() -> None:
     if "linear" in ops:
         rows = [int(m) for m in options.rows.split(",")]
         bench_linear(runner, table, options.dtype, rows, options.linears.split(","))
+    if "fused" in ops:
+        rows = [int(m) for m in options.rows.split(",")]
+        bench_fused(runner, table, options.dtype, rows, options.linears.split(","))
 
 
 if __name__ == "__main__":
