@@ -64,10 +64,12 @@ def run(runner, parts: Parts, arrays: dict[str, np.ndarray], y_dtype: str) -> np
     return y
 
 
-def reference(parts: Parts, arrays: dict[str, np.ndarray], y_dtype: str) -> np.ndarray:
+def check(runner, parts: Parts, arrays: dict[str, np.ndarray], y_dtype: str) -> np.ndarray:
+    """Runs the op and holds it against float64; answers y."""
+    y = run(runner, parts, arrays, y_dtype)
+    dtype = arrays["x"].dtype.name
     x = float64(arrays["x"])
     if parts.norm:
-        dtype = arrays["x"].dtype.name
         scale = 1 / np.sqrt((x * x).mean(axis=1, keepdims=True) + EPSILON)
         x = rounded(rounded(x * scale, dtype) * float64(arrays["norm_weight"]), dtype)
     s = x @ float64(arrays["weight"]).T
@@ -77,8 +79,11 @@ def reference(parts: Parts, arrays: dict[str, np.ndarray], y_dtype: str) -> np.n
         gate, up = np.split(rounded(s, y_dtype), 2, axis=1)
         s = rounded(gate / (1 + np.exp(-gate)), y_dtype) * up
     if parts.residual:
-        s = float64(arrays["residual"]) + rounded(s, y_dtype)
-    return s
+        s = rounded(s, y_dtype)
+        assert_close(y, float64(arrays["residual"]) + s, dtype, rounded=s)
+    else:
+        assert_close(y, s, dtype)
+    return y
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
@@ -87,8 +92,7 @@ def reference(parts: Parts, arrays: dict[str, np.ndarray], y_dtype: str) -> np.n
 def test_fused_linear(runner, parts, shape, dtype):
     for rows in ROWS:
         arrays = make_inputs(parts, rows, *shape, dtype)
-        y = run(runner, parts, arrays, dtype)
-        assert_close(y, reference(parts, arrays, dtype))
+        check(runner, parts, arrays, dtype)
 
 
 # The linears of a small Llama's layer, its weights and rows aligned: what special kernels serve.
@@ -106,7 +110,7 @@ def test_linears_of_a_layer(runner, name, dtype):
     parts, shape = LAYER[name]
     for rows in (*range(1, 18), 31, 32, 33, 48, 63, 64, 65, 128, 129, 257):
         arrays = make_inputs(parts, rows, *shape, dtype)
-        assert_close(run(runner, parts, arrays, dtype), reference(parts, arrays, dtype))
+        check(runner, parts, arrays, dtype)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
@@ -114,8 +118,7 @@ def test_logits_are_float32_of_few_rows(runner, dtype):
     parts = Parts(norm=True, gated=False, residual=False, bias=False)
     for rows in (1, 8, 64, 65):
         arrays = make_inputs(parts, rows, 3001, 256, dtype)
-        y = run(runner, parts, arrays, "float32")
-        assert_close(y, reference(parts, arrays, "float32"), dtype)
+        check(runner, parts, arrays, "float32")
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
@@ -142,7 +145,7 @@ def test_panels_of_many_rows(runner, rows, dtype):
         Parts(norm=True, gated=False, residual=True, bias=False),
     ):
         arrays = make_inputs(parts, rows, 48, 40, dtype)
-        assert_close(run(runner, parts, arrays, dtype), reference(parts, arrays, dtype))
+        check(runner, parts, arrays, dtype)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -165,9 +168,8 @@ def test_the_largest_and_smallest_rows_are_normed(runner):
         arrays = make_inputs(parts, 3, 64, 512, dtype)
         arrays["x"][0] = 0
         arrays["x"][1] = large * np.sign(float64(arrays["x"][1]) + 0.5)
-        y = run(runner, parts, arrays, dtype)
+        y = check(runner, parts, arrays, dtype)
         assert (float64(y[0]) == 0).all()
-        assert_close(y, reference(parts, arrays, dtype))
 
 
 def test_no_rows(runner):
