@@ -156,8 +156,8 @@ class LibraryProducts {
     const uint64_t workspace = kLibraryWorkspaceBytes;
     require(set_preference_(&preference, lt::kMaxWorkspaceBytes, &workspace, sizeof(workspace)),
             "cublasLtMatmulPreferenceSetAttribute");
-    // No sums in place: their order is not fixed.
-    const uint32_t reductions = lt::kReduceInComputeType | lt::kReduceInOutputType;
+    // No sums in place: their order is not fixed. None in y's dtype: 16 bits round them once more.
+    const uint32_t reductions = lt::kReduceInComputeType;
     require(set_preference_(&preference, lt::kReductions, &reductions, sizeof(reductions)),
             "cublasLtMatmulPreferenceSetAttribute");
     std::array<lt::HeuristicResult, kMaxCandidates> results;

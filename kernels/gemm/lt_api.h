@@ -36,7 +36,7 @@ inline constexpr int32_t kTransposed = 1;
 inline constexpr int32_t kEpilogueBias = 4;
 enum MatmulAttribute { kTransposeA = 3, kEpilogue = 7, kBiasPointer = 8, kBiasType = 26 };
 enum PreferenceAttribute { kMaxWorkspaceBytes = 1, kReductions = 3 };
-enum Reductions : uint32_t { kReduceInComputeType = 2, kReduceInOutputType = 4 };
+enum Reductions : uint32_t { kReduceInComputeType = 2 };
 
 using MatrixLayoutInit = Status (*)(MatrixLayout*, size_t size, int type, uint64_t rows,
                                     uint64_t columns, int64_t leading_dimension);
