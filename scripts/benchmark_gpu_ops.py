@@ -278,22 +278,20 @@ def bench_small(runner, table: Table, dtype: str, rows: list[int]) -> None:
 def bench_sampling(table: Table, batches: list[int], vocab_size: int = 128256) -> None:
     """Logits as a model's: normal with deviation 3, so that few tokens hold most of the mass. The
     floor is one read of them."""
+    filters = {"top_k": 50, "top_p": 0.9}
+    penalties = {"repetition_penalty": 1.1, "presence_penalty": 0.1, "frequency_penalty": 0.1}
     ways = {
         "greedy": {"greedy": True},
+        "greedy, penalties": {"greedy": True, **penalties},
         "temperature": {},
-        "top_k 50, top_p 0.9": {"top_k": 50, "top_p": 0.9},
-        " and a penalty": {"top_k": 50, "top_p": 0.9, "repetition_penalty": 1.1},
-        " and 5 log_probs": {
-            "top_k": 50,
-            "top_p": 0.9,
-            "repetition_penalty": 1.1,
-            "num_logprobs": 5,
-        },
+        "top_k 50, top_p 0.9": filters,
+        " and penalties": {**filters, **penalties},
+        " and 5 log_probs": {**filters, **penalties, "num_logprobs": 5},
         "top_p 0.9": {"top_p": 0.9},
         "top_k 1000": {"top_k": 1000},
         "top_p 0.9, temp. 3": {"top_p": 0.9, "temperature": 3.0},
     }
-    prompt = np.random.default_rng(1).integers(0, vocab_size, 1000).tolist()
+    ids = np.random.default_rng(1).integers(0, vocab_size, 1000).tolist()
     for batch in batches:
         logits = random((batch, vocab_size), "float32", 3.0)
         sampler = _core.decoding.Sampler(vocab_size, batch, 1, "cuda")
@@ -301,7 +299,10 @@ def bench_sampling(table: Table, batches: list[int], vocab_size: int = 128256) -
         for name, fields in ways.items():
             rows = [
                 _core.decoding.SampleRow(
-                    i, _core.decoding.SamplingParams(seed=i, **fields), prompt_ids=prompt
+                    i,
+                    _core.decoding.SamplingParams(seed=i, **fields),
+                    prompt_ids=ids[:500],
+                    generated_ids=ids[500:],
                 )
                 for i in range(batch)
             ]

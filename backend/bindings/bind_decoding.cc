@@ -69,9 +69,9 @@ class OwnedSampler {
   std::vector<double> time(Logits& logits, const std::vector<SampleRow>& rows, int copies,
                            int rounds) {
     check(context_.is_cuda() && logits.ndim() == 2, "time needs a GPU and logits of rank 2");
+    const auto bytes = static_cast<size_t>(logits.nbytes());
     py::gil_scoped_release release;
     const Stream& stream = context_.stream();
-    const auto bytes = static_cast<size_t>(logits.nbytes());
     Buffer memory(bytes * copies, context_.device());
     std::vector<TensorView> views;
     for (int i = 0; i < copies; ++i) {

@@ -12,10 +12,9 @@ __global__ void __launch_bounds__(kRowThreads)
   __shared__ uint64_t block_keys[8];  // the leader's: of each block
   __shared__ uint64_t warp_keys[kRowWarps];
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  const int32_t place = rows[blockIdx.x / cluster.size];
   cluster.sync();  // all of its blocks are there
   wait_for_previous();
-  let_next_start();
-  const int32_t place = rows[blockIdx.x / cluster.size];
   const Row row{logits + place * stride, length};
 
   constexpr uint64_t kBad = ~uint64_t{0};  // above the key of any number
@@ -32,6 +31,7 @@ __global__ void __launch_bounds__(kRowThreads)
       if (values[j] == maximum) best_id = chunk * kChunk + j * 32 + lane;
     }
   });
+  let_next_start();  // not before: blocks that wait would take the places of blocks that read
   uint64_t key = is_bad ? kBad : key_of(best, best_id);
   const auto warp_best = [](uint64_t x) {
 #pragma unroll

@@ -68,7 +68,6 @@ __global__ void __launch_bounds__(kRowThreads, 2) log_probs_kernel(const Args ar
   const Cluster blocks = Cluster::of_this_block();
   blocks.sync();  // all of its blocks are there
   wait_for_previous();
-  let_next_start();
   const int i = blockIdx.x / blocks.size;
   const int32_t place = args.rows[i];
   const int32_t token = args.tokens[place];
@@ -92,6 +91,7 @@ __global__ void __launch_bounds__(kRowThreads, 2) log_probs_kernel(const Args ar
   } else {
     cluster.recall(args.chunk_maxima + i * cluster.row.num_chunks());
   }
+  let_next_start();
   if (!cluster.is_leader()) return cluster.serve();
   const int start = args.top_starts[i];
   const int count = write_top(cluster, wanted, [&](int rank, uint64_t key) {

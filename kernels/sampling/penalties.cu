@@ -6,8 +6,10 @@
 namespace inflight::cuda {
 namespace {
 
-constexpr int kThreads = 256;
-constexpr int kRange = 16384;  // ids of a block: their counts fit shared memory
+constexpr int kThreads = 1024;
+constexpr int kSlots = 16384;               // of the table, a power of two
+constexpr int kMaxHashed = kSlots / 4 * 3;  // ids of a history that the table holds with room
+constexpr int kLeastSlots = 1024;
 
 struct Args {
   float* logits;
@@ -26,57 +28,87 @@ struct Args {
   const int32_t* banned_starts;
 };
 
-/// Block (x, y): row x, ids from y * kRange on. Only cells of ids in the history are ever read, and
-/// these are set first.
+constexpr int32_t kEmpty = -1;
+
+/// Times each id was generated. Of a usual history: of all ids at once, in a hash table with open
+/// addressing. Of a long one: of so many ids in turn that the table has a slot for each.
+struct Counts {
+  int32_t* ids;     // [kSlots]; kEmpty, or whose slot it is
+  int32_t* counts;  // [kSlots]; negative once the id's logit is changed
+  unsigned mask;    // slots of the hash table - 1; 0: the slots are those of ids from `first` on
+  int first;
+
+  __device__ unsigned start_of(int id) const { return (id * 0x9E3779B1u >> 16) & mask; }
+  /// The id's slot, taken if it is new; -1 if its turn is another.
+  __device__ int insert(int id) const {
+    if (mask == 0) return static_cast<unsigned>(id - first) < kSlots ? id - first : -1;
+    for (unsigned slot = start_of(id);; slot = (slot + 1) & mask) {
+      const int32_t there = atomicCAS(&ids[slot], kEmpty, id);
+      if (there == kEmpty || there == id) return static_cast<int>(slot);
+    }
+  }
+};
+
+/// A block a row. Until it waits it reads the step's inputs alone, which is most of its time.
 __global__ void __launch_bounds__(kThreads) penalties_kernel(const Args args) {
-  extern __shared__ int32_t counts[];  // times an id was generated; kDone once its logit is changed
-  constexpr int32_t kDone = -1;
-  wait_for_previous();
+  extern __shared__ int32_t memory[];
   let_next_start();
   const int i = blockIdx.x;
-  const int first_id = blockIdx.y * kRange;
-  const unsigned num_ids = min(kRange, args.length - first_id);
-  float* row = args.logits + args.rows[i] * args.stride + first_id;
   const int begin = args.history_starts[i], end = args.history_starts[i + 1];
   const int generated = args.generated_starts[i];
-  /// Of history[at], from first_id on; num_ids or more if it is another block's or no id.
-  const auto id_at = [&](int at) {
-    int id = args.history[at];
-    if (id < 0 && ~id < args.num_previous) id = args.previous_tokens[~id];
-    return static_cast<unsigned>(id - first_id);
-  };
-  for (int at = begin + threadIdx.x; at < end; at += kThreads) {
-    const unsigned id = id_at(at);
-    if (id < num_ids) counts[id] = 0;
-  }
-  __syncthreads();
-  for (int at = generated + threadIdx.x; at < end; at += kThreads) {
-    const unsigned id = id_at(at);
-    if (id < num_ids) atomicAdd(&counts[id], 1);
-  }
-  __syncthreads();
   const float repetition = args.repetition[i];
   const float presence = args.presence[i];
   const float frequency = args.frequency[i];
-  for (int at = begin + threadIdx.x; at < end; at += kThreads) {
-    const unsigned id = id_at(at);
-    if (id >= num_ids) continue;
-    const int32_t count = atomicExch(&counts[id], kDone);
-    if (count == kDone) continue;
-    float logit = row[id];
-    logit = logit > 0 ? logit / repetition : logit * repetition;
-    // Without fused products, as the CPU does it.
-    if (count > 0) {
-      const float by_count = __fmul_rn(frequency, static_cast<float>(count));
-      logit = __fadd_rn(logit, -__fadd_rn(presence, by_count));
+  float* const row = args.logits + args.rows[i] * args.stride;
+  const bool is_hashed = end - begin <= kMaxHashed;
+  int slots = kLeastSlots;
+  while (slots < kSlots && slots / 2 < end - begin) slots *= 2;
+  Counts counts{memory, memory + kSlots, is_hashed ? slots - 1u : 0u, 0};
+  /// history[at], or a number that is no id.
+  const auto id_at = [&](int at) {
+    int id = args.history[at];
+    if (id < 0 && ~id < args.num_previous) id = args.previous_tokens[~id];
+    return id < args.length ? id : -1;
+  };
+  bool has_waited = false;
+  for (; counts.first < args.length; counts.first += is_hashed ? args.length : kSlots) {
+    for (int slot = threadIdx.x; slot < slots; slot += kThreads) {
+      counts.ids[slot] = kEmpty;
+      counts.counts[slot] = 0;
     }
-    row[id] = logit;
+    __syncthreads();
+    for (int at = generated + threadIdx.x; at < end; at += kThreads) {
+      if (const int id = id_at(at); id >= 0) {
+        if (const int slot = counts.insert(id); slot >= 0) atomicAdd(&counts.counts[slot], 1);
+      }
+    }
+    __syncthreads();
+    if (!has_waited) wait_for_previous();
+    has_waited = true;
+    for (int at = begin + threadIdx.x; at < end; at += kThreads) {
+      const int id = id_at(at);
+      if (id < 0) continue;
+      float logit = row[id];  // on its way meanwhile
+      const int slot = counts.insert(id);
+      if (slot < 0) continue;
+      const int32_t count = atomicExch(&counts.counts[slot], -1);
+      if (count < 0) continue;
+      logit = logit > 0 ? logit / repetition : logit * repetition;
+      // Without fused products, as the CPU does it.
+      if (count > 0) {
+        const float by_count = __fmul_rn(frequency, static_cast<float>(count));
+        logit = __fadd_rn(logit, -__fadd_rn(presence, by_count));
+      }
+      row[id] = logit;
+    }
+    __syncthreads();
   }
-  __syncthreads();  // bans come last
+  wait_for_previous();
+  // Bans come last.
   for (int at = args.banned_starts[i] + threadIdx.x; at < args.banned_starts[i + 1];
        at += kThreads) {
-    const unsigned id = static_cast<unsigned>(args.banned[at] - first_id);
-    if (id < num_ids) row[id] = -INFINITY;
+    const auto id = static_cast<unsigned>(args.banned[at]);
+    if (id < static_cast<unsigned>(args.length)) row[id] = -INFINITY;
   }
 }
 
@@ -98,11 +130,9 @@ void penalties(const PenaltiesParams& p, OpContext& context) {
                   p.previous_tokens.rank == 1 ? static_cast<int>(p.previous_tokens.shape[0]) : 0,
                   p.banned.as<int32_t>(),
                   p.banned_starts.as<int32_t>()};
-  const unsigned ranges = (length + kRange - 1) / kRange;
-  const size_t shared_bytes = sizeof(int32_t) * std::min(length, kRange);
-  allow_shared_bytes(penalties_kernel, shared_bytes);
-  launch(penalties_kernel,
-         {dim3(static_cast<unsigned>(p.rows.shape[0]), ranges), dim3(kThreads), shared_bytes},
+  constexpr size_t kBytes = 2 * sizeof(int32_t) * kSlots;
+  allow_shared_bytes(penalties_kernel, kBytes);
+  launch(penalties_kernel, {dim3(static_cast<unsigned>(p.rows.shape[0])), dim3(kThreads), kBytes},
          context, args);
 }
 

@@ -126,11 +126,17 @@ __device__ __forceinline__ float max_or_nan(float a, float b) {
   asm("max.NaN.f32 %0, %1, %2;" : "=f"(result) : "f"(a), "f"(b));
   return result;
 }
-__device__ __forceinline__ float lane_max(const float (&values)[kPerLane]) {
-  float parts[4] = {values[0], values[1], values[2], values[3]};
+/// parts[i]: of the values i, i + 4, ...
+__device__ __forceinline__ float lane_max(const float (&values)[kPerLane], float (&parts)[4]) {
+#pragma unroll
+  for (int j = 0; j < 4; ++j) parts[j] = values[j];
 #pragma unroll
   for (int j = 4; j < kPerLane; ++j) parts[j % 4] = max_or_nan(parts[j % 4], values[j]);
   return max_or_nan(max_or_nan(parts[0], parts[1]), max_or_nan(parts[2], parts[3]));
+}
+__device__ __forceinline__ float lane_max(const float (&values)[kPerLane]) {
+  float parts[4];
+  return lane_max(values, parts);
 }
 __device__ __forceinline__ float warp_max_or_nan(float x) {
 #pragma unroll

@@ -7,7 +7,9 @@
 namespace inflight::cuda {
 
 inline constexpr int kBins = 2048;
-inline constexpr int kCapacity = 2048;              // elements that the leader can hold and sort
+inline constexpr int kCapacity = 2048;  // elements that the leader can hold and sort
+inline constexpr int kWarpCapacity = kCapacity / kRowWarps;  // elements that a warp can collect
+inline constexpr int kMostCollected = 128;          // so large a top_k leaves most rows room there
 inline constexpr uint64_t kNoLimit = ~uint64_t{0};  // as `high`: nothing is above
 
 enum class PassKind {
@@ -45,15 +47,20 @@ struct Softmax {
 
 /// A block's shared memory. What only the leader has is marked L.
 struct RowShared {
-  float maxima[kMaxChunks];     // of this block's chunks; L: of all
-  float sums[kMaxChunks];       // L: masses of chunks
-  uint32_t histogram[kBins];    // of this block's chunks; L: of all once merged
-  uint64_t keys[kCapacity];     // L
-  double prefix[kCapacity];     // L: running sums of the keys' weights
-  double warp_mass[kRowWarps];  // of this block's chunks
-  double warp_sums[kRowWarps];  // of block_scan
-  uint32_t warp_counts[kRowWarps];
-  uint64_t result;  // of whoever finds it
+  float maxima[kMaxChunks];   // of this block's chunks; L: of all
+  float sums[kMaxChunks];     // L: masses of chunks
+  uint32_t histogram[kBins];  // of this block's chunks; L: of all once merged
+  uint64_t keys[kCapacity];   // L
+  union {
+    double prefix[kCapacity];       // L: running sums of the keys' weights
+    uint64_t collected[kCapacity];  // of measure_and_collect, until they are narrowed: by warp
+  };
+  uint32_t num_collected[kRowWarps];
+  float warp_maxima[8 * kRowWarps];  // L: of all blocks' warps
+  float bounds[8];                   // L: that the blocks collected from
+  double warp_mass[kRowWarps];       // of this block's chunks
+  double warp_sums[kRowWarps];       // of block_scan
+  uint64_t result;                   // of whoever finds it
   int high_bin;
   int low_bin;
   int last_bin;  // that holds a key
@@ -62,6 +69,18 @@ struct RowShared {
   Pass pass;
   Softmax softmax;  // before a pass that asks for masses
 };
+
+/// A value that at least k of the block's threads' values reach, -infinity if k is more than there
+/// are threads: close below the k-th largest, for all but the low bits are searched.
+__device__ inline float bound_of_rank(float value, int k) {
+  const uint32_t own = ordered(value);
+  uint32_t bound = 0;
+#pragma unroll 1
+  for (uint32_t bit = 1u << 31; bit >= 1u << 14; bit >>= 1) {
+    if (__syncthreads_count(own >= (bound | bit)) >= k) bound |= bit;
+  }
+  return value_of(max(bound, ordered(-INFINITY)));
+}
 
 class RowCluster {
  public:
@@ -74,6 +93,7 @@ class RowCluster {
   /// weights against its own maximum. In the order of the lanes' elements, so in any cluster alike.
   /// `chunk_maxima`, if not null, gets the maxima, too.
   __device__ void measure(float scale, float* chunk_maxima) {
+    float warp_maximum = -INFINITY;
     row.stream(Turns(row.num_chunks(), cluster), [&](int chunk, const float (&values)[kPerLane]) {
       const float maximum = warp_max_or_nan(lane_max(values));
       float sum = 0;
@@ -83,20 +103,93 @@ class RowCluster {
         for (int j = 0; j < kPerLane; ++j) parts[j % 4] += weight_of(values[j], maximum, scale);
         sum = warp_sum((parts[0] + parts[1]) + (parts[2] + parts[3]));
       }
+      warp_maximum = max_or_nan(warp_maximum, maximum);
       if (threadIdx.x % 32 == 0) {
-        shared.maxima[chunk] = maximum;
-        leader->maxima[chunk] = maximum;
+        note_maximum(chunk, maximum, chunk_maxima);
         leader->sums[chunk] = sum;
-        if (chunk_maxima != nullptr) chunk_maxima[chunk] = maximum;
       }
     });
-    cluster.sync();
+    end_measure(warp_maximum);
+  }
+  /// All blocks: the chunks' maxima as `measure` does, and in the same pass, in lists by warp, all
+  /// that reaches a bound which at least `top_k` of the row's elements reach, 1 <= top_k <=
+  /// kMostCollected: the top_k-th largest of the maxima of what each thread reads first. Blocks
+  /// have bounds of their own.
+  __device__ void measure_and_collect(int top_k, float* chunk_maxima) {
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    const Turns turns(row.num_chunks(), cluster);
+    float even[kPerLane], odd[kPerLane];
+    float first = -INFINITY;
+    if (turns.count > 0) row.load(turns.chunk(0), even);
+    if (turns.count > 1) row.load(turns.chunk(1), odd);
+    if (turns.count > 0) first = lane_max(even);
+    if (turns.count > 1) first = max_or_nan(first, lane_max(odd));
+    const float bound = bound_of_rank(first, top_k);
+    if (threadIdx.x == 0) leader->bounds[cluster.rank] = bound;
+    float warp_maximum = -INFINITY;
+    int count = 0;
+    const auto take = [&](int chunk, const float (&values)[kPerLane]) {
+      float parts[4];
+      const float maximum = warp_max_or_nan(lane_max(values, parts));
+      warp_maximum = max_or_nan(warp_maximum, maximum);
+      if (lane == 0) note_maximum(chunk, maximum, chunk_maxima);
+#pragma unroll
+      for (int part = 0; part < 4; ++part) {
+        if (!__any_sync(kFullWarp, parts[part] >= bound)) continue;
+#pragma unroll
+        for (int j = part; j < kPerLane; j += 4) {
+          const unsigned inside = __ballot_sync(kFullWarp, values[j] >= bound);
+          if (inside == 0) continue;
+          const int at = count + __popc(inside & ((1u << lane) - 1));
+          if (values[j] >= bound && at < kWarpCapacity)
+            shared.collected[warp * kWarpCapacity + at] =
+                key_of(values[j], chunk * kChunk + j * 32 + lane);
+          count += __popc(inside);
+        }
+      }
+    };
+    for (int turn = 0; turn < turns.count; turn += 2) {
+      take(turns.chunk(turn), even);
+      if (turn + 2 < turns.count) row.load(turns.chunk(turn + 2), even);
+      if (turn + 1 >= turns.count) break;
+      take(turns.chunk(turn + 1), odd);
+      if (turn + 3 < turns.count) row.load(turns.chunk(turn + 3), odd);
+    }
+    if (lane == 0) shared.num_collected[warp] = count;
+    end_measure(warp_maximum);
+  }
+  /// The leader, after measure_and_collect: into its list what reaches `bound` and all blocks'
+  /// bounds, so at least the top_k likeliest. False if a list overflows.
+  __device__ bool narrow_collected(uint64_t bound) {
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    for (unsigned block = 0; block < cluster.size; ++block)
+      bound = max(bound, least_key(shared.bounds[block]));
+    if (threadIdx.x == 0) shared.num_keys = 0;
+    __syncthreads();
+    bool overflows = false;
+    for (unsigned block = 0; block < cluster.size; ++block) {
+      const int count = cluster.at(shared.num_collected, block)[warp];
+      const uint64_t* keys = cluster.at(shared.collected, block) + warp * kWarpCapacity;
+      overflows |= count > kWarpCapacity;
+      for (int first = 0; first < min(count, kWarpCapacity); first += 32) {
+        const uint64_t key = first + lane < min(count, kWarpCapacity) ? keys[first + lane] : 0;
+        add_to_list(key, key >= bound);
+      }
+    }
+    return !__syncthreads_or(overflows) && shared.num_keys <= kCapacity;
   }
   /// Instead of `measure`: the maxima that it gave before.
   __device__ void recall(const float* chunk_maxima) {
     for (int chunk = threadIdx.x; chunk < row.num_chunks(); chunk += kRowThreads)
       shared.maxima[chunk] = chunk_maxima[chunk];
     cluster.sync();
+  }
+  /// The leader: the row's maximum, NaN if there is any, after a measurement.
+  __device__ float maximum() const {
+    float maximum = -INFINITY;
+    for (int i = threadIdx.x % 32; i < static_cast<int>(cluster.size) * kRowWarps; i += 32)
+      maximum = max_or_nan(maximum, shared.warp_maxima[i]);
+    return warp_max_or_nan(maximum);
   }
 
   /// The leader: one more pass by all blocks.
@@ -159,7 +252,7 @@ class RowCluster {
     if (threadIdx.x < cluster.size) {
       RowShared* other = cluster.at(&shared, threadIdx.x);
       other->pass = pass;
-      other->softmax = shared.softmax;
+      if (threadIdx.x > 0) other->softmax = shared.softmax;
     }
   }
 
@@ -200,7 +293,7 @@ class RowCluster {
         if (pass.kind == PassKind::kHistogram) {
           if (is_inside) atomicAdd(&shared.histogram[pass.bin_of(key, values[j])], 1u);
         } else {
-          collect(key, is_inside);
+          add_to_list(key, is_inside);
         }
       }
       if (!asks_above) return;
@@ -217,7 +310,19 @@ class RowCluster {
     if (lane == 0) shared.warp_mass[threadIdx.x / 32] = mass;
   }
 
-  __device__ __forceinline__ void collect(uint64_t key, bool is_inside) {
+  __device__ __forceinline__ void note_maximum(int chunk, float maximum, float* chunk_maxima) {
+    shared.maxima[chunk] = maximum;
+    leader->maxima[chunk] = maximum;
+    if (chunk_maxima != nullptr) chunk_maxima[chunk] = maximum;
+  }
+  __device__ void end_measure(float warp_maximum) {
+    if (threadIdx.x % 32 == 0)
+      leader->warp_maxima[cluster.rank * kRowWarps + threadIdx.x / 32] = warp_maximum;
+    cluster.sync();
+  }
+
+  /// To the leader's list; all lanes of a warp call it.
+  __device__ __forceinline__ void add_to_list(uint64_t key, bool is_inside) {
     const unsigned inside = __ballot_sync(kFullWarp, is_inside);
     if (inside == 0) return;
     const int lane = threadIdx.x % 32;

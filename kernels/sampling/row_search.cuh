@@ -9,18 +9,6 @@ namespace inflight::cuda {
 
 static_assert(kMaxChunks <= kCapacity && kCapacity == 4 * kRowThreads && kBins == 4 * kRowThreads);
 
-/// The row's maximum, NaN if there is any.
-__device__ __forceinline__ float row_maximum(RowShared& shared, int num_chunks) {
-  float maximum = -INFINITY;
-  for (int chunk = threadIdx.x; chunk < num_chunks; chunk += kRowThreads)
-    maximum = max_or_nan(maximum, shared.maxima[chunk]);
-  maximum = warp_max_or_nan(maximum);
-  auto* warp_maxima = reinterpret_cast<float*>(shared.warp_counts);
-  if (threadIdx.x % 32 == 0) warp_maxima[threadIdx.x / 32] = maximum;
-  __syncthreads();
-  return warp_max_or_nan(warp_maxima[threadIdx.x % kRowWarps]);
-}
-
 /// How many of values[0, count) exceed `own`, counted by `team` neighbouring threads.
 template <typename T>
 __device__ __forceinline__ int rank_of(const T* values, int count, T own, int team) {
@@ -141,8 +129,13 @@ __device__ __forceinline__ int count_if(int count, const Predicate& holds) {
   return sum;
 }
 
-/// The k-th largest of the chunks' maxima, 1 <= k <= num_chunks: at least k elements reach it.
+/// At most the k-th largest of the chunks' maxima, 1 <= k <= num_chunks, and close to it: at least
+/// k elements reach it. The list is lost if there are more chunks than threads.
 __device__ inline float kth_maximum(RowShared& shared, int num_chunks, int k) {
+  if (num_chunks <= kRowThreads) {
+    const int own = threadIdx.x;
+    return bound_of_rank(own < num_chunks ? shared.maxima[own] : -INFINITY, k);
+  }
   for (int i = threadIdx.x; i < num_chunks; i += kRowThreads)
     shared.keys[i] = key_of(shared.maxima[i], i);
   __syncthreads();

@@ -32,9 +32,12 @@ struct RowParams {
   bool use_top_k;
   bool use_top_p;
   bool wants_log_probs;
+  double uniform;  // in [0, 1)
 
   __device__ bool is_greedy() const { return temperature == 0.0f; }
   __device__ bool has_filter() const { return use_top_k || use_top_p || min_p > 0.0f; }
+  /// Whether the first pass collects what top_k can keep.
+  __device__ bool collects() const { return !is_greedy() && use_top_k && top_k <= kMostCollected; }
   /// The scale of the chunks' sums in the first pass; 0 where they are not needed.
   __device__ float measured_scale() const {
     if (is_greedy()) return wants_log_probs ? scale_of(1.0f) : 0.0f;
@@ -93,13 +96,15 @@ __device__ int draw_in_row(RowCluster& cluster, uint64_t edge, double uniform, d
   return chunk * kChunk + index_at_mass(kChunk, rest, shared);
 }
 
-/// Collects the keys >= `edge` into the leader's list, largest first, with the running sums of
-/// their weights. False if they are too many.
-__device__ bool collect_sorted(RowCluster& cluster, uint64_t edge) {
+/// The keys >= `edge`, or as many of the likeliest as can be kept, in the leader's list: largest
+/// first, with the running sums of their weights. False if they are too many.
+__device__ bool collect_sorted(RowCluster& cluster, uint64_t edge, bool is_collected) {
   RowShared& shared = cluster.shared;
-  cluster.run({PassKind::kCollect, edge, kNoLimit});
+  if (!is_collected || !cluster.narrow_collected(edge)) {
+    cluster.run({PassKind::kCollect, edge, kNoLimit});
+    if (shared.num_keys > kCapacity) return false;
+  }
   const int count = shared.num_keys;
-  if (count > kCapacity) return false;
   const Softmax softmax = shared.softmax;
   sort_keys(shared.keys, count);
   running_sums(count, shared, [&](int i) { return softmax(value_of_key(shared.keys[i])); });
@@ -122,7 +127,7 @@ __device__ Draw draw_in_list(RowCluster& cluster, int count, double uniform) {
 /// The likeliest keys that hold all that the filters can keep, if that is cheap to tell. `sum` is
 /// of all weights, where top_p alone needs it. Returns the draw, or a token < 0.
 __device__ Draw draw_from_few(RowCluster& cluster, const RowParams& p, uint64_t floor,
-                              uint64_t min_p_key, double sum, double uniform) {
+                              uint64_t min_p_key, double sum) {
   constexpr Draw kNone{-1, 0, 0};
   RowShared& shared = cluster.shared;
   const int num_chunks = cluster.row.num_chunks();
@@ -130,7 +135,7 @@ __device__ Draw draw_from_few(RowCluster& cluster, const RowParams& p, uint64_t 
   if (p.use_top_k) {
     if (p.top_k <= num_chunks) {
       bound = max(bound, least_key(kth_maximum(shared, num_chunks, p.top_k)));
-    } else if (cluster.row.length > kCapacity) {
+    } else if (cluster.row.length > kCapacity && !p.collects()) {
       return kNone;
     }
   } else if (p.use_top_p) {
@@ -141,7 +146,7 @@ __device__ Draw draw_from_few(RowCluster& cluster, const RowParams& p, uint64_t 
   } else {
     bound = min_p_key;
   }
-  if (!collect_sorted(cluster, bound)) return kNone;
+  if (!collect_sorted(cluster, bound, p.collects())) return kNone;
   int count = shared.num_keys;
   if (p.use_top_k) {
     if (count > p.top_k) {
@@ -157,12 +162,12 @@ __device__ Draw draw_from_few(RowCluster& cluster, const RowParams& p, uint64_t 
   }
   cluster.finish();
   count = count_if(count, [&](int i) { return shared.keys[i] >= min_p_key; });
-  return draw_in_list(cluster, count, uniform);
+  return draw_in_list(cluster, count, p.uniform);
 }
 
 /// By searches over the whole row, which read it several times.
 __device__ Draw draw_from_many(RowCluster& cluster, const RowParams& p, uint64_t floor,
-                               uint64_t min_p_key, double sum, double uniform) {
+                               uint64_t min_p_key, double sum) {
   RowShared& shared = cluster.shared;
   const int num_chunks = cluster.row.num_chunks();
   const uint64_t high = least_key(shared.softmax.maximum) | 0xffffffffu;
@@ -198,14 +203,14 @@ __device__ Draw draw_from_many(RowCluster& cluster, const RowParams& p, uint64_t
   if (p.use_top_p) edge = find_by_mass(cluster, edge.key, high, p.top_p * sum);
   if (min_p_key > edge.key) edge = {min_p_key, 0, 0};
   sum = find_masses();
-  return {draw_in_row(cluster, edge.key, uniform, sum), sum, edge.count};
+  return {draw_in_row(cluster, edge.key, p.uniform, sum), sum, edge.count};
 }
 
 /// The leader's part, after the first pass.
 __device__ void draw_row(RowCluster& cluster, const RowParams& p, const Args& args, int i,
                          int32_t& token) {
   RowShared& shared = cluster.shared;
-  const float maximum = row_maximum(shared, cluster.row.num_chunks());
+  const float maximum = cluster.maximum();
   if (!(maximum < INFINITY) || maximum == -INFINITY) {
     if (threadIdx.x == 0) token = maximum == -INFINITY ? kNoToken : kBadLogits;
     return;
@@ -219,19 +224,17 @@ __device__ void draw_row(RowCluster& cluster, const RowParams& p, const Args& ar
     __syncthreads();
     if (p.wants_log_probs) draw.sum = total_of(cluster);
   } else {
-    const double uniform = philox_uniform(static_cast<uint64_t>(args.seeds[i]),
-                                          static_cast<uint64_t>(args.positions[i]));
     const double sum = p.measured_scale() != 0.0f ? total_of(cluster) : 0.0;
     if (!p.has_filter()) {
       cluster.finish();
       draw.sum = sum;
-      draw.token = draw_in_row(cluster, 0, uniform, sum);
+      draw.token = draw_in_row(cluster, 0, p.uniform, sum);
     } else {
       const uint64_t floor = least_key(-FLT_MAX);  // banned ids are never kept
       uint64_t min_p_key = floor;
       if (p.min_p > 0.0f) min_p_key = least_key(logit_of_weight(p.min_p, maximum, p.temperature));
-      draw = draw_from_few(cluster, p, floor, min_p_key, sum, uniform);
-      if (draw.token < 0) draw = draw_from_many(cluster, p, floor, min_p_key, sum, uniform);
+      draw = draw_from_few(cluster, p, floor, min_p_key, sum);
+      if (draw.token < 0) draw = draw_from_many(cluster, p, floor, min_p_key, sum);
     }
   }
   if (threadIdx.x == 0) {
@@ -248,24 +251,33 @@ __global__ void __launch_bounds__(kRowThreads, 2) sample_kernel(const Args args)
   extern __shared__ __align__(16) std::byte memory[];
   auto& shared = *reinterpret_cast<RowShared*>(memory);
   const Cluster blocks = Cluster::of_this_block();
-  blocks.sync();  // all of its blocks are there
-  wait_for_previous();
-  let_next_start();
   const int i = blockIdx.x / blocks.size;
   const int32_t place = args.rows[i];
-  RowParams p;
-  p.temperature = args.temperatures[i];
-  p.top_k = args.top_ks[i];
-  p.top_p = args.top_ps[i];
-  p.min_p = args.min_ps[i];
-  p.use_top_k = p.top_k > 0 && p.top_k < args.length;
-  p.use_top_p = p.top_p < 1.0f;
-  const int num_top = args.num_top[i];
-  p.wants_log_probs = num_top >= 0;
+  __shared__ RowParams p;  // not in registers, which are short
+  if (threadIdx.x == 0) {
+    p.temperature = args.temperatures[i];
+    p.top_k = args.top_ks[i];
+    p.top_p = args.top_ps[i];
+    p.min_p = args.min_ps[i];
+    p.use_top_k = p.top_k > 0 && p.top_k < args.length;
+    p.use_top_p = p.top_p < 1.0f;
+    p.wants_log_probs = args.num_top[i] >= 0;
+    p.uniform = philox_uniform(static_cast<uint64_t>(args.seeds[i]),
+                               static_cast<uint64_t>(args.positions[i]));
+  }
+  blocks.sync();  // all of its blocks are there
+  wait_for_previous();
   RowCluster cluster({args.logits + place * args.stride, args.length}, blocks, shared);
-  cluster.measure(p.measured_scale(), args.chunk_maxima == nullptr || num_top <= 0
-                                          ? nullptr
-                                          : args.chunk_maxima + i * cluster.row.num_chunks());
+  float* const chunk_maxima = args.chunk_maxima == nullptr || args.num_top[i] <= 0
+                                  ? nullptr
+                                  : args.chunk_maxima + i * cluster.row.num_chunks();
+  if (p.collects()) {
+    cluster.measure_and_collect(p.top_k, chunk_maxima);
+  } else {
+    cluster.measure(p.measured_scale(), chunk_maxima);
+  }
+  // Not before: blocks that wait would take the places of blocks that read.
+  let_next_start();
   if (cluster.is_leader()) {
     draw_row(cluster, p, args, i, args.tokens[place]);
     cluster.finish();

@@ -176,6 +176,25 @@ def test_penalties(new_sampler, case: Case, vocab_size: int) -> None:
         np.testing.assert_allclose(changed[1], scores[0].numpy(), rtol=1e-6)
 
 
+@pytest.mark.parametrize("length", [12_288, 12_289, 60_000])
+def test_penalties_of_a_long_history(new_sampler, length: int) -> None:
+    rng = np.random.default_rng(length)
+    logits = rng.normal(size=(1, 50257)).astype(np.float32)
+    history = rng.integers(0, 50257, length)
+    generated = history[length // 3 :]
+    case = Case(repetition_penalty=1.3, presence_penalty=0.3, frequency_penalty=0.2)
+    counts = np.bincount(generated, minlength=50257)
+    expected = logits[0].astype(np.float64)
+    seen = np.bincount(history, minlength=50257) > 0
+    expected[seen] = np.where(expected > 0, expected / 1.3, expected * 1.3)[seen]
+    expected -= np.where(counts > 0, 0.3 + 0.2 * counts, 0)
+    row = decoding.SampleRow(
+        0, sampling_params(case), prompt_ids=history[: length // 3], generated_ids=generated
+    )
+    new_sampler(50257, 1).sample(logits, [row])
+    np.testing.assert_allclose(logits[0], expected, rtol=1e-6, atol=1e-6)
+
+
 def test_history_ids_outside_the_vocabulary_count_for_nothing(new_sampler) -> None:
     logits = np.ones((1, 4), np.float32)
     row = decoding.SampleRow(
