@@ -24,6 +24,15 @@ Product select_product(const ProductQuery& query) {
   return query.has_library ? Product::kLibrary : Product::kTiled;
 }
 
+bool is_wide(int64_t rows, int64_t columns, int num_multiprocessors) {
+  constexpr int64_t kTile = 128;
+  if (rows <= kMaxSkinnyRows) return false;
+  const int64_t tiles = (rows + kTile - 1) / kTile * ((columns + kTile - 1) / kTile);
+  const int64_t rounds = (tiles + num_multiprocessors - 1) / num_multiprocessors;
+  // Measured on an H200: 3 to 11 % faster from 0.95 on, up to 13 % slower at 0.85.
+  return rows * columns * 100 >= rounds * num_multiprocessors * kTile * kTile * 95;
+}
+
 SkinnyPlan plan_skinny(int64_t columns, int64_t depth, int num_multiprocessors) {
   constexpr int64_t kStepDepth = 64, kMinSteps = 4;  // of a block: below, its ends weigh more
   constexpr int kMaxSplit = 8;                       // blocks that a cluster may have anywhere

@@ -47,6 +47,10 @@ inline constexpr int64_t kMaxSkinnyRows = 64;
 
 Product select_product(const ProductQuery& query);
 
+/// Whether a gated linear goes to the kernel for many rows rather than to the library and an
+/// activation after it: its tiles of 128 rows and columns must fill the rounds of the grid.
+bool is_wide(int64_t rows, int64_t columns, int num_multiprocessors);
+
 /// How the skinny product divides its work. It does not depend on the rows: neither do their bits.
 struct SkinnyPlan {
   int tiles;           // 64 columns each, to a block: 1 or 2

@@ -1,7 +1,25 @@
-#include "kernels/gemm/gemm.h"
+#include "kernels/gemm/wide.cuh"
 
 namespace inflight::cuda {
+namespace {
 
-bool linear_silu_mul(const LinearParams&, OpContext&) { return false; }
+constexpr int kGroup = 8;  // tiles of rows: 1,024 rows of x and as much of the weights fit the L2
+
+bool is_aligned(const TensorView& matrix) {
+  return reinterpret_cast<uintptr_t>(matrix.data) % 16 == 0 && matrix.shape[1] % 8 == 0;
+}
+
+}  // namespace
+
+bool linear_silu_mul(const LinearParams& p, OpContext& context) {
+  const DType dtype = p.x.dtype;
+  if (context.compute_capability != 90 || dtype == DType::kFloat32 || p.weight.dtype != dtype ||
+      p.y.dtype != dtype || p.bias || !is_aligned(p.x) || !is_aligned(p.weight) ||
+      !is_aligned(p.y) || !is_wide(p.x.shape[0], p.y.shape[1], context.num_multiprocessors))
+    return false;
+  dtype == DType::kFloat16 ? wide::launch_gated<__half, 1>(p, kGroup, context)
+                           : wide::launch_gated<__nv_bfloat16, 1>(p, kGroup, context);
+  return true;
+}
 
 }  // namespace inflight::cuda

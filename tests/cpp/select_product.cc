@@ -55,11 +55,21 @@ void check_plans() {
   EXPECT_EQ(plan(128, 8192).split, 8);
 }
 
+void check_wide() {
+  EXPECT(!is_wide(64, 14336, 132));  // few rows
+  EXPECT(is_wide(2048, 14336, 132));
+  EXPECT(!is_wide(512, 14336, 132));  // 448 tiles in 4 rounds of 132
+  EXPECT(is_wide(512, 8192, 132));    // 256 in 2
+  EXPECT(!is_wide(1320, 1600, 132));  // 143: the second round is nearly empty
+}
+
 }  // namespace
 }  // namespace inflight::cuda
 
 int main(int argc, char** argv) {
   using namespace inflight;
-  return testing::run_cases({{"products", cuda::check_products}, {"plans", cuda::check_plans}},
+  return testing::run_cases({{"products", cuda::check_products},
+                             {"plans", cuda::check_plans},
+                             {"wide", cuda::check_wide}},
                             argc, argv);
 }

@@ -1,6 +1,7 @@
-// Many rows of a linear with a residual on a GPU, of integers that bfloat16 holds exactly. Without
-// a GPU there is nothing to test.
+// Linears of many rows on a GPU with what follows them: a residual, a gated activation. Sums are
+// integers that bfloat16 holds exactly. Without a GPU there is nothing to test.
 #include <bit>
+#include <cmath>
 #include <cstdint>
 #include <vector>
 
@@ -36,6 +37,9 @@ struct Matrix {
     copy_async(bits.data(), memory.data(), view.bytes(), stream);
     stream.synchronize();
   }
+  void poison(const Stream& stream) {
+    fill_async(memory.data(), 0xff, view.bytes(), stream);
+  }  // NaN
   float at(int64_t row, int64_t column) const {
     return std::bit_cast<float>(uint32_t{bits[row * columns + column]} << 16);
   }
@@ -74,11 +78,48 @@ void adds([[maybe_unused]] bool in_place) {
 #endif
 }
 
+void gates([[maybe_unused]] int64_t rows, [[maybe_unused]] int64_t columns,
+           [[maybe_unused]] int64_t depth) {
+#ifdef INFLIGHT_CUDA
+  if (num_cuda_devices() == 0) return;
+  DeviceContext device(kGpu, nullptr);
+  OpContext context = device.op_context();
+  const Stream& stream = device.stream();
+  Matrix x(rows, depth, 1, 1), weight(2 * columns, depth, 2, 1), y(rows + 1, columns, 3, 1);
+  x.upload(stream);
+  weight.upload(stream);
+  y.poison(stream);
+  const TensorView none,
+      out = TensorView::dense(y.view.data, DType::kBFloat16, {rows, columns}, kGpu);
+  const bool done = cuda::linear_silu_mul({x.view, weight.view, none, out}, context);
+  EXPECT_EQ(done, context.compute_capability == 90);
+  if (!done) return;
+  y.download(stream);
+  int wrong = 0;
+  for (int64_t row = 0; row < rows; ++row) {
+    for (int64_t column = 0; column < columns; ++column) {
+      double gate = 0, up = 0;
+      for (int64_t k = 0; k < depth; ++k) {
+        gate += x.at(row, k) * weight.at(column, k);
+        up += x.at(row, k) * weight.at(columns + column, k);
+      }
+      const double want = gate / (1 + std::exp(-gate)) * up;
+      wrong += !(std::abs(y.at(row, column) - want) <= 0.008 * std::abs(want) + 1e-6);
+    }
+  }
+  EXPECT_EQ(wrong, 0);
+  for (int64_t column = 0; column < columns; ++column) EXPECT(std::isnan(y.at(rows, column)));
+#endif
+}
+
 }  // namespace
 }  // namespace inflight
 
 int main(int argc, char** argv) {
   return inflight::testing::run_cases(
-      {{"beside", [] { inflight::adds(false); }}, {"in_place", [] { inflight::adds(true); }}}, argc,
-      argv);
+      {{"beside", [] { inflight::adds(false); }},
+       {"in_place", [] { inflight::adds(true); }},
+       {"gated", [] { inflight::gates(1400, 1504, 72); }},
+       {"gated_two_rounds", [] { inflight::gates(2800, 1504, 64); }}},
+      argc, argv);
 }

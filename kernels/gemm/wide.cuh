@@ -1,0 +1,328 @@
+// Many rows of x on Hopper: products of 128 rows of x with 256 of weights, for a linear whose
+// columns are a gate and what it gates. A tile has 128 columns of each, so the activation is
+// computed where the sums are and the [rows, 2 * columns] between the two never exists.
+//
+// Persistent thread blocks: one warp copies tiles of x and weights through a ring of shared memory,
+// two warpgroups multiply 64 rows of x each. Blocks of a cluster have the same weights and
+// neighbouring rows; each copies its share of the weights into the memory of all. The second
+// warpgroup starts two steps of depth late: while one of them applies the activation, the other
+// keeps the tensor cores busy. (The shape is that of CUTLASS's warp-specialised cooperative
+// kernel.)
+#pragma once
+
+#include <algorithm>
+
+#include "kernels/core/cuda/launch.cuh"
+#include "kernels/gemm/hopper.cuh"
+#include "kernels/gemm/products.h"
+#include "kernels/gemm/tensor_map.h"
+
+namespace inflight::cuda::wide {
+
+inline constexpr int kTileRows = 128, kTileColumns = 128;  // of y
+inline constexpr int kDepth = 64;  // elements of a step: the swizzle's width
+inline constexpr int kXBytes = kTileRows * kDepth * 2, kHalfBytes = kTileColumns * kDepth * 2;
+inline constexpr int kStageBytes = kXBytes + 2 * kHalfBytes;
+inline constexpr int kStages = 4;
+inline constexpr int kPanelBytes = 64 * 128;  // of y: 64 rows of 64 columns
+inline constexpr int kSharedBytes = kStages * kStageBytes + 4 * kPanelBytes + 1024;
+inline constexpr int kThreads = 3 * 128;
+inline constexpr int kProducerRegisters = 40, kConsumerRegisters = 232;
+
+struct WideArgs {
+  int columns;       // of y: the rows of weights where the second half begins
+  int steps;         // of depth
+  int cluster_rows;  // tiles of rows / blocks of a cluster
+  int tiles_across;  // tiles of columns
+  int group;         // cluster rows whose x stays in the L2 while all of the weights pass
+};
+
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+
+#define INFLIGHT_R4(s, i) "+f"(s[i]), "+f"(s[i + 1]), "+f"(s[i + 2]), "+f"(s[i + 3])
+#define INFLIGHT_R16(s, i) \
+  INFLIGHT_R4(s, i), INFLIGHT_R4(s, i + 4), INFLIGHT_R4(s, i + 8), INFLIGHT_R4(s, i + 12)
+#define INFLIGHT_R64(s, i) \
+  INFLIGHT_R16(s, i), INFLIGHT_R16(s, i + 16), INFLIGHT_R16(s, i + 32), INFLIGHT_R16(s, i + 48)
+#define INFLIGHT_WIDE_PRODUCT(type, name)                                                          \
+  /* sums[64 rows of x][256 of weights] = or += x * weights^T over a depth of 16 */                \
+  __device__ __forceinline__ void multiply(type, float (&sums)[128], uint64_t x, uint64_t weights, \
+                                           int accumulate) {                                       \
+    asm volatile(                                                                                  \
+        "{\n.reg .pred p;\nsetp.ne.b32 p, %130, 0;\n"                                              \
+        "wgmma.mma_async.sync.aligned.m64n256k16.f32." name "." name                               \
+        " {%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,"     \
+        "%23,%24,%25,%26,%27,%28,%29,%30,%31,%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,"     \
+        "%44,%45,%46,%47,%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63,%64,"     \
+        "%65,%66,%67,%68,%69,%70,%71,%72,%73,%74,%75,%76,%77,%78,%79,%80,%81,%82,%83,%84,%85,"     \
+        "%86,%87,%88,%89,%90,%91,%92,%93,%94,%95,%96,%97,%98,%99,%100,%101,%102,%103,%104,"        \
+        "%105,%106,%107,%108,%109,%110,%111,%112,%113,%114,%115,%116,%117,%118,%119,%120,"         \
+        "%121,%122,%123,%124,%125,%126,%127}, %128, %129, p, 1, 1, 0, 0;\n}\n"                     \
+        : INFLIGHT_R64(sums, 0), INFLIGHT_R64(sums, 64)                                            \
+        : "l"(x), "l"(weights), "r"(accumulate));                                                  \
+  }
+INFLIGHT_WIDE_PRODUCT(__nv_bfloat16, "bf16")
+INFLIGHT_WIDE_PRODUCT(__half, "f16")
+#undef INFLIGHT_WIDE_PRODUCT
+#undef INFLIGHT_R64
+#undef INFLIGHT_R16
+#undef INFLIGHT_R4
+
+/// Keeps the compiler from moving accesses of the sums over this point.
+__device__ __forceinline__ void pin(float (&sums)[128]) {
+#pragma unroll
+  for (int i = 0; i < 128; ++i) asm volatile("" : "+f"(sums[i])::"memory");
+}
+
+/// copy_tile into the same place of all blocks of the mask, each one's barrier counting its bytes.
+__device__ __forceinline__ void copy_tile_to_all(void* to, const CUtensorMap& map, int column,
+                                                 int row, uint64_t* barrier, uint16_t mask) {
+  asm volatile(
+      "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes"
+      ".multicast::cluster [%0], [%1, {%2, %3}], [%4], %5;" ::"r"(shared_address(to)),
+      "l"(&map), "r"(column), "r"(row), "r"(shared_address(barrier)), "h"(mask)
+      : "memory");
+}
+__device__ __forceinline__ void store_tile(const CUtensorMap& map, int column, int row,
+                                           const void* from) {
+  asm volatile(
+      "cp.async.bulk.tensor.2d.global.shared::cta.bulk_group [%0, {%1, %2}], [%3];" ::"l"(&map),
+      "r"(column), "r"(row), "r"(shared_address(from))
+      : "memory");
+}
+/// At a block of the cluster. Without a release of the cluster's scope, which would be a fence of
+/// all memory: what the arrival tells is that wgmma has read, and that has been waited for.
+__device__ __forceinline__ void arrive_at(uint64_t* barrier, int rank) {
+  asm volatile(
+      "{\n.reg .b32 remote;\nmapa.shared::cluster.u32 remote, %0, %1;\n"
+      "mbarrier.arrive.shared::cluster.b64 _, [remote];\n}" ::"r"(shared_address(barrier)),
+      "r"(rank)
+      : "memory");
+}
+__device__ __forceinline__ void store_matrices(uint32_t address, const uint32_t (&words)[4]) {
+  asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(address),
+               "r"(words[0]), "r"(words[1]), "r"(words[2]), "r"(words[3])
+               : "memory");
+}
+__device__ __forceinline__ void sync_warpgroup(int warpgroup) {
+  asm volatile("bar.sync %0, 128;" ::"r"(1 + warpgroup) : "memory");
+}
+
+__device__ __forceinline__ uint32_t pack(__nv_bfloat16, float low, float high) {
+  const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
+  return reinterpret_cast<const uint32_t&>(pair);
+}
+__device__ __forceinline__ uint32_t pack(__half, float low, float high) {
+  const __half2 pair = __floats2half2_rn(low, high);
+  return reinterpret_cast<const uint32_t&>(pair);
+}
+__device__ __forceinline__ float2 unpack(__nv_bfloat16, uint32_t pair) {
+  return __bfloat1622float2(reinterpret_cast<const __nv_bfloat162&>(pair));
+}
+__device__ __forceinline__ float2 unpack(__half, uint32_t pair) {
+  return __half22float2(reinterpret_cast<const __half2&>(pair));
+}
+
+/// silu(gate) * up of two, rounded where the separate ops round. One reciprocal serves both.
+template <typename T>
+__device__ __forceinline__ uint32_t gated(float gate0, float gate1, float up0, float up1) {
+  const float2 gate = unpack(T(), pack(T(), gate0, gate1)), up = unpack(T(), pack(T(), up0, up1));
+  const auto one_and_exp = [](float g) {
+    float e;  // at most 2^60: the product of two is finite
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(e) : "f"(fminf(g * -1.44269504f, 60.0f)));
+    return 1.0f + e;
+  };
+  const float below0 = one_and_exp(gate.x), below1 = one_and_exp(gate.y);
+  float inverse;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(inverse) : "f"(below0 * below1));
+  const float2 silu = unpack(T(), pack(T(), gate.x * below1 * inverse, gate.y * below0 * inverse));
+  return pack(T(), silu.x * up.x, silu.y * up.y);
+}
+
+/// Tiles of a cluster by number: cluster rows of a group innermost, then columns, then groups.
+struct Tile {
+  int row, column;  // of y; row: of the cluster's first block
+  __device__ __forceinline__ Tile(const WideArgs& args, int number, int cluster) {
+    const int group_tiles = args.group * args.tiles_across;
+    const int first = number / group_tiles * args.group, rest = number % group_tiles;
+    const int height = min(args.group, args.cluster_rows - first);
+    row = (first + rest % height) * cluster * kTileRows;
+    column = rest / height * kTileColumns;
+  }
+};
+
+#endif  // __CUDA_ARCH_FEAT_SM90_ALL
+
+template <typename T, int kCluster>
+__global__ void __launch_bounds__(kThreads, 1)
+    gated_kernel(const __grid_constant__ CUtensorMap x, const __grid_constant__ CUtensorMap weights,
+                 const __grid_constant__ CUtensorMap y, const WideArgs args) {
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+  extern __shared__ uint8_t unaligned[];
+  uint8_t* shared = unaligned + (1024 - shared_address(unaligned) % 1024) % 1024;
+  __shared__ uint64_t full[kStages], empty[kStages];
+  const int rank = static_cast<int>(blockIdx.x) % kCluster;
+  const int num_clusters = static_cast<int>(gridDim.x) / kCluster;
+  const int num_tiles = args.cluster_rows * args.tiles_across;
+
+  if (threadIdx.x == 0) {
+    prefetch_map(x);
+    prefetch_map(weights);
+    prefetch_map(y);
+    for (int i = 0; i < kStages; ++i) {
+      init_barrier(&full[i], 1);
+      init_barrier(&empty[i], kCluster * 8);  // consumer warps
+    }
+    publish_barriers();
+  }
+  __syncthreads();
+  if constexpr (kCluster > 1) cluster_barrier();
+  let_next_start();
+
+  if (threadIdx.x < 128) {
+    asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kProducerRegisters));
+    if (threadIdx.x == 0) {
+      int stage = 0;
+      uint32_t parity = 1;
+      const auto copy_x = [&](const Tile& tile, int step, int to) {
+        copy_tile(shared + to * kStageBytes, x, step * kDepth, tile.row + rank * kTileRows,
+                  &full[to]);
+      };
+      const auto copy_weights = [&](const Tile& tile, int step, int to) {
+        uint8_t* at = shared + to * kStageBytes + kXBytes;
+        arrive_expecting(&full[to], kStageBytes);
+        if constexpr (kCluster == 1) {
+          copy_tile(at, weights, step * kDepth, tile.column, &full[to]);
+          copy_tile(at + kHalfBytes, weights, step * kDepth, args.columns + tile.column, &full[to]);
+        } else {
+          static_assert(kCluster == 2);
+          copy_tile_to_all(at + rank * kHalfBytes, weights, step * kDepth,
+                           rank * args.columns + tile.column, &full[to], 3);
+        }
+      };
+      // Weights never change: the ring is filled with them before the kernel before is done.
+      const int first = static_cast<int>(blockIdx.x) / kCluster;
+      const int ahead = min(kStages, args.steps);
+      {
+        const Tile tile(args, first, kCluster);
+        for (int step = 0; step < ahead; ++step) copy_weights(tile, step, step);
+        wait_for_previous();
+        for (int step = 0; step < ahead; ++step) copy_x(tile, step, step);
+      }
+      if (ahead == kStages) {
+        parity = 0;
+      } else {
+        stage = ahead;
+      }
+      for (int number = first; number < num_tiles; number += num_clusters) {
+        const Tile tile(args, number, kCluster);
+        for (int step = number == first ? ahead : 0; step < args.steps; ++step) {
+          wait(&empty[stage], parity);
+          copy_weights(tile, step, stage);
+          copy_x(tile, step, stage);
+          if (++stage == kStages) stage = 0, parity ^= 1;
+        }
+      }
+    }
+    __syncwarp();
+  } else {
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kConsumerRegisters));
+    // Shuffled, the compiler knows it as the same for a warp.
+    const int warpgroup = __shfl_sync(~0u, static_cast<int>(threadIdx.x) / 128 - 1, 0);
+    const int lane = threadIdx.x % 32, warp = threadIdx.x % 128 / 32;
+    uint8_t* panels = shared + kStages * kStageBytes + warpgroup * 2 * kPanelBytes;
+    const int store_row = warp * 16 + lane / 8 % 2 * 8 + lane % 8, store_block = lane / 16;
+    const uint32_t base = shared_address(shared);
+    float sums[128];
+    int stage = 0;
+    uint32_t parity = 0;
+    const auto release = [&](int which) {
+      if (lane < kCluster) {
+        if constexpr (kCluster == 1) {
+          arrive(&empty[which]);
+        } else {
+          arrive_at(&empty[which], lane);
+        }
+      }
+    };
+    const int first = static_cast<int>(blockIdx.x) / kCluster;
+    for (int number = first; number < num_tiles; number += num_clusters) {
+      int previous = -1;
+      for (int step = 0; step < args.steps; ++step) {
+        wait(&full[stage], parity);
+        const uint32_t at = base + stage * kStageBytes;
+        const uint64_t a = tile_descriptor(at + warpgroup * (64 * kDepth * 2));
+        const uint64_t b = tile_descriptor(at + kXBytes);
+        pin(sums);
+        begin_products();
+#pragma unroll
+        for (int k = 0; k < kDepth / 16; ++k) multiply(T(), sums, a + 2 * k, b + 2 * k, step + k);
+        commit_products();
+        if (previous >= 0) {
+          wait_products<1>();
+          release(previous);
+        }
+        previous = stage;
+        if (++stage == kStages) stage = 0, parity ^= 1;
+      }
+      wait_products<0>();
+      pin(sums);
+      release(previous);
+
+      const Tile tile(args, number, kCluster);
+      // The stores of the tile before have left the panels.
+      if (threadIdx.x % 128 == 0) asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory");
+      sync_warpgroup(warpgroup);
+#pragma unroll
+      for (int block = 0; block < 16; block += 2) {
+        uint32_t words[4];
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          const int at = block * 4 + i * 2;
+          words[i] = gated<T>(sums[at], sums[at + 1], sums[64 + at], sums[64 + at + 1]);
+        }
+        const int to = block + store_block;
+        store_matrices(shared_address(panels) + to / 8 * kPanelBytes + store_row * 128 +
+                           ((to % 8) ^ (store_row % 8)) * 16,
+                       words);
+      }
+      asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+      sync_warpgroup(warpgroup);
+      if (threadIdx.x % 128 == 0) {
+        const int row = tile.row + rank * kTileRows + warpgroup * 64;
+        store_tile(y, tile.column, row, panels);
+        store_tile(y, tile.column + 64, row, panels + kPanelBytes);
+        asm volatile("cp.async.bulk.commit_group;" ::: "memory");
+      }
+    }
+    if (threadIdx.x % 128 == 0) asm volatile("cp.async.bulk.wait_group 0;" ::: "memory");
+    __syncwarp();
+  }
+  // Nobody leaves while the other block may still write to it or arrive at its barriers.
+  if constexpr (kCluster > 1) cluster_barrier();
+#endif
+}
+
+template <typename T, int kCluster>
+void launch_gated(const LinearParams& p, int group, const OpContext& context) {
+  const auto up = [](int64_t x, int64_t y) { return static_cast<int>((x + y - 1) / y); };
+  const int64_t columns = p.weight.shape[0] / 2;
+  const WideArgs args{.columns = static_cast<int>(columns),
+                      .steps = up(p.x.shape[1], kDepth),
+                      .cluster_rows = up(p.x.shape[0], kCluster * kTileRows),
+                      .tiles_across = up(columns, kTileColumns),
+                      .group = group};
+  const int clusters =
+      std::min(args.cluster_rows * args.tiles_across, context.num_multiprocessors / kCluster);
+  const auto kernel = gated_kernel<T, kCluster>;
+  allow_shared_bytes(kernel, kSharedBytes);
+  launch(kernel,
+         {.grid = dim3(static_cast<unsigned>(clusters * kCluster)),
+          .block = dim3(kThreads),
+          .shared_bytes = kSharedBytes,
+          .cluster = kCluster},
+         context, tensor_map(p.x, kTileRows, kDepth), tensor_map(p.weight, kTileColumns, kDepth),
+         tensor_map(p.y, 64, 64), args);
+}
+
+}  // namespace inflight::cuda::wide
