@@ -1,6 +1,7 @@
 """Triton's side of postprocessing: tensors in, inflight.serving, tensors out."""
 
 import json
+import os
 import sys
 
 import numpy as np
@@ -21,6 +22,7 @@ class TritonPythonModel:
 
         parameters = Parameters(args["model_config"])
         self._llm = parameters.text("tensorrt_llm_model_name")
+        os.nice(parameters.number("niceness", 0))
         # A question to the server's process costs about as much as a chunk's whole text.
         self._poll = Rarely(seconds=0.1)
         self._receipts = Receipts()

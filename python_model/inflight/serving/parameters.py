@@ -20,3 +20,12 @@ class Parameters:
     def flag(self, key: str, default: bool) -> bool:
         text = self._values.get(key, "").lower()
         return {"true": True, "1": True, "false": False, "0": False}.get(text, default)
+
+    def number(self, key: str, default: int) -> int:
+        text = self._values.get(key, "")
+        try:
+            return int(text) if text else default
+        except ValueError:
+            raise ValueError(
+                f"the parameter {key} in config.pbtxt is {text!r}, no number"
+            ) from None

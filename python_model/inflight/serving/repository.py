@@ -34,6 +34,8 @@ class RepositorySettings:
     max_batch_size: int = 64
     decoupled: bool = True
     llm_parameters: Mapping[str, str] = field(default_factory=dict)
+    # Of the process that makes text, as nice(1) counts: an engine on the CPU needs the same cores.
+    text_niceness: int = 0
     # For the Python models: an environment's folder, and where the package lies if not in it.
     python_environment: str = ""
     package_path: str = ""
@@ -99,6 +101,7 @@ def _models(settings: RepositorySettings) -> list[tuple[Model, ModelConfig, tupl
                     "tensorrt_llm_model_name": TENSORRT_LLM.name,
                     "skip_special_tokens": "true",
                     "include_stop_words": "true",
+                    "niceness": str(settings.text_niceness),
                 },
             ),
             (),

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -70,7 +71,13 @@ def test_serves_a_checkpoint_until_told_to_end(setup, tmp_path: Path, number: in
 def test_writes_a_repository(setup, tmp_path: Path) -> None:
     output = tmp_path / "models"
     result = subprocess.run(
-        command("repository", setup.checkpoint, "--output", output, "--no-decoupled"),
+        command(
+            "repository",
+            setup.checkpoint,
+            f"--output={output}",
+            f"--device={setup.device}",
+            "--no-decoupled",
+        ),
         env=environment(tmp_path),
         capture_output=True,
         text=True,
@@ -80,6 +87,10 @@ def test_writes_a_repository(setup, tmp_path: Path) -> None:
     config = (output / "tensorrt_llm" / "config.pbtxt").read_text()
     assert "decoupled" not in config and "${" not in config
     assert (output / "postprocessing" / "1" / "model.py").is_file()
+    # The engine's cores are the text's only where it has no GPU.
+    config = (output / "postprocessing" / "config.pbtxt").read_text()
+    niceness = re.search(r'"niceness"\s+value: { string_value: "(\d+)" }', config)
+    assert niceness and (int(niceness[1]) > 0) == (setup.device == "cpu")
 
 
 def test_says_what_is_missing(tmp_path: Path) -> None:
