@@ -116,8 +116,9 @@ class Engine {
   /// False once the engine loop has died; every request then ended with an error.
   bool is_healthy() const;
 
-  /// Called once after each step on the response thread (metrics, cancellation polls). At most
-  /// one; set before the first submit.
+  /// Called on the response thread after a step that brought somebody something, and every few
+  /// milliseconds while none does (metrics, cancellation polls). At most one; set before the first
+  /// submit.
   void on_step(std::function<void(const EngineStats&)> callback);
 
  private:

@@ -1,5 +1,6 @@
 #include "backend/executor/response_queue.h"
 
+#include <chrono>
 #include <exception>
 #include <iterator>
 
@@ -20,6 +21,9 @@ void move_append(std::vector<T>& to, std::vector<T>& from) {
   }
   from.clear();
 }
+
+/// Gauges and a look for cancelled requests are no reason to wake a thread after every step.
+constexpr std::chrono::milliseconds kStatsInterval{5};
 
 /// A user's callback must not raise; one that does shall not take the server with it.
 template <typename Call>
@@ -108,7 +112,9 @@ void ResponseQueue::publish(const EngineStats* stats) {
     const bool was_urgent = published_.urgent;
     if (stats != nullptr && step_callback_) {
       gathering_.stats = *stats;
-      gathering_.urgent = true;
+      const Clock::time_point now = Clock::now();
+      gathering_.urgent |= now >= stats_due_;
+      if (gathering_.urgent) stats_due_ = now + kStatsInterval;
     }
     if (published_.tokens.size() + gathering_.tokens.size() > kMaxIdleTokens) {
       gathering_.urgent = true;

@@ -2,6 +2,7 @@
 // only one that runs callbacks; it sees finished tokens, never the engine's state.
 #pragma once
 
+#include <chrono>
 #include <condition_variable>
 #include <cstdint>
 #include <functional>
@@ -59,7 +60,8 @@ class ResponseQueue {
              std::optional<Error> error = std::nullopt);
 
   /// Hands over what was gathered and `stats`, if a step was made. Wakes the response thread only
-  /// if somebody waits for something in it, so that non-streaming tokens cost no wake-up.
+  /// if somebody waits for something in it, so that non-streaming tokens cost no wake-up; for the
+  /// statistics alone every few milliseconds.
   void publish(const EngineStats* stats);
 
  private:
@@ -98,7 +100,10 @@ class ResponseQueue {
   void collect_tokens(const Batch& batch);
   void send(ResponseChannel& channel);
 
-  Batch gathering_;  // engine thread
+  using Clock = std::chrono::steady_clock;
+
+  Batch gathering_;              // engine thread
+  Clock::time_point stats_due_;  // engine thread
   std::mutex mutex_;
   std::condition_variable wake_;
   Batch published_;                                        // under mutex_
