@@ -1,6 +1,7 @@
 """`inflight repository`: a model repository for those who run tritonserver themselves."""
 
 import json
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -32,9 +33,17 @@ CudaGraphs = Annotated[
 Threads = Annotated[int, typer.Option(min=0, help="Of CPU work; 0 = as many as allowed.")]
 
 
+# A prompt takes one about half a millisecond: a hundred at once should not wait for one core.
+_MAX_PREPROCESSING = 4
+_CORES_EACH = 4
+
 # Of the text of an engine on the CPU. What waits joins, so the engine is slowed less and a stream's
 # pieces get longer.
 _TEXT_NICENESS = 19
+
+
+def _num_cores() -> int:
+    return len(os.sched_getaffinity(0))
 
 
 def repository_settings(
@@ -69,6 +78,7 @@ def repository_settings(
         max_batch_size=limits["max_batch_size"],
         decoupled=decoupled,
         llm_parameters={key: str(value) for key, value in given.items() if value is not None},
+        preprocessing_instances=max(1, min(_MAX_PREPROCESSING, _num_cores() // _CORES_EACH)),
         text_niceness=_TEXT_NICENESS if runs_on_cpu(device) else 0,
         python_environment=python_environment(),
         package_path=package_path(),

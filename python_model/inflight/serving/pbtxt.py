@@ -14,6 +14,7 @@ class ModelConfig:
     backend: str | None = None  # None: an ensemble
     max_batch_size: int = 1
     decoupled: bool = False
+    instances: int = 1
     parameters: Mapping[str, str] = field(default_factory=dict)
     versions: tuple[int, ...] = ()  # served side by side; empty: the latest
 
@@ -69,7 +70,8 @@ def render(model: Model, config: ModelConfig, steps: tuple[Step, ...] = ()) -> s
         rows = ",\n".join(_step(step) for step in steps)
         parts.append(f"ensemble_scheduling {{\n  step [\n{rows}\n  ]\n}}")
     else:
-        parts.append("instance_group [\n  {\n    count: 1\n    kind: KIND_CPU\n  }\n]")
+        count = f"    count: {config.instances}\n"
+        parts.append(f"instance_group [\n  {{\n{count}    kind: KIND_CPU\n  }}\n]")
     for key, value in config.parameters.items():
         parts.append(
             f"parameters: {{\n  key: {_quoted(key)}\n"

@@ -34,6 +34,7 @@ class RepositorySettings:
     max_batch_size: int = 64
     decoupled: bool = True
     llm_parameters: Mapping[str, str] = field(default_factory=dict)
+    preprocessing_instances: int = 1  # each a process
     # Of the process that makes text, as nice(1) counts: an engine on the CPU needs the same cores.
     text_niceness: int = 0
     # For the Python models: an environment's folder, and where the package lies if not in it.
@@ -71,6 +72,7 @@ def _models(settings: RepositorySettings) -> list[tuple[Model, ModelConfig, tupl
             ModelConfig(
                 backend="python",
                 max_batch_size=size,
+                instances=settings.preprocessing_instances,
                 parameters={**python, "add_special_tokens": "true"},
             ),
             (),

@@ -239,7 +239,9 @@ def parsed(text: str) -> model_config_pb2.ModelConfig:
 
 @pytest.mark.parametrize("model", MODELS, ids=lambda model: model.name)
 def test_rendered_configs_say_what_the_table_says(model, tmp_path: Path) -> None:
-    settings = RepositorySettings(engine_dir='/a "quoted"\\path', max_batch_size=7, decoupled=True)
+    settings = RepositorySettings(
+        engine_dir='/a "quoted"\\path', max_batch_size=7, preprocessing_instances=3, decoupled=True
+    )
     write_repository(tmp_path, settings)
     config = parsed((tmp_path / model.name / "config.pbtxt").read_text())
     assert config.name == model.name
@@ -264,6 +266,7 @@ def test_rendered_configs_say_what_the_table_says(model, tmp_path: Path) -> None
         assert config.instance_group[0].count == 1
     if model is PREPROCESSING:
         assert config.backend == "python"
+        assert config.instance_group[0].count == 3
     if model is ENSEMBLE:
         assert [step.model_name for step in config.ensemble_scheduling.step] == [
             "preprocessing",
