@@ -33,20 +33,20 @@ def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def answer(model: Path, **options: object) -> list[int]:
-    with LLM(model, load_format="dummy", device="cpu", num_threads=1, **options) as llm:
+def answer(model: Path, device: str, **options: object) -> list[int]:
+    with LLM(model, load_format="dummy", device=device, num_threads=1, **options) as llm:
         assert llm.tokenizer is None
-        assert llm.info.device == "cpu"
+        assert llm.info.device.split(":")[0] == device
         output = llm.generate(PROMPT, SamplingParams(max_tokens=24, ignore_eos=True))
     return output.outputs[0].token_ids
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
-def test_it_answers_and_repeats_itself(model: Path, dtype: str) -> None:
-    first = answer(model, dtype=dtype)
+def test_it_answers_and_repeats_itself(model: Path, device: str, dtype: str) -> None:
+    first = answer(model, device, dtype=dtype)
     assert len(first) == 24
     assert len(set(first)) > 4, "the weights' spread leaves nothing to choose"
-    assert answer(model, dtype=dtype) == first
+    assert answer(model, device, dtype=dtype) == first
 
 
 def test_text_needs_a_tokenizer(model: Path) -> None:
