@@ -9,9 +9,7 @@ bool decode_suits(const AttentionParams& params, const OpContext& context) {
   return is_size_known && params.q.dtype != DType::kFloat32 && cache.dtype == params.q.dtype &&
          cache.shape[3] % decode::kTileKeys == 0 && cache.strides[0] % 8 == 0 &&
          params.kv_lengths.shape[0] <= decode::kMaxSequences &&
-         decode::layout_of(params, context.compute_capability, decode::kNumWarps, 0).shared_bytes +
-                 decode::kReservedSharedBytes <=
-             decode::shared_bytes_of_multiprocessor(context.compute_capability);
+         decode::shared_bytes(params) <= decode::most_shared_bytes(context.compute_capability);
 }
 
 void attention_decode(const AttentionParams& params, OpContext& context) {

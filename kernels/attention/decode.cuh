@@ -2,13 +2,15 @@
 // speed of the memory.
 //
 // Every thread block takes an equal share of all keys of the step (decode_work.cuh; "stream-k":
-// Osama et al., arXiv 2301.03598) and deals it to its warps tile by tile; a warp has its own ring
-// of tiles on their way from memory. Where an item (a sequence's head group) ends the warps merge
-// their sums. What a thread block has of an item that it does not have whole goes to the workspace,
-// and the last of those that share the item merges them ("flash-decoding").
+// Osama et al., arXiv 2301.03598) and every warp an equal share of the block's, which it reads tile
+// by tile into registers, the next while it computes with the last. What a warp has of an item (a
+// sequence's head group) that it does not have whole goes to shared memory, and the block merges
+// it; what a block does not have whole goes to the workspace, and the last of those that share the
+// item merges it ("flash-decoding").
+//
+// There is no ring in shared memory, so that a block finds room beside the kernels before and after
+// it: it has read its first keys when they end, and the next one its first weights.
 #pragma once
-
-#include <type_traits>
 
 #include "kernels/attention/decode_work.cuh"
 #include "kernels/core/cuda/convert.cuh"
@@ -16,52 +18,57 @@
 
 namespace inflight::cuda::decode {
 
+/// Asks the L2 for bytes, a multiple of 16.
+__device__ __forceinline__ void prefetch(const void* from, uint32_t bytes) {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from), "r"(bytes));
+#endif
+}
+
+/// Of a head's part in shared memory: outputs, with a pad that keeps banks apart, and state.
+inline constexpr size_t part_bytes(int head_size) { return (head_size + 8 + 2) * sizeof(float); }
+
+/// An item of which several warps of the block, or blocks, have parts.
+struct Parted {
+  Item item;
+  int64_t offset;  // of its outputs
+  int num_heads;
+  int num_parts;  // in this block; 0: there is no such item
+};
+
 template <typename T_, int kHeadSize_, int kHeadBlocks_, int kWarps_>
 struct DecodeKernel {
   using T = T_;
   static constexpr int kHeadSize = kHeadSize_, kHeadBlocks = kHeadBlocks_;
   static constexpr int kWarps = kWarps_, kThreads = kWarps * 32;
-  using Group = HeadGroup<T, kHeadSize, kHeadBlocks>;
-  static constexpr int kTileElements = kTileKeys * Group::kPitch;
-  static constexpr uint32_t kSlotBytes = 2 * kTileElements * sizeof(T);  // keys, values
-  static constexpr int kMergePitch = kHeadSize + 4, kQuads = kHeadSize / 4;
+  static constexpr int kPartPitch = kHeadSize + 8, kQuads = kHeadSize / 4;
+
+  static size_t shared_bytes(int num_sequences, int heads) {
+    return 2 * kWarps * heads * part_bytes(kHeadSize) + Sums::bytes(num_sequences);
+  }
 
   const DecodeArgs& args;
   const Work& work;
   const Sums& sums;
-  uint32_t ring;         // this warp's
-  float* merge_outputs;  // [buffers][kWarps][heads][kMergePitch], used in turn
-  float2* merge_states;  // [buffers][kWarps][heads]
-  // Warps that have stored to, and merges done of, either buffer; whether a part was the last.
-  uint32_t* merge_counts;
+  // Parts of items: w of one that began before warp w, kWarps + w of one that begins in w.
+  float* part_outputs;  // [2 * kWarps][heads][kPartPitch]
+  float2* part_states;  // [2 * kWarps][heads] {maximum, sum}
+  Parted* parted;       // [1 + kWarps]: began before this block; in warp w and goes on after it
+  int warp_share;       // positions
 
-  /// Starts to copy one tile to a slot of the ring; keys from `valid` on become zeros.
-  __device__ __forceinline__ void copy_tile(int slot, const T* keys, int valid) const {
-    constexpr int kChunks = kHeadSize / 8;
-    const int lane = threadIdx.x % 32;
-    const uint32_t to = ring + slot * kSlotBytes;
-    const auto copy = [&](auto is_whole) {
-#pragma unroll
-      for (int side = 0; side < 2; ++side) {
-        const T* from = keys + side * args.value_offset + lane * 8;
-#pragma unroll
-        for (int i = 0; i < kTileKeys * kChunks / 32; ++i) {
-          const int chunk = i * 32 + lane, row = chunk / kChunks;
-          const uint32_t target =
-              to + (side * kTileElements + row * Group::kPitch + chunk % kChunks * 8) * sizeof(T);
-          if constexpr (is_whole.value) {
-            copy16_async(target, from + i * 256);
-          } else {
-            copy16_async(target, from + i * 256, row < valid);
-          }
-        }
-      }
-    };
-    if (valid >= kTileKeys) {
-      copy(std::true_type{});
-    } else {
-      copy(std::false_type{});
-    }
+  static __device__ __forceinline__ void scale(float2& state, float4& output, float factor) {
+    state.y *= factor;
+    output = {output.x * factor, output.y * factor, output.z * factor, output.w * factor};
+  }
+  /// Adds a part; state.x is the maximum of all.
+  static __device__ __forceinline__ void add(float2& state, float4& output, const float2& other,
+                                             const float4& more) {
+    const float factor = exp2_fast(other.x - state.x);
+    state.y += other.y * factor;
+    output.x += more.x * factor;
+    output.y += more.y * factor;
+    output.z += more.z * factor;
+    output.w += more.w * factor;
   }
 
   /// Adds up `count` parts of 4 components of one head. state_at(i) is {maximum, sum} of part i,
@@ -69,20 +76,26 @@ struct DecodeKernel {
   template <typename States, typename Outputs>
   static __device__ __forceinline__ float4 merge(int count, const States& state_at,
                                                  const Outputs& output_at, float2& state) {
+    // Some at a time, so that neither loads nor factors wait for those before.
+    constexpr int kAtOnce = 8;
     state = make_float2(-INFINITY, 0);
     float4 output = {};
-#pragma unroll 8
-    for (int i = 0; i < count; ++i) {
-      const float2 other = state_at(i);
-      const float4 more = output_at(i);
-      const float maximum = fmaxf(state.x, other.x);
-      const float scale = state.x == -INFINITY ? 0.0f : exp2_fast(state.x - maximum);
-      const float factor = other.x == -INFINITY ? 0.0f : exp2_fast(other.x - maximum);
-      state = make_float2(maximum, state.y * scale + other.y * factor);
-      output.x = output.x * scale + more.x * factor;
-      output.y = output.y * scale + more.y * factor;
-      output.z = output.z * scale + more.z * factor;
-      output.w = output.w * scale + more.w * factor;
+    for (int begin = 0; begin < count; begin += kAtOnce) {
+      float2 states[kAtOnce];
+      float4 outputs[kAtOnce];
+      float maximum = state.x;
+#pragma unroll
+      for (int i = 0; i < kAtOnce; ++i) {
+        const bool is_there = begin + i < count;
+        states[i] = is_there ? state_at(begin + i) : make_float2(-INFINITY, 0);
+        outputs[i] = is_there ? output_at(begin + i) : float4{};
+      }
+#pragma unroll
+      for (int i = 0; i < kAtOnce; ++i) maximum = fmaxf(maximum, states[i].x);
+      scale(state, output, exp2_fast(state.x - maximum));
+      state.x = maximum;
+#pragma unroll
+      for (int i = 0; i < kAtOnce; ++i) add(state, output, states[i], outputs[i]);
     }
     return output;
   }
@@ -93,107 +106,6 @@ struct DecodeKernel {
     both.x = pack(static_cast<T*>(nullptr), output.x * factor, output.y * factor);
     both.y = pack(static_cast<T*>(nullptr), output.z * factor, output.w * factor);
     *reinterpret_cast<uint2*>(y) = both;
-  }
-
-  /// Adds up rows `first_row` + i * heads_per_group + head of the merge buffer, i < count.
-  __device__ __forceinline__ float4 merge_rows(int count, int first_row, int head, int d,
-                                               float2& state) const {
-    return merge(
-        count, [&](int i) { return merge_states[first_row + i * args.heads_per_group + head]; },
-        [&](int i) {
-          return *reinterpret_cast<const float4*>(
-              merge_outputs + (first_row + i * args.heads_per_group + head) * kMergePitch + d);
-        },
-        state);
-  }
-
-  /// The end of an item that is this thread block's alone: the last warp to get here merges; the
-  /// others go on. `index` counts such items.
-  __device__ __forceinline__ void finish_whole(Group& group, int index, T* y, int num_heads) const {
-    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-    const int buffer = index % args.merge_buffers;
-    const int first_row = buffer * kWarps * args.heads_per_group;
-    volatile uint32_t* num_merged = merge_counts + 2 + buffer;
-    while (*num_merged != static_cast<uint32_t>(index / args.merge_buffers)) __nanosleep(20);
-    store(group, first_row + warp * args.heads_per_group, num_heads);
-    __threadfence_block();
-    __syncwarp();
-    uint32_t num_before = 0;
-    if (lane == 0) num_before = atomicAdd(merge_counts + buffer, 1);
-    if (__shfl_sync(kFullWarp, num_before, 0) % kWarps != kWarps - 1) return;
-    __threadfence_block();
-    for (int i = lane; i < num_heads * kQuads; i += 32) {
-      const int head = i / kQuads, d = i % kQuads * 4;
-      float2 state;
-      const float4 output = merge_rows(kWarps, first_row, head, d, state);
-      write(y + head * kHeadSize + d, output, state.y);
-    }
-    __syncwarp();
-    __threadfence_block();
-    if (lane == 0) *num_merged = index / args.merge_buffers + 1;
-  }
-
-  /// The end of this thread block's part of an item that others have parts of. All threads; such
-  /// items come before those that are whole.
-  __device__ __forceinline__ void finish_shared(Group& group, int2 blocks, T* y,
-                                                int num_heads) const {
-    const int heads = args.heads_per_group, block = static_cast<int>(blockIdx.x);
-    const int num_items = num_heads * kQuads;
-    store(group, threadIdx.x / 32 * heads, num_heads);
-    __syncthreads();
-    // A thread block has at most one part that begins an item and one that does not.
-    const int own = 2 * block + (block == blocks.x ? 1 : 0);
-    for (int i = threadIdx.x; i < num_items; i += kThreads) {
-      const int head = i / kQuads, d = i % kQuads * 4, to = own * heads + head;
-      float2 state;
-      const float4 output = merge_rows(kWarps, 0, head, d, state);
-      *reinterpret_cast<float4*>(args.partial_outputs + int64_t{to} * kHeadSize + d) = output;
-      if (d == 0) args.partial_states[to] = state;
-    }
-    __threadfence();
-    __syncthreads();
-    if (threadIdx.x == 0) {
-      uint32_t* counter = args.counters + blocks.x;
-      const bool is_last = atomicAdd(counter, 1) + 1 == static_cast<uint32_t>(blocks.y);
-      if (is_last) *counter = 0;
-      merge_counts[4] = is_last;
-    }
-    __syncthreads();
-    if (merge_counts[4] == 0) return;
-    __threadfence();
-    // Threads divide the parts too, as far as they go.
-    const int num_shares = max(1, min(kThreads / num_items, kWarps));
-    for (int i = threadIdx.x; i < num_items * num_shares; i += kThreads) {
-      const int share = i / num_items, item = i % num_items;
-      const int head = item / kQuads, d = item % kQuads * 4;
-      const auto index_of = [&](int j) {
-        const int part = share + j * num_shares;
-        return (2 * (blocks.x + part) + (part == 0 ? 1 : 0)) * heads + head;
-      };
-      float2 state;
-      const float4 output =
-          merge((blocks.y - share + num_shares - 1) / num_shares,
-                [&](int j) { return __ldcg(args.partial_states + index_of(j)); },
-                [&](int j) {
-                  return __ldcg(reinterpret_cast<const float4*>(
-                      args.partial_outputs + int64_t{index_of(j)} * kHeadSize + d));
-                },
-                state);
-      const int row = share * heads + head;
-      *reinterpret_cast<float4*>(merge_outputs + row * kMergePitch + d) = output;
-      if (d == 0) merge_states[row] = state;
-    }
-    __syncthreads();
-    for (int i = threadIdx.x; i < num_items; i += kThreads) {
-      const int head = i / kQuads, d = i % kQuads * 4;
-      float2 state;
-      const float4 output = merge_rows(num_shares, 0, head, d, state);
-      write(y + head * kHeadSize + d, output, state.y);
-    }
-  }
-
-  __device__ __forceinline__ void store(Group& group, int row, int num_heads) const {
-    group.store(merge_outputs + row * kMergePitch, kMergePitch, merge_states + row, num_heads);
   }
 
   /// Where an item's queries and outputs are, and how many heads it has.
@@ -210,96 +122,264 @@ struct DecodeKernel {
             min(args.heads_per_group, args.heads_per_kv_head - first)};
   }
 
-  /// All of this thread block's share. Keys and values of earlier steps are read before the
-  /// kernels before are done, as the step's inputs are: the step's first kernel began after they
-  /// were written. Only a sequence's last token is of this step.
-  __device__ __forceinline__ void run() const {
-    const int warp = threadIdx.x / 32;
-    const T* cache = static_cast<const T*>(args.cache);
-    const int head_stride = args.tiles_per_block.divisor * kTileKeys * kHeadSize;
-    const int total = work.end - work.begin;
+  /// Where a tile of an item begins in the cache, and how many keys there are from it on.
+  struct Source {
+    int block, offset, valid;
+  };
+  __device__ __forceinline__ Source source_of(const Item& item, int tile) const {
+    const int index = args.tiles_per_block.quotient(tile);
+    const int in_block = tile - index * static_cast<int>(args.tiles_per_block.divisor);
+    const int kv_head = args.groups_per_kv_head.quotient(item.group);
+    const int head_stride = static_cast<int>(args.tiles_per_block.divisor) * kTileKeys * kHeadSize;
+    return {args.block_tables[int64_t{item.sequence} * args.max_blocks + index],
+            kv_head * head_stride + in_block * kTileKeys * kHeadSize,
+            sums.sequences[item.sequence].y - tile * kTileKeys};
+  }
+  __device__ __forceinline__ const T* address_of(const Source& source) const {
+    return static_cast<const T*>(args.cache) + source.block * args.block_stride + source.offset;
+  }
 
-    Walk at(work, sums, args), source = at;
-    int next = warp;                       // the tile to copy next
-    int block = 0, offset = 0, valid = 0;  // where it is; keys from it to the end
+  /// Positions [begin, end) by one warp. Keys and values of earlier steps are read before the
+  /// kernels before are done, as the step's inputs are: the step's first kernel, which none of its
+  /// step overlaps, began after they were written. Only a sequence's last token is of this step.
+  __device__ __forceinline__ void run(int begin, int end) const {
+    const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
+    Item at = work.item_at(sums, args, begin), ahead = at;
+    Source source = source_of(at, begin - at.begin);
+    const T* from = address_of(source);
+    int valid = source.valid, next = begin + 1;  // of the loaded tile; the next to load
+
+    Tile<T, kHeadSize> tile;
+    tile.load_first_keys(from, min(valid - (valid <= kTileKeys), kTileKeys));
+    tile.load_first_values(from + args.value_offset, min(valid - (valid <= kTileKeys), kTileKeys));
+    // A short share is all asked for at once: then the one tile after the other comes from the L2.
+    if (work.share == 0 && end - begin <= args.prefetch_tiles && next + lane < end) {
+      const T* later = address_of(source_of(at, next - at.begin + lane));
+      prefetch(later, kTileKeys * kHeadSize * sizeof(T));
+      prefetch(later + args.value_offset, kTileKeys * kHeadSize * sizeof(T));
+    }
     const auto look_up = [&] {
-      if (next >= total) return;
-      while (next >= source.end) source.next(work, sums, args);
-      const int tile = next - source.begin + source.first_tile;
-      const int index = args.tiles_per_block.quotient(tile);
-      block = args.block_tables[int64_t{source.item.sequence} * args.max_blocks + index];
-      const int kv_head = args.groups_per_kv_head.quotient(source.item.group);
-      const int in_block = tile - index * static_cast<int>(args.tiles_per_block.divisor);
-      offset = kv_head * head_stride + in_block * kTileKeys * kHeadSize;
-      valid = sums.sequences[source.item.sequence].y - tile * kTileKeys;
-    };
-    const auto copy_next = [&](int slot, auto wait_for_last) {
-      if (next < total) {
-        if (valid <= kTileKeys) wait_for_last();
-        copy_tile(slot, cache + block * args.block_stride + offset, valid);
-        next += kWarps;
-        look_up();
-      }
-      end_copy_group();
+      if (next >= end) return;
+      if (next >= ahead.end) ahead.next(sums, args);
+      source = source_of(ahead, next - ahead.begin);
     };
     look_up();
-    bool has_waited = false;
-#pragma unroll 1
-    for (int slot = 0; slot < args.num_stages; ++slot) {
-      copy_next(slot, [&] {
-        if (!has_waited) wait_for_previous();
-        has_waited = true;
-      });
-    }
-    if (!has_waited) wait_for_previous();
+    Place place = place_of(at);
+    HeadGroup<T, kHeadSize, kHeadBlocks> group;
+    wait_for_previous();
+    group.start(static_cast<const T*>(args.q) + place.offset, place.num_heads);
+    if (valid <= kTileKeys) tile.load_one(from, from + args.value_offset, valid - 1);
 
-    const T* q = static_cast<const T*>(args.q);
-    T* y = static_cast<T*>(args.y);
-    typename Group::Queries queries;  // of the next item
-    Place place = place_of(at.item);
-    Group::load_queries(queries, q + place.offset, place.num_heads);
-    int slot = 0, tile = warp, num_whole = 0;
-    while (!at.is_done()) {
-      Group group;
-      group.start(queries);
-      Walk following = at;
-      following.next(work, sums, args);
-      Place following_place = {};
-      if (!following.is_done()) {
-        following_place = place_of(following.item);
-        Group::load_queries(queries, q + following_place.offset, following_place.num_heads);
+#pragma unroll 1
+    for (int position = begin;;) {
+      const int stop = min(at.end, end);
+#pragma unroll 1
+      for (; position < stop; ++position) {
+        typename decltype(group)::Scores scores;
+        group.score(tile, scores);
+        const int loaded = valid;
+        const bool has_next = next < end;
+        if (has_next) {
+          from = address_of(source);
+          valid = source.valid;
+          tile.load_first_keys(from, valid);
+        }
+        typename decltype(group)::Weights weights;
+        group.weigh(scores, loaded, args.scale, weights);
+        group.accumulate(tile, weights);
+        if (has_next) {
+          tile.load_first_values(from + args.value_offset, valid);
+          ++next;
+          look_up();
+        }
       }
-      const int keys = sums.sequences[at.item.sequence].y - at.first_tile * kTileKeys;
-      for (; tile < at.end; tile += kWarps) {
-        wait_for_copies(args.num_stages - 1);
-        __syncwarp();
-        const uint32_t from = ring + slot * kSlotBytes;
-        group.add(from, from + kTileElements * sizeof(T), keys - (tile - at.begin) * kTileKeys,
-                  args.scale);
-        __syncwarp();
-        copy_next(slot, [] {});
-        slot = slot + 1 == args.num_stages ? 0 : slot + 1;
-      }
-      if (work.is_whole(at.item)) {
-        finish_whole(group, num_whole++, y + place.offset, place.num_heads);
-      } else {
-        finish_shared(group, work.blocks_of(at.item), y + place.offset, place.num_heads);
-        __syncthreads();
-      }
-      at = following;
-      place = following_place;
+      finish(group, at, warp, begin, end, place);
+      if (stop == end) return;
+      at.next(sums, args);
+      place = place_of(at);
+      group.start(static_cast<const T*>(args.q) + place.offset, place.num_heads);
     }
+  }
+
+  /// The end of an item or of the warp's part of it.
+  __device__ __forceinline__ void finish(HeadGroup<T, kHeadSize, kHeadBlocks>& group,
+                                         const Item& item, int warp, int begin, int end,
+                                         const Place& place) const {
+    const bool is_first = item.begin >= begin;
+    if (is_first && item.end <= end) {
+      T* y = static_cast<T*>(args.y) + place.offset;
+      group.finish(place.num_heads, [&](int head, int component, auto words, const auto& values,
+                                        const float2& state) {
+        const float factor = 1.0f / state.y;
+        uint32_t packed[words.value];
+#pragma unroll
+        for (int i = 0; i < words.value; ++i)
+          packed[i] =
+              pack(static_cast<T*>(nullptr), values[2 * i] * factor, values[2 * i + 1] * factor);
+        T* to = y + head * kHeadSize + component;
+        if constexpr (words.value == 4) {
+          *reinterpret_cast<uint4*>(to) = {packed[0], packed[1], packed[2], packed[3]};
+        } else if constexpr (words.value == 2) {
+          *reinterpret_cast<uint2*>(to) = {packed[0], packed[1]};
+        } else {
+          *reinterpret_cast<uint32_t*>(to) = packed[0];
+        }
+      });
+      return;
+    }
+    const int row = (warp + (is_first ? kWarps : 0)) * args.heads_per_group;
+    group.finish(place.num_heads, [&](int head, int component, auto words, const auto& values,
+                                      const float2& state) {
+      float* to = part_outputs + (row + head) * kPartPitch + component;
+      if constexpr (words.value == 4) {
+        *reinterpret_cast<float4*>(to) = {values[0], values[1], values[2], values[3]};
+        *reinterpret_cast<float4*>(to + 4) = {values[4], values[5], values[6], values[7]};
+      } else {
+#pragma unroll
+        for (int i = 0; i < words.value; ++i)
+          *reinterpret_cast<float2*>(to + 2 * i) = {values[2 * i], values[2 * i + 1]};
+      }
+      if (component == 0) part_states[row + head] = state;
+    });
+    const bool comes_from_before = warp == 0 && item.begin < work.begin;
+    if (threadIdx.x % 32 == 0 && (is_first || comes_from_before)) {
+      // Exact: the quotient is below kWarps.
+      const int last =
+          static_cast<int>(__fdividef(min(item.end, work.end) - work.begin - 0.5f, warp_share));
+      parted[is_first ? 1 + warp : 0] = {item, place.offset, place.num_heads, last - warp + 1};
+    }
+  }
+
+  /// Merges the warps' parts. All threads.
+  __device__ __forceinline__ void merge_warps() const {
+    const int heads = args.heads_per_group;
+    const int num_quads = static_cast<int>(args.quads_per_group.divisor);
+    __syncthreads();
+    const int lane = static_cast<int>(threadIdx.x) % 32;
+    const uint32_t there =
+        __ballot_sync(kFullWarp, lane <= kWarps && parted[min(lane, kWarps)].num_parts > 0);
+    const int num_there = __popc(there);
+    for (int i = threadIdx.x; i < num_there * num_quads; i += kThreads) {
+      const int nth = args.quads_per_group.quotient(i), quad = i - nth * num_quads;
+      const int head = quad / kQuads, d = quad % kQuads * 4;
+      uint32_t rest = there;
+      for (int j = 0; j < nth; ++j) rest &= rest - 1;
+      const int index = __ffs(static_cast<int>(rest)) - 1;
+      const Parted& at = parted[index];
+      if (head >= at.num_heads) continue;
+      const int num_others = at.num_parts - 1;
+      const int first = (index == 0 ? 0 : kWarps + index - 1) * heads + head;
+      const int others = (max(index, 1)) * heads + head;
+      float2 state = part_states[first];
+      float4 output = *reinterpret_cast<const float4*>(part_outputs + first * kPartPitch + d);
+      if (num_others > 0) {
+        const float2* states = part_states + others;
+        float maximum = state.x;
+#pragma unroll 4
+        for (int j = 0; j < num_others; ++j) maximum = fmaxf(maximum, states[j * heads].x);
+        scale(state, output, exp2_fast(state.x - maximum));
+        state.x = maximum;
+        const float* outputs = part_outputs + others * kPartPitch + d;
+#pragma unroll 4
+        for (int j = 0; j < num_others; ++j) {
+          add(state, output, states[j * heads],
+              *reinterpret_cast<const float4*>(outputs + j * heads * kPartPitch));
+        }
+      }
+      if (at.item.begin >= work.begin && at.item.end <= work.end) {
+        write(static_cast<T*>(args.y) + at.offset + head * kHeadSize + d, output, state.y);
+      } else {
+        const int to = (2 * static_cast<int>(blockIdx.x) + (index == 0 ? 0 : 1)) * heads + head;
+        *reinterpret_cast<float4*>(args.partial_outputs + int64_t{to} * kHeadSize + d) = output;
+        if (d == 0) args.partial_states[to] = state;
+      }
+    }
+  }
+
+  /// Merges blocks' parts of the items of which this block's was the last. All threads.
+  __device__ __forceinline__ void merge_blocks() const {
+    __shared__ int is_last[2];
+    // One item at most began before this block. One at most goes on after it.
+    const int lane = static_cast<int>(threadIdx.x) % 32;
+    const Parted& seen = parted[min(lane, kWarps)];
+    const uint32_t going_on = __ballot_sync(
+        kFullWarp, lane > 0 && lane <= kWarps && seen.num_parts > 0 && seen.item.end > work.end);
+    const bool has[2] = {parted[0].num_parts > 0, going_on != 0};
+    if (!has[0] && !has[1]) return;
+    const int index_of_last = __ffs(static_cast<int>(going_on)) - 1;
+    __threadfence();
+    __syncthreads();
+    if (threadIdx.x % 32 == 0 && threadIdx.x / 32 < 2) {
+      const int which = threadIdx.x / 32;
+      is_last[which] = 0;
+      if (has[which]) {
+        const int2 blocks = work.blocks_of(parted[which == 0 ? 0 : index_of_last].item);
+        uint32_t* counter = args.counters + blocks.x;
+        is_last[which] = atomicAdd(counter, 1) + 1 == static_cast<uint32_t>(blocks.y);
+        if (is_last[which]) *counter = 0;
+      }
+    }
+    __syncthreads();
+    for (int which = 0; which < 2; ++which) {
+      if (is_last[which]) merge_item(parted[which == 0 ? 0 : index_of_last].item);
+    }
+  }
+
+  __device__ __forceinline__ void merge_item(const Item& item) const {
+    const int heads = args.heads_per_group;
+    const int2 blocks = work.blocks_of(item);
+    const Place place = place_of(item);
+    T* y = static_cast<T*>(args.y) + place.offset;
+    const int num_items = place.num_heads * kQuads;
+    __threadfence();
+    // Threads divide the parts too, as far as they go.
+    const int num_shares = max(1, min(kThreads / num_items, kWarps));
+    for (int i = threadIdx.x; i < num_items * num_shares; i += kThreads) {
+      const int share = i / num_items, quad = i % num_items;
+      const int head = quad / kQuads, d = quad % kQuads * 4;
+      const auto index_of = [&](int j) {
+        const int part = share + j * num_shares;
+        return (2 * (blocks.x + part) + (part == 0 ? 1 : 0)) * heads + head;
+      };
+      float2 state;
+      const float4 output =
+          merge((blocks.y - share + num_shares - 1) / num_shares,
+                [&](int j) { return __ldcg(args.partial_states + index_of(j)); },
+                [&](int j) {
+                  return __ldcg(reinterpret_cast<const float4*>(
+                      args.partial_outputs + int64_t{index_of(j)} * kHeadSize + d));
+                },
+                state);
+      const int row = share * heads + head;
+      *reinterpret_cast<float4*>(part_outputs + row * kPartPitch + d) = output;
+      if (d == 0) part_states[row] = state;
+    }
+    __syncthreads();
+    for (int i = threadIdx.x; i < num_items; i += kThreads) {
+      const int head = i / kQuads, d = i % kQuads * 4;
+      float2 state;
+      const float4 output = merge(
+          num_shares, [&](int share) { return part_states[share * heads + head]; },
+          [&](int share) {
+            return *reinterpret_cast<const float4*>(part_outputs +
+                                                    (share * heads + head) * kPartPitch + d);
+          },
+          state);
+      write(y + head * kHeadSize + d, output, state.y);
+    }
+    __syncthreads();
   }
 };
 
 /// Zeros for padded rows: sequences of one row without a key.
 template <typename T, int kHeadSize>
-__device__ __forceinline__ void write_empty_rows(const DecodeArgs& args) {
+__device__ __forceinline__ void write_empty_rows(const DecodeArgs& args, const Sums& sums) {
   for (int i = blockIdx.x; i < args.num_sequences; i += gridDim.x) {
-    const int row = args.query_starts[i];
-    if (args.kv_lengths[i] > 0 || args.query_starts[i + 1] - row != 1) continue;
+    const int2 sequence = sums.sequences[i];
+    if (sequence.y != 0) continue;
+    wait_for_previous();
     const int size = args.num_heads * kHeadSize / 8;
-    auto* y = static_cast<uint4*>(args.y) + int64_t{row} * size;
+    auto* y = static_cast<uint4*>(args.y) + int64_t{sequence.x} * size;
     for (int j = threadIdx.x; j < size; j += blockDim.x) y[j] = uint4{};
   }
 }
@@ -308,29 +388,33 @@ template <typename Kernel>
 __global__ void __launch_bounds__(Kernel::kThreads, 1)
     decode_kernel(const __grid_constant__ DecodeArgs args) {
   extern __shared__ __align__(16) uint8_t shared[];
+  __shared__ Parted parted[1 + Kernel::kWarps];
   let_next_start();
-  const uint32_t ring_bytes = args.num_stages * Kernel::kSlotBytes;
-  auto* merge_outputs = reinterpret_cast<float*>(shared + Kernel::kWarps * ring_bytes);
-  const int merge_rows = args.merge_buffers * Kernel::kWarps * args.heads_per_group;
-  auto* merge_states = reinterpret_cast<float2*>(merge_outputs + merge_rows * Kernel::kMergePitch);
-  auto* tiles = reinterpret_cast<int32_t*>(merge_states + merge_rows);
+  auto* part_outputs = reinterpret_cast<float*>(shared);
+  const int rows = 2 * Kernel::kWarps * args.heads_per_group;
+  auto* part_states = reinterpret_cast<float2*>(part_outputs + rows * Kernel::kPartPitch);
+  auto* tiles = reinterpret_cast<int32_t*>(part_states + rows);
   const int num_sums = args.num_sequences + 1;
   const Sums sums = {tiles + 2 * num_sums, tiles + 3 * num_sums, reinterpret_cast<int2*>(tiles)};
-
-  __shared__ uint32_t merge_counts[5];
-  if (threadIdx.x < 5) merge_counts[threadIdx.x] = 0;
+  if (threadIdx.x <= Kernel::kWarps) parted[threadIdx.x].num_parts = 0;
 
   const Work work(sums, args, measure<Kernel::kThreads>(sums, args));
   if (work.begin < work.end) {
-    Kernel{args,          work,
-           sums,          shared_address(shared) + threadIdx.x / 32 * ring_bytes,
-           merge_outputs, merge_states,
-           merge_counts}
-        .run();
-  } else {
-    wait_for_previous();
+    const int warp = static_cast<int>(threadIdx.x) / 32;
+    const int share = (work.end - work.begin + Kernel::kWarps - 1) / Kernel::kWarps;
+    const int begin = work.begin + warp * share, end = min(begin + share, work.end);
+    const Kernel kernel{args, work, sums, part_outputs, part_states, parted, share};
+    if (begin < end) {
+      kernel.run(begin, end);
+    } else {
+      wait_for_previous();
+    }
+    kernel.merge_warps();
+    kernel.merge_blocks();
+  } else if (blockIdx.x == 0) {
+    wait_for_previous();  // this kernel must not be done before the ones before it
   }
-  write_empty_rows<typename Kernel::T, Kernel::kHeadSize>(args);
+  write_empty_rows<typename Kernel::T, Kernel::kHeadSize>(args, sums);
 }
 
 }  // namespace inflight::cuda::decode

@@ -14,7 +14,6 @@ void launch_float16(const AttentionParams& params, OpContext& context);
 
 inline constexpr int64_t kMaxSequences = 2048;  // their running sums lie in shared memory
 inline constexpr int kMaxBlocksPerMultiprocessor = 4;
-inline constexpr int kNumWarps = 8;
 
 /// How the query heads of a kv head are divided among passes over its keys and values.
 struct HeadGroups {
@@ -28,71 +27,61 @@ inline HeadGroups head_groups(const AttentionParams& params) {
   return {per_kv_head, (heads + per_kv_head - 1) / per_kv_head};
 }
 
-/// Shared memory that thread blocks of one multiprocessor can have together. (CUDA C++ Programming
-/// Guide, "Compute capabilities".)
-inline size_t shared_bytes_of_multiprocessor(int compute_capability) {
-  if (compute_capability >= 90 && compute_capability < 120) return 228 << 10;
-  if (compute_capability == 80 || compute_capability == 87) return 164 << 10;
-  return 100 << 10;
+/// Warps of a thread block: as many as leave registers for those of the kernels before and after;
+/// or, for few items, which have parts of a kernel's time anyway, as many as there is room for.
+inline constexpr int num_warps(int head_size, bool is_wide, bool are_few) {
+  if (is_wide || head_size > 128) return 8;
+  return head_size <= 96 || are_few ? 12 : 8;
 }
-/// That a thread block costs beside its own.
-inline constexpr size_t kReservedSharedBytes = 1 << 10;
 
-/// The shared memory of a launch and what depends on it.
-struct Layout {
-  int num_stages, merge_buffers;
-  size_t shared_bytes;
-};
-/// As many stages as pay and fit. Without any, `shared_bytes` is more than a thread block can have.
-inline Layout layout_of(const AttentionParams& params, int compute_capability, int num_warps,
-                        size_t ring_bytes) {
-  const auto size = static_cast<size_t>(params.head_size);
+/// Shared memory that a thread block can have. (CUDA C++ Programming Guide, "Compute
+/// capabilities".)
+inline size_t most_shared_bytes(int compute_capability) {
+  if (compute_capability >= 90 && compute_capability < 120) return 227 << 10;
+  if (compute_capability == 80 || compute_capability == 87) return 163 << 10;
+  return 99 << 10;
+}
+
+/// Of a thread block.
+inline size_t shared_bytes(const AttentionParams& params) {
   const int heads = head_groups(params).heads;
-  const size_t most = shared_bytes_of_multiprocessor(compute_capability) - kReservedSharedBytes;
-  const size_t stage = num_warps * 2 * kTileKeys * (size + 8) * 2;
-  const size_t merge = num_warps * heads * (size + 4 + 2) * sizeof(float);
-  const size_t rest = Sums::bytes(static_cast<int>(params.kv_lengths.shape[0]));
-  int stages = std::clamp(static_cast<int>(ring_bytes / stage), 1, kMaxStages);
-  while (stages > 1 && stages * stage + merge + rest > most) --stages;
-  const int buffers = stages * stage + 2 * merge + rest <= most ? 2 : 1;
-  return {stages, buffers, stages * stage + buffers * merge + rest};
+  const int warps = num_warps(static_cast<int>(params.head_size), heads > 8, true);
+  return 2 * warps * heads * part_bytes(static_cast<int>(params.head_size)) +
+         Sums::bytes(static_cast<int>(params.kv_lengths.shape[0]));
 }
 
 struct Tuning {
-  size_t ring_bytes = 150 << 10;
-  int max_blocks_per_multiprocessor = 1;
+  int blocks_per_multiprocessor = 1;
+  int prefetch_tiles = 8;
 };
 
 template <typename Kernel>
 void launch_decode(const AttentionParams& params, OpContext& context, Tuning tuning = {}) {
   const HeadGroups groups = head_groups(params);
-  const auto [stages, merge_buffers, shared] =
-      layout_of(params, context.compute_capability, Kernel::kWarps, tuning.ring_bytes);
-  const auto fitting = static_cast<int>(shared_bytes_of_multiprocessor(context.compute_capability) /
-                                        (shared + kReservedSharedBytes));
+  const auto sequences = static_cast<int>(params.kv_lengths.shape[0]);
+  const size_t shared = Kernel::shared_bytes(sequences, groups.heads);
   const int blocks =
-      std::min(kNumCounters, context.num_multiprocessors *
-                                 std::clamp(fitting, 1, tuning.max_blocks_per_multiprocessor));
+      std::min(kNumCounters, context.num_multiprocessors * tuning.blocks_per_multiprocessor);
   const TensorView& cache = params.kv_cache;
   const DecodeArgs args = {
       .q = params.q.data,
       .cache = cache.data,
       .y = params.y.data,
       .block_tables = params.block_tables.as<int32_t>(),
-      .query_starts = params.query_starts.as<int32_t>(),
+      .query_starts = params.q.shape[0] == sequences ? nullptr : params.query_starts.as<int32_t>(),
       .kv_lengths = params.kv_lengths.as<int32_t>(),
       .block_stride = cache.strides[0],
       .value_offset = cache.strides[1],
       .tiles_per_block = Divisor(cache.shape[3] / kTileKeys),
-      .num_sequences = static_cast<int32_t>(params.kv_lengths.shape[0]),
+      .num_sequences = sequences,
       .max_blocks = static_cast<int32_t>(params.block_tables.shape[1]),
       .num_heads = static_cast<int32_t>(params.num_heads),
       .num_groups = static_cast<int32_t>(params.num_kv_heads * groups.per_kv_head),
       .heads_per_kv_head = static_cast<int32_t>(params.num_heads / params.num_kv_heads),
       .groups_per_kv_head = Divisor(groups.per_kv_head),
       .heads_per_group = groups.heads,
-      .num_stages = stages,
-      .merge_buffers = merge_buffers,
+      .quads_per_group = Divisor(groups.heads * params.head_size / 4),
+      .prefetch_tiles = tuning.prefetch_tiles,
       .scale = params.scale * std::numbers::log2e_v<float>,
       .partial_outputs = static_cast<float*>(context.workspace.data),
       .partial_states =
@@ -106,12 +95,21 @@ void launch_decode(const AttentionParams& params, OpContext& context, Tuning tun
 
 template <typename T>
 void launch_decode_of(const AttentionParams& params, OpContext& context) {
-  const bool is_wide = head_groups(params).heads > 8;
+  const HeadGroups groups = head_groups(params);
+  const bool is_wide = groups.heads > 8;
+  const bool are_few = params.kv_lengths.shape[0] * params.num_kv_heads * groups.per_kv_head <=
+                       context.num_multiprocessors;
   const auto with_size = [&]<int kHeadSize>() {
     if constexpr (kHeadSize <= 128) {
-      if (is_wide) return launch_decode<DecodeKernel<T, kHeadSize, 2, kNumWarps>>(params, context);
+      constexpr int kWarps = num_warps(kHeadSize, true, false);
+      if (is_wide) return launch_decode<DecodeKernel<T, kHeadSize, 2, kWarps>>(params, context);
     }
-    launch_decode<DecodeKernel<T, kHeadSize, 1, kNumWarps>>(params, context);
+    constexpr int kFew = num_warps(kHeadSize, false, true);
+    constexpr int kMany = num_warps(kHeadSize, false, false);
+    if constexpr (kFew != kMany) {
+      if (are_few) return launch_decode<DecodeKernel<T, kHeadSize, 1, kFew>>(params, context);
+    }
+    launch_decode<DecodeKernel<T, kHeadSize, 1, kMany>>(params, context);
   };
   switch (params.head_size) {
     case 64:

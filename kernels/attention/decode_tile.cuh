@@ -1,6 +1,8 @@
-// What a warp does with a tile of 16 keys and values in shared memory: tensor core products and
-// the softmax between them. All is transposed, so that the few query heads are the short side of
-// the product: scores' [keys, heads] = K q', outputs' [components, heads] = V' weights'.
+// What a warp does with a tile of 16 keys and values: tensor core products and the softmax between
+// them. A tile goes from memory straight to the registers that the products take. All is
+// transposed, so that the few query heads are the short side of the product: scores' [keys, heads]
+// = K q', outputs' [components, heads] = V' weights'. The order of a product's inner dimension and
+// of its rows is free: it is chosen so that a lane's share of a row is 16 bytes at a time.
 // Instructions: PTX ISA, "Warp-level matrix instructions".
 #pragma once
 
@@ -8,6 +10,7 @@
 #include <cuda_fp16.h>
 
 #include <cstdint>
+#include <type_traits>
 
 #include "kernels/core/cuda/reduce.cuh"
 
@@ -15,51 +18,51 @@ namespace inflight::cuda::decode {
 
 inline constexpr int kTileKeys = 16;
 
-__device__ __forceinline__ uint32_t shared_address(const void* pointer) {
-  return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
+/// kWords registers from memory that other multiprocessors may have written just now: not cached
+/// in this one's. `is_there` false leaves them.
+template <int kWords>
+__device__ __forceinline__ void load_words(uint32_t* to, const void* from) {
+  if constexpr (kWords == 4) {
+    asm volatile("ld.global.cg.v4.u32 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
+                 : "l"(from));
+  } else if constexpr (kWords == 2) {
+    asm volatile("ld.global.cg.v2.u32 {%0,%1}, [%2];" : "=r"(to[0]), "=r"(to[1]) : "l"(from));
+  } else {
+    asm volatile("ld.global.cg.u32 %0, [%1];" : "=r"(to[0]) : "l"(from));
+  }
 }
-
-/// Copies 16 bytes to shared memory; zeros, without reading, if `is_there` is false.
-__device__ __forceinline__ void copy16_async(uint32_t to, const void* from, bool is_there) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from),
-               "r"(is_there ? 16 : 0)
-               : "memory");
-}
-__device__ __forceinline__ void copy16_async(uint32_t to, const void* from) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(from) : "memory");
-}
-__device__ __forceinline__ void end_copy_group() { asm volatile("cp.async.commit_group;" ::); }
-/// All but the latest `pending` groups of this thread have arrived; at most 3.
-__device__ __forceinline__ void wait_for_copies(int pending) {
-  switch (pending) {
-    case 0:
-      asm volatile("cp.async.wait_group 0;" ::: "memory");
-      break;
-    case 1:
-      asm volatile("cp.async.wait_group 1;" ::: "memory");
-      break;
-    case 2:
-      asm volatile("cp.async.wait_group 2;" ::: "memory");
-      break;
-    default:
-      asm volatile("cp.async.wait_group 3;" ::: "memory");
-      break;
+template <int kWords>
+__device__ __forceinline__ void load_words(uint32_t* to, const void* from, bool is_there) {
+  const auto predicate = static_cast<uint32_t>(is_there);
+  if constexpr (kWords == 4) {
+    asm volatile(
+        "{ .reg .pred p; setp.ne.u32 p, %5, 0; @p ld.global.cg.v4.u32 {%0,%1,%2,%3}, [%4]; }"
+        : "+r"(to[0]), "+r"(to[1]), "+r"(to[2]), "+r"(to[3])
+        : "l"(from), "r"(predicate));
+  } else if constexpr (kWords == 2) {
+    asm volatile("{ .reg .pred p; setp.ne.u32 p, %3, 0; @p ld.global.cg.v2.u32 {%0,%1}, [%2]; }"
+                 : "+r"(to[0]), "+r"(to[1])
+                 : "l"(from), "r"(predicate));
+  } else {
+    asm volatile("{ .reg .pred p; setp.ne.u32 p, %2, 0; @p ld.global.cg.u32 %0, [%1]; }"
+                 : "+r"(to[0])
+                 : "l"(from), "r"(predicate));
   }
 }
 
-/// Four 8x8 matrices of 2-byte elements; lane 8 i + r gives the address of row r of matrix i.
-__device__ __forceinline__ void load_matrices(uint32_t (&m)[4], uint32_t address) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
-               : "=r"(m[0]), "=r"(m[1]), "=r"(m[2]), "=r"(m[3])
-               : "r"(address)
-               : "memory");
+/// A lane's share of a row of kSize 2-byte elements that kLanes lanes divide: 16 bytes of each
+/// piece of kLanes * 16, and its share of what is left. load(words, offset in elements).
+template <int kSize, int kLanes, typename Load>
+__device__ __forceinline__ void for_pieces(int lane, const Load& load) {
+  constexpr int kPiece = kLanes * 8, kWhole = kSize / kPiece, kRest = kSize % kPiece / kLanes / 2;
+#pragma unroll
+  for (int i = 0; i < kWhole; ++i)
+    load(std::integral_constant<int, 4>{}, i * 4, i * kPiece + lane * 8);
+  if constexpr (kRest > 0)
+    load(std::integral_constant<int, kRest>{}, kWhole * 4, kWhole * kPiece + lane * kRest * 2);
 }
-__device__ __forceinline__ void load_matrices_transposed(uint32_t (&m)[4], uint32_t address) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
-               : "=r"(m[0]), "=r"(m[1]), "=r"(m[2]), "=r"(m[3])
-               : "r"(address)
-               : "memory");
-}
+
 __device__ __forceinline__ uint32_t transposed(uint32_t matrix) {
   uint32_t result;
   asm("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(result) : "r"(matrix));
@@ -73,7 +76,8 @@ __device__ __forceinline__ void multiply_add(float (&c)[4], const uint32_t (&a)[
 template <>
 __device__ __forceinline__ void multiply_add<__nv_bfloat16>(float (&c)[4], const uint32_t (&a)[4],
                                                             const uint32_t (&b)[2]) {
-  asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+  asm volatile(
+      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
       "{%0,%1,%2,%3};"
       : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
@@ -81,7 +85,8 @@ __device__ __forceinline__ void multiply_add<__nv_bfloat16>(float (&c)[4], const
 template <>
 __device__ __forceinline__ void multiply_add<__half>(float (&c)[4], const uint32_t (&a)[4],
                                                      const uint32_t (&b)[2]) {
-  asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+  asm volatile(
+      "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
       "{%0,%1,%2,%3};"
       : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
@@ -102,44 +107,117 @@ __device__ __forceinline__ float exp2_fast(float x) {
   return y;
 }
 
+/// A warp's tile of keys and values. Lane l has the parts l % 4 of keys l / 4 and l / 4 + 8, and
+/// the parts l / 4 of values 2 (l % 4), the next, and those 8 further.
+template <typename T, int kHeadSize>
+struct Tile {
+  uint32_t keys[2][kHeadSize / 8];
+  uint32_t values[4][kHeadSize / 16];
+
+  static __device__ __forceinline__ int key_of(int i) { return threadIdx.x % 32 / 4 + i * 8; }
+  static __device__ __forceinline__ int value_of(int i) {
+    return threadIdx.x % 4 * 2 + i % 2 + i / 2 * 8;
+  }
+
+  /// Starts to load the keys of a tile of [16, kHeadSize], those that `is_there(index)`.
+  template <typename IsThere>
+  __device__ __forceinline__ void load_keys(const T* from, const IsThere& is_there) {
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      const int key = key_of(i);
+      for_pieces<kHeadSize, 4>(threadIdx.x % 4, [&](auto words, int at, int offset) {
+        const T* piece = from + key * kHeadSize + offset;
+        if constexpr (std::is_same_v<IsThere, std::true_type>) {
+          load_words<words.value>(keys[i] + at, piece);
+        } else {
+          load_words<words.value>(keys[i] + at, piece, is_there(key));
+        }
+      });
+    }
+  }
+  template <typename IsThere>
+  __device__ __forceinline__ void load_values(const T* from, const IsThere& is_there) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const int key = value_of(i);
+      for_pieces<kHeadSize, 8>(threadIdx.x % 32 / 4, [&](auto words, int at, int offset) {
+        const T* piece = from + key * kHeadSize + offset;
+        if constexpr (std::is_same_v<IsThere, std::true_type>) {
+          load_words<words.value>(values[i] + at, piece);
+        } else {
+          load_words<words.value>(values[i] + at, piece, is_there(key));
+        }
+      });
+    }
+  }
+  /// One key and its value.
+  __device__ __forceinline__ void load_one(const T* keys_from, const T* values_from, int index) {
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      for_pieces<kHeadSize, 4>(threadIdx.x % 4, [&](auto words, int at, int offset) {
+        load_words<words.value>(keys[i] + at, keys_from + index * kHeadSize + offset,
+                                key_of(i) == index);
+      });
+    }
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      for_pieces<kHeadSize, 8>(threadIdx.x % 32 / 4, [&](auto words, int at, int offset) {
+        load_words<words.value>(values[i] + at, values_from + index * kHeadSize + offset,
+                                value_of(i) == index);
+      });
+    }
+  }
+  /// The first `valid` keys or values; the others become zeros.
+  __device__ __forceinline__ void load_first_keys(const T* from, int valid) {
+    if (valid >= kTileKeys) {
+      load_keys(from, std::true_type{});
+    } else {
+#pragma unroll
+      for (int i = 0; i < kHeadSize / 8; ++i) keys[0][i] = keys[1][i] = 0;
+      load_keys(from, [&](int key) { return key < valid; });
+    }
+  }
+  __device__ __forceinline__ void load_first_values(const T* from, int valid) {
+    if (valid >= kTileKeys) {
+      load_values(from, std::true_type{});
+    } else {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+#pragma unroll
+        for (int j = 0; j < kHeadSize / 16; ++j) values[i][j] = 0;
+      }
+      load_values(from, [&](int key) { return key < valid; });
+    }
+  }
+};
+
 /// A warp's queries and running softmax of up to 8 kHeadBlocks heads. Lane l knows heads
-/// 2 (l % 4) and the next (of each block of 8) of rows l / 4 and l / 4 + 8 of each product.
+/// 2 (l % 4) and the next (of each block of 8).
 template <typename T, int kHeadSize, int kHeadBlocks>
 struct HeadGroup {
-  static constexpr int kPitch = kHeadSize + 8;  // of shared rows: 16 bytes more keep banks apart
   static constexpr int kSteps = kHeadSize / 16;
   // Scores may pass the subtracted maximum by so much (a factor of 2^8) before sums are rescaled.
   static constexpr float kSlack = 8.0f;
 
-  /// A lane's part of the queries of up to 8 kHeadBlocks heads.
-  using Queries = uint32_t[kHeadBlocks][kSteps][2];
-  Queries queries;
+  uint32_t queries[kHeadBlocks][kHeadSize / 8];
   float outputs[kHeadBlocks][kSteps][4];
   float maxima[kHeadBlocks][2];
   float sums[kHeadBlocks][2];  // of this lane's keys alone
 
   /// `q` is [num_heads, kHeadSize].
-  static __device__ __forceinline__ void load_queries(Queries& to, const T* q, int num_heads) {
+  __device__ __forceinline__ void start(const T* q, int num_heads) {
     const int lane = threadIdx.x % 32;
 #pragma unroll
     for (int block = 0; block < kHeadBlocks; ++block) {
       const int head = block * 8 + lane / 4;
-      const auto* from = reinterpret_cast<const uint32_t*>(q + head * kHeadSize) + lane % 4;
+#pragma unroll
+      for (int i = 0; i < kHeadSize / 8; ++i) queries[block][i] = 0;
+      for_pieces<kHeadSize, 4>(lane % 4, [&](auto words, int at, int offset) {
+        load_words<words.value>(queries[block] + at, q + head * kHeadSize + offset,
+                                head < num_heads);
+      });
 #pragma unroll
       for (int i = 0; i < kSteps; ++i) {
-        to[block][i][0] = head < num_heads ? from[i * 8] : 0;
-        to[block][i][1] = head < num_heads ? from[i * 8 + 4] : 0;
-      }
-    }
-  }
-
-  __device__ __forceinline__ void start(const Queries& from) {
-#pragma unroll
-    for (int block = 0; block < kHeadBlocks; ++block) {
-#pragma unroll
-      for (int i = 0; i < kSteps; ++i) {
-        queries[block][i][0] = from[block][i][0];
-        queries[block][i][1] = from[block][i][1];
 #pragma unroll
         for (int c = 0; c < 4; ++c) outputs[block][i][c] = 0;
       }
@@ -148,8 +226,33 @@ struct HeadGroup {
     }
   }
 
+  using Scores = float[kHeadBlocks][4];
+  __device__ __forceinline__ void score(const Tile<T, kHeadSize>& tile, Scores& scores) const {
+    Scores odd_scores;  // two shorter chains
+#pragma unroll
+    for (int block = 0; block < kHeadBlocks; ++block) {
+#pragma unroll
+      for (int c = 0; c < 4; ++c) scores[block][c] = odd_scores[block][c] = 0;
+    }
+#pragma unroll
+    for (int i = 0; i < kSteps; ++i) {
+      const uint32_t keys[4] = {tile.keys[0][2 * i], tile.keys[1][2 * i], tile.keys[0][2 * i + 1],
+                                tile.keys[1][2 * i + 1]};
+#pragma unroll
+      for (int block = 0; block < kHeadBlocks; ++block) {
+        const uint32_t query[2] = {queries[block][2 * i], queries[block][2 * i + 1]};
+        multiply_add<T>(i % 2 == 0 ? scores[block] : odd_scores[block], keys, query);
+      }
+    }
+#pragma unroll
+    for (int block = 0; block < kHeadBlocks; ++block) {
+#pragma unroll
+      for (int c = 0; c < 4; ++c) scores[block][c] += odd_scores[block][c];
+    }
+  }
+
   /// Moves maxima up to `scores` (in units of log2), and sums and outputs with them.
-  __device__ __forceinline__ void raise_maxima(const float (&scores)[kHeadBlocks][4]) {
+  __device__ __forceinline__ void raise_maxima(const Scores& scores) {
 #pragma unroll
     for (int block = 0; block < kHeadBlocks; ++block) {
 #pragma unroll
@@ -171,33 +274,21 @@ struct HeadGroup {
     }
   }
 
-  /// Adds a tile of [kTileKeys, kPitch] keys and values; those from `valid` on (at least 1) are
-  /// not there. `scale` turns products into exponents of 2.
-  __device__ __forceinline__ void add(uint32_t keys, uint32_t values, int valid, float scale) {
+  using Weights = uint32_t[kHeadBlocks][2];
+  /// Scores of the first `valid` keys (at least 1) to weights. `scale` turns products into
+  /// exponents of 2.
+  __device__ __forceinline__ void weigh(Scores& scores, int valid, float scale, Weights& weights) {
     const int lane = threadIdx.x % 32;
-    float scores[kHeadBlocks][4] = {}, odd_scores[kHeadBlocks][4] = {};  // two shorter chains
-    const uint32_t key_address = keys + ((lane % 16) * kPitch + lane / 16 * 8) * sizeof(T);
-#pragma unroll
-    for (int i = 0; i < kSteps; ++i) {
-      uint32_t tile[4];
-      load_matrices(tile, key_address + i * 16 * sizeof(T));
-#pragma unroll
-      for (int block = 0; block < kHeadBlocks; ++block)
-        multiply_add<T>(i % 2 == 0 ? scores[block] : odd_scores[block], tile, queries[block][i]);
-    }
     bool is_above = false;
 #pragma unroll
     for (int block = 0; block < kHeadBlocks; ++block) {
 #pragma unroll
       for (int c = 0; c < 4; ++c) {
-        const float score = scores[block][c] + odd_scores[block][c];
-        scores[block][c] = lane / 4 + c / 2 * 8 < valid ? score * scale : -INFINITY;
+        scores[block][c] = lane / 4 + c / 2 * 8 < valid ? scores[block][c] * scale : -INFINITY;
         is_above |= scores[block][c] > maxima[block][c % 2] + kSlack;
       }
     }
     if (__any_sync(kFullWarp, is_above)) raise_maxima(scores);
-
-    uint32_t weights[kHeadBlocks][2];
 #pragma unroll
     for (int block = 0; block < kHeadBlocks; ++block) {
 #pragma unroll
@@ -210,37 +301,53 @@ struct HeadGroup {
       weights[block][1] =
           transposed(pack(static_cast<T*>(nullptr), scores[block][2], scores[block][3]));
     }
-    const uint32_t value_address =
-        values + ((lane / 16 * 8 + lane % 8) * kPitch + lane / 8 % 2 * 8) * sizeof(T);
+  }
+
+  __device__ __forceinline__ void accumulate(const Tile<T, kHeadSize>& tile,
+                                             const Weights& weights) {
 #pragma unroll
     for (int i = 0; i < kSteps; ++i) {
-      uint32_t tile[4];
-      load_matrices_transposed(tile, value_address + i * 16 * sizeof(T));
+      // Two values' pairs of components to two components' pairs of values.
+      const uint32_t values[4] = {__byte_perm(tile.values[0][i], tile.values[1][i], 0x5410),
+                                  __byte_perm(tile.values[0][i], tile.values[1][i], 0x7632),
+                                  __byte_perm(tile.values[2][i], tile.values[3][i], 0x5410),
+                                  __byte_perm(tile.values[2][i], tile.values[3][i], 0x7632)};
 #pragma unroll
       for (int block = 0; block < kHeadBlocks; ++block)
-        multiply_add<T>(outputs[block][i], tile, weights[block]);
+        multiply_add<T>(outputs[block][i], values, weights[block]);
     }
   }
 
-  /// Writes the first `num_heads` heads: outputs [head][pitch], {maximum, sum} [head].
-  __device__ __forceinline__ void store(float* to, int pitch, float2* states, int num_heads) {
+  /// Calls write(head, component, words, values, state) with 2 * words components at a time of the
+  /// heads that this lane knows, and {maximum, sum} of the head.
+  template <typename Write>
+  __device__ __forceinline__ void finish(int num_heads, const Write& write) {
     const int lane = threadIdx.x % 32;
+#pragma unroll
+    for (int offset = 4; offset < 32; offset *= 2) {
+#pragma unroll
+      for (int block = 0; block < kHeadBlocks; ++block) {
+#pragma unroll
+        for (int c = 0; c < 2; ++c)
+          sums[block][c] += __shfl_xor_sync(kFullWarp, sums[block][c], offset);
+      }
+    }
 #pragma unroll
     for (int block = 0; block < kHeadBlocks; ++block) {
 #pragma unroll
       for (int c = 0; c < 2; ++c) {
-        float sum = sums[block][c];
-#pragma unroll
-        for (int offset = 4; offset < 32; offset *= 2)
-          sum += __shfl_xor_sync(kFullWarp, sum, offset);
         const int head = block * 8 + lane % 4 * 2 + c;
         if (head >= num_heads) continue;
-        if (lane < 4) states[head] = make_float2(maxima[block][c], sum);
+        const float2 state = make_float2(maxima[block][c], sums[block][c]);
+        for_pieces<kHeadSize, 8>(lane / 4, [&](auto words, int at, int offset) {
+          float values[2 * words.value];
 #pragma unroll
-        for (int i = 0; i < kSteps; ++i) {
-          to[head * pitch + i * 16 + lane / 4] = outputs[block][i][c];
-          to[head * pitch + i * 16 + lane / 4 + 8] = outputs[block][i][c + 2];
-        }
+          for (int i = 0; i < words.value; ++i) {
+            values[2 * i] = outputs[block][at + i][c];
+            values[2 * i + 1] = outputs[block][at + i][c + 2];
+          }
+          write(head, offset, words, values, state);
+        });
       }
     }
   }

@@ -24,14 +24,12 @@ struct Divisor {
   }
 };
 
-inline constexpr int kMaxStages = 4;
-
 struct DecodeArgs {
   const void* q;
   const void* cache;
   void* y;
   const int32_t* block_tables;
-  const int32_t* query_starts;
+  const int32_t* query_starts;  // null: every sequence has one row
   const int32_t* kv_lengths;
   int64_t block_stride;  // elements from block to block
   int64_t value_offset;  // elements from a key to its value
@@ -42,8 +40,8 @@ struct DecodeArgs {
   int32_t heads_per_kv_head;
   Divisor groups_per_kv_head;
   int32_t heads_per_group;  // the last group of a kv head may have fewer
-  int32_t num_stages;       // tiles of a warp's ring, 1 to 4
-  int32_t merge_buffers;    // 1 or 2
+  Divisor quads_per_group;  // heads_per_group * head_size / 4
+  int32_t prefetch_tiles;   // of a warp, into the L2, at most 32
   float scale;              // to exponents of 2
   float* partial_outputs;   // [2 * thread blocks, heads_per_group, head_size]
   float2* partial_states;   // [2 * thread blocks, heads_per_group] {maximum, sum}
@@ -55,10 +53,21 @@ struct DecodeArgs {
 struct Sums {
   int32_t* tiles;
   int32_t* chunks;
-  int2* sequences;  // [num_sequences] first row, keys: copies of the step's inputs
+  int2* sequences;  // [num_sequences] first row, keys; -1 keys: not this kernel's
 
   static size_t bytes(int num_sequences) { return 4 * sizeof(int32_t) * (num_sequences + 1); }
 };
+
+/// The sum of `value` over this lane and those before it; `count` lanes at most are not zero.
+__device__ __forceinline__ int sum_before(int value, int count = 32) {
+  const int lane = threadIdx.x % 32;
+#pragma unroll 1
+  for (int offset = 1; offset < count; offset *= 2) {
+    const int other = __shfl_up_sync(kFullWarp, value, offset);
+    if (lane >= offset) value += other;
+  }
+  return value;
+}
 
 /// sums[i + 1] = value(0) + ... + value(i). All threads of the block; ends with a barrier.
 template <int kThreads, typename Value>
@@ -70,12 +79,7 @@ __device__ __forceinline__ void add_up(int count, int32_t* sums, const Value& va
   const int end = min(begin + each, count);
   int total = 0;
   for (int i = begin; i < end; ++i) sums[i + 1] = total += value(i);
-  int before = total;
-#pragma unroll
-  for (int offset = 1; offset < 32; offset *= 2) {
-    const int other = __shfl_up_sync(kFullWarp, before, offset);
-    if (lane >= offset) before += other;
-  }
+  int before = sum_before(total);
   if (lane == 31) warp_totals[warp] = before;
   before -= total;
   __syncthreads();
@@ -125,42 +129,51 @@ struct Item {
   }
 };
 
+inline constexpr int kWholeTiles = 40;  // about as long as to merge parts takes a thread block
+
 /// Chunks of an item of so many tiles: about chunk_tiles each, but a short item stays whole.
 __device__ __forceinline__ int num_chunks(int tiles, int chunk_tiles) {
-  constexpr int kShort = 24;  // as long as merging two parts would take
-  if (tiles <= kShort) return tiles > 0 ? 1 : 0;
+  if (tiles <= kWholeTiles) return tiles > 0 ? 1 : 0;
   return (tiles + chunk_tiles - 1) / chunk_tiles;
 }
 
-/// Tiles of sequence i, of which it keeps what it reads.
-__device__ __forceinline__ int tiles_of(const DecodeArgs& args, const Sums& sums, int i) {
-  const int row = args.query_starts[i], keys = args.kv_lengths[i];
-  const bool is_one = args.query_starts[i + 1] - row == 1;
-  sums.sequences[i] = make_int2(row, keys);
+/// Tiles of sequence i; one thread keeps what it reads of it.
+__device__ __forceinline__ int tiles_of(const DecodeArgs& args, const Sums& sums, int i,
+                                        bool keeps) {
+  const int keys = args.kv_lengths[i];
+  int row = i;
+  bool is_one = true;
+  if (args.query_starts != nullptr) {
+    row = args.query_starts[i];
+    is_one = args.query_starts[i + 1] - row == 1;
+  }
+  if (keeps) sums.sequences[i] = make_int2(row, is_one ? max(keys, 0) : -1);
   return is_one ? (max(keys, 0) + kTileKeys - 1) / kTileKeys : 0;
 }
 
 /// Sizes of chunks to choose from. The last leaves thread blocks little more than equal shares.
 struct ChunkChoices {
   static constexpr int kCount = 4;
-  int tiles[kCount];
+  int last;
   int counts[kCount] = {};  // chunks of one head group that there would be
 
-  __device__ __forceinline__ ChunkChoices(int total_tiles, const DecodeArgs& args)
-      : tiles{8, 16, 24, 0} {
+  __device__ __forceinline__ ChunkChoices(int total_tiles, const DecodeArgs& args) {
     const int blocks = static_cast<int>(gridDim.x);
     const int share = (total_tiles * args.num_groups + blocks - 1) / blocks;
-    tiles[kCount - 1] = share + share / 32 + 4;
+    last = share + share / 32 + 4;
+  }
+  __device__ __forceinline__ int tiles(int choice) const {
+    return choice == kCount - 1 ? last : 8 * (choice + 1);
   }
   __device__ __forceinline__ void add(int item_tiles) {
 #pragma unroll
-    for (int c = 0; c < kCount; ++c) counts[c] += num_chunks(item_tiles, tiles[c]);
+    for (int c = 0; c < kCount; ++c) counts[c] += num_chunks(item_tiles, tiles(c));
   }
   /// The smallest of which there are not more than thread blocks; 0 if there is none.
   __device__ __forceinline__ int choice(const DecodeArgs& args) const {
 #pragma unroll
     for (int c = 0; c < kCount; ++c) {
-      if (counts[c] * args.num_groups <= static_cast<int>(gridDim.x)) return tiles[c];
+      if (counts[c] * args.num_groups <= static_cast<int>(gridDim.x)) return tiles(c);
     }
     return 0;
   }
@@ -170,32 +183,40 @@ struct ChunkChoices {
 /// barrier.
 template <int kThreads>
 __device__ __forceinline__ int measure(const Sums& sums, const DecodeArgs& args) {
-  const int lane = threadIdx.x % 32;
-  if (args.num_sequences <= 32) {  // every warp for itself
-    const int tiles = lane < args.num_sequences ? tiles_of(args, sums, lane) : 0;
-    const auto add_up_lanes = [&](int value, int32_t* to) {
-#pragma unroll
-      for (int offset = 1; offset < 32; offset *= 2) {
-        const int other = __shfl_up_sync(kFullWarp, value, offset);
-        if (lane >= offset) value += other;
-      }
+  const int lane = threadIdx.x % 32, blocks = static_cast<int>(gridDim.x);
+  if (args.num_sequences <= 32) {  // every warp for itself; the first one writes
+    int tiles = 0;
+    if (lane < args.num_sequences) tiles = tiles_of(args, sums, lane, threadIdx.x < 32);
+    const auto keep = [&](int value, int32_t* to) {
       if (threadIdx.x < args.num_sequences) to[lane + 1] = value;
       if (threadIdx.x == 0) to[0] = 0;
-      return __shfl_sync(kFullWarp, value, 31);
     };
-    ChunkChoices choices(add_up_lanes(tiles, sums.tiles), args);
-    choices.add(tiles);
+    const int tiles_before = sum_before(tiles, args.num_sequences);
+    keep(tiles_before, sums.tiles);
+    const uint32_t present = __ballot_sync(kFullWarp, tiles > 0);
+    int chunk_tiles = 0;
+    if (!__any_sync(kFullWarp, tiles > kWholeTiles)) {
+      if (__popc(present) * args.num_groups <= blocks) {
+        chunk_tiles = kWholeTiles;
+        keep(__popc(present & ((2u << lane) - 1)), sums.chunks);
+      }
+    } else if (__popc(present) * args.num_groups <= blocks) {
+      ChunkChoices choices(__shfl_sync(kFullWarp, tiles_before, 31), args);
+      choices.add(tiles);
 #pragma unroll
-    for (int c = 0; c < ChunkChoices::kCount; ++c)
-      choices.counts[c] = __reduce_add_sync(kFullWarp, choices.counts[c]);
-    const int chunk_tiles = choices.choice(args);
-    if (chunk_tiles > 0) add_up_lanes(num_chunks(tiles, chunk_tiles), sums.chunks);
+      for (int c = 0; c < ChunkChoices::kCount; ++c)
+        choices.counts[c] = __reduce_add_sync(kFullWarp, choices.counts[c]);
+      chunk_tiles = choices.choice(args);
+      if (chunk_tiles > 0)
+        keep(sum_before(num_chunks(tiles, chunk_tiles), args.num_sequences), sums.chunks);
+    }
     __syncthreads();
     return chunk_tiles;
   }
-  add_up<kThreads>(args.num_sequences, sums.tiles, [&](int i) { return tiles_of(args, sums, i); });
+  add_up<kThreads>(args.num_sequences, sums.tiles,
+                   [&](int i) { return tiles_of(args, sums, i, true); });
   // Chunks are for fewer items than thread blocks; a step of more sequences is hardly such.
-  if (args.num_sequences * args.num_groups > 2 * static_cast<int>(gridDim.x)) return 0;
+  if (args.num_sequences * args.num_groups > 2 * blocks) return 0;
   ChunkChoices choices(sums.tiles[args.num_sequences], args);
   for (int i = threadIdx.x; i < args.num_sequences; i += kThreads) {
     choices.add(sums.tiles[i + 1] - sums.tiles[i]);
@@ -220,19 +241,19 @@ __device__ __forceinline__ int measure(const Sums& sums, const DecodeArgs& args)
   return chunk_tiles;
 }
 
-/// A thread block's part of the step: positions [tail, end), then [begin, tail).
+/// A thread block's part of the step: positions [begin, end).
 ///
 /// A step of few items is divided item by item into equal chunks, one to a thread block. Else each
-/// thread block has an equal share, wherever that begins and ends; items that it shares with others
-/// come first, so that they are merged while there is more to read.
+/// thread block has an equal share, wherever that begins and ends.
 struct Work {
-  int begin, tail, end;
+  int begin, end;
   int share;                   // positions to each thread block; 0 if divided by chunks
   int first_block, num_parts;  // of the item, if divided by chunks
+  Item item;                   // the same
 
   __device__ __forceinline__ Work(const Sums& sums, const DecodeArgs& args, int chunk_tiles) {
     const int block = static_cast<int>(blockIdx.x), blocks = static_cast<int>(gridDim.x);
-    begin = tail = end = share = 0;
+    begin = end = share = 0;
     first_block = num_parts = 0;
     if (chunk_tiles > 0) {
       if (block >= sums.chunks[args.num_sequences] * args.num_groups) return;
@@ -240,20 +261,24 @@ struct Work {
       num_parts = sums.chunks[sequence + 1] - sums.chunks[sequence];
       const int tiles = sums.tiles[sequence + 1] - sums.tiles[sequence];
       const int index = block - sums.chunks[sequence] * args.num_groups;
-      const int group = index / num_parts, part = index % num_parts;
+      const int group = num_parts == 1 ? index : index / num_parts;
+      const int part = index - group * num_parts;
       const int first = sums.tiles[sequence] * args.num_groups + group * tiles;
       first_block = block - part;
-      begin = first + tiles * part / num_parts;
-      tail = end = first + tiles * (part + 1) / num_parts;
+      item = {sequence, group, first, first + tiles};
+      begin = num_parts == 1 ? first : first + tiles * part / num_parts;
+      end = num_parts == 1 ? first + tiles : first + tiles * (part + 1) / num_parts;
       return;
     }
     const int total = sums.tiles[args.num_sequences] * args.num_groups;
     share = (total + blocks - 1) / blocks;
     begin = boundary(sums, args, block * share, total);
-    tail = end = boundary(sums, args, (block + 1) * share, total);
-    if (begin == end) return;
-    const Item last = Item::at(sums, args, end - 1);
-    if (last.end > end && last.begin > begin) tail = last.begin;
+    end = boundary(sums, args, (block + 1) * share, total);
+  }
+  /// The item at a position of this thread block's.
+  __device__ __forceinline__ Item item_at(const Sums& sums, const DecodeArgs& args,
+                                          int position) const {
+    return share == 0 ? item : Item::at(sums, args, position);
   }
   /// Whether all of `item` is this thread block's.
   __device__ __forceinline__ bool is_whole(const Item& item) const {
@@ -271,54 +296,18 @@ struct Work {
 
  private:
   // To divide an item costs about as much as to read some tiles: short ones stay whole.
-  static constexpr int kWholeTiles = 20, kSlack = 2;
+  static constexpr int kShort = 20, kSlack = 2;
 
   /// The end of the item that `position` is near to, or else `position`.
   static __device__ __forceinline__ int rounded(int position, const Item& item) {
     const int before = position - item.begin, after = item.end - position;
-    const int slack = item.end - item.begin <= kWholeTiles ? kWholeTiles / 2 : kSlack;
+    const int slack = item.end - item.begin <= kShort ? kShort / 2 : kSlack;
     if (before <= slack && before <= after) return item.begin;
     return after <= slack ? item.end : position;
   }
   static __device__ __forceinline__ int boundary(const Sums& sums, const DecodeArgs& args,
                                                  int position, int total) {
     return position >= total ? total : rounded(position, Item::at(sums, args, position));
-  }
-};
-
-/// Walks a thread block's part item by item. Tiles are numbered from 0 in the order of the walk.
-struct Walk {
-  Item item;
-  int begin, end;  // numbers of the tiles that are of `item`; INT_MAX after the last item
-  int first_tile;  // of `item` among these
-  bool is_in_tail;
-
-  __device__ __forceinline__ Walk(const Work& work, const Sums& sums, const DecodeArgs& args)
-      : item(Item::at(sums, args, work.tail < work.end ? work.tail : work.begin)),
-        is_in_tail(work.tail < work.end) {
-    find_tiles(work);
-  }
-  __device__ __forceinline__ bool is_done() const { return end == INT_MAX; }
-  __device__ __forceinline__ void next(const Work& work, const Sums& sums, const DecodeArgs& args) {
-    if (is_in_tail) {
-      is_in_tail = false;
-      item = Item::at(sums, args, work.begin);
-    } else if (item.end >= work.tail) {
-      begin = end = INT_MAX;
-      return;
-    } else {
-      item.next(sums, args);
-    }
-    find_tiles(work);
-  }
-
- private:
-  __device__ __forceinline__ void find_tiles(const Work& work) {
-    const int from = is_in_tail ? work.tail : max(item.begin, work.begin);
-    const int to = min(item.end, is_in_tail ? work.end : work.tail);
-    begin = is_in_tail ? 0 : work.end - work.tail + from - work.begin;
-    end = begin + to - from;
-    first_tile = from - item.begin;
   }
 };
 

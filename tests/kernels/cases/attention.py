@@ -114,6 +114,12 @@ CASES = (
         dtype="bfloat16",
         cache="bfloat16",
     ),
+    # More generating sequences than thread blocks have warps: parts of one lie in several of either.
+    *(
+        AttentionCase((1,) * len(lengths), lengths, 16, 8, size, 32, dtype=dtype, cache=dtype)
+        for size, dtype in ((64, "bfloat16"), (128, "float16"))
+        for lengths in (tuple(range(100, 340, 8)), (5000, *range(1, 60, 3)))
+    ),
     # Few rows over long prefixes, whose keys several thread blocks share.
     *(
         AttentionCase(
