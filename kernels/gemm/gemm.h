@@ -28,8 +28,8 @@ void linear(const LinearParams& params, OpContext& context);
 /// `residual` has y's shape and dtype and may be y. Needs linear_workspace_bytes. False: nothing
 /// was done.
 bool linear_add(const LinearParams& params, const TensorView& residual, OpContext& context);
-/// y [M, N / 2] = silu(s[:, :N/2]) * s[:, N/2:] where s is the linear, rounded as the two ops do, in
-/// one kernel without scratch: many rows on Hopper. False: nothing was done.
+/// y [M, N / 2] = silu(s[:, :N/2]) * s[:, N/2:] where s is the linear, rounded as the two ops do,
+/// in one kernel without scratch: many rows on Hopper. False: nothing was done.
 bool linear_silu_mul(const LinearParams& params, OpContext& context);
 /// Scratch bytes for any number of rows.
 size_t linear_workspace_bytes(const LinearParams& largest);
