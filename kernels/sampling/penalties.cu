@@ -7,9 +7,6 @@ namespace inflight::cuda {
 namespace {
 
 constexpr int kThreads = 1024;
-constexpr int kSlots = 8192;                // of the hash table, a power of two
-constexpr int kMaxHashed = kSlots / 4 * 3;  // ids of a history that it holds with room
-constexpr int kRange = 2 * kSlots;          // ids to a turn of a longer history
 constexpr int kLeastSlots = 1024;
 
 struct Args {
@@ -32,17 +29,20 @@ struct Args {
 constexpr int32_t kEmpty = -1;
 
 /// Times each id was generated. Of a usual history: of all ids at once, in a hash table with open
-/// addressing. Of a long one: of kRange ids in turn, each with a count of its own.
+/// addressing. Of a long one: of so many ids in turn that the table has a slot for each.
+template <int kSlots>
 struct Counts {
-  int32_t* counts;  // negative once the id's logit is changed
-  int32_t* ids;     // of the hash table: kEmpty, or whose slot it is
-  unsigned mask;    // its slots - 1, or 0 where there is none
-  int first;        // id of the turn
+  static constexpr int kMaxHashed = kSlots / 4 * 3;  // ids of a history that it holds with room
+
+  int32_t* ids;     // [kSlots]; kEmpty, or whose slot it is
+  int32_t* counts;  // [kSlots]; negative once the id's logit is changed
+  unsigned mask;    // slots of the hash table - 1; 0: the slots are those of ids from `first` on
+  int first;
 
   __device__ unsigned start_of(int id) const { return (id * 0x9E3779B1u >> 16) & mask; }
-  /// The id's place in `counts`, taken if it is new; -1 if its turn is another.
+  /// The id's slot, taken if it is new; -1 if its turn is another.
   __device__ int insert(int id) const {
-    if (mask == 0) return static_cast<unsigned>(id - first) < kRange ? id - first : -1;
+    if (mask == 0) return static_cast<unsigned>(id - first) < kSlots ? id - first : -1;
     for (unsigned slot = start_of(id);; slot = (slot + 1) & mask) {
       const int32_t there = atomicCAS(&ids[slot], kEmpty, id);
       if (there == kEmpty || there == id) return static_cast<int>(slot);
@@ -50,8 +50,8 @@ struct Counts {
   }
 };
 
-/// A block a row. Until it waits, which is most of its time, it reads the step's inputs and the
-/// tokens of the step before, older than those.
+/// A block a row. Until it waits it reads the step's inputs alone, which is most of its time.
+template <int kSlots>
 __global__ void __launch_bounds__(kThreads) penalties_kernel(const Args args) {
   extern __shared__ int32_t memory[];
   let_next_start();
@@ -62,10 +62,10 @@ __global__ void __launch_bounds__(kThreads) penalties_kernel(const Args args) {
   const float presence = args.presence[i];
   const float frequency = args.frequency[i];
   float* const row = args.logits + args.rows[i] * args.stride;
-  const bool is_hashed = end - begin <= kMaxHashed;
-  int slots = is_hashed ? kLeastSlots : kRange;
+  const bool is_hashed = end - begin <= Counts<kSlots>::kMaxHashed;
+  int slots = kLeastSlots;
   while (slots < kSlots && slots / 2 < end - begin) slots *= 2;
-  Counts counts{memory, memory + kSlots, is_hashed ? slots - 1u : 0u, 0};
+  Counts<kSlots> counts{memory, memory + kSlots, is_hashed ? slots - 1u : 0u, 0};
   /// history[at], or a number that is no id.
   const auto id_at = [&](int at) {
     int id = args.history[at];
@@ -73,10 +73,10 @@ __global__ void __launch_bounds__(kThreads) penalties_kernel(const Args args) {
     return id < args.length ? id : -1;
   };
   bool has_waited = false;
-  for (; counts.first < args.length; counts.first += is_hashed ? args.length : kRange) {
+  for (; counts.first < args.length; counts.first += is_hashed ? args.length : kSlots) {
     for (int slot = threadIdx.x; slot < slots; slot += kThreads) {
+      counts.ids[slot] = kEmpty;
       counts.counts[slot] = 0;
-      if (is_hashed) counts.ids[slot] = kEmpty;
     }
     __syncthreads();
     for (int at = generated + threadIdx.x; at < end; at += kThreads) {
@@ -132,10 +132,16 @@ void penalties(const PenaltiesParams& p, OpContext& context) {
                   p.previous_tokens.rank == 1 ? static_cast<int>(p.previous_tokens.shape[0]) : 0,
                   p.banned.as<int32_t>(),
                   p.banned_starts.as<int32_t>()};
-  constexpr size_t kBytes = sizeof(int32_t) * kRange;
-  allow_shared_bytes(penalties_kernel, kBytes);
-  launch(penalties_kernel, {dim3(static_cast<unsigned>(p.rows.shape[0])), dim3(kThreads), kBytes},
-         context, args);
+  const auto launch_with = [&]<int kSlots>() {
+    constexpr size_t kBytes = 2 * sizeof(int32_t) * kSlots;
+    allow_shared_bytes(penalties_kernel<kSlots>, kBytes);
+    launch(penalties_kernel<kSlots>,
+           {dim3(static_cast<unsigned>(p.rows.shape[0])), dim3(kThreads), kBytes}, context, args);
+  };
+  // As many slots as a power of two may have in a thread block's shared memory.
+  const bool has_room = context.compute_capability == 80 || context.compute_capability == 90 ||
+                        context.compute_capability == 100;
+  has_room ? launch_with.template operator()<16384>() : launch_with.template operator()<8192>();
 }
 
 }  // namespace inflight::cuda

@@ -298,15 +298,10 @@ void sample(const SampleParams& p, OpContext& context) {
                   p.maxima.as<float>(),      p.log_sums.as<float>(),     p.num_kept.as<int32_t>(),
                   p.chunk_maxima.as<float>()};
   const int cluster = row_cluster(p.rows.shape[0], context);
-  const int64_t num_blocks = p.rows.shape[0] * cluster;
-  // With so much memory no two share a multiprocessor while another has none.
-  constexpr size_t kBytes = sizeof(RowShared), kBytesAlone = size_t{116} << 10;
-  const bool has_room = context.compute_capability == 90 || context.compute_capability == 100;
-  const bool is_alone = has_room && num_blocks <= context.num_multiprocessors;
-  allow_shared_bytes(sample_kernel, has_room ? kBytesAlone : kBytes);
+  allow_shared_bytes(sample_kernel, sizeof(RowShared));
   launch(sample_kernel,
-         {dim3(static_cast<unsigned>(num_blocks)), dim3(kRowThreads),
-          is_alone ? kBytesAlone : kBytes, cluster},
+         {dim3(static_cast<unsigned>(p.rows.shape[0] * cluster)), dim3(kRowThreads),
+          sizeof(RowShared), cluster},
          context, args);
 }
 

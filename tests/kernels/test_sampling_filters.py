@@ -176,7 +176,7 @@ def test_penalties(new_sampler, case: Case, vocab_size: int) -> None:
         np.testing.assert_allclose(changed[1], scores[0].numpy(), rtol=1e-6)
 
 
-@pytest.mark.parametrize("length", [6_144, 6_145, 60_000])
+@pytest.mark.parametrize("length", [6_145, 12_288, 12_289, 60_000])
 def test_penalties_of_a_long_history(new_sampler, length: int) -> None:
     rng = np.random.default_rng(length)
     logits = rng.normal(size=(1, 50257)).astype(np.float32)
