@@ -80,6 +80,12 @@ Ids output_ids(const FakeAnswer& answer) {
   return tensor == nullptr ? Ids{} : tensor->values<int32_t>();
 }
 
+/// Of a request with a text context that has an answer, and may get more.
+int64_t engine_request_id(TRITONBACKEND_Request& request) {
+  std::lock_guard lock(request.mutex);
+  return request.answers.at(0).find("response_state")->values<int64_t>()[0];
+}
+
 Ids joined(const std::vector<FakeAnswer>& answers) {
   Ids all;
   for (const FakeAnswer& answer : answers) {
@@ -202,7 +208,7 @@ void pieces_join_while_the_last_waits_for_postprocessing() {
   using Counts = std::vector<size_t>;
   run_steps(3);  // nobody has ever told: nothing to wait for
   EXPECT((num_ids() == Counts{1, 1, 1}));
-  const int64_t id = request->answers[0].find("response_state")->values<int64_t>()[0];
+  const int64_t id = engine_request_id(*request);
   tell(id, 1);
   run_steps(3);
   EXPECT((num_ids() == Counts{1, 1, 1}));
@@ -419,7 +425,7 @@ void stop_by_engine_request_id() {
   }
   backend.script->gate.let_pass(3);
   requests[1]->wait_for_answers(1);
-  const int64_t id = requests[1]->answers[0].find("response_state")->values<int64_t>()[0];
+  const int64_t id = engine_request_id(*requests[1]);
   const RequestPtr command = make_request({0}, 0);
   command->flag("stop", true);
   command->add("engine_request_id", TRITONSERVER_TYPE_UINT64, {1},
@@ -467,7 +473,7 @@ void final_response_to_nobody_waits() {
     gone->wait_for_answers(1);
     const Clock::time_point left = Clock::now();
     if (by_command) {
-      const int64_t id = gone->answers[0].find("response_state")->values<int64_t>()[0];
+      const int64_t id = engine_request_id(*gone);
       const RequestPtr command = make_request({0}, 0);
       command->flag("stop", true);
       command->flag("client_left", true);

@@ -64,6 +64,7 @@ class Server:
                 raise AssertionError(f"the server ended\n{self.log.read_text()[-6000:]}")
             with suppress(urllib.error.URLError, OSError):
                 urllib.request.urlopen(f"{self.url}/v2/health/ready", timeout=2).close()
+                self.gauges()  # the metrics are served last
                 return
             time.sleep(0.1)
         raise AssertionError(f"the server is not ready\n{self.log.read_text()[-6000:]}")
