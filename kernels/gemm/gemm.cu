@@ -10,17 +10,6 @@ bool is_aligned(const LinearParams& p) {
   return begins % 16 == 0 && p.x.shape[1] * size_of(p.x.dtype) % 16 == 0;
 }
 
-ProductQuery query_of(const LinearParams& p, const OpContext& context) {
-  return {.rows = p.x.shape[0],
-          .columns = p.weight.shape[0],
-          .depth = p.x.shape[1],
-          .x = p.x.dtype,
-          .weight = p.weight.dtype,
-          .is_aligned = is_aligned(p),
-          .compute_capability = context.compute_capability,
-          .has_library = context.cublaslt != nullptr};
-}
-
 }  // namespace
 
 size_t linear_workspace_bytes(const LinearParams& p) {
@@ -28,13 +17,29 @@ size_t linear_workspace_bytes(const LinearParams& p) {
   return is_library ? kLibraryWorkspaceBytes : 0;
 }
 
+Product choose_product(const LinearParams& p, const OpContext& context) {
+  return select_product({.rows = p.x.shape[0],
+                         .columns = p.weight.shape[0],
+                         .depth = p.x.shape[1],
+                         .x = p.x.dtype,
+                         .weight = p.weight.dtype,
+                         .is_aligned = is_aligned(p),
+                         .compute_capability = context.compute_capability,
+                         .has_library = context.cublaslt != nullptr});
+}
+
 void linear(const LinearParams& p, OpContext& context) {
-  const int64_t columns = p.weight.shape[0], depth = p.x.shape[1];
-  switch (select_product(query_of(p, context))) {
+  switch (choose_product(p, context)) {
     case Product::kExact:
       return exact_product(p, context);
     case Product::kSkinny:
-      return skinny_product(p, plan_skinny(columns, depth, context.num_multiprocessors), context);
+      return few_rows_product({.linear = p,
+                               .norm_weight = TensorView{},
+                               .epsilon = 0,
+                               .residual = TensorView{},
+                               .is_gated = false,
+                               .prefetch = TensorView{}},
+                              context);
     case Product::kLibrary:
       if (library_product(p, TensorView{}, context)) return;
       [[fallthrough]];
@@ -44,8 +49,21 @@ void linear(const LinearParams& p, OpContext& context) {
 }
 
 bool linear_add(const LinearParams& p, const TensorView& residual, OpContext& context) {
-  return select_product(query_of(p, context)) == Product::kLibrary &&
-         library_product(p, residual, context);
+  switch (choose_product(p, context)) {
+    case Product::kSkinny:
+      few_rows_product({.linear = p,
+                        .norm_weight = TensorView{},
+                        .epsilon = 0,
+                        .residual = residual,
+                        .is_gated = false,
+                        .prefetch = TensorView{}},
+                       context);
+      return true;
+    case Product::kLibrary:
+      return library_product(p, residual, context);
+    default:
+      return false;
+  }
 }
 
 }  // namespace inflight::cuda

@@ -24,12 +24,13 @@ size_t linear_workspace_bytes(const LinearParams& largest, int num_threads);
 
 namespace cuda {
 void linear(const LinearParams& params, OpContext& context);
-/// y = residual + linear, rounded once, where one kernel does that: what cuBLASLt serves.
+/// y = residual + linear, where one kernel does that: for few rows on Hopper, rounded as the two ops
+/// do, or rounded once where cuBLASLt serves.
 /// `residual` has y's shape and dtype and may be y. Needs linear_workspace_bytes. False: nothing
 /// was done.
 bool linear_add(const LinearParams& params, const TensorView& residual, OpContext& context);
 /// y [M, N / 2] = silu(s[:, :N/2]) * s[:, N/2:] where s is the linear, rounded as the two ops do,
-/// in one kernel without scratch: many rows on Hopper. False: nothing was done.
+/// in one kernel without scratch: few or many rows on Hopper. False: nothing was done.
 bool linear_silu_mul(const LinearParams& params, OpContext& context);
 /// Scratch bytes for any number of rows.
 size_t linear_workspace_bytes(const LinearParams& largest);

@@ -70,29 +70,39 @@ __device__ __forceinline__ void copy_tile(void* to, const CUtensorMap& map, int 
       "l"(&map), "r"(column), "r"(row), "r"(shared_address(barrier)), "l"(policy)
       : "memory");
 }
-__device__ __forceinline__ void prefetch_tile(const CUtensorMap& map, int column, int row) {
-  asm volatile("cp.async.bulk.prefetch.tensor.2d.L2.global [%0, {%1, %2}];" ::"l"(&map),
-               "r"(column), "r"(row)
-               : "memory");
+/// Copies the box of a map made by tensor_map_of_chunks from (row, chunk) on.
+__device__ __forceinline__ void copy_chunks(void* to, const CUtensorMap& map, int row, int chunk,
+                                            uint64_t* barrier, uint64_t policy) {
+  asm volatile(
+      "cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint"
+      " [%0], [%1, {%2, %3, %4}], [%5], %6;" ::"r"(shared_address(to)),
+      "l"(&map), "r"(0), "r"(row), "r"(chunk), "r"(shared_address(barrier)), "l"(policy)
+      : "memory");
 }
 __device__ __forceinline__ void prefetch_map(const CUtensorMap& map) {
   asm volatile("prefetch.tensormap [%0];" ::"l"(&map) : "memory");
 }
 
-__device__ __forceinline__ void cluster_barrier() {
-  asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::
-                   : "memory");
+/// The two halves of a barrier of all threads of a cluster; shared memory written before the first
+/// is seen, in any block, after the second. Whole warps call them.
+__device__ __forceinline__ void arrive_at_cluster() {
+  asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
 }
-/// Four floats at `address` of block `rank`'s shared memory.
-__device__ __forceinline__ float4 load_remote(uint32_t address, int rank) {
-  float4 value;
-  asm volatile(
-      "{\n.reg .b32 remote;\nmapa.shared::cluster.u32 remote, %4, %5;\n"
-      "ld.shared::cluster.v4.f32 {%0, %1, %2, %3}, [remote];\n}"
-      : "=f"(value.x), "=f"(value.y), "=f"(value.z), "=f"(value.w)
-      : "r"(address), "r"(rank)
-      : "memory");
-  return value;
+__device__ __forceinline__ void wait_for_cluster() {
+  asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
+}
+__device__ __forceinline__ void cluster_barrier() {
+  arrive_at_cluster();
+  wait_for_cluster();
+}
+/// The address, in the cluster's window, of `address` in block `rank`'s shared memory.
+__device__ __forceinline__ uint32_t remote_address(uint32_t address, int rank) {
+  uint32_t remote;
+  asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(remote) : "r"(address), "r"(rank));
+  return remote;
+}
+__device__ __forceinline__ void store_remote(uint32_t address, float value) {
+  asm volatile("st.shared::cluster.f32 [%0], %1;" ::"r"(address), "f"(value) : "memory");
 }
 
 /// A tile whose rows are 128 bytes of the depth, in the 128-byte swizzle, from a multiple of 1024

@@ -6,12 +6,21 @@
 
 namespace inflight::cuda {
 
+/// select_product for these; y's columns play no part.
+Product choose_product(const LinearParams& params, const OpContext& context);
+
 /// Any dtypes and shapes, float32 fused multiply-adds in an order that depends on the depth alone.
 void exact_product(const LinearParams& params, const OpContext& context);
 /// 16-bit x and weight of one dtype, rows that are multiples of 16 bytes: mma.sync, sm_80 on.
 void tiled_product(const LinearParams& params, const OpContext& context);
-/// The same, at most kMaxSkinnyRows rows, sm_90 only.
-void skinny_product(const LinearParams& params, const SkinnyPlan& plan, const OpContext& context);
+/// The same, at most kMaxSkinnyRows rows, sm_90 only; no norm.
+void skinny_product(const FusedProductParams& params, const SkinnyPlan& plan,
+                    const OpContext& context);
+/// The same, at most kMaxNarrowRows rows, sm_90 only, a depth of whole 64s; no norm in float16.
+void narrow_product(const FusedProductParams& params, const NarrowPlan& plan,
+                    const OpContext& context);
+/// The one of those two for these rows and depth.
+void few_rows_product(const FusedProductParams& params, const OpContext& context);
 /// By cuBLASLt, with `residual` ([M, N], dtype of y, may be y) added before y is rounded unless it
 /// has no data; false, with nothing done, if it has no algorithm for these dtypes and shapes.
 bool library_product(const LinearParams& params, const TensorView& residual,

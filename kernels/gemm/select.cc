@@ -20,7 +20,10 @@ namespace inflight::cuda {
 Product select_product(const ProductQuery& query) {
   if (query.x != query.weight || query.x == DType::kFloat32 || !query.is_aligned)
     return Product::kExact;
-  if (query.compute_capability == 90 && query.rows <= kMaxSkinnyRows) return Product::kSkinny;
+  // From some 32 rows on a wide and deep product waits for x, which each of its tiles reads.
+  const bool is_big = query.columns >= 4096 && query.depth >= 4096;
+  const int64_t most = is_big && query.has_library ? kMaxSkinnyRows / 2 : kMaxSkinnyRows;
+  if (query.compute_capability == 90 && query.rows <= most) return Product::kSkinny;
   return query.has_library ? Product::kLibrary : Product::kTiled;
 }
 
@@ -46,7 +49,24 @@ SkinnyPlan plan_skinny(int64_t columns, int64_t depth, int num_multiprocessors) 
   while (split < kMaxSplit && narrow / tiles * split * 10 < 9 * num_multiprocessors &&
          steps >= split * 2 * kMinSteps)
     split *= 2;
-  return {tiles, split, 100 << 10, 0};
+  return {tiles, split, 112 << 10, Trigger::kLate};
+}
+
+NarrowPlan plan_narrow(int64_t columns, bool is_gated, int num_multiprocessors) {
+  // The widest tiles (fewer reads of x) among those that give the busiest block the least.
+  int best = 4;
+  int64_t least = INT64_MAX;
+  for (const int groups : {4, 3, 2}) {
+    if (is_gated && groups == 3) continue;
+    const int64_t width = groups * 8 / (is_gated ? 2 : 1);
+    const int64_t tiles = (columns + width - 1) / width;
+    const int64_t work = (tiles + num_multiprocessors - 1) / num_multiprocessors * groups;
+    if (least == INT64_MAX || work * 20 < least * 19) {
+      best = groups;
+      least = work;
+    }
+  }
+  return {best, num_multiprocessors, 128 << 10, 32 << 10, Trigger::kAtOnce};
 }
 
 }  // namespace inflight::cuda

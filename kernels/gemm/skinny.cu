@@ -20,49 +20,67 @@ constexpr int kMaxSlots = 24;
 constexpr int kPad = 4;  // floats after a row of sums, so that a warp's stores meet no bank twice
 
 constexpr int slot_bytes(int x_rows, int tiles) { return (64 * tiles + x_rows) * kDepth * 2; }
-constexpr int sums_bytes(int x_rows, int tiles) { return x_rows * (64 * tiles + kPad) * 4; }
+constexpr int sums_bytes(int x_rows, int tiles, int split) {
+  return x_rows * (64 * tiles + split * kPad) * 4;
+}
+// Many rows' sums take the ring's place when all of the cluster have done with theirs.
+constexpr bool sums_in_ring(int x_rows) { return x_rows >= 32; }
 
-struct RingArgs {
+struct SkinnyArgs {
   int split;  // blocks of a cluster
   int steps;  // slots' worth of depth
   int slots;
-  int prefetched;  // steps beyond the ring's
+  Trigger trigger;
 };
 
-/// Grid: split * ceil(columns / (64 * kTiles)) blocks of kTiles warpgroups and a producer warp.
+/// Grid: split blocks to each tile of 64 * kTiles weight rows, of kTiles warpgroups and a producer
+/// warp. A gated tile holds half as many rows of the gate, then as many of up.
 template <typename T, int kRows, int kTiles>
 __global__ void __launch_bounds__(kTiles * 128 + 32)
     skinny_kernel(const __grid_constant__ CUtensorMap weights,
                   const __grid_constant__ CUtensorMap x, const ProductOutput out,
-                  const RingArgs ring) {
+                  const SkinnyArgs args) {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
-  constexpr int kColumns = 64 * kTiles;
+  constexpr int kColumns = 64 * kTiles, kConsumers = kTiles * 128;
   constexpr int kWeightBytes = kColumns * kDepth * 2;
   constexpr int kSlotBytes = slot_bytes(kRows, kTiles);
   extern __shared__ uint8_t unaligned[];
   uint8_t* shared = unaligned + (1024 - shared_address(unaligned) % 1024) % 1024;
   __shared__ uint64_t full[kMaxSlots], empty[kMaxSlots];
 
-  const int rank = static_cast<int>(blockIdx.x) % ring.split;
-  const int column = static_cast<int>(blockIdx.x) / ring.split * kColumns;
-  const int begin = ring.steps * rank / ring.split;
-  const int count = ring.steps * (rank + 1) / ring.split - begin;
-  const int warp = static_cast<int>(threadIdx.x) / 32;
+  const int rank = static_cast<int>(blockIdx.x) % args.split;
+  const int halves = out.is_gated ? 2 : 1, width = kColumns / halves;
+  const int column = static_cast<int>(blockIdx.x) / args.split * width;
+  const int begin = args.steps * rank / args.split;
+  const int count = args.steps * (rank + 1) / args.split - begin;
+  const int thread = static_cast<int>(threadIdx.x), warp = thread / 32;
   const bool is_producer = warp == kTiles * 4;
-  const int ahead = min(count, ring.slots);
+  const int ahead = min(count, args.slots);
 
   const auto copy_weights = [&](int step, int slot, uint64_t policy) {
     arrive_expecting(&full[slot], kSlotBytes);
-    copy_tile(shared + slot * kSlotBytes, weights, (begin + step) * kDepth, column, &full[slot],
-              policy);
+    uint8_t* to = shared + slot * kSlotBytes;
+    copy_tile(to, weights, (begin + step) * kDepth, column, &full[slot], policy);
+    if (out.is_gated) {
+      copy_tile(to + kWeightBytes / 2, weights, (begin + step) * kDepth, out.columns + column,
+                &full[slot], policy);
+    }
   };
   const auto copy_x = [&](int step, int slot) {
     copy_tile(shared + slot * kSlotBytes + kWeightBytes, x, (begin + step) * kDepth, 0,
               &full[slot]);
   };
+  const auto next_slot = [&](int& slot, uint32_t& parity) {
+    if (++slot == ahead) {
+      slot = 0;
+      parity ^= 1;
+    }
+  };
 
+  constexpr bool kSumsInRing = sums_in_ring(kRows);
+  if (!kSumsInRing && args.split > 1) arrive_at_cluster();
   const uint64_t policy = read_once_policy();
-  const bool is_issuer = is_producer && threadIdx.x % 32 == 0;
+  const bool is_issuer = is_producer && thread % 32 == 0;
   if (is_issuer) {
     prefetch_map(x);
     for (int slot = 0; slot < ahead; ++slot) {
@@ -71,128 +89,124 @@ __global__ void __launch_bounds__(kTiles * 128 + 32)
     }
     publish_barriers();
     for (int step = 0; step < ahead; ++step) copy_weights(step, step, policy);
-    for (int step = ahead; step < min(count, ahead + ring.prefetched); ++step)
-      prefetch_tile(weights, (begin + step) * kDepth, column);
   }
-  let_next_start();
+  if (args.trigger == Trigger::kAtOnce) let_next_start();
   __syncthreads();
 
   float sums[kRows / 2] = {};
+  int slot = 0;
+  uint32_t parity = 0;
   if (is_producer) {
     if (is_issuer) {
       wait_for_previous();
       for (int step = 0; step < ahead; ++step) copy_x(step, step);
-      int slot = 0;
-      uint32_t parity = 0;
+      // The next kernel's blocks start about when the last of this one's copies arrive.
+      const int trigger_step = max(ahead, count - 1 - ahead);
+      if (count <= ahead) let_next_start();
       for (int step = ahead; step < count; ++step) {
         wait(&empty[slot], parity);
         copy_weights(step, slot, policy);
+        if (step == trigger_step) let_next_start();
         copy_x(step, slot);
-        if (++slot == ahead) {
-          slot = 0;
-          parity ^= 1;
-        }
+        next_slot(slot, parity);
       }
     }
-    __syncwarp();
   } else {
-    const int tile = warp / 4;
-    int slot = 0;
-    uint32_t parity = 0;
     for (int step = 0; step < count; ++step) {
       wait(&full[slot], parity);
       const uint32_t address = shared_address(shared + slot * kSlotBytes);
-      const uint64_t a = tile_descriptor(address + tile * 64 * kDepth * 2);
+      const uint64_t a = tile_descriptor(address + warp / 4 * 64 * kDepth * 2);
       const uint64_t b = tile_descriptor(address + kWeightBytes);
       begin_products();
 #pragma unroll
       for (int k = 0; k < kDepth / 16; ++k) add_product<T, kRows>(sums, a + 2 * k, b + 2 * k);
       commit_products();
       wait_products<0>();
-      if (threadIdx.x % 32 == 0) arrive(&empty[slot]);
-      if (++slot == ahead) {
-        slot = 0;
-        parity ^= 1;
+      if (thread % 32 == 0) arrive(&empty[slot]);
+      next_slot(slot, parity);
+    }
+  }
+  __syncwarp();
+
+  // Each block of the cluster finishes a share of the tile's columns: the sums go to its shared
+  // memory, [split][kRows][kColumns / split + kPad] behind the ring.
+  const int share = width / args.split, stride = kColumns / args.split + kPad;
+  float* parts = reinterpret_cast<float*>(shared + (kSumsInRing ? 0 : args.slots * kSlotBytes));
+  if (args.split > 1) {
+    if (kSumsInRing) arrive_at_cluster();
+    wait_for_cluster();
+  } else if (kSumsInRing) {
+    __syncthreads();
+  }
+  const auto address_at = [&](float* at, int peer) {
+    const uint32_t address = shared_address(at);
+    return args.split > 1 ? remote_address(address, peer) : address;
+  };
+  if (!is_producer) {
+    const int lane = thread % 32;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int m = warp * 16 + lane / 4 + half * 8;
+      const int owner = m % width / share, q = m / width * share + m % share;
+      const uint32_t to = address_at(parts + (rank * kRows + lane % 4 * 2) * stride + q, owner);
+#pragma unroll
+      for (int i = 0; i < kRows / 8; ++i) {
+        store_remote(to + i * 8 * stride * 4, sums[4 * i + 2 * half]);
+        store_remote(to + (i * 8 + 1) * stride * 4, sums[4 * i + 2 * half + 1]);
       }
     }
   }
-
-  // The ring is idle: it holds the sums, [kRows][kColumns + kPad].
-  constexpr int kStride = kColumns + kPad;
-  float* all = reinterpret_cast<float*>(shared);
-  __syncthreads();
-  if (!is_producer) {
-    const int lane = threadIdx.x % 32;
-    float* to = all + (lane % 4) * 2 * kStride + warp * 16 + lane / 4;
-#pragma unroll
-    for (int i = 0; i < kRows / 8; ++i) {
-      to[i * 8 * kStride] = sums[4 * i];
-      to[(i * 8 + 1) * kStride] = sums[4 * i + 1];
-      to[i * 8 * kStride + 8] = sums[4 * i + 2];
-      to[(i * 8 + 1) * kStride + 8] = sums[4 * i + 3];
-    }
-  }
-  if (ring.split == 1) {
+  if (args.split == 1) {
     __syncthreads();
   } else {
-    cluster_barrier();
+    arrive_at_cluster();
+    wait_for_cluster();
   }
-  // Each block of the cluster finishes its share of the columns, four to a thread.
-  const int share = kColumns / ring.split, quads = share / 4;
-  if (!is_producer) {
-    for (int i = threadIdx.x; i < out.rows * quads; i += kTiles * 128) {
-      const int row = i / quads, from = rank * share + i % quads * 4;
-      const float* mine = all + row * kStride + from;
-      float total[4] = {};
-      if (ring.split == 1) {
-        const float4 part = *reinterpret_cast<const float4*>(mine);
-        total[0] = part.x, total[1] = part.y, total[2] = part.z, total[3] = part.w;
-      } else {
-#pragma unroll 4
-        for (int peer = 0; peer < ring.split; ++peer) {
-          const float4 part = load_remote(shared_address(mine), peer);
-          total[0] += part.x, total[1] += part.y, total[2] += part.z, total[3] += part.w;
-        }
-      }
-      store_sums<4>(out, row, column + from, total);
+  if (is_producer) return;
+  const int quads = share / 4;
+#pragma unroll 2
+  for (int i = thread; i < out.rows * quads; i += kConsumers) {
+    const int row = i / quads, from = i % quads * 4, at = column + rank * share + from;
+    const auto additions = load_additions<4>(out, row, at);
+    float total[4] = {}, up[4] = {};
+    for (int peer = 0; peer < args.split; ++peer) {
+      const float* part = parts + (peer * kRows + row) * stride + from;
+      add_four(total, part);
+      if (out.is_gated) add_four(up, part + share);
     }
+    store_finished<4>(out, row, at, 1, total, up, additions);
   }
-  if (ring.split > 1) cluster_barrier();  // until nobody reads this block's sums
 #endif
 }
 
 template <typename T, int kRows, int kTiles>
-void run(const LinearParams& p, const SkinnyPlan& plan, const OpContext& context) {
+void run(const FusedProductParams& p, const SkinnyPlan& plan, const OpContext& context) {
   const auto kernel = skinny_kernel<T, kRows, kTiles>;
-  const auto columns = static_cast<int>(p.weight.shape[0]), depth = static_cast<int>(p.x.shape[1]);
+  const TensorView& from = p.linear.x;
+  const auto depth = static_cast<int>(from.shape[1]);
   const int steps = (depth + kDepth - 1) / kDepth;
-  const int slots = std::clamp(plan.ring_bytes / slot_bytes(kRows, kTiles), 2, kMaxSlots);
-  const size_t bytes =
-      std::max(slots * slot_bytes(kRows, kTiles), sums_bytes(kRows, kTiles)) + 1024;
+  const int sums = sums_bytes(kRows, kTiles, plan.split), slot = slot_bytes(kRows, kTiles);
+  const int apart = (sums_in_ring(kRows) ? 0 : sums) + 1024;
+  const int slots = std::clamp((plan.shared_bytes - apart) / slot, 2, kMaxSlots);
+  const size_t bytes = std::max(slots * slot, sums_in_ring(kRows) ? sums : 0) + apart;
   allow_shared_bytes(kernel, bytes);
-  const int tiles = (columns + 64 * kTiles - 1) / (64 * kTiles);
-  const ProductOutput out{.y = p.y.data,
-                          .bias = p.bias.data,
-                          .rows = static_cast<int>(p.x.shape[0]),
-                          .columns = columns,
-                          .y_dtype = p.y.dtype,
-                          .bias_dtype = p.bias.dtype};
-  launch(
-      kernel,
-      {dim3(static_cast<unsigned>(tiles * plan.split)), dim3(kTiles * 128 + 32), bytes, plan.split},
-      context, tensor_map(p.weight, 64 * kTiles, kDepth), tensor_map(p.x, kRows, kDepth), out,
-      RingArgs{plan.split, steps, slots, plan.prefetch_bytes / (64 * kTiles * kDepth * 2)});
+  const ProductOutput out = output_of(p);
+  const int width = p.is_gated ? 32 * kTiles : 64 * kTiles;
+  const int blocks = (out.columns + width - 1) / width * plan.split;
+  launch(kernel, {dim3(static_cast<unsigned>(blocks)), dim3(kTiles * 128 + 32), bytes, plan.split},
+         context, tensor_map(p.linear.weight, width, kDepth), tensor_map(from, kRows, kDepth), out,
+         SkinnyArgs{plan.split, steps, slots, plan.trigger});
 }
 
 template <typename T, int kRows>
-void run_tiles(const LinearParams& p, const SkinnyPlan& plan, const OpContext& context) {
+void run_tiles(const FusedProductParams& p, const SkinnyPlan& plan, const OpContext& context) {
   if (plan.tiles == 1) return run<T, kRows, 1>(p, plan, context);
   run<T, kRows, 2>(p, plan, context);
 }
 
 template <typename T>
-void run_rows(const LinearParams& p, const SkinnyPlan& plan, const OpContext& context) {
-  const int64_t rows = p.x.shape[0];
+void run_rows(const FusedProductParams& p, const SkinnyPlan& plan, const OpContext& context) {
+  const int64_t rows = p.linear.x.shape[0];
   if (rows <= 8) return run_tiles<T, 8>(p, plan, context);
   if (rows <= 16) return run_tiles<T, 16>(p, plan, context);
   if (rows <= 32) return run_tiles<T, 32>(p, plan, context);
@@ -201,8 +215,9 @@ void run_rows(const LinearParams& p, const SkinnyPlan& plan, const OpContext& co
 
 }  // namespace
 
-void skinny_product(const LinearParams& params, const SkinnyPlan& plan, const OpContext& context) {
-  if (params.weight.dtype == DType::kFloat16) return run_rows<__half>(params, plan, context);
+void skinny_product(const FusedProductParams& params, const SkinnyPlan& plan,
+                    const OpContext& context) {
+  if (params.linear.weight.dtype == DType::kFloat16) return run_rows<__half>(params, plan, context);
   run_rows<__nv_bfloat16>(params, plan, context);
 }
 

@@ -1,3 +1,4 @@
+#include "kernels/gemm/products.h"
 #include "kernels/gemm/wide.cuh"
 
 namespace inflight::cuda {
@@ -12,6 +13,16 @@ bool is_aligned(const TensorView& matrix) {
 }  // namespace
 
 bool linear_silu_mul(const LinearParams& p, OpContext& context) {
+  if (choose_product(p, context) == Product::kSkinny) {
+    few_rows_product({.linear = p,
+                      .norm_weight = TensorView{},
+                      .epsilon = 0,
+                      .residual = TensorView{},
+                      .is_gated = true,
+                      .prefetch = TensorView{}},
+                     context);
+    return true;
+  }
   const DType dtype = p.x.dtype;
   if (context.compute_capability != 90 || dtype == DType::kFloat32 || p.weight.dtype != dtype ||
       p.y.dtype != dtype || p.bias || !is_aligned(p.x) || !is_aligned(p.weight) ||

@@ -18,12 +18,19 @@ ProductQuery bfloat16(int64_t rows) {
 
 void check_products() {
   EXPECT(select_product(bfloat16(1)) == Product::kSkinny);
-  EXPECT(select_product(bfloat16(kMaxSkinnyRows)) == Product::kSkinny);
-  EXPECT(select_product(bfloat16(kMaxSkinnyRows + 1)) == Product::kLibrary);
+  EXPECT(select_product(bfloat16(32)) == Product::kSkinny);
+  EXPECT(select_product(bfloat16(33)) == Product::kLibrary);
 
   ProductQuery query = bfloat16(4096);
   query.has_library = false;
   EXPECT(select_product(query) == Product::kTiled);
+  query.rows = 64;
+  EXPECT(select_product(query) == Product::kSkinny);
+  query = bfloat16(64);
+  query.depth = 2048;
+  EXPECT(select_product(query) == Product::kSkinny);
+  query.rows = kMaxSkinnyRows + 1;
+  EXPECT(select_product(query) == Product::kLibrary);
   query = bfloat16(1);
   query.compute_capability = 80;
   EXPECT(select_product(query) == Product::kLibrary);
@@ -63,6 +70,20 @@ void check_wide() {
   EXPECT(!is_wide(1320, 1600, 132));  // 143: the second round is nearly empty
 }
 
+void check_groups() {
+  const auto groups = [](int64_t columns, bool is_gated) {
+    return plan_narrow(columns, is_gated, 132).groups;
+  };
+  EXPECT_EQ(groups(2048, false), 2);  // 128 tiles
+  EXPECT_EQ(groups(3072, false), 3);  // 128 tiles
+  EXPECT_EQ(groups(4096, false), 4);  // 128 tiles rather than twice 128
+  EXPECT_EQ(groups(6144, false), 3);  // twice 128 tiles
+  EXPECT_EQ(groups(8192, true), 4);
+  EXPECT_EQ(groups(14336, true), 4);
+  EXPECT_EQ(groups(1024, true), 2);
+  EXPECT_EQ(groups(128256, false), 4);
+}
+
 }  // namespace
 }  // namespace inflight::cuda
 
@@ -70,6 +91,7 @@ int main(int argc, char** argv) {
   using namespace inflight;
   return testing::run_cases({{"products", cuda::check_products},
                              {"plans", cuda::check_plans},
-                             {"wide", cuda::check_wide}},
+                             {"wide", cuda::check_wide},
+                             {"groups", cuda::check_groups}},
                             argc, argv);
 }
