@@ -59,7 +59,6 @@ enum class Trigger : uint8_t {
 
 /// How the skinny product divides its work. It does not depend on the rows: neither do their bits.
 struct SkinnyPlan {
-  int tiles;         // 64 columns each, to a block: 1 or 2
   int split;         // blocks that share a tile's depth: 1, 2, 4 or 8
   int shared_bytes;  // of a block
   Trigger trigger;
@@ -68,6 +67,9 @@ struct SkinnyPlan {
 SkinnyPlan plan_skinny(int64_t columns, int64_t depth, int num_multiprocessors);
 
 inline constexpr int64_t kMaxNarrowRows = 8;
+
+/// Whether the narrow product is ahead of the skinny one. `columns` are the weight's rows.
+bool is_narrow(int64_t rows, int64_t columns, int64_t depth, int num_multiprocessors);
 
 /// How the narrow product divides its work. It does not depend on the rows: neither do their bits.
 struct NarrowPlan {

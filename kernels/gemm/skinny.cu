@@ -15,14 +15,14 @@
 namespace inflight::cuda {
 namespace {
 
-constexpr int kDepth = 64;  // elements of a ring slot: 128 bytes, the swizzle's width
+constexpr int kDepth = 64;       // elements of a ring slot: 128 bytes, the swizzle's width
+constexpr int kColumns = 64;     // weight rows of a tile, a warpgroup's
+constexpr int kConsumers = 128;  // threads
 constexpr int kMaxSlots = 24;
 constexpr int kPad = 4;  // floats after a row of sums, so that a warp's stores meet no bank twice
 
-constexpr int slot_bytes(int x_rows, int tiles) { return (64 * tiles + x_rows) * kDepth * 2; }
-constexpr int sums_bytes(int x_rows, int tiles, int split) {
-  return x_rows * (64 * tiles + split * kPad) * 4;
-}
+constexpr int slot_bytes(int x_rows) { return (kColumns + x_rows) * kDepth * 2; }
+constexpr int sums_bytes(int x_rows, int split) { return x_rows * (kColumns + split * kPad) * 4; }
 // Many rows' sums take the ring's place when all of the cluster have done with theirs.
 constexpr bool sums_in_ring(int x_rows) { return x_rows >= 32; }
 
@@ -33,17 +33,16 @@ struct SkinnyArgs {
   Trigger trigger;
 };
 
-/// Grid: split blocks to each tile of 64 * kTiles weight rows, of kTiles warpgroups and a producer
-/// warp. A gated tile holds half as many rows of the gate, then as many of up.
-template <typename T, int kRows, int kTiles>
-__global__ void __launch_bounds__(kTiles * 128 + 32)
+/// Grid: split blocks to each tile of kColumns weight rows, of a warpgroup and a producer warp. A
+/// gated tile holds half as many rows of the gate, then as many of up.
+template <typename T, int kRows>
+__global__ void __launch_bounds__(kConsumers + 32)
     skinny_kernel(const __grid_constant__ CUtensorMap weights,
                   const __grid_constant__ CUtensorMap x, const ProductOutput out,
                   const SkinnyArgs args) {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
-  constexpr int kColumns = 64 * kTiles, kConsumers = kTiles * 128;
   constexpr int kWeightBytes = kColumns * kDepth * 2;
-  constexpr int kSlotBytes = slot_bytes(kRows, kTiles);
+  constexpr int kSlotBytes = slot_bytes(kRows);
   extern __shared__ uint8_t unaligned[];
   uint8_t* shared = unaligned + (1024 - shared_address(unaligned) % 1024) % 1024;
   __shared__ uint64_t full[kMaxSlots], empty[kMaxSlots];
@@ -54,7 +53,7 @@ __global__ void __launch_bounds__(kTiles * 128 + 32)
   const int begin = args.steps * rank / args.split;
   const int count = args.steps * (rank + 1) / args.split - begin;
   const int thread = static_cast<int>(threadIdx.x), warp = thread / 32;
-  const bool is_producer = warp == kTiles * 4;
+  const bool is_producer = warp == kConsumers / 32;
   const int ahead = min(count, args.slots);
 
   const auto copy_weights = [&](int step, int slot, uint64_t policy) {
@@ -85,7 +84,7 @@ __global__ void __launch_bounds__(kTiles * 128 + 32)
     prefetch_map(x);
     for (int slot = 0; slot < ahead; ++slot) {
       init_barrier(&full[slot], 1);
-      init_barrier(&empty[slot], kTiles * 4);
+      init_barrier(&empty[slot], kConsumers / 32);
     }
     publish_barriers();
     for (int step = 0; step < ahead; ++step) copy_weights(step, step, policy);
@@ -115,7 +114,7 @@ __global__ void __launch_bounds__(kTiles * 128 + 32)
     for (int step = 0; step < count; ++step) {
       wait(&full[slot], parity);
       const uint32_t address = shared_address(shared + slot * kSlotBytes);
-      const uint64_t a = tile_descriptor(address + warp / 4 * 64 * kDepth * 2);
+      const uint64_t a = tile_descriptor(address);
       const uint64_t b = tile_descriptor(address + kWeightBytes);
       begin_products();
 #pragma unroll
@@ -179,38 +178,32 @@ __global__ void __launch_bounds__(kTiles * 128 + 32)
 #endif
 }
 
-template <typename T, int kRows, int kTiles>
+template <typename T, int kRows>
 void run(const FusedProductParams& p, const SkinnyPlan& plan, const OpContext& context) {
-  const auto kernel = skinny_kernel<T, kRows, kTiles>;
+  const auto kernel = skinny_kernel<T, kRows>;
   const TensorView& from = p.linear.x;
   const auto depth = static_cast<int>(from.shape[1]);
   const int steps = (depth + kDepth - 1) / kDepth;
-  const int sums = sums_bytes(kRows, kTiles, plan.split), slot = slot_bytes(kRows, kTiles);
+  const int sums = sums_bytes(kRows, plan.split), slot = slot_bytes(kRows);
   const int apart = (sums_in_ring(kRows) ? 0 : sums) + 1024;
   const int slots = std::clamp((plan.shared_bytes - apart) / slot, 2, kMaxSlots);
   const size_t bytes = std::max(slots * slot, sums_in_ring(kRows) ? sums : 0) + apart;
   allow_shared_bytes(kernel, bytes);
   const ProductOutput out = output_of(p);
-  const int width = p.is_gated ? 32 * kTiles : 64 * kTiles;
+  const int width = p.is_gated ? kColumns / 2 : kColumns;
   const int blocks = (out.columns + width - 1) / width * plan.split;
-  launch(kernel, {dim3(static_cast<unsigned>(blocks)), dim3(kTiles * 128 + 32), bytes, plan.split},
+  launch(kernel, {dim3(static_cast<unsigned>(blocks)), dim3(kConsumers + 32), bytes, plan.split},
          context, tensor_map(p.linear.weight, width, kDepth), tensor_map(from, kRows, kDepth), out,
          SkinnyArgs{plan.split, steps, slots, plan.trigger});
-}
-
-template <typename T, int kRows>
-void run_tiles(const FusedProductParams& p, const SkinnyPlan& plan, const OpContext& context) {
-  if (plan.tiles == 1) return run<T, kRows, 1>(p, plan, context);
-  run<T, kRows, 2>(p, plan, context);
 }
 
 template <typename T>
 void run_rows(const FusedProductParams& p, const SkinnyPlan& plan, const OpContext& context) {
   const int64_t rows = p.linear.x.shape[0];
-  if (rows <= 8) return run_tiles<T, 8>(p, plan, context);
-  if (rows <= 16) return run_tiles<T, 16>(p, plan, context);
-  if (rows <= 32) return run_tiles<T, 32>(p, plan, context);
-  run_tiles<T, 64>(p, plan, context);
+  if (rows <= 8) return run<T, 8>(p, plan, context);
+  if (rows <= 16) return run<T, 16>(p, plan, context);
+  if (rows <= 32) return run<T, 32>(p, plan, context);
+  run<T, 64>(p, plan, context);
 }
 
 }  // namespace

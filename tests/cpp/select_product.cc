@@ -55,9 +55,9 @@ void check_plans() {
   EXPECT_EQ(plan(4096, 4096).split, 2);
   EXPECT_EQ(plan(2048, 2048).split, 4);
   EXPECT_EQ(plan(28672, 4096).split, 1);
-  EXPECT_EQ(plan(28672, 4096).tiles, 1);
   EXPECT_EQ(plan(128256, 4096).split, 1);
-  EXPECT_EQ(plan(128256, 4096).tiles, 2);
+  EXPECT(plan(128256, 4096).shared_bytes * 3 <= 227 << 10);
+  EXPECT_EQ(plan(4096, 4096).shared_bytes, plan(28672, 4096).shared_bytes);
   EXPECT_EQ(plan(128, 64).split, 1);  // not less than a few steps to a block
   EXPECT_EQ(plan(128, 8192).split, 8);
 }
@@ -68,6 +68,14 @@ void check_wide() {
   EXPECT(!is_wide(512, 14336, 132));  // 448 tiles in 4 rounds of 132
   EXPECT(is_wide(512, 8192, 132));    // 256 in 2
   EXPECT(!is_wide(1320, 1600, 132));  // 143: the second round is nearly empty
+}
+
+void check_narrow() {
+  EXPECT(is_narrow(1, 4096, 4096, 132));
+  EXPECT(is_narrow(8, 28672, 4096, 132));
+  EXPECT(!is_narrow(9, 4096, 4096, 132));
+  EXPECT(!is_narrow(1, 4096, 4104, 132));
+  EXPECT(!is_narrow(1, 128256, 4096, 132));
 }
 
 void check_groups() {
@@ -92,6 +100,7 @@ int main(int argc, char** argv) {
   return testing::run_cases({{"products", cuda::check_products},
                              {"plans", cuda::check_plans},
                              {"wide", cuda::check_wide},
+                             {"narrow", cuda::check_narrow},
                              {"groups", cuda::check_groups}},
                             argc, argv);
 }
