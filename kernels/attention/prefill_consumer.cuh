@@ -43,12 +43,14 @@ class Consumer : Pipeline<kHeadSize, kDivided> {
     if (warpgroup == 0) hopper::arrive_named(my_turn, 256);
 
     typename Base::Part part;
+    Ring<Base::kPartStages> part_ring;
     uint32_t rows;  // address of this warpgroup's queries
     int visible0, visible1;
     const auto take_part = [&] {
       hopper::wait(at(shared->query_full[query_ring.stage]), query_ring.parity);
-      part.take(shared->parts[query_ring.stage]);
-      const PrefillTile& tile = shared->parts[query_ring.stage].tile;
+      part.take(shared->parts[part_ring.stage]);
+      part_ring.advance();
+      const PrefillTile& tile = part.tile();
       rows = queries + query_ring.stage * kQueryBytes + warpgroup * (64 * 128);
       visible0 = min(tile.position + token0 + 1, tile.kv_length);
       visible1 = min(tile.position + token1 + 1, tile.kv_length);
@@ -58,7 +60,7 @@ class Consumer : Pipeline<kHeadSize, kDivided> {
       query_ring.advance();
     };
     const auto mask_first = [&] {
-      if (part.first_key() + kTileKeys > part.position() + 1)
+      if (part.first_key() + kTileKeys > part.tile().position + 1)
         mask(scores, part.first_key(), visible0, visible1);
     };
     const auto wait_keys = [&] {
@@ -100,7 +102,7 @@ class Consumer : Pipeline<kHeadSize, kDivided> {
     };
 
     take_part();
-    if (part.num_tokens() == 0) return;
+    if (part.tile().num_tokens == 0) return;
     wait_keys();
     start_scores();
     hopper::wait_products<0>();
@@ -111,7 +113,7 @@ class Consumer : Pipeline<kHeadSize, kDivided> {
     while (true) {
 #pragma unroll
       for (int i = 0; i < kOutputs; ++i) outputs[i] = 0;
-      const int end_key = part.end_key(), always_visible = part.position() + 1;
+      const int end_key = part.end_key(), always_visible = part.tile().position + 1;
       // A whole tile ends where all of its rows see, or later.
       const int end_unmasked =
           kDivided ? min(end_key + kTileKeys - 1, always_visible) : always_visible;
@@ -147,7 +149,7 @@ class Consumer : Pipeline<kHeadSize, kDivided> {
       const auto done = part.copy();
       RowSoftmax done_softmax = softmax;
       take_part();
-      const bool more = part.num_tokens() != 0;
+      const bool more = part.tile().num_tokens != 0;
       hopper::wait(at(shared->value_full[value_ring.stage]), value_ring.parity);
       const int used = done.tile.kv_length - (end_key - 1) / kTileKeys * kTileKeys;
       if (used < kTileKeys)

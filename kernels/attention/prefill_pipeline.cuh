@@ -1,7 +1,6 @@
 // The sm_90a kernel's shared memory, and the warp that fills it.
 #pragma once
 
-#include <cstddef>
 #include <type_traits>
 
 #include "kernels/attention/prefill_hopper.cuh"
@@ -25,8 +24,7 @@ struct Ring {
 class WholePart {
  public:
   __device__ __forceinline__ void take(const PrefillPart& part) { kept_.tile = part.tile; }
-  __device__ __forceinline__ int num_tokens() const { return kept_.tile.num_tokens; }
-  __device__ __forceinline__ int position() const { return kept_.tile.position; }
+  __device__ __forceinline__ const PrefillTile& tile() const { return kept_.tile; }
   __device__ __forceinline__ static constexpr int first_key() { return 0; }
   __device__ __forceinline__ int end_key() const { return kept_.tile.num_keys(); }
   __device__ __forceinline__ auto copy() const { return kept_; }
@@ -36,39 +34,17 @@ class WholePart {
     PrefillTile tile;
   } kept_;
 };
-/// ... or, as a part is more than registers hold, a word of it in each lane of a warp.
+/// ... or where it stands, for a part is more than registers hold.
 class DividedPart {
  public:
-  __device__ __forceinline__ void take(const PrefillPart& part) {
-    const int lane = threadIdx.x % 32;
-    word_ = lane < kWords ? reinterpret_cast<const int*>(&part)[lane] : 0;
-  }
-  __device__ __forceinline__ int num_tokens() const {
-    return word(offsetof(PrefillPart, tile) + offsetof(PrefillTile, num_tokens));
-  }
-  __device__ __forceinline__ int position() const {
-    return word(offsetof(PrefillPart, tile) + offsetof(PrefillTile, position));
-  }
-  __device__ __forceinline__ int first_key() const {
-    return word(offsetof(PrefillPart, first_key));
-  }
-  __device__ __forceinline__ int end_key() const { return word(offsetof(PrefillPart, end_key)); }
-  __device__ __forceinline__ PrefillPart copy() const {
-    PrefillPart part;
-#pragma unroll
-    for (int i = 0; i < kWords; ++i) reinterpret_cast<int*>(&part)[i] = word(i * sizeof(int));
-    return part;
-  }
+  __device__ __forceinline__ void take(const PrefillPart& part) { part_ = &part; }
+  __device__ __forceinline__ const PrefillTile& tile() const { return part_->tile; }
+  __device__ __forceinline__ int first_key() const { return part_->first_key; }
+  __device__ __forceinline__ int end_key() const { return part_->end_key; }
+  __device__ __forceinline__ PrefillPart copy() const { return *part_; }
 
  private:
-  static constexpr int kWords = sizeof(PrefillPart) / sizeof(int);
-  static_assert(kWords <= 32);
-
-  __device__ __forceinline__ int word(size_t offset) const {
-    return __shfl_sync(~0u, word_, static_cast<int>(offset / sizeof(int)));
-  }
-
-  int word_;
+  const PrefillPart* part_;
 };
 
 /// Stages of queries, keys and values, and the barriers that say who may touch them. Whether tiles
@@ -79,6 +55,8 @@ struct Pipeline {
   using Shape = PrefillShape<kHeadSize>;
   static constexpr int kWarpgroups = Shape::kWarpgroups, kTileKeys = Shape::kTileKeys;
   static constexpr int kStages = Shape::kStages, kQueryStages = Shape::kQueryStages;
+  static constexpr int kPartStages =
+      kQueryStages + kDivided;  // these outlive their queries by a tile
   static constexpr int kRows = 64 * kWarpgroups;
   static constexpr int kColumns =
       (kHeadSize + 63) / 64;                        // of 128 bytes, the last filled up with zeros
@@ -90,7 +68,7 @@ struct Pipeline {
   struct Shared {
     uint64_t query_full[kQueryStages], query_empty[kQueryStages];
     uint64_t key_full[kStages], key_empty[kStages], value_full[kStages], value_empty[kStages];
-    PrefillPart parts[kQueryStages];
+    PrefillPart parts[kPartStages];
     int is_last[kWarpgroups];  // to finish its part of a tile
   };
   // Data first, for its alignment.
@@ -186,6 +164,7 @@ struct Pipeline {
     const int copies = tokens_per_block >= kTileKeys ? 1 : kTileKeys / tokens_per_block;
     const int keys_each = kTileKeys / copies;
     Ring<kQueryStages> query_ring;
+    Ring<kPartStages> part_ring;
     Ring<kStages> key_ring, value_ring;
     Parts parts(args);
     PrefillPart next;
@@ -197,7 +176,7 @@ struct Pipeline {
       hopper::wait(at(shared->query_empty[query_ring.stage]), query_ring.parity ^ 1);
       const uint32_t full = at(shared->query_full[query_ring.stage]);
       if (lane == 0) {
-        shared->parts[query_ring.stage] = next;
+        shared->parts[part_ring.stage] = next;
         if (found) {
           hopper::arrive_expecting(full, args.tile_tokens * args.group * (kColumns * 128));
 #pragma unroll
@@ -211,6 +190,7 @@ struct Pipeline {
       }
       if (!found) break;
       query_ring.advance();
+      part_ring.advance();
 
       const int32_t* table =
           args.block_tables + static_cast<int64_t>(tile.sequence) * args.max_blocks;
