@@ -49,7 +49,7 @@ Product select_product(const ProductQuery& query);
 
 /// Whether a gated linear goes to the kernel for many rows rather than to the library and an
 /// activation after it: its tiles of 128 rows and columns must fill the rounds of the grid.
-bool is_wide(int64_t rows, int64_t columns, int num_multiprocessors);
+bool is_wide(int64_t rows, int64_t columns, int64_t depth, int num_multiprocessors);
 
 /// When a product's kernel lets the next one start.
 enum class Trigger : uint8_t {

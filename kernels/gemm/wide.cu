@@ -26,10 +26,11 @@ bool linear_silu_mul(const LinearParams& p, OpContext& context) {
   const DType dtype = p.x.dtype;
   if (context.compute_capability != 90 || dtype == DType::kFloat32 || p.weight.dtype != dtype ||
       p.y.dtype != dtype || p.bias || !is_aligned(p.x) || !is_aligned(p.weight) ||
-      !is_aligned(p.y) || !is_wide(p.x.shape[0], p.y.shape[1], context.num_multiprocessors))
+      !is_aligned(p.y) ||
+      !is_wide(p.x.shape[0], p.y.shape[1], p.x.shape[1], context.num_multiprocessors))
     return false;
-  dtype == DType::kFloat16 ? wide::launch_gated<__half, 1>(p, kGroup, context)
-                           : wide::launch_gated<__nv_bfloat16, 1>(p, kGroup, context);
+  dtype == DType::kFloat16 ? wide::launch_gated<__half>(p, kGroup, context)
+                           : wide::launch_gated<__nv_bfloat16>(p, kGroup, context);
   return true;
 }
 

@@ -3,11 +3,8 @@
 // computed where the sums are and the [rows, 2 * columns] between the two never exists.
 //
 // Persistent thread blocks: one warp copies tiles of x and weights through a ring of shared memory,
-// two warpgroups multiply 64 rows of x each. Blocks of a cluster have the same weights and
-// neighbouring rows; each copies its share of the weights into the memory of all. The second
-// warpgroup starts two steps of depth late: while one of them applies the activation, the other
-// keeps the tensor cores busy. (The shape is that of CUTLASS's warp-specialised cooperative
-// kernel.)
+// two warpgroups multiply 64 rows of x each. (The shape is that of CUTLASS's warp-specialised
+// cooperative kernel.)
 #pragma once
 
 #include <algorithm>
@@ -32,9 +29,9 @@ inline constexpr int kProducerRegisters = 40, kConsumerRegisters = 232;
 struct WideArgs {
   int columns;       // of y: the rows of weights where the second half begins
   int steps;         // of depth
-  int cluster_rows;  // tiles of rows / blocks of a cluster
+  int tiles_down;    // tiles of rows
   int tiles_across;  // tiles of columns
-  int group;         // cluster rows whose x stays in the L2 while all of the weights pass
+  int group;         // tiles of rows whose x stays in the L2 while all of the weights pass
 };
 
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
@@ -74,29 +71,11 @@ __device__ __forceinline__ void pin(float (&sums)[128]) {
   for (int i = 0; i < 128; ++i) asm volatile("" : "+f"(sums[i])::"memory");
 }
 
-/// copy_tile into the same place of all blocks of the mask, each one's barrier counting its bytes.
-__device__ __forceinline__ void copy_tile_to_all(void* to, const CUtensorMap& map, int column,
-                                                 int row, uint64_t* barrier, uint16_t mask) {
-  asm volatile(
-      "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes"
-      ".multicast::cluster [%0], [%1, {%2, %3}], [%4], %5;" ::"r"(shared_address(to)),
-      "l"(&map), "r"(column), "r"(row), "r"(shared_address(barrier)), "h"(mask)
-      : "memory");
-}
 __device__ __forceinline__ void store_tile(const CUtensorMap& map, int column, int row,
                                            const void* from) {
   asm volatile(
       "cp.async.bulk.tensor.2d.global.shared::cta.bulk_group [%0, {%1, %2}], [%3];" ::"l"(&map),
       "r"(column), "r"(row), "r"(shared_address(from))
-      : "memory");
-}
-/// At a block of the cluster. Without a release of the cluster's scope, which would be a fence of
-/// all memory: what the arrival tells is that wgmma has read, and that has been waited for.
-__device__ __forceinline__ void arrive_at(uint64_t* barrier, int rank) {
-  asm volatile(
-      "{\n.reg .b32 remote;\nmapa.shared::cluster.u32 remote, %0, %1;\n"
-      "mbarrier.arrive.shared::cluster.b64 _, [remote];\n}" ::"r"(shared_address(barrier)),
-      "r"(rank)
       : "memory");
 }
 __device__ __forceinline__ void store_matrices(uint32_t address, const uint32_t (&words)[4]) {
@@ -139,21 +118,21 @@ __device__ __forceinline__ uint32_t gated(float gate0, float gate1, float up0, f
   return pack(T(), silu.x * up.x, silu.y * up.y);
 }
 
-/// Tiles of a cluster by number: cluster rows of a group innermost, then columns, then groups.
+/// Tiles by number: the rows of a group innermost, then columns, then groups.
 struct Tile {
-  int row, column;  // of y; row: of the cluster's first block
-  __device__ __forceinline__ Tile(const WideArgs& args, int number, int cluster) {
+  int row, column;  // of y
+  __device__ __forceinline__ Tile(const WideArgs& args, int number) {
     const int group_tiles = args.group * args.tiles_across;
     const int first = number / group_tiles * args.group, rest = number % group_tiles;
-    const int height = min(args.group, args.cluster_rows - first);
-    row = (first + rest % height) * cluster * kTileRows;
+    const int height = min(args.group, args.tiles_down - first);
+    row = (first + rest % height) * kTileRows;
     column = rest / height * kTileColumns;
   }
 };
 
 #endif  // __CUDA_ARCH_FEAT_SM90_ALL
 
-template <typename T, int kCluster>
+template <typename T>
 __global__ void __launch_bounds__(kThreads, 1)
     gated_kernel(const __grid_constant__ CUtensorMap x, const __grid_constant__ CUtensorMap weights,
                  const __grid_constant__ CUtensorMap y, const WideArgs args) {
@@ -161,9 +140,8 @@ __global__ void __launch_bounds__(kThreads, 1)
   extern __shared__ uint8_t unaligned[];
   uint8_t* shared = unaligned + (1024 - shared_address(unaligned) % 1024) % 1024;
   __shared__ uint64_t full[kStages], empty[kStages];
-  const int rank = static_cast<int>(blockIdx.x) % kCluster;
-  const int num_clusters = static_cast<int>(gridDim.x) / kCluster;
-  const int num_tiles = args.cluster_rows * args.tiles_across;
+  const int stride = static_cast<int>(gridDim.x);
+  const int num_tiles = args.tiles_down * args.tiles_across;
 
   if (threadIdx.x == 0) {
     prefetch_map(x);
@@ -171,12 +149,11 @@ __global__ void __launch_bounds__(kThreads, 1)
     prefetch_map(y);
     for (int i = 0; i < kStages; ++i) {
       init_barrier(&full[i], 1);
-      init_barrier(&empty[i], kCluster * 8);  // consumer warps
+      init_barrier(&empty[i], 8);  // consumer warps
     }
     publish_barriers();
   }
   __syncthreads();
-  if constexpr (kCluster > 1) cluster_barrier();
   let_next_start();
 
   if (threadIdx.x < 128) {
@@ -185,26 +162,18 @@ __global__ void __launch_bounds__(kThreads, 1)
       int stage = 0;
       uint32_t parity = 1;
       const auto copy_x = [&](const Tile& tile, int step, int to) {
-        copy_tile(shared + to * kStageBytes, x, step * kDepth, tile.row + rank * kTileRows,
-                  &full[to]);
+        copy_tile(shared + to * kStageBytes, x, step * kDepth, tile.row, &full[to]);
       };
       const auto copy_weights = [&](const Tile& tile, int step, int to) {
         uint8_t* at = shared + to * kStageBytes + kXBytes;
         arrive_expecting(&full[to], kStageBytes);
-        if constexpr (kCluster == 1) {
-          copy_tile(at, weights, step * kDepth, tile.column, &full[to]);
-          copy_tile(at + kHalfBytes, weights, step * kDepth, args.columns + tile.column, &full[to]);
-        } else {
-          static_assert(kCluster == 2);
-          copy_tile_to_all(at + rank * kHalfBytes, weights, step * kDepth,
-                           rank * args.columns + tile.column, &full[to], 3);
-        }
+        copy_tile(at, weights, step * kDepth, tile.column, &full[to]);
+        copy_tile(at + kHalfBytes, weights, step * kDepth, args.columns + tile.column, &full[to]);
       };
       // Weights never change: the ring is filled with them before the kernel before is done.
-      const int first = static_cast<int>(blockIdx.x) / kCluster;
-      const int ahead = min(kStages, args.steps);
+      const int first = static_cast<int>(blockIdx.x), ahead = min(kStages, args.steps);
       {
-        const Tile tile(args, first, kCluster);
+        const Tile tile(args, first);
         for (int step = 0; step < ahead; ++step) copy_weights(tile, step, step);
         wait_for_previous();
         for (int step = 0; step < ahead; ++step) copy_x(tile, step, step);
@@ -214,8 +183,8 @@ __global__ void __launch_bounds__(kThreads, 1)
       } else {
         stage = ahead;
       }
-      for (int number = first; number < num_tiles; number += num_clusters) {
-        const Tile tile(args, number, kCluster);
+      for (int number = first; number < num_tiles; number += stride) {
+        const Tile tile(args, number);
         for (int step = number == first ? ahead : 0; step < args.steps; ++step) {
           wait(&empty[stage], parity);
           copy_weights(tile, step, stage);
@@ -237,16 +206,9 @@ __global__ void __launch_bounds__(kThreads, 1)
     int stage = 0;
     uint32_t parity = 0;
     const auto release = [&](int which) {
-      if (lane < kCluster) {
-        if constexpr (kCluster == 1) {
-          arrive(&empty[which]);
-        } else {
-          arrive_at(&empty[which], lane);
-        }
-      }
+      if (lane == 0) arrive(&empty[which]);
     };
-    const int first = static_cast<int>(blockIdx.x) / kCluster;
-    for (int number = first; number < num_tiles; number += num_clusters) {
+    for (int number = static_cast<int>(blockIdx.x); number < num_tiles; number += stride) {
       int previous = -1;
       for (int step = 0; step < args.steps; ++step) {
         wait(&full[stage], parity);
@@ -269,7 +231,7 @@ __global__ void __launch_bounds__(kThreads, 1)
       pin(sums);
       release(previous);
 
-      const Tile tile(args, number, kCluster);
+      const Tile tile(args, number);
       // The stores of the tile before have left the panels.
       if (threadIdx.x % 128 == 0) asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory");
       sync_warpgroup(warpgroup);
@@ -289,7 +251,7 @@ __global__ void __launch_bounds__(kThreads, 1)
       asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
       sync_warpgroup(warpgroup);
       if (threadIdx.x % 128 == 0) {
-        const int row = tile.row + rank * kTileRows + warpgroup * 64;
+        const int row = tile.row + warpgroup * 64;
         store_tile(y, tile.column, row, panels);
         store_tile(y, tile.column + 64, row, panels + kPanelBytes);
         asm volatile("cp.async.bulk.commit_group;" ::: "memory");
@@ -298,29 +260,25 @@ __global__ void __launch_bounds__(kThreads, 1)
     if (threadIdx.x % 128 == 0) asm volatile("cp.async.bulk.wait_group 0;" ::: "memory");
     __syncwarp();
   }
-  // Nobody leaves while the other block may still write to it or arrive at its barriers.
-  if constexpr (kCluster > 1) cluster_barrier();
 #endif
 }
 
-template <typename T, int kCluster>
+template <typename T>
 void launch_gated(const LinearParams& p, int group, const OpContext& context) {
   const auto up = [](int64_t x, int64_t y) { return static_cast<int>((x + y - 1) / y); };
   const int64_t columns = p.weight.shape[0] / 2;
   const WideArgs args{.columns = static_cast<int>(columns),
                       .steps = up(p.x.shape[1], kDepth),
-                      .cluster_rows = up(p.x.shape[0], kCluster * kTileRows),
+                      .tiles_down = up(p.x.shape[0], kTileRows),
                       .tiles_across = up(columns, kTileColumns),
                       .group = group};
-  const int clusters =
-      std::min(args.cluster_rows * args.tiles_across, context.num_multiprocessors / kCluster);
-  const auto kernel = gated_kernel<T, kCluster>;
+  const int blocks = std::min(args.tiles_down * args.tiles_across, context.num_multiprocessors);
+  const auto kernel = gated_kernel<T>;
   allow_shared_bytes(kernel, kSharedBytes);
   launch(kernel,
-         {.grid = dim3(static_cast<unsigned>(clusters * kCluster)),
+         {.grid = dim3(static_cast<unsigned>(blocks)),
           .block = dim3(kThreads),
-          .shared_bytes = kSharedBytes,
-          .cluster = kCluster},
+          .shared_bytes = kSharedBytes},
          context, tensor_map(p.x, kTileRows, kDepth), tensor_map(p.weight, kTileColumns, kDepth),
          tensor_map(p.y, 64, 64), args);
 }

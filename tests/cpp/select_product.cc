@@ -63,11 +63,12 @@ void check_plans() {
 }
 
 void check_wide() {
-  EXPECT(!is_wide(64, 14336, 132));  // few rows
-  EXPECT(is_wide(2048, 14336, 132));
-  EXPECT(!is_wide(512, 14336, 132));  // 448 tiles in 4 rounds of 132
-  EXPECT(is_wide(512, 8192, 132));    // 256 in 2
-  EXPECT(!is_wide(1320, 1600, 132));  // 143: the second round is nearly empty
+  EXPECT(!is_wide(64, 8192, 2048, 132));  // few rows
+  EXPECT(is_wide(2048, 8192, 2048, 132));
+  EXPECT(!is_wide(384, 8192, 2048, 132));  // 192 tiles in 2 rounds of 132
+  EXPECT(is_wide(512, 8192, 2048, 132));   // 256 in 2
+  EXPECT(!is_wide(2048, 14336, 4096, 132));
+  EXPECT(is_wide(8000, 14336, 4096, 132));
 }
 
 void check_narrow() {
