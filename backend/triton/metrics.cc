@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <functional>
+#include <mutex>
 
 #include "backend/triton/triton_error.h"
 
@@ -82,22 +83,54 @@ Label make_label(const char* name, const std::string& value) {
 
 }  // namespace
 
+/// The server's families, in the order of families(); null: the server has no metrics.
+///
+/// All instances of the process share them. Gauges of equal labels are one in the server, and it
+/// counts their users by family object: with a family each, a model that is loaded again while its
+/// earlier load ends would go on setting gauges that went with that. It does not add and remove at
+/// once safely either, hence the mutex.
+struct Metrics::SharedFamilies {
+  std::vector<TRITONSERVER_MetricFamily*> handles;
+
+  SharedFamilies() = default;
+  SharedFamilies(const SharedFamilies&) = delete;
+  ~SharedFamilies() {
+    for (TRITONSERVER_MetricFamily* family : handles)
+      if (family != nullptr)
+        log_if_error(TRITONSERVER_MetricFamilyDelete(family), "MetricFamilyDelete");
+  }
+
+  static std::mutex mutex;
+  static std::weak_ptr<SharedFamilies> newest;  // under mutex; gone with the last instance
+};
+std::mutex Metrics::SharedFamilies::mutex;
+std::weak_ptr<Metrics::SharedFamilies> Metrics::SharedFamilies::newest;
+
 struct Metrics::Gauge {
   TRITONSERVER_Metric* metric;
   Value value;
 };
 
 Metrics::Metrics(const std::string& model, uint64_t version, const executor::EngineInfo& info) {
-  for (const Family& family : families(info)) {
-    TRITONSERVER_MetricFamily* handle = nullptr;
-    if (auto* error = TRITONSERVER_MetricFamilyNew(&handle, TRITONSERVER_METRIC_KIND_GAUGE,
-                                                   family.name, family.help)) {
-      log_if_error(error, "MetricFamilyNew");  // a server without metrics still serves
-      continue;
+  const std::vector<Family> wanted = families(info);
+  std::lock_guard lock(SharedFamilies::mutex);
+  families_ = SharedFamilies::newest.lock();
+  if (families_ == nullptr) {
+    families_ = std::make_shared<SharedFamilies>();
+    for (const Family& family : wanted) {
+      TRITONSERVER_MetricFamily* handle = nullptr;
+      log_if_error(TRITONSERVER_MetricFamilyNew(&handle, TRITONSERVER_METRIC_KIND_GAUGE,
+                                                family.name, family.help),
+                   "MetricFamilyNew");  // a server without metrics still serves
+      families_->handles.push_back(handle);
     }
-    families_.push_back(handle);
-    for (const Row& row : family.rows) {
-      const Label labels[] = {make_label("model", model), make_label(family.label, row.category),
+    SharedFamilies::newest = families_;
+  }
+  for (size_t i = 0; i < wanted.size(); ++i) {
+    TRITONSERVER_MetricFamily* handle = families_->handles[i];
+    if (handle == nullptr) continue;
+    for (const Row& row : wanted[i].rows) {
+      const Label labels[] = {make_label("model", model), make_label(wanted[i].label, row.category),
                               make_label("version", std::to_string(version))};
       const TRITONSERVER_Parameter* pointers[] = {labels[0].get(), labels[1].get(),
                                                   labels[2].get()};
@@ -110,10 +143,10 @@ Metrics::Metrics(const std::string& model, uint64_t version, const executor::Eng
 }
 
 Metrics::~Metrics() {
+  std::lock_guard lock(SharedFamilies::mutex);
   for (const Gauge& gauge : gauges_)
     log_if_error(TRITONSERVER_MetricDelete(gauge.metric), "MetricDelete");
-  for (TRITONSERVER_MetricFamily* family : families_)
-    log_if_error(TRITONSERVER_MetricFamilyDelete(family), "MetricFamilyDelete");
+  families_.reset();
 }
 
 void Metrics::publish(const EngineStats& newest) {

@@ -22,7 +22,8 @@ class Metrics {
 
  private:
   struct Gauge;
-  std::vector<TRITONSERVER_MetricFamily*> families_;
+  struct SharedFamilies;
+  std::shared_ptr<SharedFamilies> families_;
   std::vector<Gauge> gauges_;
 };
 

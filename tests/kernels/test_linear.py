@@ -61,7 +61,5 @@ def test_no_rows(runner):
 
 def test_wrong_shape_is_named(runner):
     x, weight, y = (np.zeros(shape, np.float32) for shape in ((2, 8), (4, 9), (2, 4)))
-    with pytest.raises(
-        Exception, match=r"linear: weight must be \[any, 8\], got \[4, 9\]"
-    ):
+    with pytest.raises(Exception, match=r"linear: weight must be \[any, 8\], got \[4, 9\]"):
         runner.run("linear", {"x": x, "weight": weight}, {"y": y})

@@ -18,10 +18,14 @@ struct TRITONSERVER_Message {
 struct TRITONSERVER_Parameter {
   std::string name, value;
 };
+// As in the server: gauges of equal labels are one, whose users are counted by family object, and
+// it goes with the last user that its family object knows.
 struct TRITONSERVER_MetricFamily {
   std::string name;
+  std::map<std::string, int> users;
 };
 struct TRITONSERVER_Metric {
+  TRITONSERVER_MetricFamily* family;
   std::string key;
 };
 struct TRITONBACKEND_Output {
@@ -130,7 +134,7 @@ TRITONSERVER_Error* TRITONSERVER_MetricFamilyNew(TRITONSERVER_MetricFamily** fam
                                                  TRITONSERVER_MetricKind, const char* name,
                                                  const char*) {
   ++fake_counts().families;
-  *family = new TRITONSERVER_MetricFamily{name};
+  *family = new TRITONSERVER_MetricFamily{name, {}};
   return nullptr;
 }
 TRITONSERVER_Error* TRITONSERVER_MetricFamilyDelete(TRITONSERVER_MetricFamily* family) {
@@ -146,16 +150,22 @@ TRITONSERVER_Error* TRITONSERVER_MetricNew(TRITONSERVER_Metric** metric,
   std::string key = family->name;
   for (uint64_t i = 0; i < num_labels; ++i)
     if (labels[i]->name != "model" && labels[i]->name != "version") key += " " + labels[i]->value;
-  *metric = new TRITONSERVER_Metric{key};
+  std::lock_guard lock(gauges_mutex);
+  gauges.try_emplace(key, 0);
+  ++family->users[key];
+  *metric = new TRITONSERVER_Metric{family, key};
   return nullptr;
 }
 TRITONSERVER_Error* TRITONSERVER_MetricDelete(TRITONSERVER_Metric* metric) {
   --fake_counts().metrics;
+  std::lock_guard lock(gauges_mutex);
+  if (--metric->family->users[metric->key] == 0) gauges.erase(metric->key);
   delete metric;
   return nullptr;
 }
 TRITONSERVER_Error* TRITONSERVER_MetricSet(TRITONSERVER_Metric* metric, double value) {
   std::lock_guard lock(gauges_mutex);
+  if (!gauges.contains(metric->key)) ++fake_counts().freed_gauges_set;
   gauges[metric->key] = value;
   return nullptr;
 }

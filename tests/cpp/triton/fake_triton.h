@@ -49,6 +49,7 @@ struct FakeAnswer {
 /// Numbers of objects alive: all zero after a test.
 struct FakeCounts {
   std::atomic<int> errors{0}, factories{0}, responses{0}, metrics{0}, families{0};
+  std::atomic<int> freed_gauges_set{0};  // the server's heap is damaged
 };
 FakeCounts& fake_counts();
 

@@ -28,6 +28,8 @@ struct Backend {
   void close() {
     script->gate.open();
     state.reset();
+    EXPECT_EQ(fake_counts().freed_gauges_set.load(), 0);
+    if (!alone) return;
     EXPECT_EQ(fake_counts().errors.load(), 0);
     EXPECT_EQ(fake_counts().factories.load(), 0);
     EXPECT_EQ(fake_counts().responses.load(), 0);
@@ -59,6 +61,7 @@ struct Backend {
     return answer.error.value_or("");
   }
 
+  bool alone = true;  // no other is there when it ends
   triton::ModelSettings settings;
   std::shared_ptr<Script> script = std::make_shared<Script>();
   std::unique_ptr<triton::InstanceState> state;
@@ -555,6 +558,18 @@ void unloading_ends_what_is_live() {
   for (const RequestPtr& request : requests) backend.ended(request);
 }
 
+/// The server loads a model again before the one unloaded is gone.
+void gauges_outlive_an_earlier_load() {
+  Backend later;
+  {
+    auto earlier = std::make_unique<Backend>();
+    earlier->alone = false;
+    earlier->run(make_request(prompt_of(3), 4));
+  }
+  later.run(make_request(prompt_of(3), 4));
+  EXPECT_EQ(fake_gauges().size(), 20u);
+}
+
 void gauges_end_idle() {
   Backend backend;
   const RequestPtr request = make_request(prompt_of(10), 8);
@@ -603,6 +618,7 @@ int main(int argc, char** argv) {
           {"engine_failure_reaches_each_request", engine_failure_reaches_each_request},
           {"queue_full", queue_full},
           {"unloading_ends_what_is_live", unloading_ends_what_is_live},
+          {"gauges_outlive_an_earlier_load", gauges_outlive_an_earlier_load},
           {"gauges_end_idle", gauges_end_idle},
       },
       argc, argv);

@@ -105,6 +105,12 @@ def num_used_device_bytes() -> int:
     return int(subprocess.check_output(query, text=True)) << 20
 
 
+def state_of(client: grpc.InferenceServerClient, name: str) -> str:
+    """UNLOADING until nothing of the model is left."""
+    models = client.get_model_repository_index().models
+    return next(model.state for model in models if model.name == name)
+
+
 @pytest.mark.parametrize("name", ["second"])
 def test_unloading_gives_the_memory_back(server: Server, setup: Setup, name: str) -> None:
     sizes = []
@@ -113,7 +119,7 @@ def test_unloading_gives_the_memory_back(server: Server, setup: Setup, name: str
         (expected,) = ask(server, name, **llm_request(PROMPT, 20))
         for _ in range(16):
             client.unload_model(name)
-            while client.is_model_ready(name):
+            while state_of(client, name) != "UNAVAILABLE":
                 time.sleep(0.01)
             sizes.append(server.resident_bytes())
             if setup.device == "cuda":
@@ -125,6 +131,22 @@ def test_unloading_gives_the_memory_back(server: Server, setup: Setup, name: str
     assert median(sizes[12:]) - median(sizes[6:10]) < 4 << 20, sizes
     # The driver keeps its first few.
     assert max(used_on_device[8:], default=0) <= max(used_on_device[:8], default=0), used_on_device
+
+
+def test_loaded_again_while_the_earlier_load_ends(server: Server) -> None:
+    """They share gauges, and neither takes them from the other."""
+    with grpc.InferenceServerClient(f"localhost:{server.grpc_port}") as client:
+        for _ in range(30):
+            client.unload_model("second")
+            while client.is_model_ready("second"):
+                time.sleep(0.001)
+            client.load_model("second")
+            ask(server, "second", **llm_request(PROMPT, 20))
+        while state_of(client, "second") != "READY":
+            time.sleep(0.01)
+    time.sleep(0.1)  # for an earlier load that ends late
+    ask(server, "second", **llm_request(PROMPT, 20))
+    assert server.gauges("second")["max"] > 0
 
 
 def test_unloading_waits_for_streams(server: Server) -> None:
