@@ -31,7 +31,6 @@ void check_params(const FusedLinearParams& p) {
     check_dense("fused_linear: residual", p.residual, {num_rows, width});
     check_dtype("fused_linear: residual", p.residual, p.y.dtype);
   }
-  if (p.prefetch) check_dense("fused_linear: prefetch", p.prefetch, {-1, -1});
 }
 
 FusedLinearParams params_of(const OpArgs& args) {
@@ -43,7 +42,6 @@ FusedLinearParams params_of(const OpArgs& args) {
           .bias = args.optional_tensor("bias"),
           .norm_weight = norm_weight,
           .residual = args.optional_tensor("residual"),
-          .prefetch = args.optional_tensor("prefetch"),
           .y = args.tensor("y"),
           .epsilon = static_cast<float>(args.attribute_or<double>("epsilon", 0)),
           .is_gated = args.attribute_or<bool>("gated", false)};
@@ -64,8 +62,7 @@ OpDef fused_linear_op() {
                                {"weight"},
                                {.name = "bias", .optional = true},
                                {.name = "norm_weight", .optional = true},
-                               {.name = "residual", .optional = true},
-                               {.name = "prefetch", .optional = true}},
+                               {.name = "residual", .optional = true}},
                     .outputs = {{"y"}},
                     .attributes = {{.name = "epsilon", .type = "float", .optional = true},
                                    {.name = "gated", .type = "bool", .optional = true}}},

@@ -63,8 +63,7 @@ void fused_linear(const FusedLinearParams& p, OpContext& context) {
       .norm_weight = p.norm_weight,
       .epsilon = p.epsilon,
       .residual = p.residual,
-      .is_gated = p.is_gated,
-      .prefetch = p.prefetch};
+      .is_gated = p.is_gated};
   if (fused_product(product, context)) return;
   // The workspace was made for the largest step: a smaller one may fit it in a single panel.
   const int64_t num_rows = p.x.shape[0];

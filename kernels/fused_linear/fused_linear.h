@@ -16,7 +16,6 @@ struct FusedLinearParams {
   const TensorView& bias;         // [N] floating, optional
   const TensorView& norm_weight;  // [K], dtype of x, optional
   const TensorView& residual;     // shape and dtype of y, optional
-  const TensorView& prefetch;     // optional: what the plan's next linear reads; changes no value
   const TensorView& y;            // [M, is_gated ? N / 2 : N] floating, overlapping no input
   float epsilon;                  // added to the mean square, where there is a norm
   bool is_gated;

@@ -37,8 +37,7 @@ void linear(const LinearParams& p, OpContext& context) {
                                .norm_weight = TensorView{},
                                .epsilon = 0,
                                .residual = TensorView{},
-                               .is_gated = false,
-                               .prefetch = TensorView{}},
+                               .is_gated = false},
                               context);
     case Product::kLibrary:
       if (library_product(p, TensorView{}, context)) return;
@@ -55,8 +54,7 @@ bool linear_add(const LinearParams& p, const TensorView& residual, OpContext& co
                         .norm_weight = TensorView{},
                         .epsilon = 0,
                         .residual = residual,
-                        .is_gated = false,
-                        .prefetch = TensorView{}},
+                        .is_gated = false},
                        context);
       return true;
     case Product::kLibrary:

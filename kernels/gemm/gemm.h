@@ -24,10 +24,9 @@ size_t linear_workspace_bytes(const LinearParams& largest, int num_threads);
 
 namespace cuda {
 void linear(const LinearParams& params, OpContext& context);
-/// y = residual + linear, where one kernel does that: for few rows on Hopper, rounded as the two ops
-/// do, or rounded once where cuBLASLt serves.
-/// `residual` has y's shape and dtype and may be y. Needs linear_workspace_bytes. False: nothing
-/// was done.
+/// y = residual + linear, where one kernel does that: for few rows on Hopper, rounded as the two
+/// ops do, or rounded once where cuBLASLt serves. `residual` has y's shape and dtype and may be y.
+/// Needs linear_workspace_bytes. False: nothing was done.
 bool linear_add(const LinearParams& params, const TensorView& residual, OpContext& context);
 /// y [M, N / 2] = silu(s[:, :N/2]) * s[:, N/2:] where s is the linear, rounded as the two ops do,
 /// in one kernel without scratch: few or many rows on Hopper. False: nothing was done.
@@ -46,7 +45,6 @@ struct FusedProductParams {
   float epsilon;                  // added to the mean square
   const TensorView& residual;     // shape and dtype of y, optional; may be y
   bool is_gated;
-  const TensorView& prefetch;  // optional: the weight that the next linear reads; changes no value
 };
 
 /// All of it in one kernel, without scratch, where there is one. False: nothing was done.

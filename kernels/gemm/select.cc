@@ -58,29 +58,7 @@ SkinnyPlan plan_skinny(int64_t columns, int64_t depth, int num_multiprocessors) 
     split *= 2;
   // Where blocks follow each other, three to a multiprocessor leave fewer gaps than two.
   const int shared_bytes = has_many_columns(columns, num_multiprocessors) ? 75 << 10 : 112 << 10;
-  return {split, shared_bytes, Trigger::kLate};
-}
-
-bool is_narrow(int64_t rows, int64_t columns, int64_t depth, int num_multiprocessors) {
-  return rows <= kMaxNarrowRows && depth % 64 == 0 &&
-         !has_many_columns(columns, num_multiprocessors);
-}
-
-NarrowPlan plan_narrow(int64_t columns, bool is_gated, int num_multiprocessors) {
-  // The widest tiles (fewer reads of x) among those that give the busiest block the least.
-  int best = 4;
-  int64_t least = INT64_MAX;
-  for (const int groups : {4, 3, 2}) {
-    if (is_gated && groups == 3) continue;
-    const int64_t width = groups * 8 / (is_gated ? 2 : 1);
-    const int64_t tiles = (columns + width - 1) / width;
-    const int64_t work = (tiles + num_multiprocessors - 1) / num_multiprocessors * groups;
-    if (least == INT64_MAX || work * 20 < least * 19) {
-      best = groups;
-      least = work;
-    }
-  }
-  return {best, num_multiprocessors, 128 << 10, 32 << 10, Trigger::kAtOnce};
+  return {split, shared_bytes};
 }
 
 }  // namespace inflight::cuda

@@ -52,34 +52,12 @@ Product select_product(const ProductQuery& query);
 bool is_wide(int64_t rows, int64_t columns, int64_t depth, int num_multiprocessors);
 
 /// When a product's kernel lets the next one start.
-enum class Trigger : uint8_t {
-  kAtOnce,
-  kLate,  // as the last of its weights are asked for
-};
-
 /// How the skinny product divides its work. It does not depend on the rows: neither do their bits.
 struct SkinnyPlan {
   int split;         // blocks that share a tile's depth: 1, 2, 4 or 8
   int shared_bytes;  // of a block
-  Trigger trigger;
 };
 
 SkinnyPlan plan_skinny(int64_t columns, int64_t depth, int num_multiprocessors);
-
-inline constexpr int64_t kMaxNarrowRows = 8;
-
-/// Whether the narrow product is ahead of the skinny one. `columns` are the weight's rows.
-bool is_narrow(int64_t rows, int64_t columns, int64_t depth, int num_multiprocessors);
-
-/// How the narrow product divides its work. It does not depend on the rows: neither do their bits.
-struct NarrowPlan {
-  int groups;      // of 8 weight rows, to a tile: 2, 3 or 4
-  int max_blocks;  // a multiprocessor holds one, so that all have the same of the bandwidth
-  int ring_bytes;  // of a block's shared memory, for weights
-  int x_bytes;     // of it for x, if that is enough for all of x
-  Trigger trigger;
-};
-
-NarrowPlan plan_narrow(int64_t columns, bool is_gated, int num_multiprocessors);
 
 }  // namespace inflight::cuda

@@ -30,7 +30,6 @@ struct SkinnyArgs {
   int split;  // blocks of a cluster
   int steps;  // slots' worth of depth
   int slots;
-  Trigger trigger;
 };
 
 /// Grid: split blocks to each tile of kColumns weight rows, of a warpgroup and a producer warp. A
@@ -89,7 +88,6 @@ __global__ void __launch_bounds__(kConsumers + 32)
     publish_barriers();
     for (int step = 0; step < ahead; ++step) copy_weights(step, step, policy);
   }
-  if (args.trigger == Trigger::kAtOnce) let_next_start();
   __syncthreads();
 
   float sums[kRows / 2] = {};
@@ -173,7 +171,7 @@ __global__ void __launch_bounds__(kConsumers + 32)
       add_four(total, part);
       if (out.is_gated) add_four(up, part + share);
     }
-    store_finished<4>(out, row, at, 1, total, up, additions);
+    store_finished<4>(out, row, at, total, up, additions);
   }
 #endif
 }
@@ -194,7 +192,7 @@ void run(const FusedProductParams& p, const SkinnyPlan& plan, const OpContext& c
   const int blocks = (out.columns + width - 1) / width * plan.split;
   launch(kernel, {dim3(static_cast<unsigned>(blocks)), dim3(kConsumers + 32), bytes, plan.split},
          context, tensor_map(p.linear.weight, width, kDepth), tensor_map(from, kRows, kDepth), out,
-         SkinnyArgs{plan.split, steps, slots, plan.trigger});
+         SkinnyArgs{plan.split, steps, slots});
 }
 
 template <typename T>

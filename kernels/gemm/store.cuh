@@ -104,11 +104,11 @@ __device__ __forceinline__ Additions<N> load_additions(const ProductOutput& out,
   return add;
 }
 
-/// y[row][column..column + N) = s, or silu(s) * up, plus the residual, s being scale * sums + bias;
+/// y[row][column..column + N) = s, or silu(s) * up, plus the residual, s being sums + bias;
 /// rounded where the ops that this stands for round.
 template <int N>
 __device__ __forceinline__ void store_finished(const ProductOutput& out, int row, int column,
-                                               float scale, float (&sums)[N], float (&up)[N],
+                                               float (&sums)[N], float (&up)[N],
                                                const Additions<N>& add) {
   if (row >= out.rows || column >= out.columns) return;
   with_type(out.y_dtype, [&]<typename Y>(Y) {
@@ -116,7 +116,7 @@ __device__ __forceinline__ void store_finished(const ProductOutput& out, int row
 #pragma unroll
     for (int i = 0; i < N; ++i) {
       const auto finished = [&](float sum, float bias) {
-        return rounded<Y>(out.bias != nullptr ? sum * scale + bias : sum * scale);
+        return rounded<Y>(out.bias != nullptr ? sum + bias : sum);
       };
       float value = finished(sums[i], add.bias[i]);
       if (out.is_gated) {

@@ -20,38 +20,25 @@ Encode encode_function() {
   return encode;
 }
 
-CUtensorMap encode(const TensorView& matrix, cuuint32_t rank, const cuuint64_t* extents,
-                   const cuuint64_t* pitches, const cuuint32_t* box) {
-  CUtensorMap map;
-  const cuuint32_t strides[] = {1, 1, 1};
-  const CUresult code =
-      encode_function()(&map,
-                        matrix.dtype == DType::kFloat16 ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16
-                                                        : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
-                        rank, matrix.data, extents, pitches, box, strides,
-                        CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
-                        CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
-  check_internal(code == CUDA_SUCCESS, "cuTensorMapEncodeTiled: error ", static_cast<int>(code));
-  return map;
-}
-
 }  // namespace
 
 CUtensorMap tensor_map(const TensorView& matrix, int box_rows, int box_columns) {
+  CUtensorMap map;
   const auto rows = static_cast<cuuint64_t>(matrix.shape[0]);
   const auto columns = static_cast<cuuint64_t>(matrix.shape[1]);
   const cuuint64_t extents[] = {columns, rows}, pitches[] = {columns * 2};
   const cuuint32_t box[] = {static_cast<cuuint32_t>(box_columns),
                             static_cast<cuuint32_t>(box_rows)};
-  return encode(matrix, 2, extents, pitches, box);
-}
-
-CUtensorMap tensor_map_of_chunks(const TensorView& matrix, int box_rows, int chunks) {
-  const auto rows = static_cast<cuuint64_t>(matrix.shape[0]);
-  const auto columns = static_cast<cuuint64_t>(matrix.shape[1]);
-  const cuuint64_t extents[] = {64, rows, columns / 64}, pitches[] = {columns * 2, 128};
-  const cuuint32_t box[] = {64, static_cast<cuuint32_t>(box_rows), static_cast<cuuint32_t>(chunks)};
-  return encode(matrix, 3, extents, pitches, box);
+  const cuuint32_t strides[] = {1, 1};
+  const CUresult code =
+      encode_function()(&map,
+                        matrix.dtype == DType::kFloat16 ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16
+                                                        : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
+                        2, matrix.data, extents, pitches, box, strides,
+                        CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+                        CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  check_internal(code == CUDA_SUCCESS, "cuTensorMapEncodeTiled: error ", static_cast<int>(code));
+  return map;
 }
 
 }  // namespace inflight::cuda

@@ -11,8 +11,4 @@ namespace inflight::cuda {
 /// the 128-byte swizzle. Its data and its rows begin at multiples of 16 bytes; box_columns is 64.
 CUtensorMap tensor_map(const TensorView& matrix, int box_rows, int box_columns);
 
-/// The same of a matrix whose columns are a multiple of 64, seen as [columns / 64, rows, 64]: a box
-/// holds chunks x box_rows x 64 elements.
-CUtensorMap tensor_map_of_chunks(const TensorView& matrix, int box_rows, int chunks);
-
 }  // namespace inflight::cuda

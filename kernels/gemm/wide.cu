@@ -18,8 +18,7 @@ bool linear_silu_mul(const LinearParams& p, OpContext& context) {
                       .norm_weight = TensorView{},
                       .epsilon = 0,
                       .residual = TensorView{},
-                      .is_gated = true,
-                      .prefetch = TensorView{}},
+                      .is_gated = true},
                      context);
     return true;
   }

@@ -71,28 +71,6 @@ void check_wide() {
   EXPECT(is_wide(8000, 14336, 4096, 132));
 }
 
-void check_narrow() {
-  EXPECT(is_narrow(1, 4096, 4096, 132));
-  EXPECT(is_narrow(8, 28672, 4096, 132));
-  EXPECT(!is_narrow(9, 4096, 4096, 132));
-  EXPECT(!is_narrow(1, 4096, 4104, 132));
-  EXPECT(!is_narrow(1, 128256, 4096, 132));
-}
-
-void check_groups() {
-  const auto groups = [](int64_t columns, bool is_gated) {
-    return plan_narrow(columns, is_gated, 132).groups;
-  };
-  EXPECT_EQ(groups(2048, false), 2);  // 128 tiles
-  EXPECT_EQ(groups(3072, false), 3);  // 128 tiles
-  EXPECT_EQ(groups(4096, false), 4);  // 128 tiles rather than twice 128
-  EXPECT_EQ(groups(6144, false), 3);  // twice 128 tiles
-  EXPECT_EQ(groups(8192, true), 4);
-  EXPECT_EQ(groups(14336, true), 4);
-  EXPECT_EQ(groups(1024, true), 2);
-  EXPECT_EQ(groups(128256, false), 4);
-}
-
 }  // namespace
 }  // namespace inflight::cuda
 
@@ -100,8 +78,6 @@ int main(int argc, char** argv) {
   using namespace inflight;
   return testing::run_cases({{"products", cuda::check_products},
                              {"plans", cuda::check_plans},
-                             {"wide", cuda::check_wide},
-                             {"narrow", cuda::check_narrow},
-                             {"groups", cuda::check_groups}},
+                             {"wide", cuda::check_wide}},
                             argc, argv);
 }

@@ -148,19 +148,6 @@ def test_panels_of_many_rows(runner, rows, dtype):
         check(runner, parts, arrays, dtype)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("rows", [1, 8, 65])
-def test_prefetch_changes_no_value(runner, rows, dtype):
-    for parts in (ALL_PARTS[0], ALL_PARTS[-1]):
-        arrays = make_inputs(parts, rows, 264, 520, dtype)
-        want = run(runner, parts, arrays, dtype)
-        # smaller than what a kernel may like to fetch, and larger
-        for shape in ((1, 8), (4000, 1024)):
-            following = normal(np.random.default_rng(1), shape, dtype)
-            got = run(runner, parts, arrays | {"prefetch": following}, dtype)
-            np.testing.assert_array_equal(float64(got), float64(want))
-
-
 def test_the_largest_and_smallest_rows_are_normed(runner):
     """Rows of zeros and of large values: the mean square takes float32, epsilon keeps zeros."""
     parts = Parts(norm=True, gated=False, residual=False, bias=False)
@@ -183,7 +170,6 @@ WRONG = {
     r"norm_weight must be \[8\], got \[7\]": {"norm_weight": (7,)},
     r"residual must be \[2, 4\], got \[2, 5\]": {"residual": (2, 5)},
     r"bias must be \[4\], got \[5\]": {"bias": (5,)},
-    r"prefetch must be \[any, any\], got \[3\]": {"prefetch": (3,)},
 }
 
 

@@ -109,8 +109,6 @@ def _infer_fused_linear(types: Types, attributes: Attributes) -> dict[str, Tenso
     if "residual" in types:
         residual = _matrix(types, "residual")
         _require(residual.shape == y.shape, f"residual must be shaped as {y}, is {residual}")
-    if "prefetch" in types:
-        _matrix(types, "prefetch")
     return {"y": y}
 
 
@@ -247,7 +245,7 @@ _SCHEMAS = (
     ),
     OpSchema(
         "fused_linear",
-        _tensors("x", "weight", "bias?", "norm_weight?", "residual?", "prefetch?"),
+        _tensors("x", "weight", "bias?", "norm_weight?", "residual?"),
         _tensors("y"),
         _attributes(epsilon="float?", gated="bool?"),
         _infer_fused_linear,

@@ -74,7 +74,7 @@ def _linear(inputs: Arrays, dtype: np.dtype, compute: type) -> dict[str, np.ndar
 def _fused_linear(
     inputs: Arrays, attributes: Attributes, dtype: np.dtype, compute: type
 ) -> dict[str, np.ndarray]:
-    """The ops that it stands for, one after the other; `prefetch` is not read."""
+    """The ops that it stands for, one after the other."""
     x = inputs["x"]
     if "norm_weight" in inputs:
         x = _normalize(x, inputs["norm_weight"], attributes["epsilon"], compute)

@@ -12,7 +12,6 @@ from inflight.passes.fuse_norm_linear import fuse_norm_linear
 from inflight.passes.fuse_qkv import fuse_qkv
 from inflight.passes.fuse_rope_kv_append import fuse_rope_kv_append
 from inflight.passes.gather_early import gather_early
-from inflight.passes.prefetch_weights import prefetch_weights
 
 Pass = Callable[[Graph], Graph]
 
@@ -25,7 +24,6 @@ PASSES: tuple[tuple[str, Pass], ...] = (
     ("fuse_rope_kv_append", fuse_rope_kv_append),
     ("gather_early", gather_early),
     ("dead_code", dead_code),
-    ("prefetch_weights", prefetch_weights),
 )
 
 

@@ -60,7 +60,7 @@ def test_inspect_prints_facts_limits_memory_and_plan(run: Callable, tiny_engine:
         "plan of rank 0: 17 ops",
         "rope_kv_append",
         "weight=layers.1.mlp.gate_up.weight",
-        "prefetch=layers.1.mlp.down.weight",
+        "weight=layers.1.mlp.down.weight",
         "gated=True",
     ):
         assert part in text
@@ -70,6 +70,6 @@ def test_inspect_prints_facts_limits_memory_and_plan(run: Callable, tiny_engine:
 def test_inspect_shows_every_pass(run: Callable, tiny_engine: Path) -> None:
     text = run("inspect", tiny_engine, "--passes").output
     assert "as the model wrote it: 39 nodes, 21 weights" in text
-    for name in ("fuse_qkv", "fuse_norm_linear", "fuse_linear_add", "prefetch_weights"):
+    for name in ("fuse_qkv", "fuse_norm_linear", "fuse_linear_add", "gather_early"):
         assert f"after {name}: " in text
     assert "layers.1.attention.query.weight" in text

@@ -77,7 +77,6 @@ def test_fused_linear_is_its_parts() -> None:
     y = evaluate("silu_mul", {"gate_up": y})["y"]
     y = evaluate("add", {"a": residual, "b": y})["y"]
     inputs = {"x": x, "weight": weight, "norm_weight": norm, "bias": bias, "residual": residual}
-    inputs["prefetch"] = _array(2, 2)
     fused = evaluate("fused_linear", inputs, {**epsilon, "gated": True})["y"]
     np.testing.assert_array_equal(fused, y)
     plain = evaluate("fused_linear", {"x": x, "weight": weight}, {}, {"y": "float32"})["y"]
