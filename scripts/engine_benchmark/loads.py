@@ -6,7 +6,6 @@ import random
 import statistics
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -101,30 +100,7 @@ def batch(bench: Bench) -> Iterator[Figures]:
         bench.seconds(prompts, 4)
         first = bench.median(lambda p=prompts: bench.seconds(p, 1))
         whole = bench.median(lambda p=prompts: bench.seconds(p, 128))
-        figures = {shapes.batch_key(size): (whole - first) / 127 * 1e3}
-        if size == 256:
-            figures |= _visible_host(bench, prompts)
-        yield figures
-
-
-def _visible_host(bench: Bench, prompts: list[list[int]]) -> Figures:
-    """The time of a step in which nothing was launched and unfinished, from the engine's statistics
-    of two moments at which all requests were generating."""
-    runner = threading.Thread(target=bench.seconds, args=(prompts, 128))
-    runner.start()
-    seen = []
-    while runner.is_alive():
-        stats = bench.llm.get_stats()
-        if stats.generation_requests == len(prompts) and stats.context_requests == 0:
-            seen.append(stats)
-        time.sleep(0.002)
-    runner.join()
-    if len(seen) < 2 or seen[-1].iteration == seen[0].iteration:
-        return {}
-    elapsed = (seen[-1].timestamp_us - seen[0].timestamp_us) * 1e-6
-    busy = seen[-1].device_seconds - seen[0].device_seconds
-    steps = seen[-1].iteration - seen[0].iteration
-    return {shapes.HOST_KEY: max(0.0, elapsed - busy) / steps * 1e6}
+        yield {shapes.batch_key(size): (whole - first) / 127 * 1e3}
 
 
 def throughput(bench: Bench) -> Iterator[Figures]:
