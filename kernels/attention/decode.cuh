@@ -103,8 +103,8 @@ struct DecodeKernel {
   static __device__ __forceinline__ void write(T* y, const float4& output, float sum) {
     const float factor = 1.0f / sum;
     uint2 both;
-    both.x = pack(static_cast<T*>(nullptr), output.x * factor, output.y * factor);
-    both.y = pack(static_cast<T*>(nullptr), output.z * factor, output.w * factor);
+    both.x = pack(T(), output.x * factor, output.y * factor);
+    both.y = pack(T(), output.z * factor, output.w * factor);
     *reinterpret_cast<uint2*>(y) = both;
   }
 
@@ -214,8 +214,7 @@ struct DecodeKernel {
         uint32_t packed[words.value];
 #pragma unroll
         for (int i = 0; i < words.value; ++i)
-          packed[i] =
-              pack(static_cast<T*>(nullptr), values[2 * i] * factor, values[2 * i + 1] * factor);
+          packed[i] = pack(T(), values[2 * i] * factor, values[2 * i + 1] * factor);
         T* to = y + head * kHeadSize + component;
         if constexpr (words.value == 4) {
           *reinterpret_cast<uint4*>(to) = {packed[0], packed[1], packed[2], packed[3]};

@@ -12,6 +12,7 @@
 #include <cstdint>
 #include <type_traits>
 
+#include "kernels/core/cuda/convert.cuh"
 #include "kernels/core/cuda/reduce.cuh"
 
 namespace inflight::cuda::decode {
@@ -90,15 +91,6 @@ __device__ __forceinline__ void multiply_add<__half>(float (&c)[4], const uint32
       "{%0,%1,%2,%3};"
       : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
-}
-
-__device__ __forceinline__ uint32_t pack(__nv_bfloat16*, float low, float high) {
-  const __nv_bfloat162 both = __floats2bfloat162_rn(low, high);
-  return reinterpret_cast<const uint32_t&>(both);
-}
-__device__ __forceinline__ uint32_t pack(__half*, float low, float high) {
-  const __half2 both = __floats2half2_rn(low, high);
-  return reinterpret_cast<const uint32_t&>(both);
 }
 
 __device__ __forceinline__ float exp2_fast(float x) {
@@ -296,10 +288,8 @@ struct HeadGroup {
         scores[block][c] = exp2_fast(scores[block][c] - maxima[block][c % 2]);
         sums[block][c % 2] += scores[block][c];
       }
-      weights[block][0] =
-          transposed(pack(static_cast<T*>(nullptr), scores[block][0], scores[block][1]));
-      weights[block][1] =
-          transposed(pack(static_cast<T*>(nullptr), scores[block][2], scores[block][3]));
+      weights[block][0] = transposed(pack(T(), scores[block][0], scores[block][1]));
+      weights[block][1] = transposed(pack(T(), scores[block][2], scores[block][3]));
     }
   }
 

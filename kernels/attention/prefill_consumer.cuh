@@ -6,7 +6,7 @@
 
 namespace inflight::cuda::wgmma {
 
-using prefill::exp2_approximate, prefill::pack, prefill::transpose_quad;
+using prefill::exp2_approximate, prefill::transpose_quad;
 
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
 

@@ -17,7 +17,7 @@ void prefill_mma_fp16(const AttentionParams& params, OpContext& context);
 #if defined(__CUDACC__)
 namespace mma {
 
-using prefill::exp2_approximate, prefill::pack;
+using prefill::exp2_approximate;
 
 __device__ __forceinline__ uint32_t shared_address(const void* pointer) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));

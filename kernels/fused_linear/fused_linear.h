@@ -1,6 +1,6 @@
 // A linear with what stands before and after it in a layer: the norm of its input, the gate of the
-// MLP, the residual stream. Where rows are few, one kernel does all of it (cuda::fused_product);
-// elsewhere it is composed of the ops that it stands for, and rounds where they do, or less often.
+// MLP, the residual stream. Composed of the ops that it stands for, of fewer kernels where there
+// are such (kernels/gemm/gemm.h), and rounds where they do, or less often.
 #pragma once
 
 #include "kernels/core/op.h"

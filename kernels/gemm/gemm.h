@@ -47,7 +47,8 @@ struct FusedProductParams {
   bool is_gated;
 };
 
-/// All of it in one kernel, without scratch, where there is one. False: nothing was done.
+/// All of it in one kernel, without scratch, where there is one: few rows on Hopper without a norm.
+/// False: nothing was done.
 bool fused_product(const FusedProductParams& params, OpContext& context);
 }  // namespace cuda
 

@@ -16,7 +16,7 @@ void tiled_product(const LinearParams& params, const OpContext& context);
 /// The same, at most kMaxSkinnyRows rows, sm_90 only; no norm.
 void skinny_product(const FusedProductParams& params, const SkinnyPlan& plan,
                     const OpContext& context);
-/// The same, divided by plan_skinny.
+/// skinny_product, divided as plan_skinny says.
 void few_rows_product(const FusedProductParams& params, const OpContext& context);
 /// By cuBLASLt, with `residual` ([M, N], dtype of y, may be y) added before y is rounded unless it
 /// has no data; false, with nothing done, if it has no algorithm for these dtypes and shapes.

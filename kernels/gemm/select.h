@@ -51,7 +51,6 @@ Product select_product(const ProductQuery& query);
 /// activation after it: its tiles of 128 rows and columns must fill the rounds of the grid.
 bool is_wide(int64_t rows, int64_t columns, int64_t depth, int num_multiprocessors);
 
-/// When a product's kernel lets the next one start.
 /// How the skinny product divides its work. It does not depend on the rows: neither do their bits.
 struct SkinnyPlan {
   int split;         // blocks that share a tile's depth: 1, 2, 4 or 8

@@ -9,6 +9,7 @@
 
 #include <algorithm>
 
+#include "kernels/core/cuda/convert.cuh"
 #include "kernels/core/cuda/launch.cuh"
 #include "kernels/gemm/hopper.cuh"
 #include "kernels/gemm/products.h"
@@ -87,14 +88,6 @@ __device__ __forceinline__ void sync_warpgroup(int warpgroup) {
   asm volatile("bar.sync %0, 128;" ::"r"(1 + warpgroup) : "memory");
 }
 
-__device__ __forceinline__ uint32_t pack(__nv_bfloat16, float low, float high) {
-  const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
-  return reinterpret_cast<const uint32_t&>(pair);
-}
-__device__ __forceinline__ uint32_t pack(__half, float low, float high) {
-  const __half2 pair = __floats2half2_rn(low, high);
-  return reinterpret_cast<const uint32_t&>(pair);
-}
 __device__ __forceinline__ float2 unpack(__nv_bfloat16, uint32_t pair) {
   return __bfloat1622float2(reinterpret_cast<const __nv_bfloat162&>(pair));
 }

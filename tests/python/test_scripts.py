@@ -1,4 +1,4 @@
-"""The scripts that no other test runs at least start: their imports hold."""
+"""The scripts that no other test runs at least start, and find what they name."""
 
 import subprocess
 import sys
@@ -17,3 +17,12 @@ def test_help(name: str) -> None:
     ran = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout
+
+
+def test_the_cases_for_the_sanitizer_are_there() -> None:
+    root = SCRIPTS.parent
+    lines = (root / "tests" / "sanitized.txt").read_text().splitlines()
+    cases = [line for line in lines if line.startswith("tests/")]
+    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider"]
+    ran = subprocess.run([*command, *cases], cwd=root, capture_output=True, text=True, timeout=120)
+    assert ran.returncode == 0, ran.stdout + ran.stderr

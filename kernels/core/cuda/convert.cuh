@@ -5,6 +5,8 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
+#include <cstdint>
+
 #include "kernels/core/check.h"
 #include "kernels/core/dtype.h"
 
@@ -34,6 +36,16 @@ __device__ __forceinline__ __nv_bfloat16 from_float<__nv_bfloat16>(float x) {
 template <typename T>
 __device__ __forceinline__ float rounded(float x) {
   return to_float(from_float<T>(x));
+}
+
+/// Two elements in a register, `low` in its lower half, each rounded to nearest even.
+__device__ __forceinline__ uint32_t pack(__nv_bfloat16, float low, float high) {
+  const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
+  return reinterpret_cast<const uint32_t&>(pair);
+}
+__device__ __forceinline__ uint32_t pack(__half, float low, float high) {
+  const __half2 pair = __floats2half2_rn(low, high);
+  return reinterpret_cast<const uint32_t&>(pair);
 }
 
 /// Calls function.template operator()<T>() with the C++ type of a floating `dtype`.
