@@ -16,13 +16,19 @@ void check_params(const AttentionParams& p) {
   check_shape("attention: kv_cache", p.kv_cache, {-1, 2, p.num_kv_heads, -1, p.head_size});
   check_blocks_dense("attention: kv_cache", p.kv_cache);
   check_dense("attention: block_tables", p.block_tables, {num_sequences, -1});
-  check_dense("attention: query_starts", p.query_starts, {num_sequences + 1});
+  if (p.query_starts) {
+    check_dense("attention: query_starts", p.query_starts, {num_sequences + 1});
+    check_dtype("attention: query_starts", p.query_starts, DType::kInt32);
+  } else {
+    check(p.q.shape[0] == num_sequences,
+          "attention: without query_starts each sequence has one row, got ", p.q.shape[0],
+          " rows of ", num_sequences, " sequences");
+  }
   check_dense("attention: kv_lengths", p.kv_lengths, {-1});
   check_dense("attention: y", p.y, {p.q.shape[0], p.num_heads * p.head_size});
   check_floating("attention: q", p.q);
   check_floating("attention: kv_cache", p.kv_cache);
   check_dtype("attention: block_tables", p.block_tables, DType::kInt32);
-  check_dtype("attention: query_starts", p.query_starts, DType::kInt32);
   check_dtype("attention: kv_lengths", p.kv_lengths, DType::kInt32);
   check_dtype("attention: y", p.y, p.q.dtype);
 }
@@ -31,7 +37,7 @@ AttentionParams params_of(const OpArgs& args) {
   return {.q = args.tensor("q"),
           .kv_cache = args.tensor("kv_cache"),
           .block_tables = args.tensor("block_tables"),
-          .query_starts = args.tensor("query_starts"),
+          .query_starts = args.optional_tensor("query_starts"),
           .kv_lengths = args.tensor("kv_lengths"),
           .y = args.tensor("y"),
           .num_heads = args.attribute<int64_t>("num_heads"),
@@ -51,13 +57,16 @@ void attention(const AttentionParams& params, OpContext& context) {
 OpDef attention_op() {
   return {
       .name = "attention",
-      .signature =
-          {.inputs = {{"q"}, {"kv_cache"}, {"block_tables"}, {"query_starts"}, {"kv_lengths"}},
-           .outputs = {{"y"}},
-           .attributes = {{"num_heads", "int"},
-                          {"num_kv_heads", "int"},
-                          {"head_size", "int"},
-                          {"scale", "float"}}},
+      .signature = {.inputs = {{"q"},
+                               {"kv_cache"},
+                               {"block_tables"},
+                               {.name = "query_starts", .optional = true},
+                               {"kv_lengths"}},
+                    .outputs = {{"y"}},
+                    .attributes = {{"num_heads", "int"},
+                                   {"num_kv_heads", "int"},
+                                   {"head_size", "int"},
+                                   {"scale", "float"}}},
       .check = [](const OpArgs& args) { check_params(params_of(args)); },
       .workspace_bytes =
           [](const OpArgs& args, Device device, int num_threads) {

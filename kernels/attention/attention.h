@@ -12,9 +12,10 @@ struct AttentionParams {
   // any stride apart, each is dense. Already holds the step's own tokens.
   const TensorView& kv_cache;
   const TensorView& block_tables;  // [B, max_blocks] int32: the blocks of a sequence in order
-  const TensorView& query_starts;  // [B + 1] int32: sequence b has rows [b, b + 1) of these
-  const TensorView& kv_lengths;    // [B] int32: tokens in the cache, the step's included
-  const TensorView& y;             // [T, num_heads * head_size], dtype of q
+  // [B + 1] int32: sequence b has rows [b, b + 1) of these. Optional: without it each has one row.
+  const TensorView& query_starts;
+  const TensorView& kv_lengths;  // [B] int32: tokens in the cache, the step's included
+  const TensorView& y;           // [T, num_heads * head_size], dtype of q
   int64_t num_heads;
   int64_t num_kv_heads;
   int64_t head_size;

@@ -61,6 +61,11 @@ struct Geometry {
   }
 };
 
+/// The first of a sequence's rows; of the sequence after the last, the number of rows.
+int64_t first_row(const AttentionParams& params, int64_t sequence) {
+  return params.query_starts ? params.query_starts.as<int32_t>()[sequence] : sequence;
+}
+
 /// The step as numbered tasks: sequence by sequence, in a sequence tile by tile, in a tile head by
 /// head, in a head segment by segment if these are divided.
 struct Tasks {
@@ -69,8 +74,7 @@ struct Tasks {
   bool divides_segments = false;
 
   int64_t num_queries(int64_t sequence) const {
-    const auto* starts = params.query_starts.as<int32_t>();
-    return starts[sequence + 1] - starts[sequence];
+    return first_row(params, sequence + 1) - first_row(params, sequence);
   }
   int64_t kv_length(int64_t sequence) const { return params.kv_lengths.as<int32_t>()[sequence]; }
   int64_t segments(int64_t sequence) const {
@@ -90,15 +94,14 @@ struct Tasks {
 };
 
 void check_contents(const AttentionParams& params) {
-  const auto* starts = params.query_starts.as<int32_t>();
   const auto* lengths = params.kv_lengths.as<int32_t>();
   const int64_t num_sequences = params.kv_lengths.shape[0];
   const int64_t capacity = params.block_tables.shape[1] * params.kv_cache.shape[3];
-  check(starts[0] == 0 && starts[num_sequences] == params.q.shape[0],
-        "attention: query_starts must go from 0 to ", params.q.shape[0], ", got ", starts[0],
-        " to ", starts[num_sequences]);
+  const int64_t first = first_row(params, 0), end = first_row(params, num_sequences);
+  check(first == 0 && end == params.q.shape[0], "attention: query_starts must go from 0 to ",
+        params.q.shape[0], ", got ", first, " to ", end);
   for (int64_t b = 0; b < num_sequences; ++b) {
-    const int64_t queries = starts[b + 1] - starts[b];
+    const int64_t queries = first_row(params, b + 1) - first_row(params, b);
     check(queries >= 0 && queries <= lengths[b] && lengths[b] <= capacity, "attention: sequence ",
           b, " has ", queries, " rows, ", lengths[b], " tokens and room for ", capacity);
   }
@@ -175,7 +178,7 @@ class Step {
     const Partial total = geometry_.partial_at(after_scores, rows);
     const Partial part = geometry_.partial_at(after_scores + geometry_.partial_floats(rows), rows);
 
-    const int64_t token = params_.query_starts.as<int32_t>()[sequence] + first;
+    const int64_t token = first_row(params_, sequence) + first;
     const int64_t position = tasks_.kv_length(sequence) - tasks_.num_queries(sequence) + first;
     load_queries(padded, token, queries, head);
     for (int64_t r = 0; r < rows; ++r)
@@ -226,7 +229,7 @@ class Step {
     const Partial total = segment_partial(first_task);
     for (int64_t segment = 1; segment < segments; ++segment)
       merge(total, segment_partial(first_task + segment), geometry_.group);
-    store_outputs(total, params_.query_starts.as<int32_t>()[sequence], 1, head);
+    store_outputs(total, first_row(params_, sequence), 1, head);
   }
 
   /// Adds the state over later keys to that over earlier ones.

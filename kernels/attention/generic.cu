@@ -21,7 +21,7 @@ struct GenericArgs {
   const void* cache;
   void* y;
   const int32_t* block_tables;
-  const int32_t* query_starts;
+  const int32_t* query_starts;  // null: every sequence has one row
   const int32_t* kv_lengths;
   int64_t block_stride;  // elements from block to block
   int64_t value_offset;  // elements from a key to its value
@@ -51,9 +51,12 @@ __global__ void __launch_bounds__(kThreads) generic_kernel(const GenericArgs arg
   __shared__ float scratch[32];
 
   const int row = blockIdx.y, head = blockIdx.x, size = args.head_size;
-  const int sequence = sequence_of(args.query_starts, args.num_sequences, row);
-  const int begin = args.query_starts[sequence];
-  const int count = args.query_starts[sequence + 1] - begin;
+  int sequence = row, begin = row, count = 1;
+  if (args.query_starts != nullptr) {
+    sequence = sequence_of(args.query_starts, args.num_sequences, row);
+    begin = args.query_starts[sequence];
+    count = args.query_starts[sequence + 1] - begin;
+  }
   wait_for_previous();
   let_next_start();
   if (args.rows == Rows::kOne ? count != 1 : args.rows == Rows::kMany && count < 2) return;

@@ -13,7 +13,14 @@ def paged_cache(rng, case: AttentionCase, keys: list[np.ndarray], values: list[n
     3; every slot that no token has is NaN. Returns the layer's view and the block tables."""
     blocks = [-(-length // case.tokens_per_block) for length in case.lengths]
     order = rng.permutation(sum(blocks) + 3)[: sum(blocks)].astype(np.int32)
-    shape = (sum(blocks) + 3, 3, 2, case.num_kv_heads, case.tokens_per_block, case.head_size)
+    shape = (
+        sum(blocks) + 3,
+        3,
+        2,
+        case.num_kv_heads,
+        case.tokens_per_block,
+        case.head_size,
+    )
     layer = np.full(shape, np.nan, numpy_dtype(case.cache))[:, 1]
     tables = np.full((len(blocks), max(max(blocks), 1) + 1), -1, np.int32)
     used = 0
@@ -56,15 +63,16 @@ def make(case: AttentionCase, seed: int = 0):
     return q, keys, values, cache, tables
 
 
-def run_attention(runner, case: AttentionCase, q, cache, tables):
+def run_attention(runner, case: AttentionCase, q, cache, tables, gives_starts=True):
     y = poisoned(q.shape, case.dtype)
     inputs = {
         "q": q,
         "kv_cache": cache,
         "block_tables": tables,
-        "query_starts": np.cumsum([0, *case.queries]).astype(np.int32),
         "kv_lengths": np.array(case.lengths, np.int32),
     }
+    if gives_starts:
+        inputs["query_starts"] = np.cumsum([0, *case.queries]).astype(np.int32)
     attributes = {
         "num_heads": case.num_heads,
         "num_kv_heads": case.num_kv_heads,
@@ -81,6 +89,17 @@ def test_attention(runner, case: AttentionCase):
     q, keys, values, cache, tables = make(case)
     y = run_attention(runner, case, q, cache, tables)
     assert_close(y, reference(case, q, keys, values, case.head_size**-0.5))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_without_query_starts_each_sequence_has_one_row(runner, dtype):
+    lengths = (70, 1, 300, 5000, 16)
+    case = AttentionCase((1,) * 5, lengths, 4, 2, 64, 32, dtype=dtype, cache=dtype)
+    q, keys, values, cache, tables = make(case)
+    y = run_attention(runner, case, q, cache, tables, gives_starts=False)
+    assert_close(y, reference(case, q, keys, values, case.head_size**-0.5))
+    with pytest.raises(Exception, match="without query_starts each sequence has one row, got 4"):
+        run_attention(runner, case, q[:4].copy(), cache, tables, gives_starts=False)
 
 
 def test_large_scores(runner):

@@ -135,9 +135,11 @@ def _check_cos_sin(types: Types, head_size: int) -> None:
     )
 
 
-def _columns(types: Types, name: str, columns: int) -> TensorType:
+def _columns(types: Types, name: str, columns: int, rows: str = TOKENS) -> TensorType:
     value = _matrix(types, name)
-    _require(value.shape == (TOKENS, columns), f"{name} must have shape [T, {columns}], is {value}")
+    _require(
+        value.shape == (rows, columns), f"{name} must have shape [{rows}, {columns}], is {value}"
+    )
     return value
 
 
@@ -153,9 +155,12 @@ def _infer_rope_kv_append(types: Types, attributes: Attributes) -> dict[str, Ten
 def _infer_attention(types: Types, attributes: Attributes) -> dict[str, TensorType]:
     heads, kv_heads, size = (attributes[k] for k in ("num_heads", "num_kv_heads", "head_size"))
     _require(heads % kv_heads == 0, f"{kv_heads} kv heads do not divide {heads} heads")
-    q = _columns(types, "q", heads * size)
+    if "query_starts" in types:
+        q = _columns(types, "q", heads * size)
+        _indices(types, "query_starts", SEQUENCES_PLUS_1)
+    else:  # each sequence has one row
+        q = _columns(types, "q", heads * size, SEQUENCES)
     _check_cache(types, kv_heads, size)
-    _indices(types, "query_starts", SEQUENCES_PLUS_1)
     _indices(types, "kv_lengths", SEQUENCES)
     return {"y": q}
 
@@ -273,7 +278,7 @@ _SCHEMAS = (
     ),
     OpSchema(
         "attention",
-        _tensors("q", "kv_cache", "block_tables", "query_starts", "kv_lengths"),
+        _tensors("q", "kv_cache", "block_tables", "query_starts?", "kv_lengths"),
         _tensors("y"),
         _attributes(**_HEADS, scale="float"),
         _infer_attention,

@@ -149,7 +149,8 @@ def _rope_kv_append(inputs: Arrays, attributes: Attributes, compute: type) -> di
 
 
 def _attention(inputs: Arrays, attributes: Attributes, compute: type) -> dict[str, np.ndarray]:
-    cache, starts = inputs["kv_cache"], inputs["query_starts"]
+    cache = inputs["kv_cache"]
+    starts = inputs.get("query_starts", np.arange(len(inputs["kv_lengths"]) + 1))
     heads, kv_heads, size = (attributes[k] for k in ("num_heads", "num_kv_heads", "head_size"))
     tokens_per_block = cache.shape[3]
     y = np.zeros_like(inputs["q"])

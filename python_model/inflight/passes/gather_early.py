@@ -1,7 +1,8 @@
 """gather_rows(linear(x)) -> linear(gather_rows(x)), up to where other rows are needed too.
 
-Only the last row of each sequence becomes logits: of the last layer, the others' attention output,
-MLP and residual are never read. Prompts leave them out so.
+Only the last row of each sequence becomes logits: of the last layer, the others' queries, MLP and
+residual are never read. Prompts leave them out so. An attention of last rows alone has one row a
+sequence, as in a step that generates: it goes without query_starts then.
 """
 
 from dataclasses import replace
@@ -9,7 +10,8 @@ from dataclasses import replace
 from inflight.ir.graph import Graph, Node, TensorType
 from inflight.passes.rewrite import Rewrite
 
-_OF_ROWS = ("x", "residual")  # inputs of a linear that have a row for each of its output's
+# Inputs that have a row for each of the output's.
+_OF_ROWS = {"linear": ("x",), "fused_linear": ("x", "residual"), "attention": ("q",)}
 
 
 def gather_early(graph: Graph) -> Graph:
@@ -24,23 +26,28 @@ def _move_one(graph: Graph) -> Graph:
         if node.op != "gather_rows":
             continue
         x = node.inputs["x"]
-        found = rewrite.producer(x, "fused_linear") or rewrite.producer(x, "linear")
-        if found is not None and rewrite.is_read_only_by(x, index):
-            linear_index, linear = found
-            gathers = {name: _gather(rewrite, linear, node, name) for name in _OF_ROWS}
-            gathers = {name: gather for name, gather in gathers.items() if gather is not None}
-            inputs = {name: gather.outputs["y"] for name, gather in gathers.items()}
-            fewer = replace(linear, inputs={**linear.inputs, **inputs}, outputs=node.outputs)
-            rewrite.replace(linear_index, *gathers.values(), fewer)
+        found = next(filter(None, (rewrite.producer(x, op) for op in _OF_ROWS)), None)
+        if found is not None and rewrite.is_read_only_by(x, index) and _is_of_rows(found[1], node):
+            maker_index, maker = found
+            names = [name for name in _OF_ROWS[maker.op] if name in maker.inputs]
+            gathers = {name: _gather(rewrite, maker.inputs[name], node) for name in names}
+            inputs = {**maker.inputs, **{n: g.outputs["y"] for n, g in gathers.items()}}
+            inputs.pop("query_starts", None)
+            fewer = replace(maker, inputs=inputs, outputs=node.outputs)
+            rewrite.replace(maker_index, *gathers.values(), fewer)
             rewrite.replace(index)
             break
     return rewrite.finish()
 
 
-def _gather(rewrite: Rewrite, linear: Node, gather: Node, name: str) -> Node | None:
-    if name not in linear.inputs:
-        return None
-    value = linear.inputs[name]
+def _is_of_rows(maker: Node, gather: Node) -> bool:
+    """An attention's row sees what its place in the sequence lets it: only the last sees all."""
+    return maker.op != "attention" or (
+        maker.inputs.get("query_starts") == "query_starts" and gather.inputs["rows"] == "last_rows"
+    )
+
+
+def _gather(rewrite: Rewrite, value: str, gather: Node) -> Node:
     of = rewrite.graph.type_of(value)
     rows = rewrite.graph.type_of(gather.outputs["y"]).shape[0]
     y = rewrite.new_value(TensorType(of.dtype, (rows, of.shape[1])))

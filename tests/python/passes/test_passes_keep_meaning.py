@@ -84,7 +84,9 @@ def test_passes_in_bfloat16_differ_by_its_rounding_only(
         assert np.abs(a - b).max() <= 0.03 * np.abs(a).max()
 
 
-def test_the_passes_fuse_everything_a_kernel_is_there_for(tiny_checkpoint: Path) -> None:
+def test_the_passes_fuse_everything_a_kernel_is_there_for(
+    tiny_checkpoint: Path,
+) -> None:
     traced = Traced(tiny_checkpoint, "float32")
     ops = {name: Counter(n.op for n in graph.nodes) for name, graph in traced.stages}
     layers = 2
@@ -130,7 +132,9 @@ def _run_pass(name: str, graph: Graph) -> Counter[str]:
     return Counter(node.op for node in verify(dict(PASSES)[name](verify(graph))).nodes)
 
 
-def test_linears_of_which_some_have_a_bias_stay_apart(make_checkpoint: Callable[..., Path]) -> None:
+def test_linears_of_which_some_have_a_bias_stay_apart(
+    make_checkpoint: Callable[..., Path],
+) -> None:
     checkpoint = make_checkpoint(attention_bias=True, mlp_bias=True, num_hidden_layers=1)
     graph = Traced(checkpoint, "float32").stages[0][1]
     for name in ("query", "gate"):
@@ -210,11 +214,13 @@ def test_the_last_layer_goes_on_with_last_rows_alone(tiny_checkpoint: Path) -> N
     first = rows.index("B")
     assert set(rows[first:]) == {"B"}
     assert [node.op for node in graph.nodes[first - 1 :]] == [
-        "attention",
+        "rope_kv_append",
         "gather_rows",
+        "attention",
         "gather_rows",
         *["fused_linear"] * 4,
     ]
+    assert "query_starts" not in graph.nodes[first + 1].inputs
 
 
 def test_rows_that_others_read_are_all_computed(tiny_checkpoint: Path) -> None:
@@ -222,6 +228,13 @@ def test_rows_that_others_read_are_all_computed(tiny_checkpoint: Path) -> None:
     gather = next(node for node in graph.nodes if node.op == "gather_rows")
     kept = replace(graph, outputs={**graph.outputs, "hidden": gather.inputs["x"]})
     assert verify(dict(PASSES)["gather_early"](kept)) == kept
+
+
+def test_an_attention_of_other_rows_than_the_last_stays(tiny_checkpoint: Path) -> None:
+    graph = dict(Traced(tiny_checkpoint, "float32").stages)["fuse_rope_kv_append"]
+    others = _edit(graph, "gather_rows", rows="kv_lengths")
+    nodes = verify(dict(PASSES)["gather_early"](verify(others))).nodes
+    assert all("query_starts" in node.inputs for node in nodes if node.op == "attention")
 
 
 def test_rope_and_append_with_other_tables_stay_apart(tiny_checkpoint: Path) -> None:
@@ -241,7 +254,9 @@ def test_dead_code_keeps_what_writes_the_cache(tiny_checkpoint: Path) -> None:
     assert _run_pass("dead_code", only_first)["silu"] == 1  # the last layer's MLP is not needed
 
 
-def test_dead_code_drops_an_optional_output_that_nothing_reads(tiny_checkpoint: Path) -> None:
+def test_dead_code_drops_an_optional_output_that_nothing_reads(
+    tiny_checkpoint: Path,
+) -> None:
     graph = Traced(tiny_checkpoint, "float32").stages[0][1]
     norm = next(node for node in graph.nodes if node.op == "rms_norm")
     x = norm.inputs["x"]
