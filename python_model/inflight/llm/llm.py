@@ -131,7 +131,7 @@ class LLM:
         encoded = encode_prompts(prompts, params, self.tokenizer)
         done: queue.SimpleQueue[None] = queue.SimpleQueue()
         results: list[GenerationResult] = []
-        progress = _progress_bar(len(prompts), use_tqdm)
+        progress = _progress_bar(len(prompts)) if use_tqdm and len(prompts) > 1 else None
         num_done = 0
         try:
             for index, ((text, ids), choice) in enumerate(zip(encoded, params, strict=True)):
@@ -144,7 +144,8 @@ class LLM:
                             raise
                         done.get()
                         num_done += 1
-                        progress.update()
+                        if progress is not None:
+                            progress.update()
                     except (ValueError, NotImplementedError) as error:
                         if not is_one:
                             error.args = (f"prompt {index} of {len(prompts)}: {error}",)
@@ -153,14 +154,16 @@ class LLM:
             while num_done < len(results):
                 done.get()
                 num_done += 1
-                progress.update()
+                if progress is not None:
+                    progress.update()
             outputs = [result.result() for result in results]
         except BaseException:
             for result in results:
                 result.abort()
             raise
         finally:
-            progress.close()
+            if progress is not None:
+                progress.close()
         return outputs[0] if is_one else outputs
 
     def generate_async(
@@ -289,12 +292,7 @@ def _load_tokenizer(given: Any, engine_dir: Path, is_optional: bool) -> Tokenize
         raise FileNotFoundError(f"{error}; give tokenizer=… or skip_tokenizer_init=True") from None
 
 
-def _progress_bar(num_prompts: int, is_wanted: bool) -> Any:
+def _progress_bar(num_prompts: int) -> Any:
     from tqdm import tqdm
 
-    return tqdm(
-        total=num_prompts,
-        desc="Generating",
-        unit="prompt",
-        disable=not is_wanted or num_prompts < 2,
-    )
+    return tqdm(total=num_prompts, desc="Generating", unit="prompt")

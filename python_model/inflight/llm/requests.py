@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from inflight.llm.sampling_params import SamplingParams
@@ -35,28 +35,24 @@ def params_for(
 
 def encode_prompts(
     prompts: Sequence[Prompt], params: Sequence[SamplingParams], tokenizer: Tokenizer | None
-) -> list[tuple[str | None, list[int]]]:
-    """(text or None, ids) of each prompt; texts are tokenized together."""
-    texts: list[str | None] = []
-    ids: list[list[int]] = []
-    for prompt in prompts:
-        if isinstance(prompt, dict):
-            prompt = _from_dict(prompt)
-        texts.append(prompt if isinstance(prompt, str) else None)
-        ids.append([] if isinstance(prompt, str) else _token_ids(prompt))
+) -> Iterator[tuple[str | None, list[int]]]:
+    """(text or None, ids) of each prompt. Texts are tokenized together; ids are looked at one by
+    one, so that the first prompt need not wait for the last."""
+    prompts = [_from_dict(prompt) if isinstance(prompt, dict) else prompt for prompt in prompts]
+    tokenized: dict[int, list[int]] = {}
     for add_special_tokens in (True, False):
         rows = [
             row
-            for row, text in enumerate(texts)
-            if text is not None and params[row].add_special_tokens == add_special_tokens
+            for row, prompt in enumerate(prompts)
+            if isinstance(prompt, str) and params[row].add_special_tokens == add_special_tokens
         ]
         if rows:
             batch = _needed(tokenizer, "a text prompt").encode_batch(
-                [texts[row] for row in rows], add_special_tokens
+                [prompts[row] for row in rows], add_special_tokens
             )
-            for row, encoded in zip(rows, batch, strict=True):
-                ids[row] = encoded
-    return list(zip(texts, ids, strict=True))
+            tokenized.update(zip(rows, batch, strict=True))
+    for row, prompt in enumerate(prompts):
+        yield (prompt, tokenized[row]) if isinstance(prompt, str) else (None, _token_ids(prompt))
 
 
 def engine_arguments(
@@ -136,6 +132,6 @@ def _from_dict(prompt: dict[str, Any]) -> str | Sequence[int]:
 
 def _token_ids(prompt: Sequence[int]) -> list[int]:
     try:
-        return [operator.index(id) for id in prompt]
+        return list(map(operator.index, prompt))
     except TypeError:
         raise ValueError(f"a prompt is a text or token ids, not {prompt!r:.100}") from None

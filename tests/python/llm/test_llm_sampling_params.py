@@ -120,7 +120,7 @@ def test_forms_of_prompts():
     assert not is_single(["a"]) and not is_single([[1], [2]]) and not is_single([])
     assert not is_single([np.array([1])]) and not is_single([{"prompt": "a"}])
     prompts = [np.array([3, 4]), (5,), {"prompt_token_ids": [6]}]
-    assert encode_prompts(prompts, [SamplingParams()] * 3, None) == [
+    assert list(encode_prompts(prompts, [SamplingParams()] * 3, None)) == [
         (None, [3, 4]),
         (None, [5]),
         (None, [6]),
@@ -130,11 +130,11 @@ def test_forms_of_prompts():
 def test_wrong_prompts():
     plain = [SamplingParams()]
     with pytest.raises(ValueError, match="needs a tokenizer"):
-        encode_prompts(["text"], plain, None)
+        list(encode_prompts(["text"], plain, None))
     with pytest.raises(ValueError, match="not .*0.5"):
-        encode_prompts([[0.5]], plain, None)
+        list(encode_prompts([[0.5]], plain, None))
     with pytest.raises(ValueError, match="prompt or prompt_token_ids.*'text'"):
-        encode_prompts([{"text": "a"}], plain, None)
+        list(encode_prompts([{"text": "a"}], plain, None))
     with pytest.raises(ValueError, match="needs a tokenizer"):
         arguments(SamplingParams(stop="x"))
     with pytest.raises(ValueError, match="needs a tokenizer"):
