@@ -7,6 +7,7 @@
 
 #include <cstring>
 
+#include "backend/bindings/numpy_view.h"
 #include "backend/executor/config.h"
 #include "backend/plan/checkpoint.h"
 #include "backend/plan/engine_file.h"
@@ -21,22 +22,6 @@ namespace py = pybind11;
 namespace {
 
 using namespace plan;
-
-TensorView view_of(const py::array& array) {
-  const std::string name = py::str(array.dtype().attr("name"));
-  const auto dtype = dtype_from_name(name);
-  check(dtype.has_value(), "no dtype is called ", name);
-  check(array.ndim() <= kMaxRank, "an array of ", array.ndim(), " axes, limit ", kMaxRank);
-  TensorView view;
-  view.data = const_cast<void*>(array.data());
-  view.dtype = *dtype;
-  view.rank = static_cast<int>(array.ndim());
-  for (int i = 0; i < view.rank; ++i) {
-    view.shape[i] = array.shape(i);
-    view.strides[i] = array.strides(i) / array.itemsize();
-  }
-  return view;
-}
 
 /// A copy of a dense view, whatever its device.
 py::array array_of(const TensorView& view) {
@@ -95,7 +80,7 @@ struct NumpyRunner {
 
   static std::vector<TensorView> views_of(const std::vector<py::array>& arrays) {
     std::vector<TensorView> views;
-    for (const py::array& array : arrays) views.push_back(view_of(array));
+    for (const py::array& array : arrays) views.push_back(view_of("KV cache", array));
     return views;
   }
 
@@ -104,7 +89,7 @@ struct NumpyRunner {
     for (const StepInputSpec& spec : kStepInputs) {
       const auto found = arrays.find(std::string(spec.name));
       check(found != arrays.end(), "step input ", spec.name, " is missing");
-      inputs.*spec.view = view_of(found->second);
+      inputs.*spec.view = view_of(found->first, found->second);
     }
     inputs.num_tokens = static_cast<int>(inputs.input_ids.shape[0]);
     inputs.num_sequences = static_cast<int>(inputs.kv_lengths.shape[0]);
