@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -9,28 +10,43 @@ import typer
 
 from inflight.builder.cache import engine_dir_for
 from inflight.cli.build import LoadFormat
+from inflight.cli.option_groups import with_groups
 from inflight.config import ProblemsError
 from inflight.llm.devices import runs_on_cpu
 from inflight.serving.installation import backend_library, package_path, python_environment
 from inflight.serving.repository import RepositorySettings, write_repository
 from inflight.text.tokenizer import has_tokenizer
 
-# Options that `inflight serve` has too.
-Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 or auto.")]
-Decoupled = Annotated[bool, typer.Option(help="Several responses a request: streaming needs it.")]
-ExcludeInput = Annotated[
-    bool, typer.Option(help="Leave the prompt out of answers, unless a request says otherwise.")
-]
-MaxQueueSize = Annotated[int, typer.Option(min=0, help="Requests that may wait; 0 = any number.")]
-KvCacheTokens = Annotated[int | None, typer.Option(min=1, help="Cap of the KV cache in tokens.")]
-KvCacheBytes = Annotated[int | None, typer.Option(min=1, help="Cap of the KV cache in bytes.")]
-LoadFormatOption = Annotated[
-    LoadFormat, typer.Option(help="dummy: random weights, config.json is enough.")
-]
-CudaGraphs = Annotated[
-    bool, typer.Option(help="On a GPU, steps that only generate run from recordings.")
-]
-Threads = Annotated[int, typer.Option(min=0, help="Of CPU work; 0 = as many as allowed.")]
+
+@dataclass(frozen=True)
+class ServingOptions:
+    """What `inflight serve` can be told of the model, too."""
+
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 or auto.")] = "auto"
+    load_format: Annotated[
+        LoadFormat, typer.Option(help="dummy: random weights, config.json is enough.")
+    ] = LoadFormat.auto
+    decoupled: Annotated[
+        bool, typer.Option(help="Several responses a request: streaming needs it.")
+    ] = True
+    exclude_input_in_output: Annotated[
+        bool, typer.Option(help="Leave the prompt out of answers, unless a request says otherwise.")
+    ] = False
+    max_queue_size: Annotated[
+        int, typer.Option(min=0, help="Requests that may wait; 0 = any number.")
+    ] = 0
+    kv_cache_max_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Cap of the KV cache in tokens.")
+    ] = None
+    kv_cache_max_bytes: Annotated[
+        int | None, typer.Option(min=1, help="Cap of the KV cache in bytes.")
+    ] = None
+    cuda_graphs: Annotated[
+        bool, typer.Option(help="On a GPU, steps that only generate run from recordings.")
+    ] = True
+    num_threads: Annotated[
+        int, typer.Option(min=0, help="Of CPU work; 0 = as many as allowed.")
+    ] = 0
 
 
 # A prompt takes one about half a millisecond: a hundred at once should not wait for one core.
@@ -46,74 +62,48 @@ def _num_cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def repository_settings(
-    engine_dir: Path,
-    *,
-    device: str = "auto",
-    load_format: LoadFormat = LoadFormat.auto,
-    decoupled: bool = True,
-    exclude_input_in_output: bool = False,
-    max_queue_size: int = 0,
-    kv_cache_max_tokens: int | None = None,
-    kv_cache_max_bytes: int | None = None,
-    cuda_graphs: bool = True,
-    num_threads: int = 0,
-) -> RepositorySettings:
+def repository_settings(engine_dir: Path, options: ServingOptions) -> RepositorySettings:
     """Of a repository that this machine's server can load as it is."""
+    load_format = options.load_format
     has_text = load_format != LoadFormat.dummy or has_tokenizer(engine_dir)
     limits = json.loads((engine_dir / "engine.json").read_text(encoding="utf-8"))["limits"]
     given = {
-        "device": device,
+        "device": options.device,
         "load_format": None if load_format == LoadFormat.auto else load_format.value,
-        "max_tokens_in_paged_kv_cache": kv_cache_max_tokens,
-        "kv_cache_max_bytes": kv_cache_max_bytes,
-        "cuda_graph_mode": None if cuda_graphs else "false",
-        "num_threads": num_threads or None,
-        "max_queue_size": max_queue_size or None,
-        "exclude_input_in_output": str(exclude_input_in_output).lower(),
+        "max_tokens_in_paged_kv_cache": options.kv_cache_max_tokens,
+        "kv_cache_max_bytes": options.kv_cache_max_bytes,
+        "cuda_graph_mode": None if options.cuda_graphs else "false",
+        "num_threads": options.num_threads or None,
+        "max_queue_size": options.max_queue_size or None,
+        "exclude_input_in_output": str(options.exclude_input_in_output).lower(),
     }
     return RepositorySettings(
         engine_dir=str(engine_dir.resolve()),
         tokenizer_dir=str(engine_dir.resolve()) if has_text else "",
         max_batch_size=limits["max_batch_size"],
-        decoupled=decoupled,
+        decoupled=options.decoupled,
         llm_parameters={key: str(value) for key, value in given.items() if value is not None},
         preprocessing_instances=max(1, min(_MAX_PREPROCESSING, _num_cores() // _CORES_EACH)),
-        text_niceness=_TEXT_NICENESS if runs_on_cpu(device) else 0,
+        text_niceness=_TEXT_NICENESS if runs_on_cpu(options.device) else 0,
         python_environment=python_environment(),
         package_path=package_path(),
     )
 
 
+@with_groups
 def repository(
     model: Annotated[Path, typer.Argument(help="An engine directory or a checkpoint folder.")],
     output: Annotated[Path, typer.Option(help="Folder of the repository.")],
     dtype: Annotated[
         str, typer.Option(help="Of an engine to be built from a checkpoint.")
     ] = "auto",
-    device: Device = "auto",
-    load_format: LoadFormatOption = LoadFormat.auto,
-    decoupled: Decoupled = True,
-    exclude_input_in_output: ExcludeInput = False,
-    max_queue_size: MaxQueueSize = 0,
-    kv_cache_max_tokens: KvCacheTokens = None,
-    kv_cache_max_bytes: KvCacheBytes = None,
-    cuda_graphs: CudaGraphs = True,
-    num_threads: Threads = 0,
+    *,
+    options: ServingOptions,
 ) -> None:
     """Write a model repository without starting a server."""
     try:
         settings = repository_settings(
-            engine_dir_for(model, dtype=dtype, load_format=load_format.value),
-            device=device,
-            load_format=load_format,
-            decoupled=decoupled,
-            exclude_input_in_output=exclude_input_in_output,
-            max_queue_size=max_queue_size,
-            kv_cache_max_tokens=kv_cache_max_tokens,
-            kv_cache_max_bytes=kv_cache_max_bytes,
-            cuda_graphs=cuda_graphs,
-            num_threads=num_threads,
+            engine_dir_for(model, dtype=dtype, load_format=options.load_format.value), options
         )
         library = backend_library()
     except (FileNotFoundError, ProblemsError, ValueError) as error:

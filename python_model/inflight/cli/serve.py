@@ -15,19 +15,8 @@ from typing import Annotated
 import typer
 
 from inflight.builder.cache import engine_dir_for
-from inflight.cli.build import LoadFormat
-from inflight.cli.repository import (
-    CudaGraphs,
-    Decoupled,
-    Device,
-    ExcludeInput,
-    KvCacheBytes,
-    KvCacheTokens,
-    LoadFormatOption,
-    MaxQueueSize,
-    Threads,
-    repository_settings,
-)
+from inflight.cli.option_groups import with_groups
+from inflight.cli.repository import ServingOptions, repository_settings
 from inflight.config import ProblemsError
 from inflight.serving.installation import Installation, find_installation, write_backends
 from inflight.serving.repository import write_repository
@@ -35,6 +24,7 @@ from inflight.serving.repository import write_repository
 _EXIT_SECONDS = 30
 
 
+@with_groups
 def serve(
     model: Annotated[Path, typer.Argument(help="An engine directory or a checkpoint folder.")],
     http_port: Annotated[int, typer.Option(help="HTTP: generate, generate_stream, infer.")] = 8000,
@@ -50,41 +40,23 @@ def serve(
     dtype: Annotated[
         str, typer.Option(help="Of an engine to be built from a checkpoint.")
     ] = "auto",
-    device: Device = "auto",
-    load_format: LoadFormatOption = LoadFormat.auto,
-    decoupled: Decoupled = True,
-    exclude_input_in_output: ExcludeInput = False,
-    max_queue_size: MaxQueueSize = 0,
-    kv_cache_max_tokens: KvCacheTokens = None,
-    kv_cache_max_bytes: KvCacheBytes = None,
-    cuda_graphs: CudaGraphs = True,
-    num_threads: Threads = 0,
+    *,
+    options: ServingOptions,
     model_control_mode: Annotated[str, typer.Option(help="none, explicit or poll.")] = "none",
     log_verbose: Annotated[int, typer.Option(help="Verbosity of the server's log.")] = 0,
 ) -> None:
     """Serve a model with tritonserver until SIGINT or SIGTERM."""
     try:
         installation = find_installation(tritonserver)
-        engine_dir = engine_dir_for(model, dtype=dtype, load_format=load_format.value)
-        settings = repository_settings(
-            engine_dir,
-            device=device,
-            load_format=load_format,
-            decoupled=decoupled,
-            exclude_input_in_output=exclude_input_in_output,
-            max_queue_size=max_queue_size,
-            kv_cache_max_tokens=kv_cache_max_tokens,
-            kv_cache_max_bytes=kv_cache_max_bytes,
-            cuda_graphs=cuda_graphs,
-            num_threads=num_threads,
-        )
+        engine_dir = engine_dir_for(model, dtype=dtype, load_format=options.load_format.value)
+        settings = repository_settings(engine_dir, options)
     except (FileNotFoundError, ProblemsError, ValueError) as error:
         typer.echo(f"inflight serve: {error}", err=True)
         raise typer.Exit(1) from error
     with tempfile.TemporaryDirectory(prefix="inflight-") as scratch:
         repository = write_repository(model_repository or Path(scratch, "models"), settings)
         backends = write_backends(Path(scratch, "backends"), installation)
-        options = {
+        arguments = {
             "model-repository": repository,
             "http-port": http_port,
             "grpc-port": grpc_port,
@@ -95,23 +67,21 @@ def serve(
             "disable-auto-complete-config": "",
         }
         if model_control_mode == "explicit":
-            options["load-model"] = "*"
+            arguments["load-model"] = "*"
         usage = _how_to_call(http_port, grpc_port, has_text=bool(settings.tokenizer_dir))
-        raise typer.Exit(_run(installation, backends, options, http_port, usage))
+        raise typer.Exit(_run(installation, backends, arguments, http_port, usage))
 
 
 def _run(
     installation: Installation,
     backends: Path,
-    options: dict[str, object],
+    arguments: dict[str, object],
     http_port: int,
     usage: str,
 ) -> int:
     """Runs the server to its end and answers its exit code; 0 when we were asked to end it. `usage`
     is printed once it is ready."""
-    arguments = [
-        f"--{key}={value}" if value != "" else f"--{key}" for key, value in options.items()
-    ]
+    flags = [f"--{key}={value}" if value != "" else f"--{key}" for key, value in arguments.items()]
     asked_to_end = False
 
     def end(*_: object) -> None:
@@ -122,7 +92,7 @@ def _run(
 
     # A session of its own, so that a terminal's Ctrl-C reaches the server once, through us.
     server = subprocess.Popen(
-        [str(installation.binary), f"--backend-directory={backends}", *arguments],
+        [str(installation.binary), f"--backend-directory={backends}", *flags],
         env=installation.environment(backends),
         start_new_session=True,
     )

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from inflight import _core
 from inflight.builder import build_engine
-from inflight.cli.repository import repository_settings
+from inflight.cli.repository import ServingOptions, repository_settings
 from inflight.serving.pbtxt import ModelConfig, render
 from inflight.serving.repository import write_repository
 from inflight.serving.schema import TENSORRT_LLM
@@ -81,7 +81,7 @@ def setup(
 
     repository = scratch / "repository"
     settings = repository_settings(
-        engine, device=device, kv_cache_max_tokens=KV_TOKENS, num_threads=1
+        engine, ServingOptions(device=device, kv_cache_max_tokens=KV_TOKENS, num_threads=1)
     )
     write_repository(repository, settings)
     parameters = {**settings.llm_parameters, "gpt_model_path": str(engine)}

@@ -7,7 +7,7 @@ import tritonclient.grpc as grpc
 from inflight.builder import build_engine
 from inflight.builder.engine_file import EngineFile
 from inflight.builder.memory import engine_memory
-from inflight.cli.repository import repository_settings
+from inflight.cli.repository import ServingOptions, repository_settings
 from inflight.serving.repository import write_repository
 from triton_server import Stream, llm_request, running
 
@@ -44,7 +44,8 @@ def test_little_beside_weights_cache_and_arena(tmp_path: Path) -> None:
     planned = memory.weight_bytes + memory.arena_bytes + KV_TOKENS * memory.kv_bytes_per_token
     repository = tmp_path / "repository"
     write_repository(
-        repository, repository_settings(engine, device="cpu", kv_cache_max_tokens=KV_TOKENS)
+        repository,
+        repository_settings(engine, ServingOptions(device="cpu", kv_cache_max_tokens=KV_TOKENS)),
     )
     prompt = np.random.default_rng(0).integers(3, 8000, 200).tolist()
     with running(repository, tmp_path) as server:
