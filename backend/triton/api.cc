@@ -3,6 +3,7 @@
 #include <memory>
 
 #include "backend/triton/instance_state.h"
+#include "backend/triton/metrics.h"
 #include "backend/triton/model_state.h"
 #include "backend/triton/triton_c_api.h"
 #include "backend/triton/triton_error.h"
@@ -16,12 +17,13 @@ namespace {
 using inflight::triton::check_triton;
 using inflight::triton::guarded;
 using inflight::triton::InstanceState;
+using inflight::triton::MetricFamilies;
 using inflight::triton::ModelState;
 
 }  // namespace
 
-INFLIGHT_EXPORT TRITONSERVER_Error* TRITONBACKEND_Initialize(TRITONBACKEND_Backend*) {
-  return guarded([] {
+INFLIGHT_EXPORT TRITONSERVER_Error* TRITONBACKEND_Initialize(TRITONBACKEND_Backend* backend) {
+  return guarded([&] {
     uint32_t major = 0, minor = 0;
     check_triton(TRITONBACKEND_ApiVersion(&major, &minor), "ApiVersion");
     inflight::check(
@@ -30,11 +32,19 @@ INFLIGHT_EXPORT TRITONSERVER_Error* TRITONBACKEND_Initialize(TRITONBACKEND_Backe
         int{TRITONBACKEND_API_VERSION_MAJOR}, ".", int{TRITONBACKEND_API_VERSION_MINOR},
         " or later");
     inflight::set_log_sink(inflight::triton::write_to_server_log);
+    auto state = std::make_unique<MetricFamilies>();
+    check_triton(TRITONBACKEND_BackendSetState(backend, state.get()), "BackendSetState");
+    state.release();
   });
 }
 
-INFLIGHT_EXPORT TRITONSERVER_Error* TRITONBACKEND_Finalize(TRITONBACKEND_Backend*) {
-  return guarded([] { inflight::set_log_sink({}); });
+INFLIGHT_EXPORT TRITONSERVER_Error* TRITONBACKEND_Finalize(TRITONBACKEND_Backend* backend) {
+  return guarded([&] {
+    void* state = nullptr;
+    check_triton(TRITONBACKEND_BackendState(backend, &state), "BackendState");
+    delete static_cast<MetricFamilies*>(state);
+    inflight::set_log_sink({});
+  });
 }
 
 INFLIGHT_EXPORT TRITONSERVER_Error* TRITONBACKEND_ModelInitialize(TRITONBACKEND_Model* model) {
@@ -57,12 +67,16 @@ INFLIGHT_EXPORT TRITONSERVER_Error* TRITONBACKEND_ModelInstanceInitialize(
     TRITONBACKEND_ModelInstance* instance) {
   return guarded([&] {
     TRITONBACKEND_Model* model = nullptr;
-    void* model_state = nullptr;
+    TRITONBACKEND_Backend* backend = nullptr;
+    void *model_state = nullptr, *families = nullptr;
     check_triton(TRITONBACKEND_ModelInstanceModel(instance, &model), "ModelInstanceModel");
+    check_triton(TRITONBACKEND_ModelBackend(model, &backend), "ModelBackend");
+    check_triton(TRITONBACKEND_BackendState(backend, &families), "BackendState");
     check_triton(TRITONBACKEND_ModelState(model, &model_state), "ModelState");
     const auto& settings = static_cast<const ModelState*>(model_state)->settings();
     auto state = std::make_unique<InstanceState>(
-        instance, settings, std::make_unique<inflight::executor::Engine>(settings.engine));
+        instance, settings, *static_cast<MetricFamilies*>(families),
+        std::make_unique<inflight::executor::Engine>(settings.engine));
     check_triton(TRITONBACKEND_ModelInstanceSetState(instance, state.get()),
                  "ModelInstanceSetState");
     state.release();

@@ -46,10 +46,11 @@ struct InstanceState::Live {
 };
 
 InstanceState::InstanceState(TRITONBACKEND_ModelInstance* instance, const ModelSettings& settings,
-                             std::unique_ptr<executor::Engine> engine)
+                             MetricFamilies& families, std::unique_ptr<executor::Engine> engine)
     : instance_(instance),
       settings_(settings),
-      metrics_(std::make_unique<Metrics>(settings.name, settings.version, engine->info())),
+      metrics_(
+          std::make_unique<Metrics>(families, settings.name, settings.version, engine->info())),
       late_endings_(kQuietTime),
       engine_(std::move(engine)) {
   metrics_->publish(engine_->stats());

@@ -19,8 +19,9 @@ namespace inflight::triton {
 
 class InstanceState {
  public:
+  /// Settings and families outlive it.
   InstanceState(TRITONBACKEND_ModelInstance* instance, const ModelSettings& settings,
-                std::unique_ptr<executor::Engine> engine);
+                MetricFamilies& families, std::unique_ptr<executor::Engine> engine);
   /// Ends every live request first: the engine answers each with a final part.
   ~InstanceState();
 

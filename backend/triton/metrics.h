@@ -1,8 +1,9 @@
-// The nv_trt_llm_* gauges of one model instance, set from the engine's statistics.
-// Lives on the response thread after construction.
+// The nv_trt_llm_* gauges: their families, of the backend, and the gauges of a model instance, set
+// from the engine's statistics.
 #pragma once
 
-#include <memory>
+#include <cstdint>
+#include <mutex>
 #include <string>
 #include <vector>
 
@@ -11,9 +12,29 @@
 
 namespace inflight::triton {
 
+/// The server's families, one set for all instances. Gauges of equal labels are one in the server,
+/// and it counts their users by family object: with a family each, a model that is loaded again
+/// while its earlier load ends would go on setting gauges that went with that.
+///
+/// Any thread may make Metrics of it; it must outlive them.
+class MetricFamilies {
+ public:
+  MetricFamilies();
+  ~MetricFamilies();
+  MetricFamilies(const MetricFamilies&) = delete;
+  MetricFamilies& operator=(const MetricFamilies&) = delete;
+
+ private:
+  friend class Metrics;
+  std::mutex mutex_;  // the server does not add gauges and remove others at once safely
+  std::vector<TRITONSERVER_MetricFamily*> handles_;  // null: a server without metrics
+};
+
+/// Lives on the response thread after construction.
 class Metrics {
  public:
-  Metrics(const std::string& model, uint64_t version, const executor::EngineInfo& info);
+  Metrics(MetricFamilies& families, const std::string& model, uint64_t version,
+          executor::EngineInfo info);
   ~Metrics();
   Metrics(const Metrics&) = delete;
   Metrics& operator=(const Metrics&) = delete;
@@ -22,8 +43,8 @@ class Metrics {
 
  private:
   struct Gauge;
-  struct SharedFamilies;
-  std::shared_ptr<SharedFamilies> families_;
+  MetricFamilies& families_;
+  const executor::EngineInfo info_;
   std::vector<Gauge> gauges_;
 };
 

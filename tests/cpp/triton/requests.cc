@@ -16,20 +16,29 @@ using RequestPtr = std::unique_ptr<TRITONBACKEND_Request>;
 using Ids = std::vector<int32_t>;
 
 struct Backend {
-  explicit Backend(bool decoupled = true, executor::EngineConfig config = {}) {
+  /// `beside`: another instance of the same server.
+  explicit Backend(bool decoupled = true, executor::EngineConfig config = {},
+                   const Backend* beside = nullptr) {
+    if (beside != nullptr)
+      families = beside->families;
+    else
+      families = std::make_shared<triton::MetricFamilies>();
     settings.name = "tensorrt_llm";
     settings.version = 1;
     settings.reader.decoupled = decoupled;
     auto engine = std::make_unique<Engine>(
         small_info(), config, std::make_unique<ScriptedExecutor>(small_info(), script));
-    state = std::make_unique<triton::InstanceState>(nullptr, settings, std::move(engine));
+    state =
+        std::make_unique<triton::InstanceState>(nullptr, settings, *families, std::move(engine));
   }
   ~Backend() { close(); }
   void close() {
     script->gate.open();
     state.reset();
     EXPECT_EQ(fake_counts().freed_gauges_set.load(), 0);
-    if (!alone) return;
+    const bool is_alone = families.use_count() <= 1;
+    families.reset();
+    if (!is_alone) return;
     EXPECT_EQ(fake_counts().errors.load(), 0);
     EXPECT_EQ(fake_counts().factories.load(), 0);
     EXPECT_EQ(fake_counts().responses.load(), 0);
@@ -61,8 +70,8 @@ struct Backend {
     return answer.error.value_or("");
   }
 
-  bool alone = true;  // no other is there when it ends
   triton::ModelSettings settings;
+  std::shared_ptr<triton::MetricFamilies> families;
   std::shared_ptr<Script> script = std::make_shared<Script>();
   std::unique_ptr<triton::InstanceState> state;
 };
@@ -562,9 +571,8 @@ void unloading_ends_what_is_live() {
 void gauges_outlive_an_earlier_load() {
   Backend later;
   {
-    auto earlier = std::make_unique<Backend>();
-    earlier->alone = false;
-    earlier->run(make_request(prompt_of(3), 4));
+    Backend earlier(true, {}, &later);
+    earlier.run(make_request(prompt_of(3), 4));
   }
   later.run(make_request(prompt_of(3), 4));
   EXPECT_EQ(fake_gauges().size(), 20u);
