@@ -1,0 +1,210 @@
+// Requests that end otherwise than by their last token: stopped, cancelled, refused, unloaded,
+// failed.
+#include <algorithm>
+#include <chrono>
+#include <thread>
+
+#include "tests/cpp/triton/instance_fixture.h"
+
+namespace inflight::testing {
+namespace {
+
+void stop_by_id() {
+  Backend backend;
+  const Ids prompt = prompt_of(3);
+  backend.script->gate.close();
+  std::vector<RequestPtr> requests;
+  for (const char* id : {"twice", "twice", "other"}) {
+    requests.push_back(make_request(prompt, 20));
+    requests.back()->id = id;
+    requests.back()->flag("streaming", true);
+    backend.send(requests.back());
+  }
+  backend.script->gate.let_pass(4);
+  requests[0]->wait_for_answers(1);
+
+  const RequestPtr command = make_request({0}, 0);
+  command->id = "twice";
+  command->flag("stop", true);
+  const auto& reply = backend.run(command);
+  EXPECT_EQ(reply.size(), 1u);
+  EXPECT(reply[0].outputs.empty() && !reply[0].error.has_value());
+
+  backend.script->gate.open();
+  const Ids tokens = expected_tokens(prompt, 20);
+  for (int i = 0; i < 2; ++i) {
+    const Ids got = joined(backend.ended(requests[i]));
+    EXPECT(got.size() < 20u);
+    EXPECT(std::equal(got.begin(), got.end(), tokens.begin()));
+  }
+  EXPECT(joined(backend.ended(requests[2])) == tokens);
+
+  const RequestPtr unknown = make_request({0}, 0);
+  unknown->id = "gone";
+  unknown->flag("stop", true);
+  EXPECT(!backend.run(unknown)[0].error.has_value());
+  const RequestPtr nameless = make_request({0}, 0);
+  nameless->flag("stop", true);
+  EXPECT_CONTAINS(backend.error_of(nameless), "request ID is not provided");
+}
+
+void stop_by_engine_request_id() {
+  Backend backend;
+  backend.script->gate.close();
+  std::vector<RequestPtr> requests;
+  for (int i = 0; i < 2; ++i) {  // both without an id
+    requests.push_back(make_request(prompt_of(3), 20));
+    requests.back()->flag("streaming", true);
+    requests.back()->add("text_context", TRITONSERVER_TYPE_UINT8, {1, 1}, std::vector<uint8_t>{1});
+    backend.send(requests.back());
+  }
+  backend.script->gate.let_pass(3);
+  requests[1]->wait_for_answers(1);
+  const int64_t id = engine_request_id(*requests[1]);
+  const RequestPtr command = make_request({0}, 0);
+  command->flag("stop", true);
+  command->add("engine_request_id", TRITONSERVER_TYPE_UINT64, {1},
+               std::vector<uint64_t>{static_cast<uint64_t>(id)});
+  backend.run(command);
+  backend.script->gate.open();
+  EXPECT_EQ(joined(backend.ended(requests[0])).size(), 20u);
+  EXPECT(joined(backend.ended(requests[1])).size() < 20u);
+}
+
+void cancelled_by_the_client() {
+  for (const bool streaming : {false, true}) {
+    Backend backend;
+    backend.script->gate.close();
+    // Steps slow enough for the response thread to keep up.
+    backend.script->after_step = [] { std::this_thread::sleep_for(std::chrono::milliseconds(2)); };
+    const RequestPtr gone = make_request(prompt_of(3), 60);
+    gone->flag("streaming", streaming);
+    const RequestPtr other = make_request(prompt_of(4), 30);
+    backend.send(gone);
+    backend.send(other);
+    backend.script->gate.let_pass(3);
+    gone->cancelled = true;
+    backend.script->gate.open();
+    // Both end by themselves if nobody hears of it: then it has all its tokens.
+    const size_t num_ids = joined(backend.ended(gone)).size();
+    EXPECT(num_ids < (streaming ? 60u : 63u));
+    EXPECT_EQ(output_ids(backend.ended(other)[0]).size(), 34u);
+    const auto gauges = fake_gauges();
+    EXPECT_EQ(gauges.at("nv_trt_llm_kv_cache_block_metrics used"), 0);
+  }
+}
+
+/// A server may still be writing to a client that has just left; see instance_state.cc.
+void final_response_to_nobody_waits() {
+  using Clock = std::chrono::steady_clock;
+  for (const bool by_command : {false, true}) {
+    Backend backend;
+    backend.script->gate.close();
+    const RequestPtr gone = make_request(prompt_of(3), 60);
+    gone->flag("streaming", true);
+    gone->add("text_context", TRITONSERVER_TYPE_UINT8, {1, 1}, std::vector<uint8_t>{1});
+    backend.send(gone);
+    backend.script->gate.let_pass(3);
+    gone->wait_for_answers(1);
+    const Clock::time_point left = Clock::now();
+    if (by_command) {
+      const int64_t id = engine_request_id(*gone);
+      const RequestPtr command = make_request({0}, 0);
+      command->flag("stop", true);
+      command->flag("client_left", true);
+      command->add("engine_request_id", TRITONSERVER_TYPE_UINT64, {1},
+                   std::vector<uint64_t>{static_cast<uint64_t>(id)});
+      backend.run(command);  // answered at once
+      EXPECT(Clock::now() - left < std::chrono::milliseconds(100));
+    } else {
+      gone->cancelled = true;
+    }
+    backend.script->gate.open();
+    while (fake_gauges().at("nv_trt_llm_kv_cache_block_metrics used") != 0)
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    {
+      std::lock_guard lock(gone->mutex);
+      EXPECT_EQ(gone->num_finals, 0);  // the blocks are back before it
+    }
+    backend.ended(gone);
+    EXPECT(Clock::now() - left >= std::chrono::milliseconds(100));
+  }
+}
+
+void unloading_does_not_wait_for_nobody() {
+  Backend backend;
+  backend.script->gate.close();
+  const RequestPtr gone = make_request(prompt_of(3), 60);
+  backend.send(gone);
+  gone->cancelled = true;
+  backend.close();
+  backend.ended(gone);
+}
+
+void engine_failure_reaches_each_request() {
+  Backend backend;
+  backend.script->fail_at_step = 2;
+  const RequestPtr request = make_request(prompt_of(3), 20);
+  EXPECT_CONTAINS(backend.error_of(request), "Executor failed process requestId");
+}
+
+void queue_full() {
+  executor::EngineConfig config;
+  config.max_queue_size = 2;
+  Backend backend(true, config);
+  backend.script->gate.close();
+  std::vector<RequestPtr> requests;
+  int num_refused = 0;
+  for (int i = 0; i < 12; ++i) {
+    requests.push_back(make_request(prompt_of(3), 4));
+    backend.send(requests.back());
+  }
+  backend.script->gate.open();
+  for (const RequestPtr& request : requests) {
+    const FakeAnswer& answer = backend.ended(request).back();
+    if (!answer.error) continue;
+    ++num_refused;
+    EXPECT_EQ(answer.code, TRITONSERVER_ERROR_UNAVAILABLE);
+    EXPECT_CONTAINS(*answer.error, "Maximum queue size of");
+    EXPECT_CONTAINS(*answer.error, "Exceeds maximum queue size");
+  }
+  EXPECT(num_refused > 0);
+}
+
+void unloading_ends_what_is_live() {
+  Backend backend;
+  backend.script->gate.close();
+  std::vector<RequestPtr> requests;
+  for (int i = 0; i < 6; ++i) {
+    requests.push_back(make_request(prompt_of(3 + i), 40));
+    requests.back()->flag("streaming", i % 2 == 0);
+    backend.send(requests.back());
+  }
+  backend.script->gate.let_pass(3);
+  std::thread opener([&] {
+    std::this_thread::sleep_for(std::chrono::milliseconds(50));
+    backend.script->gate.open();
+  });
+  backend.state.reset();
+  opener.join();
+  for (const RequestPtr& request : requests) backend.ended(request);
+}
+
+}  // namespace
+}  // namespace inflight::testing
+
+int main(int argc, char** argv) {
+  using namespace inflight::testing;
+  return run_cases(
+      {
+          {"stop_by_id", stop_by_id},
+          {"stop_by_engine_request_id", stop_by_engine_request_id},
+          {"cancelled_by_the_client", cancelled_by_the_client},
+          {"final_response_to_nobody_waits", final_response_to_nobody_waits},
+          {"unloading_does_not_wait_for_nobody", unloading_does_not_wait_for_nobody},
+          {"engine_failure_reaches_each_request", engine_failure_reaches_each_request},
+          {"queue_full", queue_full},
+          {"unloading_ends_what_is_live", unloading_ends_what_is_live},
+      },
+      argc, argv);
+}

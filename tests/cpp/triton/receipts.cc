@@ -1,0 +1,117 @@
+// Streams for postprocessing: what their parts carry, and how these join while it is busy.
+#include <chrono>
+#include <cstdio>
+#include <thread>
+
+#include "tests/cpp/triton/instance_fixture.h"
+
+namespace inflight::testing {
+namespace {
+
+void tells_postprocessing_what_it_needs() {
+  Backend backend;
+  const Ids prompt = prompt_of(4);
+  const RequestPtr request = make_request(prompt, 6);
+  request->flag("streaming", true);
+  request->add("text_context", TRITONSERVER_TYPE_UINT8, {1, 3}, std::vector<uint8_t>{'a', 'b', 0});
+  Ids sent;
+  int64_t id = 0;
+  for (const FakeAnswer& answer : backend.run(request)) {
+    EXPECT((answer.find("text_context")->values<uint8_t>() == std::vector<uint8_t>{'a', 'b', 0}));
+    EXPECT(answer.find("previous_ids")->values<int32_t>() == sent);
+    const auto state = answer.find("response_state")->values<int64_t>();
+    const Ids ids = output_ids(answer);
+    EXPECT_EQ(state.size(), 3u);
+    EXPECT(state[0] > 0 && (id == 0 || id == state[0]));
+    id = state[0];
+    EXPECT_EQ(state[1] == 1, answer.is_final);
+    EXPECT_EQ(state[2], static_cast<int64_t>(ids.size()));
+    sent.insert(sent.end(), ids.begin(), ids.end());
+  }
+  const RequestPtr whole = make_request(prompt, 6);
+  whole->add("text_context", TRITONSERVER_TYPE_UINT8, {1, 1}, std::vector<uint8_t>{'a'});
+  const FakeAnswer& answer = backend.run(whole)[0];
+  EXPECT(answer.find("previous_ids")->values<int32_t>().empty());
+  const auto state = answer.find("response_state")->values<int64_t>();
+  EXPECT_EQ(state[2], 6);
+}
+
+/// What postprocessing does, by inflight/serving/receipts.py.
+void tell(int64_t public_id, uint32_t num_ids) {
+  const auto number = static_cast<uint64_t>(public_id) >> 32;
+  const uint64_t id = static_cast<uint64_t>(public_id) & 0xffffffff;
+  char path[64];
+  std::snprintf(path, sizeof(path), "/dev/shm/inflight-%llx",
+                static_cast<unsigned long long>(number));
+  std::FILE* page = std::fopen(path, "r+b");
+  EXPECT(page != nullptr);
+  if (page == nullptr) return;
+  std::fseek(page, 0, SEEK_END);
+  const uint64_t num_slots = static_cast<uint64_t>(std::ftell(page)) / 8;
+  std::fseek(page, static_cast<int64_t>(id % num_slots * 8), SEEK_SET);
+  const uint64_t slot = id << 32 | num_ids;
+  EXPECT_EQ(std::fwrite(&slot, sizeof(slot), 1, page), 1u);
+  std::fclose(page);
+}
+
+void pieces_join_while_the_last_waits_for_postprocessing() {
+  Backend backend;
+  backend.script->gate.close();
+  const Ids prompt = prompt_of(3);
+  const RequestPtr request = make_request(prompt, 12);
+  request->flag("streaming", true);
+  request->flag("return_log_probs", true);
+  request->add("text_context", TRITONSERVER_TYPE_UINT8, {1, 1}, std::vector<uint8_t>{1});
+  backend.send(request);
+  int num_steps = 0;
+  const auto run_steps = [&](int count) {
+    for (int i = 0; i < count; ++i) {
+      backend.script->gate.let_pass(1);
+      ++num_steps;  // its parts are delivered before the gauges change
+      while (fake_gauges().at("nv_trt_llm_general_metrics iteration_counter") < num_steps)
+        std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    }
+  };
+  const auto num_ids = [&] {
+    std::lock_guard lock(request->mutex);
+    std::vector<size_t> counts;
+    for (const FakeAnswer& answer : request->answers) counts.push_back(output_ids(answer).size());
+    return counts;
+  };
+  using Counts = std::vector<size_t>;
+  run_steps(3);  // nobody has ever told: nothing to wait for
+  EXPECT((num_ids() == Counts{1, 1, 1}));
+  const int64_t id = engine_request_id(*request);
+  tell(id, 1);
+  run_steps(3);
+  EXPECT((num_ids() == Counts{1, 1, 1}));
+  tell(id, 3);
+  run_steps(2);  // the first of these takes along what waited
+  EXPECT((num_ids() == Counts{1, 1, 1, 4}));
+  backend.script->gate.open();
+  const auto& answers = backend.ended(request);
+  EXPECT((num_ids() == Counts{1, 1, 1, 4, 5}));
+  EXPECT(joined(answers) == expected_tokens(prompt, 12));
+  EXPECT_EQ(answers[3].find("previous_ids")->values<int32_t>().size(), 3u);
+  EXPECT_EQ(answers[4].find("previous_ids")->values<int32_t>().size(), 7u);
+  EXPECT_EQ(answers[4].find("output_log_probs")->values<float>().size(), 5u);
+  backend.close();
+  char path[64];
+  std::snprintf(path, sizeof(path), "/dev/shm/inflight-%llx",
+                static_cast<unsigned long long>(id >> 32));
+  EXPECT(std::fopen(path, "rb") == nullptr);
+}
+
+}  // namespace
+}  // namespace inflight::testing
+
+int main(int argc, char** argv) {
+  using namespace inflight::testing;
+  return run_cases(
+      {
+          {"tells_postprocessing_what_it_needs", tells_postprocessing_what_it_needs},
+          {"pieces_join_while_the_last_waits_for_postprocessing",
+           pieces_join_while_the_last_waits_for_postprocessing},
+      },
+      argc, argv);
+}
