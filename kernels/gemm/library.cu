@@ -1,10 +1,12 @@
-// Products by cuBLASLt. Which algorithm serves a range of row counts is asked once and kept with
-// the library's handle, so that a shape is served the same way as long as the engine lives.
+// Products by cuBLASLt. Which algorithm serves a range of row counts is asked once, and kept with
+// the library's handle and in a file: a shape is served the same way as long as the engine lives,
+// and by the next process on the same machine.
 #include <algorithm>
 #include <array>
 #include <bit>
 #include <map>
 #include <optional>
+#include <string>
 #include <vector>
 
 #include "kernels/core/check.h"
@@ -12,6 +14,7 @@
 #include "kernels/core/cuda/error.h"
 #include "kernels/gemm/lt_api.h"
 #include "kernels/gemm/products.h"
+#include "kernels/gemm/tactics.h"
 
 namespace inflight::cuda {
 namespace {
@@ -27,7 +30,7 @@ int type_of(DType dtype) {
   }
 }
 
-constexpr int kMaxCandidates = 6;
+constexpr int kMaxCandidates = 8;
 constexpr int kRaceLaps = 3;
 constexpr float kHopeless = 1.15f;  // after a lap: times the best's, not worth another
 constexpr float kLead = 0.98f;  // a later candidate's time must be below this share of the best's
@@ -61,6 +64,18 @@ class Stopwatch {
   cudaEvent_t start_ = nullptr, end_ = nullptr;
 };
 
+/// What a race's outcome holds for.
+std::string machine_of(const CublasLt& library) {
+  int device = 0, driver = 0;
+  cudaDeviceProp properties;
+  check_cuda(cudaGetDevice(&device), "cudaGetDevice");
+  check_cuda(cudaGetDeviceProperties(&properties, device), "cudaGetDeviceProperties");
+  check_cuda(cudaDriverGetVersion(&driver), "cudaDriverGetVersion");
+  const auto version = reinterpret_cast<lt::GetVersion>(library.symbol("cublasLtGetVersion"));
+  return concat(properties.name, ", ", properties.multiProcessorCount, " multiprocessors, driver ",
+                driver, ", cublasLt ", version(), ", workspace ", kLibraryWorkspaceBytes);
+}
+
 /// Row counts that share an algorithm: eight ranges to a power of two, two of many rows, whose
 /// races take long (0.1 s for the linears of an 8B layer at 8,192 rows).
 int64_t bucket_of(int64_t rows) {
@@ -82,7 +97,9 @@ class LibraryProducts {
             find<lt::PreferenceInit>(library, "cublasLtMatmulPreferenceInit_internal")),
         set_preference_(find<lt::PreferenceSet>(library, "cublasLtMatmulPreferenceSetAttribute")),
         get_heuristic_(find<lt::GetHeuristic>(library, "cublasLtMatmulAlgoGetHeuristic")),
-        matmul_(find<lt::Matmul>(library, "cublasLtMatmul")) {}
+        check_(find<lt::Check>(library, "cublasLtMatmulAlgoCheck")),
+        matmul_(find<lt::Matmul>(library, "cublasLtMatmul")),
+        tactics_(tactics_folder(), machine_of(library)) {}
 
   bool run(const LinearParams& p, const void* residual, const OpContext& context) {
     Problem problem = describe(p, p.x.shape[0]);
@@ -95,11 +112,8 @@ class LibraryProducts {
                   p.bias ? static_cast<int64_t>(p.bias.dtype) : -1,
                   residual != nullptr};
     auto found = algorithms_.find(key);
-    if (found == algorithms_.end()) {
-      Problem largest = describe(p, key[0]);
-      const auto candidates = ask(largest);
-      found = algorithms_.emplace(key, race(candidates, p, problem, context)).first;
-    }
+    if (found == algorithms_.end())
+      found = algorithms_.emplace(key, choose(key, p, problem, context)).first;
     if (!found->second) return false;
     if (multiply(p, problem, *found->second, context)) return true;
     // The bucket's algorithm does not do for these very rows.
@@ -108,7 +122,7 @@ class LibraryProducts {
   }
 
  private:
-  using Key = std::array<int64_t, 7>;
+  using Key = Tactics::Problem;
   struct Problem {
     lt::MatmulDesc desc;
     lt::MatrixLayout weight, x, y;
@@ -149,6 +163,25 @@ class LibraryProducts {
     return problem;
   }
 
+  std::optional<lt::Algorithm> choose(const Key& key, const LinearParams& p, Problem& problem,
+                                      const OpContext& context) {
+    Problem largest = describe(p, key[0]);
+    if (const Tactics::Algorithm* kept = tactics_.find(key)) {
+      const auto algorithm = std::bit_cast<lt::Algorithm>(*kept);
+      lt::HeuristicResult result{};
+      if (check_(handle_, &largest.desc, &largest.weight, &largest.x, &largest.y, &largest.y,
+                 &algorithm, &result) == 0 &&
+          result.workspace_bytes <= kLibraryWorkspaceBytes)
+        return algorithm;
+    }
+    const auto candidates = ask(largest);
+    if (candidates.empty()) return std::nullopt;
+    if (candidates.size() == 1 || !can_race(p, problem, context)) return candidates[0];
+    const auto best = race(candidates, p, problem, context);
+    if (best) tactics_.add(key, std::bit_cast<Tactics::Algorithm>(*best));
+    return best;
+  }
+
   /// The library's choices, its first first.
   std::vector<lt::Algorithm> ask(Problem& problem) const {
     lt::Preference preference;
@@ -171,17 +204,20 @@ class LibraryProducts {
     return algorithms;
   }
 
-  /// The fastest on these operands, or the first where there is nothing to win or no timing now.
+  /// Nothing can be timed while a graph is recorded, and in place a second product would add to the
+  /// first.
+  static bool can_race(const LinearParams& p, const Problem& problem, const OpContext& context) {
+    cudaStreamCaptureStatus capture{};
+    check_cuda(cudaStreamIsCapturing(static_cast<cudaStream_t>(context.stream), &capture),
+               "cudaStreamIsCapturing");
+    return problem.residual != p.y.data && capture == cudaStreamCaptureStatusNone;
+  }
+
+  /// The fastest on these operands; none if none of them runs.
   std::optional<lt::Algorithm> race(const std::vector<lt::Algorithm>& candidates,
                                     const LinearParams& p, Problem& problem,
                                     const OpContext& context) const {
-    if (candidates.empty()) return std::nullopt;
     const auto stream = static_cast<cudaStream_t>(context.stream);
-    cudaStreamCaptureStatus capture{};
-    check_cuda(cudaStreamIsCapturing(stream, &capture), "cudaStreamIsCapturing");
-    // In place, a second product would add to the first.
-    if (problem.residual == p.y.data || capture != cudaStreamCaptureStatusNone)
-      return candidates[0];
     const Stopwatch stopwatch(stream);
     constexpr float kNever = 1e9f;
     std::array<float, kMaxCandidates> times;
@@ -225,7 +261,9 @@ class LibraryProducts {
   lt::PreferenceInit init_preference_;
   lt::PreferenceSet set_preference_;
   lt::GetHeuristic get_heuristic_;
+  lt::Check check_;
   lt::Matmul matmul_;
+  Tactics tactics_;
   std::map<Key, std::optional<lt::Algorithm>> algorithms_;
 };
 

@@ -38,6 +38,7 @@ enum MatmulAttribute { kTransposeA = 3, kEpilogue = 7, kBiasPointer = 8, kBiasTy
 enum PreferenceAttribute { kMaxWorkspaceBytes = 1, kReductions = 3 };
 enum Reductions : uint32_t { kReduceInComputeType = 2 };
 
+using GetVersion = size_t (*)();
 using MatrixLayoutInit = Status (*)(MatrixLayout*, size_t size, int type, uint64_t rows,
                                     uint64_t columns, int64_t leading_dimension);
 using MatmulDescInit = Status (*)(MatmulDesc*, size_t size, int compute_type, int scale_type);
@@ -47,6 +48,8 @@ using PreferenceSet = Status (*)(Preference*, int attribute, const void* value, 
 using GetHeuristic = Status (*)(Handle, MatmulDesc*, MatrixLayout* a, MatrixLayout* b,
                                 MatrixLayout* c, MatrixLayout* d, Preference*, int requested,
                                 HeuristicResult* results, int* returned);
+using Check = Status (*)(Handle, MatmulDesc*, MatrixLayout* a, MatrixLayout* b, MatrixLayout* c,
+                         MatrixLayout* d, const Algorithm*, HeuristicResult* result);
 using Matmul = Status (*)(Handle, MatmulDesc*, const void* alpha, const void* a, MatrixLayout*,
                           const void* b, MatrixLayout*, const void* beta, const void* c,
                           MatrixLayout*, void* d, MatrixLayout*, const Algorithm*, void* workspace,
