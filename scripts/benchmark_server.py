@@ -4,7 +4,8 @@
 On the CPU the load is that of benchmark_engine.py: a Llama of 160 million parameters, 64 requests
 with prompts of 16-256 tokens and answers of 16-256, sent at once over 16 gRPC streams, 16 in the
 engine at a time. With --model it is one of benchmark_engine.py's shapes with dummy weights and 256
-requests of 128 tokens in and 128 out, 64 at a time:
+requests of 128 tokens in and 128 out, 64 at a time. The streams of a client process share its
+connection:
 
     PYTHONPATH=python_model python scripts/benchmark_server.py [--quick]
     PYTHONPATH=python_model python scripts/benchmark_server.py --device cuda --model M8
