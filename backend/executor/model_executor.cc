@@ -41,6 +41,7 @@ RankExecutor::RankExecutor(plan::EngineFile engine, const EngineConfig& config, 
   info.num_blocks = pool_blocks(config, info, worker_->bytes_per_block(), free_bytes_);
   with_purpose(concat("KV cache of ", info.num_blocks, " blocks"),
                [&] { worker_->make_kv_cache(static_cast<int32_t>(info.num_blocks)); });
+  worker_->warm_up();
   info.weight_bytes_mapped = worker_->weights().bytes_mapped();
   info.weight_bytes_allocated = worker_->weights().bytes_allocated();
   info.arena_bytes = worker_->arena_bytes();

@@ -64,6 +64,12 @@ void RankWorker::make_kv_cache(int32_t num_blocks) {
   runner_->set_kv_layers(new_storage(num_blocks));
 }
 
+void RankWorker::warm_up() {
+  if (!context_.is_cuda()) return;
+  use_device(device_);
+  runner_->warm_up();
+}
+
 void RankWorker::launch(const plan::StepInputs& inputs, std::span<const decoding::SampleRow> rows,
                         int slot) {
   sampler_->prepare(rows, stagings_[slot], slot);

@@ -33,6 +33,8 @@ class RankWorker {
   void prepare(const plan::StepLimits& limits, bool cuda_graphs);
   /// Makes the KV pool; once, after prepare and before the first step.
   void make_kv_cache(int32_t num_blocks);
+  /// Spares the first requests what the device does once; after make_kv_cache.
+  void warm_up();
 
   /// Steps that may be in flight; each has a slot, in turns.
   int num_slots() const { return context_.is_cuda() ? 2 : 1; }

@@ -44,15 +44,20 @@ FixedInputs::FixedInputs(const StepLimits& limits, int max_blocks_per_sequence,
 
 const StepInputs& FixedInputs::move(const StepInputs& staged, int num_sequences,
                                     OpContext& context) {
-  views_.num_sequences = num_sequences;
-  views_.num_tokens = staged.num_tokens + num_sequences - staged.num_sequences;
-  for (const StepInputSpec& spec : kStepInputs) {
-    (views_.*spec.view).shape[0] = spec.length(views_.num_tokens, num_sequences);
-  }
+  shaped(staged.num_tokens + num_sequences - staged.num_sequences, num_sequences);
   step_inputs({.from = arrays_of(staged),
                .to = arrays_of(views_),
                .previous_tokens = staged.previous_tokens},
               context);
+  return views_;
+}
+
+const StepInputs& FixedInputs::shaped(int num_tokens, int num_sequences) {
+  views_.num_tokens = num_tokens;
+  views_.num_sequences = num_sequences;
+  for (const StepInputSpec& spec : kStepInputs) {
+    (views_.*spec.view).shape[0] = spec.length(num_tokens, num_sequences);
+  }
   return views_;
 }
 

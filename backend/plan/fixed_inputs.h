@@ -20,6 +20,9 @@ class FixedInputs {
   /// returns its views. Tables have max_blocks_per_sequence columns.
   const StepInputs& move(const StepInputs& staged, int num_sequences, OpContext& context);
 
+  /// The views of a step of these sizes over whatever lies here; zeros before the first move.
+  const StepInputs& shaped(int num_tokens, int num_sequences);
+
   int64_t bytes() const { return static_cast<int64_t>(memory_.bytes()); }
 
  private:

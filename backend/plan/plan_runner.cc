@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <functional>
 #include <optional>
+#include <set>
 #include <span>
 #include <string>
 #include <utility>
@@ -18,6 +19,9 @@
 namespace inflight::plan {
 
 namespace {
+/// Sizes up to here are many, and soon met.
+constexpr int kFewRows = 1024;
+
 void check_limit(std::string_view name, int value, int limit) {
   check(value >= 1 && value <= limit, name, " must be from 1 to ", limit,
         ", the limit that the engine was built with, got ", value);
@@ -49,12 +53,13 @@ class PlanRunner::Impl {
         max_blocks_((limits.max_seq_len + engine.kv_cache.tokens_per_block - 1) /
                     engine.kv_cache.tokens_per_block),
         arena_(checked(plan_, limits, engine.limits), limits, context.device()),
+        device_context_(context),
         context_(context.op_context()) {
     check_kv_layers(engine, kv_layers);
-    const ByName<const TensorView*> names = make_views(weights, kv_layers);
+    names_ = make_views(weights, kv_layers);
     set_shapes(limits.max_num_tokens, limits.max_batch_size);
-    bind_rows(names, (engine.directory / "engine.json").string() + ": ranks[" +
-                         std::to_string(rank) + "].plan");
+    bind_rows((engine.directory / "engine.json").string() + ": ranks[" + std::to_string(rank) +
+              "].plan");
     context_.workspace = arena_.workspace();
     if (context.is_cuda()) {
       arena_.clear(context.stream());
@@ -67,6 +72,21 @@ class PlanRunner::Impl {
     check_kv_layers(engine_, kv_layers);
     const size_t first = views_.size() - kv_layers.size();
     std::copy(kv_layers.begin(), kv_layers.end(), views_.begin() + static_cast<ptrdiff_t>(first));
+  }
+
+  void warm_up() {
+    // In float32 a kernel serves all sizes.
+    if (!fixed_inputs_ || engine_.dtype == DType::kFloat32) return;
+    bool is_next_half = false;  // 8192, 6144, 4096, 3072, ...
+    for (int rows = limits_.max_num_tokens; rows > kFewRows; is_next_half = !is_next_half) {
+      prepare(fixed_inputs_->shaped(rows, 1));
+      std::set<std::string> known;  // layers are alike
+      for (size_t i = 0; i < ops_.size(); ++i) {
+        if (known.insert(kind_of(plan_.rows[i])).second) ops_[i](context_);
+      }
+      rows = is_next_half ? rows * 2 / 3 : rows * 3 / 4;
+    }
+    device_context_.stream().synchronize();
   }
 
   TensorView run(const StepInputs& inputs) {
@@ -145,7 +165,7 @@ class PlanRunner::Impl {
     return view;
   }
 
-  void bind_rows(const ByName<const TensorView*>& names, const std::string& where) {
+  void bind_rows(const std::string& where) {
     const int num_threads = context_.pool == nullptr ? 1 : context_.pool->num_threads();
     for (size_t i = 0; i < plan_.rows.size(); ++i) {
       const OpRow& row = plan_.rows[i];
@@ -156,7 +176,7 @@ class PlanRunner::Impl {
         std::map<std::string, const TensorView*, std::less<>> tensors;
         for (const Arguments* arguments : {&row.inputs, &row.outputs}) {
           for (const auto& [argument, name] : *arguments) {
-            tensors.emplace(argument, names.find(name)->second);
+            tensors.emplace(argument, names_.find(name)->second);
           }
         }
         const OpArgs args(std::move(tensors), row.attributes);
@@ -167,6 +187,19 @@ class PlanRunner::Impl {
         throw Error(error.code(), concat(where, "[", i, "] (", row.op, "): ", error.what()));
       }
     }
+  }
+
+  /// The row's op and the sizes of what it reads and writes, now.
+  std::string kind_of(const OpRow& row) const {
+    std::string kind = row.op;
+    for (const Arguments* arguments : {&row.inputs, &row.outputs}) {
+      for (const auto& [argument, name] : *arguments) {
+        const TensorView& view = *names_.find(name)->second;
+        kind += concat(" ", argument, name_of(view.dtype));
+        for (int i = 0; i < view.rank; ++i) kind += concat(",", view.shape[i]);
+      }
+    }
+    return kind;
   }
 
   void check_input(const StepInputSpec& spec, const StepInputs& inputs) const {
@@ -221,8 +254,10 @@ class PlanRunner::Impl {
   const StepLimits limits_;
   const int max_blocks_;
   Arena arena_;
+  const DeviceContext& device_context_;
   OpContext context_;
   std::vector<TensorView> views_;
+  ByName<const TensorView*> names_;  // of views_
   std::vector<Sized> sized_;
   const TensorView* logits_ = nullptr;
   std::vector<BoundOp> ops_;
@@ -243,6 +278,7 @@ TensorView PlanRunner::run(const StepInputs& inputs) { return impl_->run(inputs)
 void PlanRunner::set_kv_layers(const std::vector<TensorView>& kv_layers) {
   impl_->set_kv_layers(kv_layers);
 }
+void PlanRunner::warm_up() { impl_->warm_up(); }
 int PlanRunner::max_blocks_per_sequence() const { return impl_->max_blocks_per_sequence(); }
 int64_t PlanRunner::arena_bytes() const { return impl_->arena_bytes(); }
 int64_t PlanRunner::workspace_bytes() const { return impl_->workspace_bytes(); }

@@ -33,6 +33,11 @@ class PlanRunner {
   /// to the constructor. Before the first run.
   void set_kv_layers(const std::vector<TensorView>& kv_layers);
 
+  /// Before the first run, with the caches in place: has what a CUDA device does once for a size of
+  /// step (load kernels, choose among a library's algorithms) done for those of many rows, so that
+  /// no request waits for it. Writes to the caches' first slot.
+  void warm_up();
+
   /// The logits [B, V] float32 of each sequence's last row; valid until the next run. Allocates
   /// nothing, but for new recordings. On a CUDA device the work may still be under way on return,
   /// and `inputs` must stay until it is done. Raises invalid_argument if a view's shape or dtype is
