@@ -18,6 +18,10 @@ void skinny_product(const FusedProductParams& params, const SkinnyPlan& plan,
                     const OpContext& context);
 /// skinny_product, divided as plan_skinny says.
 void few_rows_product(const FusedProductParams& params, const OpContext& context);
+/// y = residual + linear, or the gated linear, where plan_medium has a plan; residual optional,
+/// rounded as the ops do that it stands for. False: nothing was done.
+bool medium_product(const LinearParams& params, const TensorView& residual, bool is_gated,
+                    const OpContext& context);
 /// By cuBLASLt, with `residual` ([M, N], dtype of y, may be y) added before y is rounded unless it
 /// has no data; false, with nothing done, if it has no algorithm for these dtypes and shapes.
 bool library_product(const LinearParams& params, const TensorView& residual,

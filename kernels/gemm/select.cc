@@ -40,6 +40,30 @@ bool is_wide(int64_t rows, int64_t columns, int64_t depth, int num_multiprocesso
   return rows * columns * 100 >= rounds * num_multiprocessors * kTile * kTile * 95;
 }
 
+int plan_medium(const MediumQuery& query) {
+  if (query.rows <= kMaxSkinnyRows || query.rows > kMaxMediumRows) return -1;
+  const int row_blocks = query.rows <= 128 ? 1 : 2;
+  // Thread blocks per place for one: what is missing are multiprocessors that stand still in the
+  // last round. Below the threshold the library has tiles that fit better.
+  double best_fill = 0.9;
+  int best = -1;
+  for (const MediumPlan& plan : kMediumPlans) {
+    if (plan.is_gated != query.is_gated || plan.row_blocks != row_blocks) continue;
+    const int64_t width =
+        (plan.is_gated ? plan.columns / 2 : plan.columns) * int64_t{plan.column_blocks};
+    const int64_t cluster = int64_t{plan.row_blocks} * plan.column_blocks * plan.split;
+    const int64_t blocks = (query.columns + width - 1) / width * cluster;
+    const int64_t places = query.num_multiprocessors / cluster * cluster;
+    const int64_t rounds = (blocks + places - 1) / places;
+    const double fill = static_cast<double>(blocks) / static_cast<double>(rounds * places);
+    if (fill > best_fill + 0.01) {
+      best_fill = fill;
+      best = static_cast<int>(&plan - kMediumPlans);
+    }
+  }
+  return best;
+}
+
 /// A language model's head: measured on an H200, the skinny product is 3 to 4 % ahead there.
 static bool has_many_columns(int64_t columns, int num_multiprocessors) {
   return columns >= int64_t{12} * 64 * num_multiprocessors;

@@ -22,6 +22,7 @@ bool linear_silu_mul(const LinearParams& p, OpContext& context) {
                      context);
     return true;
   }
+  if (medium_product(p, TensorView{}, true, context)) return true;
   const DType dtype = p.x.dtype;
   if (context.compute_capability != 90 || dtype == DType::kFloat32 || p.weight.dtype != dtype ||
       p.y.dtype != dtype || p.bias || !is_aligned(p.x) || !is_aligned(p.weight) ||

@@ -9,11 +9,10 @@
 
 #include <algorithm>
 
-#include "kernels/core/cuda/convert.cuh"
 #include "kernels/core/cuda/launch.cuh"
-#include "kernels/gemm/hopper.cuh"
 #include "kernels/gemm/products.h"
 #include "kernels/gemm/tensor_map.h"
+#include "kernels/gemm/warpgroup.cuh"
 
 namespace inflight::cuda::wide {
 
@@ -37,41 +36,6 @@ struct WideArgs {
 
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
 
-#define INFLIGHT_R4(s, i) "+f"(s[i]), "+f"(s[i + 1]), "+f"(s[i + 2]), "+f"(s[i + 3])
-#define INFLIGHT_R16(s, i) \
-  INFLIGHT_R4(s, i), INFLIGHT_R4(s, i + 4), INFLIGHT_R4(s, i + 8), INFLIGHT_R4(s, i + 12)
-#define INFLIGHT_R64(s, i) \
-  INFLIGHT_R16(s, i), INFLIGHT_R16(s, i + 16), INFLIGHT_R16(s, i + 32), INFLIGHT_R16(s, i + 48)
-#define INFLIGHT_WIDE_PRODUCT(type, name)                                                          \
-  /* sums[64 rows of x][256 of weights] = or += x * weights^T over a depth of 16 */                \
-  __device__ __forceinline__ void multiply(type, float (&sums)[128], uint64_t x, uint64_t weights, \
-                                           int accumulate) {                                       \
-    asm volatile(                                                                                  \
-        "{\n.reg .pred p;\nsetp.ne.b32 p, %130, 0;\n"                                              \
-        "wgmma.mma_async.sync.aligned.m64n256k16.f32." name "." name                               \
-        " {%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,"     \
-        "%23,%24,%25,%26,%27,%28,%29,%30,%31,%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,"     \
-        "%44,%45,%46,%47,%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63,%64,"     \
-        "%65,%66,%67,%68,%69,%70,%71,%72,%73,%74,%75,%76,%77,%78,%79,%80,%81,%82,%83,%84,%85,"     \
-        "%86,%87,%88,%89,%90,%91,%92,%93,%94,%95,%96,%97,%98,%99,%100,%101,%102,%103,%104,"        \
-        "%105,%106,%107,%108,%109,%110,%111,%112,%113,%114,%115,%116,%117,%118,%119,%120,"         \
-        "%121,%122,%123,%124,%125,%126,%127}, %128, %129, p, 1, 1, 0, 0;\n}\n"                     \
-        : INFLIGHT_R64(sums, 0), INFLIGHT_R64(sums, 64)                                            \
-        : "l"(x), "l"(weights), "r"(accumulate));                                                  \
-  }
-INFLIGHT_WIDE_PRODUCT(__nv_bfloat16, "bf16")
-INFLIGHT_WIDE_PRODUCT(__half, "f16")
-#undef INFLIGHT_WIDE_PRODUCT
-#undef INFLIGHT_R64
-#undef INFLIGHT_R16
-#undef INFLIGHT_R4
-
-/// Keeps the compiler from moving accesses of the sums over this point.
-__device__ __forceinline__ void pin(float (&sums)[128]) {
-#pragma unroll
-  for (int i = 0; i < 128; ++i) asm volatile("" : "+f"(sums[i])::"memory");
-}
-
 __device__ __forceinline__ void store_tile(const CUtensorMap& map, int column, int row,
                                            const void* from) {
   asm volatile(
@@ -79,36 +43,8 @@ __device__ __forceinline__ void store_tile(const CUtensorMap& map, int column, i
       "r"(column), "r"(row), "r"(shared_address(from))
       : "memory");
 }
-__device__ __forceinline__ void store_matrices(uint32_t address, const uint32_t (&words)[4]) {
-  asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(address),
-               "r"(words[0]), "r"(words[1]), "r"(words[2]), "r"(words[3])
-               : "memory");
-}
 __device__ __forceinline__ void sync_warpgroup(int warpgroup) {
   asm volatile("bar.sync %0, 128;" ::"r"(1 + warpgroup) : "memory");
-}
-
-__device__ __forceinline__ float2 unpack(__nv_bfloat16, uint32_t pair) {
-  return __bfloat1622float2(reinterpret_cast<const __nv_bfloat162&>(pair));
-}
-__device__ __forceinline__ float2 unpack(__half, uint32_t pair) {
-  return __half22float2(reinterpret_cast<const __half2&>(pair));
-}
-
-/// silu(gate) * up of two, rounded where the separate ops round. One reciprocal serves both.
-template <typename T>
-__device__ __forceinline__ uint32_t gated(float gate0, float gate1, float up0, float up1) {
-  const float2 gate = unpack(T(), pack(T(), gate0, gate1)), up = unpack(T(), pack(T(), up0, up1));
-  const auto one_and_exp = [](float g) {
-    float e;  // at most 2^60: the product of two is finite
-    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(e) : "f"(fminf(g * -1.44269504f, 60.0f)));
-    return 1.0f + e;
-  };
-  const float below0 = one_and_exp(gate.x), below1 = one_and_exp(gate.y);
-  float inverse;
-  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(inverse) : "f"(below0 * below1));
-  const float2 silu = unpack(T(), pack(T(), gate.x * below1 * inverse, gate.y * below0 * inverse));
-  return pack(T(), silu.x * up.x, silu.y * up.y);
 }
 
 /// Tiles by number: the rows of a group innermost, then columns, then groups.
@@ -211,7 +147,8 @@ __global__ void __launch_bounds__(kThreads, 1)
         pin(sums);
         begin_products();
 #pragma unroll
-        for (int k = 0; k < kDepth / 16; ++k) multiply(T(), sums, a + 2 * k, b + 2 * k, step + k);
+        for (int k = 0; k < kDepth / 16; ++k)
+          multiply<T, 256>(sums, a + 2 * k, b + 2 * k, step + k);
         commit_products();
         if (previous >= 0) {
           wait_products<1>();

@@ -119,6 +119,11 @@ int main(int argc, char** argv) {
   return inflight::testing::run_cases(
       {{"beside", [] { inflight::adds(false); }},
        {"in_place", [] { inflight::adds(true); }},
+       {"gated_65", [] { inflight::gates(65, 14336, 72); }},
+       {"gated_130", [] { inflight::gates(130, 8184, 136); }},
+       {"gated_100", [] { inflight::gates(100, 8192, 200); }},
+       {"gated_70", [] { inflight::gates(70, 16640, 64); }},
+       {"gated_200", [] { inflight::gates(200, 14336, 64); }},
        {"gated", [] { inflight::gates(1400, 1504, 72); }},
        {"gated_two_rounds", [] { inflight::gates(2800, 1504, 64); }}},
       argc, argv);

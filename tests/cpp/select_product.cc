@@ -71,6 +71,22 @@ void check_wide() {
   EXPECT(is_wide(8000, 14336, 4096, 132));
 }
 
+void check_medium() {
+  const auto columns = [](int64_t rows, int64_t columns) {
+    const int plan = plan_medium({rows, columns, 4096, true, 132});
+    if (plan < 0) return 0;
+    EXPECT(kMediumPlans[plan].is_gated);
+    EXPECT_EQ(kMediumPlans[plan].row_blocks, rows <= 128 ? 1 : 2);
+    return kMediumPlans[plan].columns;
+  };
+  for (int64_t rows : {65, 128, 129, 256}) EXPECT_EQ(columns(rows, 14336), 224);  // 128 tiles
+  EXPECT_EQ(columns(128, 8192), 128);  // 128 tiles of 64 and 64
+  EXPECT_EQ(columns(256, 8192), 256);  // 64 of 128 and 128, twice
+  EXPECT_EQ(columns(64, 14336), 0);
+  EXPECT_EQ(columns(257, 14336), 0);
+  EXPECT_EQ(columns(128, 1024), 0);  // 16 tiles at most
+}
+
 }  // namespace
 }  // namespace inflight::cuda
 
@@ -78,6 +94,7 @@ int main(int argc, char** argv) {
   using namespace inflight;
   return testing::run_cases({{"products", cuda::check_products},
                              {"plans", cuda::check_plans},
-                             {"wide", cuda::check_wide}},
+                             {"wide", cuda::check_wide},
+                             {"medium", cuda::check_medium}},
                             argc, argv);
 }
