@@ -71,7 +71,7 @@ class PartQueue {
 class PyEngine {
  public:
   explicit PyEngine(const executor::EngineConfig& config)
-      : engine_(std::make_unique<executor::Engine>(config)),
+      : engine_(std::make_unique<executor::Engine>(with_short_callbacks(config))),
         info_(engine_->info()),
         memory_plan_(engine_->memory_plan()) {}
   ~PyEngine() { close(); }
@@ -127,6 +127,12 @@ class PyEngine {
   int num_readers() const { return num_readers_; }
 
  private:
+  /// Ours put a part into a queue.
+  static executor::EngineConfig with_short_callbacks(executor::EngineConfig config) {
+    config.callbacks_return_at_once = true;
+    return config;
+  }
+
   mutable std::shared_mutex mutex_;  // calls share the engine, close has it alone
   std::unique_ptr<executor::Engine> engine_;
   const std::shared_ptr<PartQueue> parts_ = std::make_shared<PartQueue>();

@@ -53,6 +53,7 @@ class Engine::Impl {
         limits(scheduler_limits(info, config)),
         inbox(config.max_queue_size),
         executor(std::move(loaded.executor)),
+        responses(config.callbacks_return_at_once),
         loop(info, limits, config.check_invariants, *executor, inbox, responses),
         thread([this] { loop.run(); }) {}
 

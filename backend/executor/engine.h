@@ -32,6 +32,9 @@ struct EngineConfig {
   double kv_cache_free_memory_fraction = 0.9;  // of what is free after loading (on the CPU only if
                                                // neither cap is given, see config.h)
   bool check_invariants = false;               // snapshot checks after every step, for tests
+  // The engine's thread may call back itself where it is little: a thread fewer to wake before an
+  // answer is there.
+  bool callbacks_return_at_once = false;
 };
 
 /// Facts fixed at load.

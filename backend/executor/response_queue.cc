@@ -12,6 +12,10 @@ namespace {
 /// Non-streaming tokens wait for their request's end, but not in unbounded number.
 constexpr size_t kMaxIdleTokens = 1 << 14;
 
+/// What the engine thread delivers itself takes it a few microseconds at most.
+constexpr size_t kMaxPartsHere = 8;
+constexpr size_t kMaxTokensHere = 1024;
+
 template <typename T>
 void move_append(std::vector<T>& to, std::vector<T>& from) {
   if (to.empty()) {
@@ -53,8 +57,10 @@ void ResponseQueue::Batch::append(Batch& newer) {
   move_append(top, newer.top);
   move_append(endings, newer.endings);
   if (newer.stats) stats = newer.stats;
+  num_parts += newer.num_parts;
   urgent |= newer.urgent;
   newer.stats.reset();
+  newer.num_parts = 0;
   newer.urgent = false;
 }
 
@@ -64,10 +70,12 @@ void ResponseQueue::Batch::clear() {
   top.clear();
   endings.clear();
   stats.reset();
+  num_parts = 0;
   urgent = false;
 }
 
-ResponseQueue::ResponseQueue() : thread_([this] { run(); }) {}
+ResponseQueue::ResponseQueue(bool callbacks_return_at_once)
+    : callbacks_return_at_once_(callbacks_return_at_once), thread_([this] { run(); }) {}
 
 void ResponseQueue::stop() {
   if (!thread_.joinable()) return;
@@ -96,17 +104,19 @@ void ResponseQueue::token(ResponseChannel& channel, const decoding::SampledToken
   for (int32_t i = 0; i < num_top; ++i) {
     gathering_.top.emplace_back(token.top_ids[i], token.top_log_probs[i]);
   }
+  if (channel.streaming_) ++gathering_.num_parts;
   gathering_.urgent |= channel.streaming_;
 }
 
 void ResponseQueue::ended(std::unique_ptr<ResponseChannel> channel, FinishReason reason,
                           std::optional<Error> error) {
   gathering_.endings.push_back({std::move(channel), reason, std::move(error)});
+  ++gathering_.num_parts;
   gathering_.urgent = true;
 }
 
 void ResponseQueue::publish(const EngineStats* stats) {
-  bool wake = false;
+  bool wake = false, deliver_here = false;
   {
     std::lock_guard lock(mutex_);
     const bool was_urgent = published_.urgent;
@@ -121,8 +131,22 @@ void ResponseQueue::publish(const EngineStats* stats) {
     }
     published_.append(gathering_);
     wake = published_.urgent && !was_urgent;
+    if (wake && can_deliver_here()) {
+      wake = false;
+      deliver_here = true;
+      std::swap(delivering_here_, published_);
+    }
   }
   if (wake) wake_.notify_one();
+  if (deliver_here) {
+    deliver(delivering_here_);
+    delivering_here_.clear();
+  }
+}
+
+bool ResponseQueue::can_deliver_here() const {
+  return callbacks_return_at_once_ && !is_delivering_ && !step_callback_ &&
+         published_.num_parts <= kMaxPartsHere && published_.tokens.size() <= kMaxTokensHere;
 }
 
 void ResponseQueue::run() {
@@ -131,8 +155,10 @@ void ResponseQueue::run() {
   for (;;) {
     {
       std::unique_lock lock(mutex_);
+      is_delivering_ = false;
       wake_.wait(lock, [this] { return published_.urgent || closed_; });
       if (published_.empty()) return;
+      is_delivering_ = true;
       std::swap(batch, published_);
       step_callback = step_callback_;
     }

@@ -1,5 +1,6 @@
-// Carries what the engine thread decided to the users' callbacks. Owns the response thread, the
-// only one that runs callbacks; it sees finished tokens, never the engine's state.
+// Carries what the engine thread decided to the users' callbacks. Owns the response thread, which
+// runs them; it sees finished tokens, never the engine's state. Callbacks that return at once are
+// run by the engine thread, too, while the other has nothing to do.
 #pragma once
 
 #include <chrono>
@@ -20,7 +21,7 @@
 namespace inflight::executor {
 
 /// The response side of one request: made by submit, held by its sequence, given to the response
-/// thread with the ending. The engine thread only passes its address on.
+/// thread with the ending. The engine thread passes its address on.
 class ResponseChannel {
  public:
   ResponseChannel(RequestId id, const Request& request, ResponseCallback callback,
@@ -35,7 +36,7 @@ class ResponseChannel {
   const bool streaming_;
   const bool log_probs_;
   const ResponseCallback callback_;
-  // Response thread only.
+  // Whoever delivers, one at a time.
   Response part_;  // not yet delivered
   double cumulative_log_prob_ = 0.0;
   bool dirty_ = false;  // listed for delivery in this round
@@ -43,7 +44,7 @@ class ResponseChannel {
 
 class ResponseQueue {
  public:
-  ResponseQueue();
+  explicit ResponseQueue(bool callbacks_return_at_once);
   ~ResponseQueue() { stop(); }
   ResponseQueue(const ResponseQueue&) = delete;
   ResponseQueue& operator=(const ResponseQueue&) = delete;
@@ -88,6 +89,7 @@ class ResponseQueue {
     std::vector<std::pair<int32_t, float>> top;
     std::vector<Ending> endings;       // of a channel: after all its tokens
     std::optional<EngineStats> stats;  // the newest
+    size_t num_parts = 0;              // endings and tokens of streams: at least the parts to send
     bool urgent = false;               // somebody waits for something in it
 
     void append(Batch& newer);  // leaves `newer` empty
@@ -95,6 +97,7 @@ class ResponseQueue {
     bool empty() const { return starts.empty() && tokens.empty() && endings.empty() && !stats; }
   };
 
+  bool can_deliver_here() const;  // under mutex_
   void run();
   void deliver(Batch& batch);
   void collect_tokens(const Batch& batch);
@@ -102,6 +105,7 @@ class ResponseQueue {
 
   using Clock = std::chrono::steady_clock;
 
+  const bool callbacks_return_at_once_;
   Batch gathering_;              // engine thread
   Clock::time_point stats_due_;  // engine thread
   std::mutex mutex_;
@@ -109,7 +113,9 @@ class ResponseQueue {
   Batch published_;                                        // under mutex_
   std::function<void(const EngineStats&)> step_callback_;  // under mutex_
   bool closed_ = false;                                    // under mutex_
-  std::vector<ResponseChannel*> dirty_;                    // response thread
+  bool is_delivering_ = false;                             // the response thread; under mutex_
+  Batch delivering_here_;                                  // engine thread
+  std::vector<ResponseChannel*> dirty_;                    // whoever delivers
   std::thread thread_;
 };
 

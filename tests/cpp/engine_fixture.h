@@ -35,12 +35,15 @@ inline EngineInfo small_info() {
 
 /// Steps in flight of the fixtures made from now on: the cases run for each depth.
 inline int depth = 1;
+/// Whether the engine's thread may run their callbacks, likewise.
+inline bool callbacks_return_at_once = false;
 
 /// An engine over a scripted model; the script can be changed while it runs.
 struct Fixture {
   explicit Fixture(EngineInfo info = small_info(), EngineConfig config = {})
       : script(std::make_shared<Script>()) {
     config.check_invariants = true;
+    config.callbacks_return_at_once = callbacks_return_at_once;
     engine = std::make_unique<Engine>(info, config,
                                       std::make_unique<ScriptedExecutor>(info, script, depth));
   }
@@ -80,12 +83,16 @@ inline std::vector<int32_t> prompt_of(int length, int first = 1) {
   return prompt;
 }
 
-/// What main returns: the cases with one step in flight, then with two.
+/// What main returns: the cases with one step in flight and with two, for either way of calling
+/// back.
 inline int run_cases_at_each_depth(const std::vector<Case>& cases, int argc, char** argv) {
   int status = 0;
-  for (depth = 1; depth <= 2; ++depth) {
-    std::printf("depth %d\n", depth);
-    status |= run_cases(cases, argc, argv);
+  for (const bool at_once : {false, true}) {
+    callbacks_return_at_once = at_once;
+    for (depth = 1; depth <= 2; ++depth) {
+      std::printf("depth %d, callbacks by %s\n", depth, at_once ? "either thread" : "their thread");
+      status |= run_cases(cases, argc, argv);
+    }
   }
   return status;
 }

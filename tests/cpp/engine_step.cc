@@ -141,6 +141,7 @@ void priorities_first() {
 }
 
 void streaming_parts_merge_when_the_reader_lags() {
+  if (callbacks_return_at_once) return;  // this one does not
   Fixture fixture;
   Gate reader;
   reader.close();
