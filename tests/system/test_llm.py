@@ -276,9 +276,11 @@ def test_shutdown_ends_everything(engine: Path, device: str):
 
 
 def test_dropping_the_last_reference_ends_the_threads(engine: Path, device: str):
+    before = set(threading.enumerate())
     llm = LLM(engine, device=device)
-    llm.generate(PROMPTS[0], SamplingParams(max_tokens=2))
-    reader, gone = llm._reader, weakref.ref(llm)
+    llm.generate_async(PROMPTS[0], SamplingParams(max_tokens=2)).result()
+    (reader,) = set(threading.enumerate()) - before
+    gone = weakref.ref(llm)
     del llm
     gc.collect()
     assert gone() is None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import queue
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import count
@@ -22,6 +21,7 @@ from inflight.llm.requests import (
     is_single,
     params_for,
 )
+from inflight.llm.responses import Responses
 from inflight.llm.sampling_params import SamplingParams
 from inflight.text.tokenizer import Tokenizer, has_tokenizer
 
@@ -103,15 +103,7 @@ class LLM:
             kv_cache_free_memory_fraction=cache.free_gpu_memory_fraction,
         )
         self._tags = count(1)
-        self._running: dict[int, GenerationResult] = {}  # by tag; shared with the reader
-        # The thread must not hold the LLM: dropping the last reference ends both.
-        self._reader = threading.Thread(
-            target=_read_responses,
-            args=(self._engine, self._running),
-            name="inflight-responses",
-            daemon=True,
-        )
-        self._reader.start()
+        self._responses = Responses(self._engine)
 
     # --- generating
 
@@ -142,7 +134,7 @@ class LLM:
                     except _core.ResourceExhaustedError:
                         if num_done == len(results):  # others fill the queue, not we
                             raise
-                        done.get()
+                        self._responses.wait(done)
                         num_done += 1
                         if progress is not None:
                             progress.update()
@@ -152,7 +144,7 @@ class LLM:
                         raise
                 results.append(result)
             while num_done < len(results):
-                done.get()
+                self._responses.wait(done)
                 num_done += 1
                 if progress is not None:
                     progress.update()
@@ -182,6 +174,7 @@ class LLM:
             raise ValueError("generate_async takes one prompt: a text, ids, or a dict of one")
         params = params_for([inputs], sampling_params)
         [(text, ids)] = encode_prompts([inputs], params, self.tokenizer)
+        self._responses.start()
         return self._submit(text, ids, params[0], streaming, priority, None)
 
     def _submit(
@@ -200,7 +193,7 @@ class LLM:
         )
         answer = Answer(params, ids, tokenizer)
         result = GenerationResult(tag, text, ids, answer, streaming, self._engine.cancel, on_done)
-        self._running[tag] = result
+        self._responses.running[tag] = result
         try:
             engine_id = self._engine.submit(
                 ids,
@@ -211,7 +204,7 @@ class LLM:
                 **arguments,
             )
         except BaseException:
-            del self._running[tag]
+            del self._responses.running[tag]
             raise
         result.submitted(engine_id)
         return result
@@ -234,8 +227,7 @@ class LLM:
     def shutdown(self) -> None:
         """Cancel what is running, give back all memory. May be called twice."""
         self._engine.close()
-        if threading.current_thread() is not self._reader:
-            self._reader.join()
+        self._responses.join()
 
     def __enter__(self) -> LLM:
         return self
@@ -247,19 +239,6 @@ class LLM:
         engine = getattr(self, "_engine", None)
         if engine is not None:
             engine.close()
-
-
-def _read_responses(engine: _core.Engine, running: dict[int, GenerationResult]) -> None:
-    """The one reader of the engine's responses; ends when the engine is closed."""
-    while (responses := engine.next_responses()) is not None:
-        for response in responses:
-            result = running[response.tag]
-            if response.is_final:
-                del running[response.tag]
-            try:
-                result.deliver(response)
-            except Exception as error:  # of one request; the others go on
-                result.fail(error)
 
 
 def _engine_dir(model: Path, dtype: str, load_format: str, limits: dict[str, int | None]) -> Path:
