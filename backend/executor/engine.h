@@ -24,7 +24,7 @@ struct EngineConfig {
   std::optional<int> max_seq_len;     // prompt + output; at most the engine's limit
   int max_queue_size = 0;             // waiting requests; 0 = unbounded
   bool enable_chunked_context = true;
-  bool enable_cuda_graphs = true;  // generation steps on a CUDA device run from recordings
+  bool enable_cuda_graphs = true;  // on a CUDA device generation, and short prompts, are recorded
   int num_threads = 0;             // CPU ops; 0 = all cores this process may use
   // KV pool: the smallest of the caps that are given.
   std::optional<int64_t> kv_cache_max_tokens;

@@ -1,6 +1,7 @@
 #include "backend/plan/cuda_graphs.h"
 
 #include <algorithm>
+#include <string>
 
 #include "kernels/core/error.h"
 #include "kernels/core/log.h"
@@ -12,6 +13,9 @@ constexpr int kExactTo = 8;   // powers of two up to here
 constexpr int kFineTo = 128;  // multiples of kFine up to here
 constexpr int kFine = 8;
 constexpr int kCoarse = 32;
+
+constexpr int kPromptRows = 32;  // multiples of these
+constexpr int kMaxPromptRows = 512;
 
 int round_up(int value, int multiple) { return (value + multiple - 1) / multiple * multiple; }
 
@@ -27,9 +31,15 @@ int graph_batch_size(int num_sequences, int max_batch_size) {
   return std::min(size, max_batch_size);
 }
 
-void CudaGraphs::run(int batch_size, const std::function<void()>& work) {
-  Slot& slot = slots_[batch_size];
-  if (slot.has_run && !slot.graph && !slot.refused) record(batch_size, slot, work);
+int graph_prompt_rows(int num_tokens, int max_num_tokens) {
+  if (num_tokens > kMaxPromptRows) return 0;
+  return std::min(round_up(num_tokens, kPromptRows), max_num_tokens);
+}
+
+void CudaGraphs::run(int num_tokens, int num_sequences, const std::function<void()>& work) {
+  const Size size{num_tokens, num_sequences};
+  Slot& slot = slots_[size];
+  if (slot.has_run && !slot.graph && !slot.refused) record(size, slot, work);
   slot.has_run = true;
   if (slot.graph) {
     slot.graph->launch(stream_);
@@ -38,26 +48,27 @@ void CudaGraphs::run(int batch_size, const std::function<void()>& work) {
   }
 }
 
-void CudaGraphs::record(int batch_size, Slot& slot, const std::function<void()>& work) {
+void CudaGraphs::record(Size size, Slot& slot, const std::function<void()>& work) {
   slot.refused = true;
+  const std::string what =
+      concat("CUDA graph for steps of ", size.first, " rows in ", size.second, " sequences");
   if (num_graphs_ >= kMaxGraphs || bytes_ >= kMaxBytes) {
-    log(LogLevel::kInfo, "no CUDA graph for batches of ", batch_size, ": ", num_graphs_,
-        " graphs with ", bytes_ >> 20, " MiB are kept, the most are ", kMaxGraphs, " with ",
-        kMaxBytes >> 20, " MiB");
+    log(LogLevel::kInfo, "no ", what, ": ", num_graphs_, " graphs with ", bytes_ >> 20,
+        " MiB are kept, the most are ", kMaxGraphs, " with ", kMaxBytes >> 20, " MiB");
     return;
   }
   const int64_t free_before = device_memory(stream_.device()).free_bytes;
   try {
     slot.graph.emplace(Graph::record(stream_, work));
   } catch (const Error& error) {
-    log(LogLevel::kWarning, "no CUDA graph for batches of ", batch_size, ": ", error.what());
+    log(LogLevel::kWarning, "no ", what, ": ", error.what());
     return;
   }
   const int64_t bytes = free_before - device_memory(stream_.device()).free_bytes;
   ++num_graphs_;
   bytes_ += std::max<int64_t>(bytes, 0);
-  log(LogLevel::kVerbose, "CUDA graph for batches of ", batch_size, ": ", bytes >> 10, " KiB, ",
-      num_graphs_, " graphs with ", bytes_ >> 20, " MiB in all");
+  log(LogLevel::kVerbose, what, ": ", bytes >> 10, " KiB, ", num_graphs_, " graphs with ",
+      bytes_ >> 20, " MiB in all");
 }
 
 }  // namespace inflight::plan

@@ -1,5 +1,6 @@
-// Recorded launches of generation steps, one recording for each size of batch. A step is padded to
-// the next size that is recorded, so that few recordings serve all. CUDA only; one thread.
+// Recorded launches of steps, one recording for each size: of those that generate, and of a short
+// prompt alone, which would wait for the host. A step is padded to the next size that is recorded,
+// so that few recordings serve all. CUDA only; one thread.
 #pragma once
 
 #include <cstddef>
@@ -7,6 +8,7 @@
 #include <functional>
 #include <map>
 #include <optional>
+#include <utility>
 
 #include "kernels/core/device.h"
 
@@ -16,10 +18,14 @@ namespace inflight::plan {
 /// then multiples of 8 up to 128, then multiples of 32.
 int graph_batch_size(int num_sequences, int max_batch_size);
 
+/// Likewise for the rows of one prompt: multiples of 32 up to 512. 0: such a prompt is not
+/// recorded, for the device has long enough to do with it.
+int graph_prompt_rows(int num_tokens, int max_num_tokens);
+
 class CudaGraphs {
  public:
   /// Not more than this is kept; sizes beyond it run as they would without recordings.
-  static constexpr size_t kMaxGraphs = 64;
+  static constexpr size_t kMaxGraphs = 96;
   static constexpr int64_t kMaxBytes = int64_t{512} << 20;  // of device memory, as the driver says
 
   explicit CudaGraphs(const Stream& stream) : stream_(stream) {}
@@ -27,7 +33,7 @@ class CudaGraphs {
   /// Puts into the stream what `work` would: the first step of a size by calling it, the second by
   /// recording it, later ones from the recording. `work` must launch the same for each step of a
   /// size. One that cannot be recorded goes on being called.
-  void run(int batch_size, const std::function<void()>& work);
+  void run(int num_tokens, int num_sequences, const std::function<void()>& work);
 
   size_t num_graphs() const { return num_graphs_; }
   int64_t bytes() const { return bytes_; }
@@ -38,10 +44,11 @@ class CudaGraphs {
     bool refused = false;
     std::optional<Graph> graph;
   };
-  void record(int batch_size, Slot& slot, const std::function<void()>& work);
+  using Size = std::pair<int, int>;  // rows, sequences
+  void record(Size size, Slot& slot, const std::function<void()>& work);
 
   const Stream& stream_;
-  std::map<int, Slot> slots_;  // by batch size
+  std::map<Size, Slot> slots_;
   size_t num_graphs_ = 0;
   int64_t bytes_ = 0;
 };

@@ -42,9 +42,9 @@ FixedInputs::FixedInputs(const StepLimits& limits, int max_blocks_per_sequence,
   }
 }
 
-const StepInputs& FixedInputs::move(const StepInputs& staged, int num_sequences,
+const StepInputs& FixedInputs::move(const StepInputs& staged, int num_tokens, int num_sequences,
                                     OpContext& context) {
-  shaped(staged.num_tokens + num_sequences - staged.num_sequences, num_sequences);
+  shaped(num_tokens, num_sequences);
   step_inputs({.from = arrays_of(staged),
                .to = arrays_of(views_),
                .previous_tokens = staged.previous_tokens},

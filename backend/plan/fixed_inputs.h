@@ -16,9 +16,11 @@ class FixedInputs {
   /// Zeroed in stream order.
   FixedInputs(const StepLimits& limits, int max_blocks_per_sequence, const Stream& stream);
 
-  /// Moves a step here in stream order, padded to `num_sequences` sequences with a row each, and
-  /// returns its views. Tables have max_blocks_per_sequence columns.
-  const StepInputs& move(const StepInputs& staged, int num_sequences, OpContext& context);
+  /// Moves a step here in stream order, padded to so many rows and sequences: to more sequences,
+  /// with a row each, or to more rows, which are no sequence's. Returns its views. Tables have
+  /// max_blocks_per_sequence columns.
+  const StepInputs& move(const StepInputs& staged, int num_tokens, int num_sequences,
+                         OpContext& context);
 
   /// The views of a step of these sizes over whatever lies here; zeros before the first move.
   const StepInputs& shaped(int num_tokens, int num_sequences);

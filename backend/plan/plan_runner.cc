@@ -213,16 +213,24 @@ class PlanRunner::Impl {
           "step input block_tables must have 1 to ", max_blocks_, " columns, got ", view.shape[1]);
   }
 
-  /// Steps with one row a sequence are padded to the sizes that are recorded, recorded or not, so
-  /// that a token does not depend on that choice.
+  /// Steps with one row a sequence, and short prompts alone, are padded to the sizes that are
+  /// recorded, recorded or not, so that a token does not depend on that choice.
   TensorView run_from_fixed_inputs(const StepInputs& staged) {
-    const bool is_generation = staged.num_tokens == staged.num_sequences;
-    const int most = std::min(limits_.max_batch_size, limits_.max_num_tokens);
-    const int num_sequences =
-        is_generation ? graph_batch_size(staged.num_sequences, most) : staged.num_sequences;
-    prepare(fixed_inputs_->move(staged, num_sequences, context_));
-    if (is_generation && graphs_) {
-      graphs_->run(num_sequences, run_rows_);
+    int num_tokens = staged.num_tokens, num_sequences = staged.num_sequences;
+    bool is_recorded = false;
+    if (num_tokens == num_sequences) {
+      const int most = std::min(limits_.max_batch_size, limits_.max_num_tokens);
+      num_tokens = num_sequences = graph_batch_size(num_sequences, most);
+      is_recorded = true;
+    } else if (num_sequences == 1 && engine_.dtype != DType::kFloat32) {
+      // In float32 each row more costs what a row costs.
+      const int rows = graph_prompt_rows(num_tokens, limits_.max_num_tokens);
+      is_recorded = rows > 0;
+      if (is_recorded) num_tokens = rows;
+    }
+    prepare(fixed_inputs_->move(staged, num_tokens, num_sequences, context_));
+    if (is_recorded && graphs_) {
+      graphs_->run(num_tokens, num_sequences, run_rows_);
     } else {
       run_rows();
     }

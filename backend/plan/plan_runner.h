@@ -2,7 +2,7 @@
 // to its limits. Owns the arena; the plan, the weights, the cache and the device context belong to
 // the caller and must outlive it. One thread at a time; runners of one plan and one set of weights
 // are independent. On a CUDA device steps are put into the context's stream; steps with one row a
-// sequence are recorded and run again from the recording (cuda_graphs.h).
+// sequence and short prompts are recorded and run again from the recording (cuda_graphs.h).
 #pragma once
 
 #include <cstdint>

@@ -53,6 +53,7 @@ __global__ void __launch_bounds__(kThreads) generic_kernel(const GenericArgs arg
   const int row = blockIdx.y, head = blockIdx.x, size = args.head_size;
   int sequence = row, begin = row, count = 1;
   if (args.query_starts != nullptr) {
+    if (row >= args.query_starts[args.num_sequences]) return;  // padding
     sequence = sequence_of(args.query_starts, args.num_sequences, row);
     begin = args.query_starts[sequence];
     count = args.query_starts[sequence + 1] - begin;

@@ -35,9 +35,11 @@ void step_inputs(const StepInputsParams& params, OpContext& context) {
   const StepArrays& to = params.to;
   check_arrays("the staged inputs", from);
   check_arrays("their places", to);
-  const int64_t more = to.kv_lengths.shape[0] - from.kv_lengths.shape[0];
-  check(more >= 0 && to.input_ids.shape[0] - from.input_ids.shape[0] == more,
-        "step_inputs: the padding must be one row a sequence");
+  const int64_t more_sequences = to.kv_lengths.shape[0] - from.kv_lengths.shape[0];
+  const int64_t more_rows = to.input_ids.shape[0] - from.input_ids.shape[0];
+  check(
+      more_sequences >= 0 && more_rows >= 0 && (more_sequences == 0 || more_rows == more_sequences),
+      "step_inputs: the padding must be one row a sequence, or rows alone");
   check(to.block_tables.shape[1] >= from.block_tables.shape[1],
         "step_inputs: the block tables need ", from.block_tables.shape[1], " columns, there are ",
         to.block_tables.shape[1]);

@@ -20,14 +20,15 @@ struct StepArrays {
 
 struct StepInputsParams {
   const StepArrays& from;
-  const StepArrays& to;               // as many rows and sequences, or as many more of each
+  const StepArrays& to;  // as many rows and sequences, or as many more of each, or more rows
   const TensorView& previous_tokens;  // [any] int32 or empty
 };
 
 /// An input id ~i (-1 - i) is replaced by previous_tokens[i]. Of the block tables the columns of
 /// `from` are copied; those behind keep what they hold. Each sequence more than `from` has is one
 /// row of token 0 at position 0, with slot -1 and nothing in its cache: ops write nothing of it
-/// into the cache and it sees nothing.
+/// into the cache and it sees nothing. Such rows without a sequence stand behind the last one's;
+/// attention leaves them out.
 void step_inputs(const StepInputsParams& params, OpContext& context);
 
 namespace cpu {

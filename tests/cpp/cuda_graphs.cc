@@ -24,13 +24,25 @@ void sizes() {
       EXPECT_EQ(plan::graph_batch_size(size, max_batch_size), size);
       sizes.insert(size);
     }
+    for (int rows = 2; rows <= 8192; ++rows) sizes.insert(-plan::graph_prompt_rows(rows, 8192));
     EXPECT(sizes.size() <= plan::CudaGraphs::kMaxGraphs);
   }
+}
+
+void prompts() {
+  const std::pair<int, int> expected[] = {{2, 32},    {32, 32},   {33, 64}, {128, 128},
+                                          {511, 512}, {512, 512}, {513, 0}, {8192, 0}};
+  for (const auto& [num_tokens, rows] : expected) {
+    EXPECT_EQ(plan::graph_prompt_rows(num_tokens, 8192), rows);
+  }
+  EXPECT_EQ(plan::graph_prompt_rows(90, 100), 96);
+  EXPECT_EQ(plan::graph_prompt_rows(98, 100), 100);
 }
 
 }  // namespace
 }  // namespace inflight
 
 int main(int argc, char** argv) {
-  return inflight::testing::run_cases({{"sizes", inflight::sizes}}, argc, argv);
+  return inflight::testing::run_cases({{"sizes", inflight::sizes}, {"prompts", inflight::prompts}},
+                                      argc, argv);
 }

@@ -32,7 +32,8 @@ struct Arrays {
 
 using Values = std::vector<std::vector<int32_t>>;
 
-Values moved(Device device, const Values& step, int64_t padding, int64_t more_columns) {
+Values moved(Device device, const Values& step, int64_t more_tokens, int64_t more_sequences,
+             int64_t more_columns) {
   const DeviceContext device_context(device, nullptr);
   OpContext context = device_context.op_context();
   const auto tokens = static_cast<int64_t>(step[0].size());
@@ -42,7 +43,8 @@ Values moved(Device device, const Values& step, int64_t padding, int64_t more_co
   const auto [previous, previous_view] = from_staging.place<int32_t>(DType::kInt32, {4});
   for (int i = 0; i < 4; ++i) previous[i] = 500 + i;
   const Arrays from(from_staging, tokens, sequences, columns);
-  const Arrays to(to_staging, tokens + padding, sequences + padding, columns + more_columns);
+  const Arrays to(to_staging, tokens + more_tokens, sequences + more_sequences,
+                  columns + more_columns);
   for (size_t i = 0; i < step.size(); ++i) std::ranges::copy(step[i], from.host[i]);
   const bool is_cuda = device_context.is_cuda();
   if (is_cuda) {
@@ -68,9 +70,9 @@ void mixed_step(Device device) {
                        {0, 1, 4},        {10, 7},      {0, 3},        {1, 2, 3, 4}};
   Values expected = step;
   expected[0][0] = 502;
-  EXPECT(moved(device, step, 0, 0) == expected);
+  EXPECT(moved(device, step, 0, 0, 0) == expected);
   expected[7] = {1, 2, -77, 3, 4, -77};
-  EXPECT(moved(device, step, 0, 1) == expected);
+  EXPECT(moved(device, step, 0, 0, 1) == expected);
 }
 
 void padded_generation(Device device) {
@@ -80,7 +82,20 @@ void padded_generation(Device device) {
                            {10, 8, 8, 1, 1},    {41, 52, 53, -1, -1},
                            {0, 1, 2, 3, 4, 5},  {10, 7, 6, 0, 0},
                            {0, 1, 2, 3, 4},     {1, -77, 2, -77, 3, -77, -77, -77, -77, -77}};
-  EXPECT(moved(device, step, 2, 1) == expected);
+  EXPECT(moved(device, step, 2, 2, 1) == expected);
+}
+
+void padded_prompt(Device device) {
+  const Values step = {{11, 12, 13}, {4, 5, 6}, {8, 8, 8}, {52, 53, 54}, {0, 3}, {7}, {2}, {3, 4}};
+  const Values expected = {{11, 12, 13, 0, 0},
+                           {4, 5, 6, 0, 0},
+                           {8, 8, 8, 1, 1},
+                           {52, 53, 54, -1, -1},
+                           {0, 3},
+                           {7},
+                           {2},
+                           {3, 4}};
+  EXPECT(moved(device, step, 2, 0, 0) == expected);
 }
 
 void refused() {
@@ -88,7 +103,8 @@ void refused() {
   const DeviceContext device_context({}, nullptr);
   OpContext context = device_context.op_context();
   const Arrays two(staging, 2, 2, 3), three(staging, 3, 2, 3), narrow(staging, 2, 2, 2);
-  EXPECT_RAISES(step_inputs({two.arrays(), three.arrays(), {}}, context), "one row a sequence");
+  const Arrays uneven(staging, 4, 3, 3);
+  EXPECT_RAISES(step_inputs({two.arrays(), uneven.arrays(), {}}, context), "one row a sequence");
   EXPECT_RAISES(step_inputs({three.arrays(), two.arrays(), {}}, context), "one row a sequence");
   EXPECT_RAISES(step_inputs({two.arrays(), narrow.arrays(), {}}, context), "need 3 columns");
   Arrays wrong(staging, 2, 2, 3);
@@ -103,11 +119,13 @@ int main(int argc, char** argv) {
   using namespace inflight;
   std::vector<testing::Case> cases = {{"mixed_step_cpu", [] { mixed_step({}); }},
                                       {"padded_generation_cpu", [] { padded_generation({}); }},
+                                      {"padded_prompt_cpu", [] { padded_prompt({}); }},
                                       {"refused", refused}};
   if (num_cuda_devices() > 0) {
     const Device device{DeviceType::kCuda, 0};
     cases.push_back({"mixed_step_cuda", [=] { mixed_step(device); }});
     cases.push_back({"padded_generation_cuda", [=] { padded_generation(device); }});
+    cases.push_back({"padded_prompt_cuda", [=] { padded_prompt(device); }});
   }
   return testing::run_cases(cases, argc, argv);
 }
