@@ -9,13 +9,15 @@
 #include "kernels/rms_norm/rms_norm.h"
 #include "kernels/rope/rope_kv_append.h"
 #include "kernels/rope/rope_table.h"
+#include "kernels/rope_attention/rope_attention.h"
 
 namespace inflight {
 
 std::span<const OpDef> all_ops() {
   static const OpDef ops[] = {
-      embedding_op(),  rms_norm_op(),       add_rms_norm_op(), linear_op(),   fused_linear_op(),
-      rope_table_op(), rope_kv_append_op(), attention_op(),    silu_mul_op(), gather_rows_op(),
+      embedding_op(),    rms_norm_op(),    add_rms_norm_op(),   linear_op(),
+      fused_linear_op(), rope_table_op(),  rope_kv_append_op(), attention_op(),
+      silu_mul_op(),     gather_rows_op(), rope_attention_op(),
   };
   return ops;
 }

@@ -21,6 +21,11 @@ CPP_ARROWS = {
         "kernels/rms_norm",
         "kernels/activation",
     ],
+    "kernels/rope_attention": [
+        "kernels/core",
+        "kernels/rope/rope_kv_append.h",
+        "kernels/attention/attention.h",
+    ],
     "kernels/registry": ["kernels"],
     "backend/plan": ["kernels/registry.h", "kernels/step_inputs", "kernels/core"],
     "backend/kv_cache": ["kernels/core"],

@@ -4,9 +4,7 @@
 #include "kernels/core/dispatch.h"
 
 namespace inflight {
-namespace {
-
-void check_params(const AttentionParams& p) {
+void check_attention(const AttentionParams& p) {
   const int64_t num_sequences = p.kv_lengths.shape[0];
   check(p.num_kv_heads > 0 && p.num_heads > 0 && p.num_heads % p.num_kv_heads == 0,
         "attention: num_heads must be a multiple of num_kv_heads, got ", p.num_heads, " and ",
@@ -33,6 +31,8 @@ void check_params(const AttentionParams& p) {
   check_dtype("attention: y", p.y, p.q.dtype);
 }
 
+namespace {
+
 AttentionParams params_of(const OpArgs& args) {
   return {.q = args.tensor("q"),
           .kv_cache = args.tensor("kv_cache"),
@@ -49,7 +49,7 @@ AttentionParams params_of(const OpArgs& args) {
 }  // namespace
 
 void attention(const AttentionParams& params, OpContext& context) {
-  check_params(params);
+  check_attention(params);
   if (params.y.num_elements() == 0) return;
   INFLIGHT_DISPATCH(attention, params, context);
 }
@@ -67,7 +67,7 @@ OpDef attention_op() {
                                    {"num_kv_heads", "int"},
                                    {"head_size", "int"},
                                    {"scale", "float"}}},
-      .check = [](const OpArgs& args) { check_params(params_of(args)); },
+      .check = [](const OpArgs& args) { check_attention(params_of(args)); },
       .workspace_bytes =
           [](const OpArgs& args, Device device, int num_threads) {
             const AttentionParams largest = params_of(args);

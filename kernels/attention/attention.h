@@ -23,6 +23,8 @@ struct AttentionParams {
 };
 
 void attention(const AttentionParams& params, OpContext& context);
+/// Raises Error if shapes or dtypes do not fit.
+void check_attention(const AttentionParams& params);
 
 OpDef attention_op();
 
@@ -34,6 +36,11 @@ size_t attention_workspace_bytes(const AttentionParams& largest, int num_threads
 
 namespace cuda {
 void attention(const AttentionParams& params, OpContext& context);
+/// The same where params.q is qkv [T, (num_heads + 2 * num_kv_heads) * head_size] before rope,
+/// whose keys and values the cache lacks: it rotates by cos_sin [T, R] and puts them in, where the
+/// block tables have each sequence's last place. For steps of one row a sequence. False: nothing
+/// was done.
+bool attention_of_qkv(const AttentionParams& params, const TensorView& cos_sin, OpContext& context);
 /// Scratch bytes for any step of at most so many tokens and sequences. Raises as device_facts does.
 size_t attention_workspace_bytes(const AttentionParams& largest, Device device);
 }  // namespace cuda

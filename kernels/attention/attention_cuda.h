@@ -15,7 +15,11 @@ enum class Rows { kAny, kOne, kMany };  // any number; exactly one; two or more
 
 /// Rows::kOne. `suits` says whether the kernel can do these dtypes and sizes.
 bool decode_suits(const AttentionParams& params, const OpContext& context);
-void attention_decode(const AttentionParams& params, OpContext& context);
+/// With `cos_sin`, params.q are rows of qkv as cuda::attention_of_qkv has them.
+void attention_decode(const AttentionParams& params, const TensorView* cos_sin, OpContext& context);
+/// Whether it can.
+bool decode_takes_qkv(const AttentionParams& params, const TensorView& cos_sin,
+                      const OpContext& context);
 size_t decode_workspace_bytes(const AttentionParams& largest, const DeviceFacts& facts);
 
 /// Rows::kMany.

@@ -12,13 +12,20 @@ bool decode_suits(const AttentionParams& params, const OpContext& context) {
          decode::shared_bytes(params) <= decode::most_shared_bytes(context.compute_capability);
 }
 
-void attention_decode(const AttentionParams& params, OpContext& context) {
+bool decode_takes_qkv(const AttentionParams& params, const TensorView& cos_sin,
+                      const OpContext& context) {
+  return decode_suits(params, context) && decode::takes_qkv(params) &&
+         cos_sin.shape[1] == params.head_size;
+}
+
+void attention_decode(const AttentionParams& params, const TensorView* cos_sin,
+                      OpContext& context) {
   check_internal(
       context.workspace.bytes >=
           decode_workspace_bytes(params, {.num_multiprocessors = context.num_multiprocessors}),
       "attention: workspace of ", context.workspace.bytes, " bytes is too small");
-  if (params.q.dtype == DType::kBFloat16) return decode::launch_bfloat16(params, context);
-  decode::launch_float16(params, context);
+  if (params.q.dtype == DType::kBFloat16) return decode::launch_bfloat16(params, cos_sin, context);
+  decode::launch_float16(params, cos_sin, context);
 }
 
 size_t decode_workspace_bytes(const AttentionParams& largest, const DeviceFacts& facts) {

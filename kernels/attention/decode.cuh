@@ -36,11 +36,13 @@ struct Parted {
   int num_parts;  // in this block; 0: there is no such item
 };
 
-template <typename T_, int kHeadSize_, int kHeadBlocks_, int kWarps_>
+template <typename T_, int kHeadSize_, int kHeadBlocks_, int kWarps_, bool kAppends_ = false>
 struct DecodeKernel {
   using T = T_;
   static constexpr int kHeadSize = kHeadSize_, kHeadBlocks = kHeadBlocks_;
   static constexpr int kWarps = kWarps_, kThreads = kWarps * 32;
+  // Queries are rows of qkv to be rotated, and qkv's keys and values go to the cache from here.
+  static constexpr bool kAppends = kAppends_;
   static constexpr int kPartPitch = kHeadSize + 8, kQuads = kHeadSize / 4;
 
   static size_t shared_bytes(int num_sequences, int heads) {
@@ -110,16 +112,58 @@ struct DecodeKernel {
 
   /// Where an item's queries and outputs are, and how many heads it has.
   struct Place {
-    int64_t offset;
+    int64_t offset;   // of outputs
+    int64_t queries;  // their offset
     int num_heads;
+    int row;
   };
   __device__ __forceinline__ Place place_of(const Item& item) const {
     const int kv_head = args.groups_per_kv_head.quotient(item.group);
     const int index = item.group - kv_head * static_cast<int>(args.groups_per_kv_head.divisor);
     const int first = index * args.heads_per_group;
+    const int row = sums.sequences[item.sequence].x;
+    const int head = kv_head * args.heads_per_kv_head + first;
+    const int row_heads = args.num_heads + (kAppends ? 2 * args.num_kv_heads : 0);
+    return {(int64_t{row} * args.num_heads + head) * kHeadSize,
+            (int64_t{row} * row_heads + head) * kHeadSize,
+            min(args.heads_per_group, args.heads_per_kv_head - first), row};
+  }
+  /// The newest key of an item's sequence, not rotated, in qkv. Its value is num_kv_heads further.
+  __device__ __forceinline__ const T* newest_of(const Item& item) const {
     const int64_t row = sums.sequences[item.sequence].x;
-    return {(row * args.num_heads + kv_head * args.heads_per_kv_head + first) * kHeadSize,
-            min(args.heads_per_group, args.heads_per_kv_head - first)};
+    return static_cast<const T*>(args.q) +
+           (row * (args.num_heads + 2 * args.num_kv_heads) + args.num_heads +
+            args.groups_per_kv_head.quotient(item.group)) *
+               kHeadSize;
+  }
+  using Heads = HeadGroup<T, kHeadSize, kHeadBlocks>;
+  __device__ __forceinline__ void start(Heads& group, const Place& place) const {
+    group.start(static_cast<const T*>(args.q) + place.queries, place.num_heads);
+  }
+  __device__ __forceinline__ void rotate_queries(Heads& group, const Place& place) const {
+    if constexpr (kAppends)
+      rotate<T, kHeadSize>(group.queries, args.cos_sin + int64_t{place.row} * kHeadSize);
+  }
+  /// Rotates the tile's newest key and puts it and its value into the cache.
+  __device__ __forceinline__ void append(Tile<T, kHeadSize>& tile, const T* from, int index,
+                                         const Item& item, const Place& place) const {
+    uint32_t key[1][kHeadSize / 8];
+#pragma unroll
+    for (int i = 0; i < kHeadSize / 8; ++i)
+      key[0][i] = index < 8 ? tile.keys[0][i] : tile.keys[1][i];
+    rotate<T, kHeadSize>(key, args.cos_sin + int64_t{place.row} * kHeadSize);
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+#pragma unroll
+      for (int j = 0; j < kHeadSize / 8; ++j) {
+        if (tile.key_of(i) == index) tile.keys[i][j] = key[0][j];
+      }
+    }
+    // The first of the groups that share the kv head.
+    const int kv_head = args.groups_per_kv_head.quotient(item.group);
+    if (kv_head * static_cast<int>(args.groups_per_kv_head.divisor) != item.group) return;
+    T* to = const_cast<T*>(from) + index * kHeadSize;
+    tile.store_one(to, to + args.value_offset, index);
   }
 
   /// Where a tile of an item begins in the cache, and how many keys there are from it on.
@@ -166,29 +210,42 @@ struct DecodeKernel {
     look_up();
     Place place = place_of(at);
     HeadGroup<T, kHeadSize, kHeadBlocks> group;
+    const int64_t value_heads = int64_t{args.num_kv_heads} * kHeadSize;
     wait_for_previous();
-    group.start(static_cast<const T*>(args.q) + place.offset, place.num_heads);
-    if (valid <= kTileKeys) tile.load_one(from, from + args.value_offset, valid - 1);
+    start(group, place);
+    if (valid <= kTileKeys) {
+      const T* key = kAppends ? newest_of(at) : from + (valid - 1) * kHeadSize;
+      tile.load_key(key, valid - 1);
+      tile.load_value(key + (kAppends ? value_heads : args.value_offset), valid - 1);
+    }
+    rotate_queries(group, place);
 
 #pragma unroll 1
     for (int position = begin;;) {
       const int stop = min(at.end, end);
 #pragma unroll 1
       for (; position < stop; ++position) {
+        if constexpr (kAppends) {
+          if (valid <= kTileKeys) append(tile, from, valid - 1, at, place);
+        }
         typename decltype(group)::Scores scores;
         group.score(tile, scores);
         const int loaded = valid;
         const bool has_next = next < end;
+        bool is_appended = false;
         if (has_next) {
           from = address_of(source);
           valid = source.valid;
-          tile.load_first_keys(from, valid);
+          is_appended = kAppends && valid <= kTileKeys;
+          tile.load_first_keys(from, valid - is_appended);
+          if (is_appended) tile.load_key(newest_of(ahead), valid - 1);
         }
         typename decltype(group)::Weights weights;
         group.weigh(scores, loaded, args.scale, weights);
         group.accumulate(tile, weights);
         if (has_next) {
-          tile.load_first_values(from + args.value_offset, valid);
+          tile.load_first_values(from + args.value_offset, valid - is_appended);
+          if (is_appended) tile.load_value(newest_of(ahead) + value_heads, valid - 1);
           ++next;
           look_up();
         }
@@ -197,7 +254,8 @@ struct DecodeKernel {
       if (stop == end) return;
       at.next(sums, args);
       place = place_of(at);
-      group.start(static_cast<const T*>(args.q) + place.offset, place.num_heads);
+      start(group, place);
+      rotate_queries(group, place);
     }
   }
 

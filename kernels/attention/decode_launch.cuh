@@ -9,8 +9,9 @@
 
 namespace inflight::cuda::decode {
 
-void launch_bfloat16(const AttentionParams& params, OpContext& context);
-void launch_float16(const AttentionParams& params, OpContext& context);
+/// `cos_sin` is null, or params.q are rows of qkv (attention.h, cuda::attention_of_qkv).
+void launch_bfloat16(const AttentionParams& params, const TensorView* cos_sin, OpContext& context);
+void launch_float16(const AttentionParams& params, const TensorView* cos_sin, OpContext& context);
 
 inline constexpr int64_t kMaxSequences = 2048;  // their running sums lie in shared memory
 inline constexpr int kMaxBlocksPerMultiprocessor = 4;
@@ -56,7 +57,8 @@ struct Tuning {
 };
 
 template <typename Kernel>
-void launch_decode(const AttentionParams& params, OpContext& context, Tuning tuning = {}) {
+void launch_decode(const AttentionParams& params, const TensorView* cos_sin, OpContext& context,
+                   Tuning tuning = {}) {
   const HeadGroups groups = head_groups(params);
   const auto sequences = static_cast<int>(params.kv_lengths.shape[0]);
   const size_t shared = Kernel::shared_bytes(sequences, groups.heads);
@@ -67,6 +69,7 @@ void launch_decode(const AttentionParams& params, OpContext& context, Tuning tun
       .q = params.q.data,
       .cache = cache.data,
       .y = params.y.data,
+      .cos_sin = cos_sin == nullptr ? nullptr : cos_sin->as<float>(),
       .block_tables = params.block_tables.as<int32_t>(),
       .query_starts = params.q.shape[0] == sequences ? nullptr : params.query_starts.as<int32_t>(),
       .kv_lengths = params.kv_lengths.as<int32_t>(),
@@ -76,6 +79,7 @@ void launch_decode(const AttentionParams& params, OpContext& context, Tuning tun
       .num_sequences = sequences,
       .max_blocks = static_cast<int32_t>(params.block_tables.shape[1]),
       .num_heads = static_cast<int32_t>(params.num_heads),
+      .num_kv_heads = static_cast<int32_t>(params.num_kv_heads),
       .num_groups = static_cast<int32_t>(params.num_kv_heads * groups.per_kv_head),
       .heads_per_kv_head = static_cast<int32_t>(params.num_heads / params.num_kv_heads),
       .groups_per_kv_head = Divisor(groups.per_kv_head),
@@ -93,23 +97,27 @@ void launch_decode(const AttentionParams& params, OpContext& context, Tuning tun
          {dim3(static_cast<unsigned>(blocks)), dim3(Kernel::kThreads), shared}, context, args);
 }
 
+inline bool are_few(const AttentionParams& params, const OpContext& context) {
+  return params.kv_lengths.shape[0] * params.num_kv_heads * head_groups(params).per_kv_head <=
+         context.num_multiprocessors;
+}
+
 template <typename T>
 void launch_decode_of(const AttentionParams& params, OpContext& context) {
-  const HeadGroups groups = head_groups(params);
-  const bool is_wide = groups.heads > 8;
-  const bool are_few = params.kv_lengths.shape[0] * params.num_kv_heads * groups.per_kv_head <=
-                       context.num_multiprocessors;
+  const bool is_wide = head_groups(params).heads > 8;
   const auto with_size = [&]<int kHeadSize>() {
     if constexpr (kHeadSize <= 128) {
       constexpr int kWarps = num_warps(kHeadSize, true, false);
-      if (is_wide) return launch_decode<DecodeKernel<T, kHeadSize, 2, kWarps>>(params, context);
+      if (is_wide)
+        return launch_decode<DecodeKernel<T, kHeadSize, 2, kWarps>>(params, nullptr, context);
     }
     constexpr int kFew = num_warps(kHeadSize, false, true);
     constexpr int kMany = num_warps(kHeadSize, false, false);
     if constexpr (kFew != kMany) {
-      if (are_few) return launch_decode<DecodeKernel<T, kHeadSize, 1, kFew>>(params, context);
+      if (are_few(params, context))
+        return launch_decode<DecodeKernel<T, kHeadSize, 1, kFew>>(params, nullptr, context);
     }
-    launch_decode<DecodeKernel<T, kHeadSize, 1, kMany>>(params, context);
+    launch_decode<DecodeKernel<T, kHeadSize, 1, kMany>>(params, nullptr, context);
   };
   switch (params.head_size) {
     case 64:
@@ -123,6 +131,23 @@ void launch_decode_of(const AttentionParams& params, OpContext& context) {
     default:
       return with_size.template operator()<256>();
   }
+}
+
+/// Head sizes and groups for which there are kernels that take qkv.
+inline bool takes_qkv(const AttentionParams& params) {
+  return (params.head_size == 64 || params.head_size == 128) && head_groups(params).heads <= 8;
+}
+
+template <typename T>
+void launch_decode_of_qkv(const AttentionParams& params, const TensorView& cos_sin,
+                          OpContext& context) {
+  constexpr int kWarps64 = num_warps(64, false, false);
+  if (params.head_size == 64)
+    return launch_decode<DecodeKernel<T, 64, 1, kWarps64, true>>(params, &cos_sin, context);
+  constexpr int kFew = num_warps(128, false, true), kMany = num_warps(128, false, false);
+  if (are_few(params, context))
+    return launch_decode<DecodeKernel<T, 128, 1, kFew, true>>(params, &cos_sin, context);
+  launch_decode<DecodeKernel<T, 128, 1, kMany, true>>(params, &cos_sin, context);
 }
 
 }  // namespace inflight::cuda::decode

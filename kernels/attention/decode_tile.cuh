@@ -52,6 +52,17 @@ __device__ __forceinline__ void load_words(uint32_t* to, const void* from, bool 
   }
 }
 
+template <int kWords>
+__device__ __forceinline__ void store_words(void* to, const uint32_t* from) {
+  if constexpr (kWords == 4) {
+    *static_cast<uint4*>(to) = {from[0], from[1], from[2], from[3]};
+  } else if constexpr (kWords == 2) {
+    *static_cast<uint2*>(to) = {from[0], from[1]};
+  } else {
+    *static_cast<uint32_t*>(to) = from[0];
+  }
+}
+
 /// A lane's share of a row of kSize 2-byte elements that kLanes lanes divide: 16 bytes of each
 /// piece of kLanes * 16, and its share of what is left. load(words, offset in elements).
 template <int kSize, int kLanes, typename Load>
@@ -62,6 +73,47 @@ __device__ __forceinline__ void for_pieces(int lane, const Load& load) {
     load(std::integral_constant<int, 4>{}, i * 4, i * kPiece + lane * 8);
   if constexpr (kRest > 0)
     load(std::integral_constant<int, kRest>{}, kWhole * 4, kWhole * kPiece + lane * kRest * 2);
+}
+
+__device__ __forceinline__ float2 unpack(__nv_bfloat16, uint32_t pair) {
+  return __bfloat1622float2(reinterpret_cast<const __nv_bfloat162&>(pair));
+}
+__device__ __forceinline__ float2 unpack(__half, uint32_t pair) {
+  return __half22float2(reinterpret_cast<const __half2&>(pair));
+}
+
+/// Whether a lane's share of a row (of 4 lanes) has both halves of the pairs that a rotation mixes.
+inline constexpr bool can_rotate(int head_size) { return head_size % 64 == 0; }
+
+/// Rotates pairs (i, kSize / 2 + i) of rows that 4 lanes divide. `cos_sin` is [2, kSize / 2].
+template <typename T, int kSize, int kRows>
+__device__ __forceinline__ void rotate(uint32_t (&rows)[kRows][kSize / 8], const float* cos_sin) {
+  static_assert(can_rotate(kSize));
+#pragma unroll
+  for (int piece = 0; piece < kSize / 64; ++piece) {
+    const auto* cosines =
+        reinterpret_cast<const float4*>(cos_sin + piece * 32 + threadIdx.x % 4 * 8);
+    const float4* sines = cosines + kSize / 8;
+#pragma unroll
+    for (int quad = 0; quad < 2; ++quad) {
+      const float4 cosine = cosines[quad], sine = sines[quad];
+      const float c[4] = {cosine.x, cosine.y, cosine.z, cosine.w};
+      const float s[4] = {sine.x, sine.y, sine.z, sine.w};
+#pragma unroll
+      for (int row = 0; row < kRows; ++row) {
+#pragma unroll
+        for (int word = 0; word < 2; ++word) {
+          uint32_t& low = rows[row][piece * 4 + quad * 2 + word];
+          uint32_t& high = rows[row][(piece + kSize / 64) * 4 + quad * 2 + word];
+          const float2 u = unpack(T(), low), v = unpack(T(), high);
+          const float c0 = c[word * 2], c1 = c[word * 2 + 1];
+          const float s0 = s[word * 2], s1 = s[word * 2 + 1];
+          low = pack(T(), u.x * c0 - v.x * s0, u.y * c1 - v.y * s1);
+          high = pack(T(), v.x * c0 + u.x * s0, v.y * c1 + u.y * s1);
+        }
+      }
+    }
+  }
 }
 
 __device__ __forceinline__ uint32_t transposed(uint32_t matrix) {
@@ -142,20 +194,37 @@ struct Tile {
       });
     }
   }
-  /// One key and its value.
-  __device__ __forceinline__ void load_one(const T* keys_from, const T* values_from, int index) {
+  /// One row of keys, the tile's `index`th.
+  __device__ __forceinline__ void load_key(const T* row, int index) {
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
       for_pieces<kHeadSize, 4>(threadIdx.x % 4, [&](auto words, int at, int offset) {
-        load_words<words.value>(keys[i] + at, keys_from + index * kHeadSize + offset,
-                                key_of(i) == index);
+        load_words<words.value>(keys[i] + at, row + offset, key_of(i) == index);
+      });
+    }
+  }
+  __device__ __forceinline__ void load_value(const T* row, int index) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      for_pieces<kHeadSize, 8>(threadIdx.x % 32 / 4, [&](auto words, int at, int offset) {
+        load_words<words.value>(values[i] + at, row + offset, value_of(i) == index);
+      });
+    }
+  }
+  /// Writes a row of each.
+  __device__ __forceinline__ void store_one(T* key, T* value, int index) const {
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      if (key_of(i) != index) continue;
+      for_pieces<kHeadSize, 4>(threadIdx.x % 4, [&](auto words, int at, int offset) {
+        store_words<words.value>(key + offset, keys[i] + at);
       });
     }
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
+      if (value_of(i) != index) continue;
       for_pieces<kHeadSize, 8>(threadIdx.x % 32 / 4, [&](auto words, int at, int offset) {
-        load_words<words.value>(values[i] + at, values_from + index * kHeadSize + offset,
-                                value_of(i) == index);
+        store_words<words.value>(value + offset, values[i] + at);
       });
     }
   }

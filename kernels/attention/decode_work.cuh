@@ -25,9 +25,10 @@ struct Divisor {
 };
 
 struct DecodeArgs {
-  const void* q;
+  const void* q;  // or qkv, of a kernel that appends
   const void* cache;
   void* y;
+  const float* cos_sin;  // [rows, 2, head_size / 2], of a kernel that appends
   const int32_t* block_tables;
   const int32_t* query_starts;  // null: every sequence has one row
   const int32_t* kv_lengths;
@@ -35,7 +36,7 @@ struct DecodeArgs {
   int64_t value_offset;  // elements from a key to its value
   Divisor tiles_per_block;
   int32_t num_sequences, max_blocks;
-  int32_t num_heads;
+  int32_t num_heads, num_kv_heads;
   int32_t num_groups;  // head groups of a sequence
   int32_t heads_per_kv_head;
   Divisor groups_per_kv_head;

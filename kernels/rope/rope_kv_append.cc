@@ -4,9 +4,7 @@
 #include "kernels/core/dispatch.h"
 
 namespace inflight {
-namespace {
-
-void check_params(const RopeKvAppendParams& p) {
+void check_rope_kv_append(const RopeKvAppendParams& p) {
   const int64_t num_tokens = p.qkv.shape[0], rope_size = p.cos_sin.shape[1];
   check(p.num_kv_heads > 0 && p.num_heads > 0 && p.num_heads % p.num_kv_heads == 0,
         "rope_kv_append: num_heads must be a multiple of num_kv_heads, got ", p.num_heads, " and ",
@@ -28,6 +26,8 @@ void check_params(const RopeKvAppendParams& p) {
   check_dtype("rope_kv_append: q", p.q, p.qkv.dtype);
 }
 
+namespace {
+
 RopeKvAppendParams params_of(const OpArgs& args) {
   return {.qkv = args.tensor("qkv"),
           .cos_sin = args.tensor("cos_sin"),
@@ -42,7 +42,7 @@ RopeKvAppendParams params_of(const OpArgs& args) {
 }  // namespace
 
 void rope_kv_append(const RopeKvAppendParams& params, OpContext& context) {
-  check_params(params);
+  check_rope_kv_append(params);
   if (params.qkv.num_elements() == 0) return;
   INFLIGHT_DISPATCH(rope_kv_append, params, context);
 }
@@ -55,7 +55,7 @@ OpDef rope_kv_append_op() {
                     .attributes = {{"num_heads", "int"},
                                    {"num_kv_heads", "int"},
                                    {"head_size", "int"}}},
-      .check = [](const OpArgs& args) { check_params(params_of(args)); },
+      .check = [](const OpArgs& args) { check_rope_kv_append(params_of(args)); },
       .workspace_bytes = no_workspace,
       .bind = [](const OpArgs& args) -> BoundOp {
         return [params = params_of(args)](OpContext& context) { rope_kv_append(params, context); };

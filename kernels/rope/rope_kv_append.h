@@ -20,6 +20,8 @@ struct RopeKvAppendParams {
 };
 
 void rope_kv_append(const RopeKvAppendParams& params, OpContext& context);
+/// Raises Error if shapes or dtypes do not fit.
+void check_rope_kv_append(const RopeKvAppendParams& params);
 
 OpDef rope_kv_append_op();
 

@@ -165,6 +165,11 @@ def _infer_attention(types: Types, attributes: Attributes) -> dict[str, TensorTy
     return {"y": q}
 
 
+def _infer_rope_attention(types: Types, attributes: Attributes) -> dict[str, TensorType]:
+    rotated = _infer_rope_kv_append(types, attributes)
+    return _infer_attention({**types, **rotated}, attributes)
+
+
 def _infer_silu_mul(types: Types, _: Attributes) -> dict[str, TensorType]:
     x = _matrix(types, "gate_up")
     _require(x.shape[1] % 2 == 0, f"gate_up must have an even number of columns, is {x}")
@@ -282,6 +287,15 @@ _SCHEMAS = (
         _tensors("y"),
         _attributes(**_HEADS, scale="float"),
         _infer_attention,
+    ),
+    OpSchema(
+        "rope_attention",
+        _tensors(
+            "qkv", "cos_sin", "slots", "kv_cache!", "block_tables", "query_starts", "kv_lengths"
+        ),
+        _tensors("y"),
+        _attributes(**_HEADS, scale="float"),
+        _infer_rope_attention,
     ),
     OpSchema("silu_mul", _tensors("gate_up"), _tensors("y"), (), _infer_silu_mul),
     OpSchema("gather_rows", _tensors("x", "rows"), _tensors("y"), (), _infer_gather_rows),

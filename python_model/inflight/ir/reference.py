@@ -174,6 +174,11 @@ def _attention(inputs: Arrays, attributes: Attributes, compute: type) -> dict[st
     return {"y": y}
 
 
+def _rope_attention(inputs: Arrays, attributes: Attributes, compute: type) -> dict[str, np.ndarray]:
+    rotated = _rope_kv_append(inputs, attributes, compute)
+    return _attention({**inputs, **rotated}, attributes, compute)
+
+
 def _silu(inputs: Arrays, _: Attributes, compute: type) -> dict[str, np.ndarray]:
     x = inputs["x"].astype(compute)
     with np.errstate(over="ignore"):
@@ -221,6 +226,7 @@ _MEANINGS: Mapping[str, Callable[[Arrays, Attributes, type], dict[str, np.ndarra
     "rope_table": _rope_table,
     "rope_kv_append": _rope_kv_append,
     "attention": _attention,
+    "rope_attention": _rope_attention,
     "silu_mul": _silu_mul,
     "gather_rows": _gather_rows,
     "split": _split,

@@ -1,0 +1,162 @@
+"""rope_attention against rope and attention in float64, and what it leaves in the cache."""
+
+import numpy as np
+import pytest
+from arrays import float64, guards_intact, normal, numpy_dtype, poisoned, rounded
+from cases.attention import AttentionCase
+from test_attention import paged_cache, reference
+from test_rope import rotate
+from tolerance import assert_close
+
+LENGTHS = (1, 2, 16, 17, 40, 145, 300, 31)
+# Steps of generation: what CUDA does in one kernel, and what it composes of two.
+GENERATION = tuple(
+    AttentionCase(
+        (1,) * len(lengths),
+        lengths,
+        num_heads=2 * group,
+        head_size=size,
+        tokens_per_block=block,
+        dtype=dtype,
+        cache=dtype,
+    )
+    for lengths, group, size, block, dtype in (
+        *((LENGTHS, 4, size, 32, "bfloat16") for size in (64, 80, 96, 128, 256)),
+        *((LENGTHS, 2, size, 16, "float16") for size in (64, 128)),
+        *((LENGTHS, group, 128, 64, "bfloat16") for group in (1, 7, 8, 12, 16)),
+        ((2000,), 4, 128, 32, "bfloat16"),
+        ((3000, 1), 8, 64, 16, "bfloat16"),
+        (tuple(range(1, 100, 3)) * 3, 4, 128, 32, "bfloat16"),
+        (tuple(range(1, 200, 3)) * 3, 4, 64, 16, "bfloat16"),
+        (LENGTHS, 2, 64, 16, "float32"),
+    )
+)
+MIXED = (
+    AttentionCase((1, 17, 1, 40, 5), (70, 17, 1, 90, 133)),
+    AttentionCase((1, 9, 1), (37, 50, 200), 8, 2, 128, 32, "bfloat16", "bfloat16"),
+    AttentionCase((30,), (30,), 8, 2, 128, 32, "bfloat16", "bfloat16"),
+    AttentionCase((1, 1), (20, 300), 8, 2, 64, 16, "float32", "bfloat16"),
+)
+
+
+def run_step(runner, case: AttentionCase, rope_size: int, padded: tuple[int, ...] = ()):
+    """One step whose rows' keys are not in the cache yet. Sequences `padded` have no key. Returns
+    what came and what should: outputs, and the whole cache."""
+    rng = np.random.default_rng(5)
+    heads, kv_heads, size = case.num_heads, case.num_kv_heads, case.head_size
+    num_rows = sum(case.queries)
+    qkv = normal(rng, (num_rows, (heads + 2 * kv_heads) * size), case.dtype)
+    angles = rng.uniform(0, 6.3, (num_rows, rope_size // 2))
+    cos_sin = np.concatenate([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
+    rows = float64(qkv).reshape(num_rows, -1, size)
+    turned = rotate(rows[:, : heads + kv_heads], float64(cos_sin))
+    q = rounded(turned[:, :heads], case.dtype).reshape(num_rows, -1)
+    new_keys = rounded(turned[:, heads:], case.cache)
+    new_values = rounded(rows[:, heads + kv_heads :], case.cache)
+
+    shape = (kv_heads, size)
+    keys = [normal(rng, (n, *shape), case.cache) for n in case.lengths]
+    values = [normal(rng, (n, *shape), case.cache) for n in case.lengths]
+    row = 0
+    for count, k, v in zip(case.queries, keys, values, strict=True):
+        k[len(k) - count :] = new_keys[row : row + count]
+        v[len(v) - count :] = new_values[row : row + count]
+        row += count
+    after, tables = paged_cache(np.random.default_rng(9), case, keys, values)
+
+    before = np.array(after)
+    slots = np.full(num_rows, -1, np.int32)
+    lengths = np.array(case.lengths, np.int32)
+    row = 0
+    for sequence, count in enumerate(case.queries):
+        for position in range(lengths[sequence] - count, lengths[sequence]):
+            block, offset = divmod(position, case.tokens_per_block)
+            before[tables[sequence, block], :, :, offset] = np.nan
+            if sequence not in padded:
+                slots[row] = tables[sequence, block] * case.tokens_per_block + offset
+            row += 1
+    lengths[list(padded)] = 0
+    pool = np.full((before.shape[0], 3, *before.shape[1:]), np.nan, numpy_dtype(case.cache))
+    pool[:, 1] = before
+    y = poisoned((num_rows, heads * size), case.dtype)
+    inputs = {
+        "qkv": qkv,
+        "cos_sin": cos_sin,
+        "slots": slots,
+        "kv_cache": pool[:, 1],
+        "block_tables": tables,
+        "query_starts": np.cumsum([0, *case.queries]).astype(np.int32),
+        "kv_lengths": lengths,
+    }
+    attributes = {
+        "num_heads": heads,
+        "num_kv_heads": kv_heads,
+        "head_size": size,
+        "scale": size**-0.5,
+    }
+    runner.run("rope_attention", inputs, {"y": y}, attributes)
+    assert guards_intact(y)
+    assert np.isnan(float64(pool[:, [0, 2]])).all(), "another layer was written"
+    want = reference(case, q, keys, values, size**-0.5)
+    return y, want, pool[:, 1], after, before
+
+
+@pytest.mark.parametrize("case", GENERATION + MIXED, ids=str)
+def test_rope_attention(runner, case: AttentionCase):
+    y, want, cache, after, before = run_step(runner, case, case.head_size)
+    assert_close(y, want)
+    written = np.isnan(float64(before)) & ~np.isnan(float64(after))
+    assert written.any()
+    assert_close(cache[written], float64(after[written]))
+    np.testing.assert_array_equal(float64(cache[~written]), float64(after[~written]))
+
+
+def test_a_part_of_the_dimensions_rotated(runner):
+    case = AttentionCase((1, 1), (40, 200), 8, 2, 128, 32, "bfloat16", "bfloat16")
+    y, want, *_ = run_step(runner, case, 64)
+    assert_close(y, want)
+
+
+def test_padded_rows_write_nothing(device, runner):
+    if device != "cuda":
+        pytest.skip("steps are padded on CUDA only")
+    case = AttentionCase((1,) * 4, (70, 33, 300, 64), 8, 2, 128, 32, "bfloat16", "bfloat16")
+    y, want, cache, after, before = run_step(runner, case, 128, padded=(1, 3))
+    assert not y[[1, 3]].astype(np.float32).any()
+    assert_close(y[[0, 2]], want[[0, 2]])
+    written = np.isnan(float64(before)) & ~np.isnan(float64(cache))
+    assert written.sum() == 2 * 2 * 2 * 128  # of two sequences, 2 heads of keys and of values
+
+
+@pytest.mark.parametrize("size", [64, 128])
+def test_the_same_as_the_two_ops(device, runner, size):
+    """Of a step of generation, bit for bit: an engine gives the same tokens either way."""
+    if device != "cuda":
+        pytest.skip("composed of the two on the CPU")
+    case = AttentionCase((1,) * 8, LENGTHS, 8, 2, size, 32, "bfloat16", "bfloat16")
+    rng = np.random.default_rng(2)
+    qkv = normal(rng, (8, 12 * size), "bfloat16")
+    cos_sin = normal(rng, (8, size), "float32", 0.7)
+    keys = [normal(rng, (n, 2, size), "bfloat16") for n in LENGTHS]
+    cache, tables = paged_cache(rng, case, keys, keys)
+    ends = np.array(LENGTHS) - 1
+    slots = tables[np.arange(8), ends // 32] * 32 + ends % 32
+    steps = {
+        "cos_sin": cos_sin,
+        "slots": slots.astype(np.int32),
+        "block_tables": tables,
+        "query_starts": np.arange(9, dtype=np.int32),
+        "kv_lengths": np.array(LENGTHS, np.int32),
+    }
+    sizes = {"num_heads": 8, "num_kv_heads": 2, "head_size": size}
+    caches = [np.array(cache), np.array(cache)]
+    q, apart, together = (poisoned((8, 8 * size), "bfloat16") for _ in range(3))
+    inputs = {"qkv": qkv, "cos_sin": cos_sin, "slots": steps["slots"], "kv_cache": caches[0]}
+    runner.run("rope_kv_append", inputs, {"q": q}, sizes)
+    names = ("block_tables", "query_starts", "kv_lengths")
+    inputs = {"q": q, "kv_cache": caches[0], **{name: steps[name] for name in names}}
+    runner.run("attention", inputs, {"y": apart}, {**sizes, "scale": 0.1})
+    inputs = {"qkv": qkv, "kv_cache": caches[1], **steps}
+    runner.run("rope_attention", inputs, {"y": together}, {**sizes, "scale": 0.1})
+    np.testing.assert_array_equal(float64(together), float64(apart))
+    np.testing.assert_array_equal(float64(caches[1]), float64(caches[0]))
