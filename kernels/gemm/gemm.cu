@@ -10,6 +10,11 @@ bool is_aligned(const LinearParams& p) {
   return begins % 16 == 0 && p.x.shape[1] * size_of(p.x.dtype) % 16 == 0;
 }
 
+FusedProductParams plain(const LinearParams& p, const TensorView& residual) {
+  static const TensorView none;
+  return {.linear = p, .norm_weight = none, .epsilon = 0, .residual = residual, .is_gated = false};
+}
+
 }  // namespace
 
 size_t linear_workspace_bytes(const LinearParams& p) {
@@ -29,18 +34,16 @@ Product choose_product(const LinearParams& p, const OpContext& context) {
 }
 
 void linear(const LinearParams& p, OpContext& context) {
+  const TensorView none;
+  const FusedProductParams product = plain(p, none);
+  if (stripe_product(product, context)) return;
   switch (choose_product(p, context)) {
     case Product::kExact:
       return exact_product(p, context);
     case Product::kSkinny:
-      return few_rows_product({.linear = p,
-                               .norm_weight = TensorView{},
-                               .epsilon = 0,
-                               .residual = TensorView{},
-                               .is_gated = false},
-                              context);
+      return few_rows_product(product, context);
     case Product::kLibrary:
-      if (library_product(p, TensorView{}, context)) return;
+      if (library_product(p, none, context)) return;
       [[fallthrough]];
     case Product::kTiled:
       return tiled_product(p, context);
@@ -48,14 +51,11 @@ void linear(const LinearParams& p, OpContext& context) {
 }
 
 bool linear_add(const LinearParams& p, const TensorView& residual, OpContext& context) {
+  const FusedProductParams product = plain(p, residual);
+  if (stripe_product(product, context)) return true;
   switch (choose_product(p, context)) {
     case Product::kSkinny:
-      few_rows_product({.linear = p,
-                        .norm_weight = TensorView{},
-                        .epsilon = 0,
-                        .residual = residual,
-                        .is_gated = false},
-                       context);
+      few_rows_product(product, context);
       return true;
     case Product::kLibrary:
       return library_product(p, residual, context);

@@ -40,6 +40,27 @@ bool is_wide(int64_t rows, int64_t columns, int64_t depth, int num_multiprocesso
   return rows * columns * 100 >= rounds * num_multiprocessors * kTile * kTile * 95;
 }
 
+StripePlan plan_stripe(const StripeQuery& query) {
+  constexpr int64_t kMostRows = 256;   // the copy engine's
+  constexpr int64_t kMinRows = 48;     // narrower ones wait for x
+  constexpr int64_t kUnitDepth = 256;  // by which blocks share the depth
+  if (query.rows <= 8 || query.rows > kMaxSkinnyRows) return {};
+  // Above 32 rows x weighs more, and cuBLASLt is ahead where weights are few.
+  if (query.rows > 32 && query.has_library && !query.is_gated && query.depth <= 4096) return {};
+  StripePlan plan;
+  for (int split : {1, 2}) {
+    if (split > 1 && query.depth <= kUnitDepth) break;
+    // As many stripes as there is room for, which end together.
+    const int64_t places = query.num_multiprocessors / split;
+    const int64_t rounds = (query.columns + places * kMostRows - 1) / (places * kMostRows);
+    const int64_t unit = split > 1 ? 16 * split : query.is_gated ? 16 : 8;
+    const int64_t rows = (query.columns + places * rounds - 1) / (places * rounds);
+    plan = {.rows = static_cast<int>((rows + unit - 1) / unit * unit), .split = split};
+    if (plan.rows >= kMinRows) break;
+  }
+  return plan;
+}
+
 int plan_medium(const MediumQuery& query) {
   if (query.rows <= kMaxSkinnyRows || query.rows > kMaxMediumRows) return -1;
   const int row_blocks = query.rows <= 128 ? 1 : 2;

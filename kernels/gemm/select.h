@@ -51,6 +51,24 @@ Product select_product(const ProductQuery& query);
 /// activation after it: its tiles of 128 rows and columns must fill the rounds of the grid.
 bool is_wide(int64_t rows, int64_t columns, int64_t depth, int num_multiprocessors);
 
+/// How the product of 9 to 64 rows divides its work. It does not depend on the rows: neither do
+/// their bits.
+struct StripePlan {
+  int rows = 0;   // of weights, to a thread block: at most 256; 0: another product is faster
+  int split = 1;  // blocks that share a stripe's depth: 1 or 2
+};
+
+struct StripeQuery {
+  int64_t rows;
+  int64_t columns;  // rows of the weights
+  int64_t depth;
+  bool is_gated;
+  bool has_library;
+  int num_multiprocessors;
+};
+
+StripePlan plan_stripe(const StripeQuery& query);
+
 /// How the product of 65 to 256 rows divides its work: tiles of 128 rows of x and so many of
 /// weights, and what a cluster of thread blocks shares.
 struct MediumPlan {

@@ -20,25 +20,42 @@ Encode encode_function() {
   return encode;
 }
 
+// Boxes of 64 elements of the first dimension in the 128-byte swizzle; pitches are in bytes.
+template <size_t kDims>
+CUtensorMap encode(const TensorView& matrix, const cuuint64_t (&extents)[kDims],
+                   const cuuint64_t* pitches, const cuuint32_t (&box)[kDims]) {
+  CUtensorMap map;
+  cuuint32_t strides[kDims];
+  for (cuuint32_t& stride : strides) stride = 1;
+  const CUresult code =
+      encode_function()(&map,
+                        matrix.dtype == DType::kFloat16 ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16
+                                                        : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
+                        kDims, matrix.data, extents, pitches, box, strides,
+                        CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+                        CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  check_internal(code == CUDA_SUCCESS, "cuTensorMapEncodeTiled: error ", static_cast<int>(code));
+  return map;
+}
+
 }  // namespace
 
 CUtensorMap tensor_map(const TensorView& matrix, int box_rows, int box_columns) {
-  CUtensorMap map;
   const auto rows = static_cast<cuuint64_t>(matrix.shape[0]);
   const auto columns = static_cast<cuuint64_t>(matrix.shape[1]);
   const cuuint64_t extents[] = {columns, rows}, pitches[] = {columns * 2};
   const cuuint32_t box[] = {static_cast<cuuint32_t>(box_columns),
                             static_cast<cuuint32_t>(box_rows)};
-  const cuuint32_t strides[] = {1, 1};
-  const CUresult code =
-      encode_function()(&map,
-                        matrix.dtype == DType::kFloat16 ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16
-                                                        : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
-                        2, matrix.data, extents, pitches, box, strides,
-                        CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
-                        CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
-  check_internal(code == CUDA_SUCCESS, "cuTensorMapEncodeTiled: error ", static_cast<int>(code));
-  return map;
+  return encode(matrix, extents, pitches, box);
+}
+
+CUtensorMap tensor_map_of_halves(const TensorView& matrix, int box_rows) {
+  const auto rows = static_cast<cuuint64_t>(matrix.shape[0]);
+  const auto columns = static_cast<cuuint64_t>(matrix.shape[1]);
+  const cuuint64_t extents[] = {columns, 8, 2, rows / 16};
+  const cuuint64_t pitches[] = {columns * 2, rows * columns, columns * 16};
+  const cuuint32_t box[] = {64, 8, 2, static_cast<cuuint32_t>(box_rows / 16)};
+  return encode(matrix, extents, pitches, box);
 }
 
 }  // namespace inflight::cuda

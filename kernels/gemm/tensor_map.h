@@ -10,5 +10,9 @@ namespace inflight::cuda {
 /// Of a dense [rows, columns] matrix of 16-bit elements, in boxes of box_rows x box_columns with
 /// the 128-byte swizzle. Its data and its rows begin at multiples of 16 bytes; box_columns is 64.
 CUtensorMap tensor_map(const TensorView& matrix, int box_rows, int box_columns);
+/// The same of a matrix of two halves, in boxes of 64 columns and box_rows / 2 rows of each half,
+/// 8 rows of the first and 8 of the second in turns. A half's rows are multiples of 8. Coordinates:
+/// column, 0, 0, row of a half / 8.
+CUtensorMap tensor_map_of_halves(const TensorView& matrix, int box_rows);
 
 }  // namespace inflight::cuda

@@ -13,16 +13,15 @@ bool is_aligned(const TensorView& matrix) {
 }  // namespace
 
 bool linear_silu_mul(const LinearParams& p, OpContext& context) {
+  const TensorView none;
+  const FusedProductParams product{
+      .linear = p, .norm_weight = none, .epsilon = 0, .residual = none, .is_gated = true};
+  if (stripe_product(product, context)) return true;
   if (choose_product(p, context) == Product::kSkinny) {
-    few_rows_product({.linear = p,
-                      .norm_weight = TensorView{},
-                      .epsilon = 0,
-                      .residual = TensorView{},
-                      .is_gated = true},
-                     context);
+    few_rows_product(product, context);
     return true;
   }
-  if (medium_product(p, TensorView{}, true, context)) return true;
+  if (medium_product(p, none, true, context)) return true;
   const DType dtype = p.x.dtype;
   if (context.compute_capability != 90 || dtype == DType::kFloat32 || p.weight.dtype != dtype ||
       p.y.dtype != dtype || p.bias || !is_aligned(p.x) || !is_aligned(p.weight) ||

@@ -1,4 +1,6 @@
 // Which product serves a linear on a GPU, and how the one for few rows divides its work.
+#include <utility>
+
 #include "kernels/gemm/select.h"
 #include "tests/cpp/testing.h"
 
@@ -62,6 +64,35 @@ void check_plans() {
   EXPECT_EQ(plan(128, 8192).split, 8);
 }
 
+void check_stripes() {
+  const auto plan = [](int64_t rows, int64_t columns, int64_t depth, bool is_gated = false,
+                       bool has_library = true) {
+    const StripePlan p = plan_stripe({.rows = rows,
+                                      .columns = columns,
+                                      .depth = depth,
+                                      .is_gated = is_gated,
+                                      .has_library = has_library,
+                                      .num_multiprocessors = 132});
+    return std::pair(p.rows, p.split);
+  };
+  const auto none = std::pair(0, 1);
+  EXPECT(plan(8, 4096, 4096) == none);
+  EXPECT(plan(65, 4096, 4096) == none);
+  for (int64_t rows : {9, 16, 32}) {
+    EXPECT(plan(rows, 6144, 4096) == std::pair(48, 1));  // 128 stripes
+    EXPECT(plan(rows, 4096, 4096) == std::pair(64, 2));  // 64 pairs
+    EXPECT(plan(rows, 28672, 4096, true) == std::pair(224, 1));
+    EXPECT(plan(rows, 4096, 14336) == std::pair(64, 2));
+  }
+  EXPECT(plan(33, 4096, 4096) == none);
+  EXPECT(plan(33, 4096, 4096, false, false) == std::pair(64, 2));
+  EXPECT(plan(64, 4096, 14336) == std::pair(64, 2));
+  EXPECT(plan(64, 28672, 4096, true) == std::pair(224, 1));
+  EXPECT(plan(16, 57344, 8192, true) == std::pair(224, 1));  // two rounds
+  EXPECT(plan(16, 64, 64) == std::pair(8, 1));               // nothing to share
+  EXPECT(plan(16, 64, 64, true) == std::pair(16, 1));
+}
+
 void check_wide() {
   EXPECT(!is_wide(64, 8192, 2048, 132));  // few rows
   EXPECT(is_wide(2048, 8192, 2048, 132));
@@ -94,6 +125,7 @@ int main(int argc, char** argv) {
   using namespace inflight;
   return testing::run_cases({{"products", cuda::check_products},
                              {"plans", cuda::check_plans},
+                             {"stripes", cuda::check_stripes},
                              {"wide", cuda::check_wide},
                              {"medium", cuda::check_medium}},
                             argc, argv);

@@ -1,0 +1,29 @@
+#include "kernels/gemm/stripe.cuh"
+
+namespace inflight::cuda {
+
+bool stripe_product(const FusedProductParams& p, const OpContext& context) {
+  const auto is_aligned = [](const TensorView& matrix) {
+    return reinterpret_cast<uintptr_t>(matrix.data) % 16 == 0 && matrix.shape[1] % 8 == 0;
+  };
+  const auto& [x, weight, bias, y] = p.linear;
+  if (context.compute_capability != 90 || p.norm_weight || x.dtype == DType::kFloat32 ||
+      weight.dtype != x.dtype || y.dtype != x.dtype || !is_aligned(x) || !is_aligned(weight) ||
+      !is_aligned(y) || (p.residual && !is_aligned(p.residual)))
+    return false;
+  const StripePlan plan = plan_stripe({.rows = x.shape[0],
+                                       .columns = weight.shape[0],
+                                       .depth = x.shape[1],
+                                       .is_gated = p.is_gated,
+                                       .has_library = context.cublaslt != nullptr,
+                                       .num_multiprocessors = context.num_multiprocessors});
+  if (plan.rows == 0) return false;
+  if (x.dtype == DType::kFloat16) {
+    stripe::launch<__half>(p, plan, context);
+  } else {
+    stripe::launch<__nv_bfloat16>(p, plan, context);
+  }
+  return true;
+}
+
+}  // namespace inflight::cuda

@@ -1,0 +1,351 @@
+// 9 to 64 rows of x on Hopper: a stream of weights through the tensor cores, in which x is a small
+// part. A thread block owns a stripe of the weights' rows, about as many as make one stripe to a
+// multiprocessor, and copies x once for all of them; where stripes would be too narrow for that,
+// the blocks of a cluster share one's depth.
+//
+// The rows of the weights are the wide operand (64 to a product), those of x the narrow one. One
+// warp copies weights through a ring that fills most of the shared memory, another x: weights
+// never change, so the ring fills before the kernel before is done. Fewer copies are on their way
+// than the ring holds, or whatever else is read would queue behind them. The sums stay in the
+// registers they grew in until y: parts of a divided depth go to the same lanes of another block,
+// a transposition turns columns of y into rows. They are added in a fixed order: a row's bits
+// depend neither on timing nor on the other rows.
+#pragma once
+
+#include <algorithm>
+
+#include "kernels/core/cuda/launch.cuh"
+#include "kernels/gemm/products.h"
+#include "kernels/gemm/store.cuh"
+#include "kernels/gemm/tensor_map.h"
+#include "kernels/gemm/warpgroup.cuh"
+
+namespace inflight::cuda::stripe {
+
+inline constexpr int kDepth = 64;  // elements of a chunk: 128 bytes, the swizzle's width
+inline constexpr int kUnit = 4;    // chunks; blocks share the depth by so many
+inline constexpr int kMaxSlots = 16;
+inline constexpr int kRingBytes = 196 << 10, kWindowBytes = 80 << 10;
+inline constexpr int kProducers = 64;  // threads
+
+struct StripeArgs {
+  int rows;    // of weights, in a stripe
+  int split;   // blocks of a cluster
+  int chunks;  // of depth
+  int slots;
+  int window;  // slots of weights on their way at most
+};
+
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+
+/// Copies a box of tensor_map_of_halves: from 8-row group `group` of both halves on.
+__device__ __forceinline__ void copy_halves(void* to, const CUtensorMap& map, int column, int group,
+                                            uint64_t* barrier, uint64_t policy) {
+  asm volatile(
+      "cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint"
+      " [%0], [%1, {%2, 0, 0, %3}], [%4], %5;" ::"r"(shared_address(to)),
+      "l"(&map), "r"(column), "r"(group), "r"(shared_address(barrier)), "l"(policy)
+      : "memory");
+}
+/// Four floats into another block of the cluster, counted by a barrier there.
+__device__ __forceinline__ void send(uint32_t to, const float* from, uint32_t barrier) {
+  asm volatile(
+      "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 [%0], {%1, %2, %3, %4},"
+      " [%5];" ::"r"(to),
+      "f"(from[0]), "f"(from[1]), "f"(from[2]), "f"(from[3]), "r"(barrier)
+      : "memory");
+}
+/// Of a warp's 8x8 matrix of 16-bit elements: lane l has two of row l / 4, from 2 (l % 4) on.
+__device__ __forceinline__ uint32_t transposed(uint32_t pair) {
+  uint32_t result;
+  asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(result) : "r"(pair));
+  return result;
+}
+__device__ __forceinline__ void copy_pair(void* to, const void* from) {
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(shared_address(to)), "l"(from)
+               : "memory");
+}
+
+struct Cursor {
+  int slots, slot = 0;
+  uint32_t parity;
+  __device__ __forceinline__ Cursor(int slots, uint32_t parity) : slots(slots), parity(parity) {}
+  __device__ __forceinline__ void advance() {
+    if (++slot == slots) {
+      slot = 0;
+      parity ^= 1;
+    }
+  }
+};
+
+#endif  // __CUDA_ARCH_FEAT_SM90_ALL
+
+/// Grid: split blocks to each stripe, of kGroups warpgroups, kTiles tiles of 64 weight rows to
+/// each, and two warps that copy. A gated stripe has 8 rows of the gate, 8 of up, in turns.
+template <typename T, int kRows, int kTiles, int kGroups, int kChunks, bool kAdds>
+__global__ void __launch_bounds__(kGroups * 128 + kProducers, kTiles == 1 ? 2 : 1)
+    stripe_kernel(const __grid_constant__ CUtensorMap weights,
+                  const __grid_constant__ CUtensorMap x, const ProductOutput out,
+                  const StripeArgs args) {
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+  constexpr int kConsumers = kGroups * 128, kBlockPairs = kRows / 4 * 32;
+  constexpr int kXBytes = kRows * kDepth * 2;
+  extern __shared__ uint8_t unaligned[];
+  uint8_t* shared = unaligned + (1024 - shared_address(unaligned) % 1024) % 1024;
+  __shared__ uint64_t weights_full[kMaxSlots], x_full[kMaxSlots], empty[kMaxSlots], parts_full;
+
+  const int part = static_cast<int>(blockIdx.x) % args.split;
+  const int column =
+      static_cast<int>(blockIdx.x) / args.split * (out.is_gated ? args.rows / 2 : args.rows);
+  const int units = (args.chunks + kUnit - 1) / kUnit;
+  const int begin = units * part / args.split * kUnit;
+  const int end = min(units * (part + 1) / args.split * kUnit, args.chunks);
+  const int count = (end - begin + kChunks - 1) / kChunks;
+  const int thread = static_cast<int>(threadIdx.x), warp = thread / 32, lane = thread % 32;
+  const int weight_bytes = args.rows * kDepth * 2;  // of a chunk
+  const int slot_bytes = kChunks * (weight_bytes + kXBytes);
+  // Blocks of 16 weight rows, a warp's of a tile, whose sums end here. Behind the ring: other
+  // parts of them, [split - 1][blocks][kRows / 8][32 lanes] of four, and residuals in pairs.
+  const int blocks = (args.rows + 15) / 16 / args.split;
+  float4* parts = reinterpret_cast<float4*>(shared + args.slots * slot_bytes +
+                                            (kTiles * kGroups * 64 - args.rows) * 128);
+  const int parts_of_peer = blocks * (kRows / 8) * 32;
+  auto* residuals = reinterpret_cast<uint32_t*>(parts + (args.split - 1) * parts_of_peer);
+
+  let_next_start();
+  const auto copy_weights = [&](int step, int slot, uint64_t policy) {
+    arrive_expecting(&weights_full[slot], kChunks * weight_bytes);
+#pragma unroll
+    for (int c = 0; c < kChunks; ++c) {
+      uint8_t* to = shared + slot * slot_bytes + c * weight_bytes;
+      const int k = (begin + step * kChunks + c) * kDepth;
+      if (out.is_gated) {
+        copy_halves(to, weights, k, column / 8, &weights_full[slot], policy);
+      } else {
+        copy_tile(to, weights, k, column, &weights_full[slot], policy);
+      }
+    }
+  };
+  const uint64_t policy = read_once_policy();
+  const int early = min(count, args.window);
+  if (thread == kConsumers) {
+    prefetch_map(weights);
+    for (int slot = 0; slot < args.slots; ++slot) {
+      init_barrier(&weights_full[slot], 1);
+      init_barrier(&x_full[slot], 1);
+      init_barrier(&empty[slot], kConsumers / 32);
+    }
+    init_barrier(&parts_full, 1);
+    publish_barriers();
+    if (args.split > 1) arrive_expecting(&parts_full, (args.split - 1) * parts_of_peer * 16);
+    for (int step = 0; step < early; ++step) copy_weights(step, step, policy);
+    prefetch_map(x);
+  }
+  __syncwarp();
+  if (args.split > 1) {
+    cluster_barrier();
+  } else {
+    __syncthreads();
+  }
+
+  if (warp == kConsumers / 32) {
+    if (lane == 0) {
+      Cursor to(args.slots, 1), arriving(args.slots, 0);
+      for (int step = 0; step < count; ++step, to.advance()) {
+        if (step >= args.window) {
+          wait(&weights_full[arriving.slot], arriving.parity);
+          arriving.advance();
+        }
+        if (step < early) continue;
+        wait(&empty[to.slot], to.parity);
+        copy_weights(step, to.slot, policy);
+      }
+    }
+    return;
+  }
+  if (warp > kConsumers / 32) {
+    if (lane == 0) {
+      wait_for_previous();
+      Cursor to(args.slots, 1);
+      for (int step = 0; step < count; ++step, to.advance()) {
+        wait(&empty[to.slot], to.parity);
+        arrive_expecting(&x_full[to.slot], kChunks * kXBytes);
+#pragma unroll
+        for (int c = 0; c < kChunks; ++c) {
+          copy_tile(shared + to.slot * slot_bytes + kChunks * weight_bytes + c * kXBytes, x,
+                    (begin + step * kChunks + c) * kDepth, 0, &x_full[to.slot]);
+        }
+      }
+    }
+    return;
+  }
+
+  // The block of weight rows that this warp has of a tile; -1 beyond the stripe.
+  const int group = warp / 4, row_of = lane / 4, pair = lane % 4 * 2;
+  const auto block_of = [&](int tile) {
+    const int block = (tile * kGroups + group) * 4 + warp % 4;
+    return block * 16 < args.rows ? block : -1;
+  };
+  const auto is_ours = [&](int block) { return block >= 0 && block / blocks == part; };
+  const int block_columns = out.is_gated ? 8 : 16;
+
+  float sums[kTiles][kRows / 2] = {};
+  Cursor from(args.slots, 0);
+  for (int step = 0; step < count; ++step, from.advance()) {
+    wait(&x_full[from.slot], from.parity);
+    if constexpr (kAdds) {
+      // What x comes from has ended: residuals are there. They are read now and added last.
+      if (step == 0) {
+#pragma unroll
+        for (int t = 0; t < kTiles; ++t) {
+          const int block = block_of(t), at = column + block * block_columns + pair;
+          if (!is_ours(block)) continue;
+          const T* source = static_cast<const T*>(out.residual) + at;
+          for (int i = 0; i < kRows / 4; ++i) {
+            const int row = i / 2 * 8 + row_of, across = i % 2 * 8;
+            if (row < out.rows && at + across < out.columns)
+              copy_pair(residuals + block % blocks * kBlockPairs + i * 32 + lane,
+                        source + int64_t{row} * out.columns + across);
+          }
+        }
+      }
+    }
+    wait(&weights_full[from.slot], from.parity);
+    const uint32_t address = shared_address(shared + from.slot * slot_bytes);
+    begin_products();
+#pragma unroll
+    for (int c = 0; c < kChunks; ++c) {
+      const uint64_t b = tile_descriptor(address + kChunks * weight_bytes + c * kXBytes);
+#pragma unroll
+      for (int t = 0; t < kTiles; ++t) {
+        // A tile cut short reads on: sums of no column.
+        const uint64_t a =
+            tile_descriptor(address + c * weight_bytes + (t * kGroups + group) * 64 * 128);
+#pragma unroll
+        for (int k = 0; k < kDepth / 16; ++k) add_product<T, kRows>(sums[t], a + 2 * k, b + 2 * k);
+      }
+    }
+    commit_products();
+    wait_products<0>();
+    if (lane == 0) arrive(&empty[from.slot]);
+  }
+
+  if (args.split > 1) {
+#pragma unroll
+    for (int t = 0; t < kTiles; ++t) {
+      const int block = block_of(t), owner = block / blocks;
+      if (block < 0 || owner == part) continue;
+      const float4* there = parts + (part - (part > owner)) * parts_of_peer +
+                            block % blocks * (kRows / 8) * 32 + lane;
+      const uint32_t to = remote_address(shared_address(there), owner);
+      const uint32_t barrier = remote_address(shared_address(&parts_full), owner);
+#pragma unroll
+      for (int i = 0; i < kRows / 8; ++i) send(to + i * 512, &sums[t][4 * i], barrier);
+    }
+    wait(&parts_full, 0);
+  }
+  if constexpr (kAdds) asm volatile("cp.async.wait_all;" ::: "memory");
+#pragma unroll
+  for (int t = 0; t < kTiles; ++t) {
+    const int block = block_of(t), first = column + block * block_columns;
+    if (!is_ours(block)) continue;
+    float bias[2] = {};  // of lane's column and the one 8 further, or of gate and up
+    if (out.bias != nullptr) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const int at = first + row_of + (out.is_gated ? 0 : half * 8);
+        if (at < out.columns)
+          bias[half] =
+              load_float(out.bias, out.bias_dtype, at + (out.is_gated ? half * out.columns : 0));
+      }
+    }
+    const float4* part_of_lane = parts + block % blocks * (kRows / 8) * 32 + lane;
+    T* y = static_cast<T*>(out.y) + int64_t{row_of} * out.columns + first + pair;
+#pragma unroll
+    for (int i = 0; i < kRows / 8; ++i) {
+      float v[4] = {};
+      for (int peer = 0; peer < args.split; ++peer) {
+        float4 p{sums[t][4 * i], sums[t][4 * i + 1], sums[t][4 * i + 2], sums[t][4 * i + 3]};
+        if (peer != part) p = part_of_lane[(peer - (peer > part)) * parts_of_peer + i * 32];
+        v[0] += p.x, v[1] += p.y, v[2] += p.z, v[3] += p.w;
+      }
+      if (out.bias != nullptr) v[0] += bias[0], v[1] += bias[0], v[2] += bias[1], v[3] += bias[1];
+      const auto store = [&](int half, uint32_t values) {
+        values = transposed(values);
+        if (i * 8 + row_of >= out.rows || first + half * 8 + pair >= out.columns ||
+            (!out.is_gated && block * 16 + half * 8 >= args.rows))
+          return;
+        if constexpr (kAdds) {
+          const float2 s = unpack(T(), values);
+          const float2 r =
+              unpack(T(), residuals[block % blocks * kBlockPairs + (i * 2 + half) * 32 + lane]);
+          values = pack(T(), s.x + r.x, s.y + r.y);
+        }
+        *reinterpret_cast<uint32_t*>(y + int64_t{i} * 8 * out.columns + half * 8) = values;
+      };
+      if (out.is_gated) {
+        store(0, gated<T>(v[0], v[1], v[2], v[3]));
+      } else {
+        store(0, pack(T(), v[0], v[1]));
+        store(1, pack(T(), v[2], v[3]));
+      }
+    }
+  }
+#endif
+}
+
+template <typename T, int kRows, int kTiles, int kGroups, int kChunks, bool kAdds>
+void launch_stripes(const FusedProductParams& p, const StripePlan& plan, const OpContext& context) {
+  const auto kernel = stripe_kernel<T, kRows, kTiles, kGroups, kChunks, kAdds>;
+  const TensorView &x = p.linear.x, &weight = p.linear.weight;
+  const int slot_bytes = kChunks * (plan.rows + kRows) * kDepth * 2;
+  const int blocks = (plan.rows + 15) / 16 / plan.split;
+  const int behind = (kTiles * kGroups * 64 - plan.rows) * 128 +
+                     (plan.split - 1) * blocks * kRows * 64 + (kAdds ? blocks * kRows * 32 : 0);
+  const int slots = std::clamp((kRingBytes - behind) / slot_bytes, 2, kMaxSlots);
+  const int bytes = slots * slot_bytes + behind + 1024;
+  allow_shared_bytes(kernel, bytes);
+  const ProductOutput out = output_of(p);
+  const int width = p.is_gated ? plan.rows / 2 : plan.rows;
+  const int stripes = (out.columns + width - 1) / width;
+  const int window = kWindowBytes / (kChunks * plan.rows * kDepth * 2);
+  launch(
+      kernel,
+      {.grid = dim3(static_cast<unsigned>(stripes * plan.split)),
+       .block = dim3(kGroups * 128 + kProducers),
+       .shared_bytes = static_cast<size_t>(bytes),
+       .cluster = plan.split},
+      context,
+      p.is_gated ? tensor_map_of_halves(weight, plan.rows) : tensor_map(weight, plan.rows, kDepth),
+      tensor_map(x, kRows, kDepth), out,
+      StripeArgs{.rows = plan.rows,
+                 .split = plan.split,
+                 .chunks = static_cast<int>((x.shape[1] + kDepth - 1) / kDepth),
+                 .slots = slots,
+                 .window = std::clamp(window, 1, slots)});
+}
+
+template <typename T, int kRows, bool kAdds>
+void launch_width(const FusedProductParams& p, const StripePlan& plan, const OpContext& context) {
+  constexpr int kChunks = kRows == 64 ? 1 : 2;  // of narrow stripes: slots of 8 to 24 KB
+  if (plan.rows <= 64) return launch_stripes<T, kRows, 1, 1, kChunks, kAdds>(p, plan, context);
+  if (plan.rows <= 128) return launch_stripes<T, kRows, 1, 2, 1, kAdds>(p, plan, context);
+  launch_stripes<T, kRows, 2, 2, 1, kAdds>(p, plan, context);
+}
+
+template <typename T, int kRows>
+void launch_rows(const FusedProductParams& p, const StripePlan& plan, const OpContext& context) {
+  if (p.residual) return launch_width<T, kRows, true>(p, plan, context);
+  launch_width<T, kRows, false>(p, plan, context);
+}
+
+/// At most 64 rows; x, weight, y and residual of T, rows and columns as stripe_product asks.
+template <typename T>
+void launch(const FusedProductParams& p, const StripePlan& plan, const OpContext& context) {
+  const int64_t rows = p.linear.x.shape[0];
+  if (rows <= 16) return launch_rows<T, 16>(p, plan, context);
+  if (rows <= 32) return launch_rows<T, 32>(p, plan, context);
+  launch_rows<T, 64>(p, plan, context);
+}
+
+}  // namespace inflight::cuda::stripe
