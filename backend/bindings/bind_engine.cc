@@ -292,12 +292,12 @@ void register_engine(py::module_& module) {
       .def("cancel", &PyEngine::cancel, py::arg("request_id"), released)
       .def(
           "next_responses",
-          [](PyEngine& self, std::optional<double> timeout) {
+          [](PyEngine& self, std::optional<double> timeout, double spin) {
             const PyEngine::Reader reader(self);  // until the GIL is held again
             const py::gil_scoped_release release;
-            return self.next_responses(timeout);
+            return self.next_responses(timeout, spin);
           },
-          py::arg("timeout") = py::none())
+          py::arg("timeout") = py::none(), py::arg("spin") = 0.0)
       .def("close", &PyEngine::close, released)
       .def_property_readonly("info", &PyEngine::info)
       .def_property_readonly("memory_plan", &PyEngine::memory_plan)

@@ -34,6 +34,7 @@ class PartQueue {
       std::lock_guard lock(mutex_);
       wake = parts_.empty();
       parts_.push_back({tag, std::move(part)});
+      is_ready_ = true;
     }
     if (wake) wake_.notify_one();
   }
@@ -41,13 +42,15 @@ class PartQueue {
   void close() {
     {
       std::lock_guard lock(mutex_);
-      closed_ = true;
+      is_ready_ = closed_ = true;
     }
     wake_.notify_all();
   }
 
-  /// Nothing once closed and empty.
-  std::optional<std::vector<TaggedResponse>> take(std::optional<double> timeout) {
+  /// Nothing once closed and empty. Waits awake for `spin` seconds before it sleeps.
+  std::optional<std::vector<TaggedResponse>> take(std::optional<double> timeout, double spin) {
+    const auto asleep_from = Clock::now() + std::chrono::duration<double>(spin);
+    while (!is_ready_ && spin > 0 && Clock::now() < asleep_from) std::this_thread::yield();
     std::unique_lock lock(mutex_);
     const auto ready = [this] { return closed_ || !parts_.empty(); };
     if (timeout) {
@@ -58,14 +61,18 @@ class PartQueue {
     if (parts_.empty() && closed_) return std::nullopt;
     std::vector<TaggedResponse> taken;
     taken.swap(parts_);
+    is_ready_ = closed_;
     return taken;
   }
 
  private:
+  using Clock = std::chrono::steady_clock;
+
   std::mutex mutex_;
   std::condition_variable wake_;
   std::vector<TaggedResponse> parts_;
   bool closed_ = false;
+  std::atomic<bool> is_ready_ = false;  // parts or closed; written under mutex_
 };
 
 class PyEngine {
@@ -89,8 +96,9 @@ class PyEngine {
     if (engine_) engine_->cancel(id);
   }
 
-  std::optional<std::vector<TaggedResponse>> next_responses(std::optional<double> timeout) {
-    return parts_->take(timeout);
+  std::optional<std::vector<TaggedResponse>> next_responses(std::optional<double> timeout,
+                                                            double spin) {
+    return parts_->take(timeout, spin);
   }
 
   void close() {

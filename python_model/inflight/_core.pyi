@@ -164,12 +164,14 @@ class Engine:
     def cancel(self, request_id: int) -> None:
         """Ask for an early end; the final part then says "cancelled". Unknown ids are ignored."""
 
-    def next_responses(self, timeout: float | None = None) -> list[Response] | None:
+    def next_responses(
+        self, timeout: float | None = None, spin: float = 0.0
+    ) -> list[Response] | None:
         """All parts that are ready, in order for each request; waits for the first of them.
 
         [] after `timeout` seconds without any (None = no limit), and None once the engine is
         closed and every part has been handed out. Signals are not looked at while it waits: give
-        a timeout on the main thread.
+        a timeout on the main thread. It waits awake for `spin` seconds before it sleeps.
         """
 
     def close(self) -> None:

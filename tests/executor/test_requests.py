@@ -280,3 +280,11 @@ def test_waiting_readers_use_no_processor(client: Client) -> None:
     before = time.process_time()
     assert client.engine.next_responses(timeout=0.3) == []
     assert time.process_time() - before < 0.02
+
+
+def test_a_reader_may_stay_awake_for_a_while(client: Client) -> None:
+    before = time.process_time()
+    started = time.monotonic()
+    assert client.engine.next_responses(timeout=0.0, spin=0.2) == []
+    assert time.monotonic() - started >= 0.2
+    assert time.process_time() - before > 0.02

@@ -53,13 +53,9 @@ def make_inputs(
     return arrays
 
 
-def run(
-    runner, parts: Parts, arrays: dict[str, np.ndarray], y_dtype: str
-) -> np.ndarray:
+def run(runner, parts: Parts, arrays: dict[str, np.ndarray], y_dtype: str) -> np.ndarray:
     outputs = arrays["weight"].shape[0]
-    y = poisoned(
-        (arrays["x"].shape[0], outputs // 2 if parts.gated else outputs), y_dtype
-    )
+    y = poisoned((arrays["x"].shape[0], outputs // 2 if parts.gated else outputs), y_dtype)
     attributes = {"epsilon": EPSILON} if parts.norm else {}
     if parts.gated:
         attributes["gated"] = True
@@ -68,9 +64,7 @@ def run(
     return y
 
 
-def check(
-    runner, parts: Parts, arrays: dict[str, np.ndarray], y_dtype: str
-) -> np.ndarray:
+def check(runner, parts: Parts, arrays: dict[str, np.ndarray], y_dtype: str) -> np.ndarray:
     """Runs the op and holds it against float64; answers y."""
     y = run(runner, parts, arrays, y_dtype)
     dtype = arrays["x"].dtype.name
@@ -142,9 +136,7 @@ def test_a_row_does_not_depend_on_the_others(runner, parts, dtype):
                         part = float64(together[name][start : start + rows])
                         some[name] = guarded(part, dtype)
                 alone = run(runner, parts, some, dtype)
-                np.testing.assert_array_equal(
-                    float64(alone), float64(want[start : start + rows])
-                )
+                np.testing.assert_array_equal(float64(alone), float64(want[start : start + rows]))
 
 
 # Weights of so many rows that a thread block gets two tiles of them, or four, or has more blocks
@@ -217,10 +209,6 @@ def test_wrong_attributes_are_named(runner):
     y = np.zeros((2, 3), np.float32)
     weight = np.zeros((3, 8), np.float32)
     with pytest.raises(Exception, match="a norm_weight needs an epsilon"):
-        runner.run(
-            "fused_linear", {"x": x, "weight": weight, "norm_weight": norm}, {"y": y}
-        )
+        runner.run("fused_linear", {"x": x, "weight": weight, "norm_weight": norm}, {"y": y})
     with pytest.raises(Exception, match="even number of rows where gated, got 3"):
-        runner.run(
-            "fused_linear", {"x": x, "weight": weight}, {"y": y}, {"gated": True}
-        )
+        runner.run("fused_linear", {"x": x, "weight": weight}, {"y": y}, {"gated": True})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 
 from inflight.llm import SamplingParams
 from inflight.llm.answer import Answer
@@ -23,15 +24,19 @@ class Part:
 
 
 class Engine:
+    info = SimpleNamespace(device="cuda:0")
+
     def __init__(self) -> None:
         self.parts: queue.SimpleQueue[Part | None] = queue.SimpleQueue()
         self.readers: list[threading.Thread] = []
+        self.spins: list[float] = []
         self.reading = threading.Lock()
         self.entered = threading.Event()
 
-    def next_responses(self, timeout: float | None = None) -> list[Part] | None:
+    def next_responses(self, timeout: float | None, spin: float) -> list[Part] | None:
         assert self.reading.acquire(blocking=False), "two threads read at once"
         self.readers.append(threading.current_thread())
+        self.spins.append(spin)
         self.entered.set()
         try:
             part = self.parts.get(timeout=timeout)
@@ -102,6 +107,21 @@ def test_two_callers_are_both_served():
     assert [request.ids() for request in requests] == [[tag] for tag in range(8)]
     engine.parts.put(None)
     responses.join()
+
+
+def test_only_a_caller_stays_awake_and_not_for_long():
+    engine = Engine()
+    responses = Responses(engine)
+    request = Request(responses, 1)
+    later = threading.Timer(0.25, engine.parts.put, args=(Part(1, [7]),))
+    later.start()
+    responses.wait(request.done)
+    assert engine.spins[0] > 0 and len(engine.spins) > 1
+    assert not any(engine.spins[1:])
+    responses.start()
+    engine.parts.put(None)
+    responses.join()
+    assert engine.spins[-1] == 0
 
 
 def test_a_closed_engine_ends_the_wait():
