@@ -58,6 +58,9 @@ void RankWorker::prepare(const plan::StepLimits& limits, bool cuda_graphs) {
                                   runner_->max_blocks_per_sequence()) +
       kSamplerStagingBytes;
   for (int slot = 0; slot < num_slots(); ++slot) stagings_.emplace_back(device_, staging_bytes);
+  if (!context_.is_cuda()) return;
+  upload_stream_.emplace(device_);
+  for (int slot = 0; slot < num_slots(); ++slot) uploaded_.emplace_back(device_);
 }
 
 void RankWorker::make_kv_cache(int32_t num_blocks) {
@@ -78,7 +81,9 @@ void RankWorker::launch(const plan::StepInputs& inputs, std::span<const decoding
     return;
   }
   use_device(device_);
-  stagings_[slot].upload(context_.stream());
+  stagings_[slot].upload(*upload_stream_);
+  uploaded_[slot].record(*upload_stream_);
+  uploaded_[slot].make_wait(context_.stream());
   plan::StepInputs step = inputs;
   step.previous_tokens = sampler_->tokens((slot + num_slots() - 1) % num_slots());
   const TensorView logits = runner_->run(step);
@@ -93,6 +98,7 @@ bool RankWorker::settle() noexcept {
   if (!context_.is_cuda()) return true;
   try {
     use_device(device_);
+    if (upload_stream_) upload_stream_->synchronize();
     context_.stream().synchronize();
     return true;
   } catch (const std::exception&) {
