@@ -3,10 +3,12 @@
 #pragma once
 
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -17,8 +19,9 @@ namespace inflight::executor {
 
 class Inbox {
  public:
-  /// `max_waiting` = 0: unbounded.
-  explicit Inbox(int max_waiting) : max_waiting_(max_waiting) {}
+  /// `max_waiting` = 0: unbounded. Who waits for something stays awake for `spin` before it sleeps.
+  explicit Inbox(int max_waiting, std::chrono::microseconds spin = {})
+      : max_waiting_(max_waiting), spin_(spin) {}
 
   /// Any thread. Raises resource_exhausted if the queue is full, or the error given to close.
   RequestId submit(std::shared_ptr<const Request> request, ResponseCallback callback,
@@ -38,6 +41,7 @@ class Inbox {
     arrival.request = std::move(request);
     arrival.max_new_tokens = max_new_tokens;
     arrivals_.push_back(std::move(arrival));
+    has_news_ = true;
     ++num_waiting_;
     ++last_id_;
     const RequestId id = last_id_;
@@ -51,6 +55,7 @@ class Inbox {
       std::lock_guard lock(mutex_);
       if (closed_) return;
       cancels_.push_back(id);
+      has_news_ = true;
     }
     wake_.notify_one();
   }
@@ -60,6 +65,7 @@ class Inbox {
     {
       std::lock_guard lock(mutex_);
       if (!closed_) closed_ = std::move(reason);
+      has_news_ = true;
     }
     wake_.notify_one();
   }
@@ -67,12 +73,14 @@ class Inbox {
   /// Engine thread: moves what came into the two (empty) vectors, waiting for something if `wait`.
   /// False once closed; the vectors then hold the last that came.
   bool take(std::vector<Arrival>& arrivals, std::vector<RequestId>& cancels, bool wait) {
+    if (wait) stay_awake();
     std::unique_lock lock(mutex_);
     if (wait) {
       wake_.wait(lock, [this] { return closed_ || !arrivals_.empty() || !cancels_.empty(); });
     }
     arrivals.swap(arrivals_);
     cancels.swap(cancels_);
+    has_news_ = closed_.has_value();
     return !closed_;
   }
 
@@ -80,14 +88,21 @@ class Inbox {
   void left_queue() { --num_waiting_; }
 
  private:
+  void stay_awake() const {
+    const auto asleep_from = std::chrono::steady_clock::now() + spin_;
+    while (!has_news_ && std::chrono::steady_clock::now() < asleep_from) std::this_thread::yield();
+  }
+
   const int max_waiting_;
+  const std::chrono::microseconds spin_;
   std::mutex mutex_;
   std::condition_variable wake_;
   std::vector<Arrival> arrivals_;
   std::vector<RequestId> cancels_;
   std::optional<Error> closed_;
   RequestId last_id_ = 0;
-  std::atomic<int> num_waiting_{0};  // here and with the engine; raised under mutex_
+  std::atomic<bool> has_news_ = false;  // written under mutex_
+  std::atomic<int> num_waiting_{0};     // here and with the engine; raised under mutex_
 };
 
 }  // namespace inflight::executor
