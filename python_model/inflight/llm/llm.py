@@ -74,7 +74,8 @@ class LLM:
             limits of an engine to be built.
         max_queue_size: requests that may wait; more are refused by `generate_async` and held back
             by `generate`. 0 = any number.
-        enable_cuda_graphs: on a GPU, steps that only generate run from recordings.
+        enable_cuda_graphs: on a GPU, steps that only generate and short prompts run from
+            recordings.
         num_threads: of CPU work; 0 = as many as this process may use.
         """
         limits = {
