@@ -43,7 +43,7 @@ void linear(const LinearParams& p, OpContext& context) {
     case Product::kSkinny:
       return few_rows_product(product, context);
     case Product::kLibrary:
-      if (library_product(p, none, context)) return;
+      if (medium_product(p, none, false, context) || library_product(p, none, context)) return;
       [[fallthrough]];
     case Product::kTiled:
       return tiled_product(p, context);
@@ -58,7 +58,7 @@ bool linear_add(const LinearParams& p, const TensorView& residual, OpContext& co
       few_rows_product(product, context);
       return true;
     case Product::kLibrary:
-      return library_product(p, residual, context);
+      return medium_product(p, residual, false, context) || library_product(p, residual, context);
     default:
       return false;
   }

@@ -24,7 +24,7 @@ size_t linear_workspace_bytes(const LinearParams& largest, int num_threads);
 
 namespace cuda {
 void linear(const LinearParams& params, OpContext& context);
-/// y = residual + linear, where one kernel does that: for few rows on Hopper, rounded as the two
+/// y = residual + linear, where one kernel does that: up to 128 rows on Hopper, rounded as the two
 /// ops do, or rounded once where cuBLASLt serves. `residual` has y's shape and dtype and may be y.
 /// Needs linear_workspace_bytes. False: nothing was done.
 bool linear_add(const LinearParams& params, const TensorView& residual, OpContext& context);

@@ -1,5 +1,5 @@
-// 65 to 256 rows of x on Hopper, where a product is about to turn from reading weights to
-// multiplying them. Tiles of 128 rows of x and kColumns rows of weights; a cluster's blocks share
+// 65 to some hundred rows of x on Hopper, where a product turns from reading weights to multiplying
+// them. Tiles of 128 rows of x and kColumns rows of weights; a cluster's blocks share
 // what is the same for them: neighbours in rows the weights, neighbours in columns x, each copying
 // its part into the memory of all. The depth may be split over a cluster, too; its blocks then send
 // each other their sums, thread to thread, and each finishes a part of the tile in a fixed order.

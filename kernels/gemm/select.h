@@ -43,13 +43,13 @@ struct ProductQuery {
   bool has_library;
 };
 
-inline constexpr int64_t kMaxSkinnyRows = 64, kMaxMediumRows = 256;
+inline constexpr int64_t kMaxSkinnyRows = 64, kMaxMediumRows = 1536;
 
 Product select_product(const ProductQuery& query);
 
 /// Whether a gated linear goes to the kernel for many rows rather than to the library and an
 /// activation after it: its tiles of 128 rows and columns must fill the rounds of the grid.
-bool is_wide(int64_t rows, int64_t columns, int64_t depth, int num_multiprocessors);
+bool is_wide(int64_t rows, int64_t columns, int num_multiprocessors);
 
 /// How the product of 9 to 64 rows divides its work. It does not depend on the rows: neither do
 /// their bits.
@@ -69,8 +69,8 @@ struct StripeQuery {
 
 StripePlan plan_stripe(const StripeQuery& query);
 
-/// How the product of 65 to 256 rows divides its work: tiles of 128 rows of x and so many of
-/// weights, and what a cluster of thread blocks shares.
+/// How the product of a medium number of rows divides its work: tiles of 128 rows of x and so many
+/// of weights, and what a cluster of thread blocks shares.
 struct MediumPlan {
   int columns;        // rows of weights in a tile; half of them the gate's, half up's, if gated
   int row_blocks;     // blocks with the same weights: 1 up to 128 rows, 2 above
@@ -82,7 +82,7 @@ struct MediumPlan {
 /// Those that there are kernels for, the better one first where two fill the GPU as well.
 inline constexpr MediumPlan kMediumPlans[] = {
     {256, 1, 1, 1, true}, {224, 1, 1, 1, true}, {128, 1, 2, 1, true},
-    {256, 2, 1, 1, true}, {224, 2, 1, 1, true},
+    {256, 2, 1, 1, true}, {224, 2, 1, 1, true}, {64, 1, 1, 2, false},
 };
 
 struct MediumQuery {

@@ -4,7 +4,7 @@
 namespace inflight::cuda {
 namespace {
 
-constexpr int kGroup = 8;  // tiles of rows: 1,024 rows of x and as much of the weights fit the L2
+constexpr int kGroup = 16;  // tiles of rows: 2,048 rows of x and as many of the weights fit the L2
 
 bool is_aligned(const TensorView& matrix) {
   return reinterpret_cast<uintptr_t>(matrix.data) % 16 == 0 && matrix.shape[1] % 8 == 0;
@@ -21,13 +21,11 @@ bool linear_silu_mul(const LinearParams& p, OpContext& context) {
     few_rows_product(product, context);
     return true;
   }
-  if (medium_product(p, none, true, context)) return true;
   const DType dtype = p.x.dtype;
   if (context.compute_capability != 90 || dtype == DType::kFloat32 || p.weight.dtype != dtype ||
       p.y.dtype != dtype || p.bias || !is_aligned(p.x) || !is_aligned(p.weight) ||
-      !is_aligned(p.y) ||
-      !is_wide(p.x.shape[0], p.y.shape[1], p.x.shape[1], context.num_multiprocessors))
-    return false;
+      !is_aligned(p.y) || !is_wide(p.x.shape[0], p.y.shape[1], context.num_multiprocessors))
+    return medium_product(p, none, true, context);
   dtype == DType::kFloat16 ? wide::launch_gated<__half>(p, kGroup, context)
                            : wide::launch_gated<__nv_bfloat16>(p, kGroup, context);
   return true;

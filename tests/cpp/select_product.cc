@@ -94,28 +94,46 @@ void check_stripes() {
 }
 
 void check_wide() {
-  EXPECT(!is_wide(64, 8192, 2048, 132));  // few rows
-  EXPECT(is_wide(2048, 8192, 2048, 132));
-  EXPECT(!is_wide(384, 8192, 2048, 132));  // 192 tiles in 2 rounds of 132
-  EXPECT(is_wide(512, 8192, 2048, 132));   // 256 in 2
-  EXPECT(!is_wide(2048, 14336, 4096, 132));
-  EXPECT(is_wide(8000, 14336, 4096, 132));
+  EXPECT(!is_wide(256, 8192, 132));  // few rows
+  EXPECT(is_wide(2048, 8192, 132));
+  EXPECT(!is_wide(384, 8192, 132));  // 192 tiles in 2 rounds of 132
+  EXPECT(is_wide(512, 8192, 132));   // 256 in 2
+  EXPECT(is_wide(1000, 14336, 132));
+  EXPECT(!is_wide(1280, 14336, 132));  // 1,120 in 9
+  EXPECT(is_wide(2048, 14336, 132));
+  EXPECT(is_wide(8000, 14336, 132));
 }
 
 void check_medium() {
-  const auto columns = [](int64_t rows, int64_t columns) {
+  const auto gated = [](int64_t rows, int64_t columns) {
     const int plan = plan_medium({rows, columns, 4096, true, 132});
     if (plan < 0) return 0;
     EXPECT(kMediumPlans[plan].is_gated);
     EXPECT_EQ(kMediumPlans[plan].row_blocks, rows <= 128 ? 1 : 2);
     return kMediumPlans[plan].columns;
   };
-  for (int64_t rows : {65, 128, 129, 256}) EXPECT_EQ(columns(rows, 14336), 224);  // 128 tiles
-  EXPECT_EQ(columns(128, 8192), 128);  // 128 tiles of 64 and 64
-  EXPECT_EQ(columns(256, 8192), 256);  // 64 of 128 and 128, twice
-  EXPECT_EQ(columns(64, 14336), 0);
-  EXPECT_EQ(columns(257, 14336), 0);
-  EXPECT_EQ(columns(128, 1024), 0);  // 16 tiles at most
+  for (int64_t rows : {65, 128, 193, 256}) EXPECT_EQ(gated(rows, 14336), 224);  // 128 tiles
+  for (int64_t rows : {129, 192}) EXPECT_EQ(gated(rows, 14336), 0);
+  EXPECT_EQ(gated(128, 8192), 128);  // 128 tiles of 64 and 64
+  EXPECT_EQ(gated(256, 8192), 256);  // 64 of 128 and 128, twice
+  EXPECT_EQ(gated(64, 14336), 0);
+  EXPECT_EQ(gated(257, 14336), 0);    // half of the rows are not there
+  EXPECT_EQ(gated(512, 14336), 224);  // 2 times 128 pairs in 4 rounds of 66
+  EXPECT_EQ(gated(640, 14336), 0);
+  EXPECT_EQ(gated(2048, 14336), 0);
+  EXPECT_EQ(gated(128, 1024), 0);  // 16 tiles at most
+
+  const auto plain = [](int64_t rows, int64_t columns, int64_t depth) {
+    const int plan = plan_medium({rows, columns, depth, false, 132});
+    if (plan < 0) return 0;
+    EXPECT(!kMediumPlans[plan].is_gated);
+    return kMediumPlans[plan].columns * kMediumPlans[plan].split;
+  };
+  EXPECT_EQ(plain(128, 4096, 14336), 128);  // 64 tiles, two blocks each
+  EXPECT_EQ(plain(128, 4096, 448), 0);
+  for (int64_t rows : {72, 120, 129, 256}) EXPECT_EQ(plain(rows, 4096, 14336), 0);
+  EXPECT_EQ(plain(128, 6144, 4096), 0);  // 96 tiles
+  EXPECT_EQ(plain(128, 2048, 8192), 0);
 }
 
 }  // namespace
