@@ -17,7 +17,7 @@ enum class Rows { kAny, kOne, kMany };  // any number; exactly one; two or more
 bool decode_suits(const AttentionParams& params, const OpContext& context);
 /// With `cos_sin`, params.q are rows of qkv as cuda::attention_of_qkv has them.
 void attention_decode(const AttentionParams& params, const TensorView* cos_sin, OpContext& context);
-/// Whether it can.
+/// Whether it can, and is ahead of rope_kv_append and attention_decode.
 bool decode_takes_qkv(const AttentionParams& params, const TensorView& cos_sin,
                       const OpContext& context);
 size_t decode_workspace_bytes(const AttentionParams& largest, const DeviceFacts& facts);

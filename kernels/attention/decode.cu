@@ -14,7 +14,7 @@ bool decode_suits(const AttentionParams& params, const OpContext& context) {
 
 bool decode_takes_qkv(const AttentionParams& params, const TensorView& cos_sin,
                       const OpContext& context) {
-  return decode_suits(params, context) && decode::takes_qkv(params) &&
+  return decode_suits(params, context) && decode::takes_qkv(params, context) &&
          cos_sin.shape[1] == params.head_size;
 }
 

@@ -133,21 +133,22 @@ void launch_decode_of(const AttentionParams& params, OpContext& context) {
   }
 }
 
-/// Head sizes and groups for which there are kernels that take qkv.
-inline bool takes_qkv(const AttentionParams& params) {
-  return (params.head_size == 64 || params.head_size == 128) && head_groups(params).heads <= 8;
+/// Where a kernel that takes qkv is ahead of two. Few items of heads of 128 are not: their many
+/// warps have no registers for it.
+inline bool takes_qkv(const AttentionParams& params, const OpContext& context) {
+  if (head_groups(params).heads > 8) return false;
+  return params.head_size == 64 || (params.head_size == 128 && !are_few(params, context));
 }
 
 template <typename T>
 void launch_decode_of_qkv(const AttentionParams& params, const TensorView& cos_sin,
                           OpContext& context) {
-  constexpr int kWarps64 = num_warps(64, false, false);
-  if (params.head_size == 64)
-    return launch_decode<DecodeKernel<T, 64, 1, kWarps64, true>>(params, &cos_sin, context);
-  constexpr int kFew = num_warps(128, false, true), kMany = num_warps(128, false, false);
-  if (are_few(params, context))
-    return launch_decode<DecodeKernel<T, 128, 1, kFew, true>>(params, &cos_sin, context);
-  launch_decode<DecodeKernel<T, 128, 1, kMany, true>>(params, &cos_sin, context);
+  const auto with_size = [&]<int kHeadSize>() {
+    constexpr int kWarps = num_warps(kHeadSize, false, false);
+    launch_decode<DecodeKernel<T, kHeadSize, 1, kWarps, true>>(params, &cos_sin, context);
+  };
+  params.head_size == 64 ? with_size.template operator()<64>()
+                         : with_size.template operator()<128>();
 }
 
 }  // namespace inflight::cuda::decode

@@ -297,7 +297,7 @@ struct Work {
 
  private:
   // To divide an item costs about as much as to read some tiles: short ones stay whole.
-  static constexpr int kShort = 20, kSlack = 2;
+  static constexpr int kShort = 40, kSlack = 2;
 
   /// The end of the item that `position` is near to, or else `position`.
   static __device__ __forceinline__ int rounded(int position, const Item& item) {

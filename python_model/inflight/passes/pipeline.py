@@ -10,6 +10,7 @@ from inflight.passes.fuse_linear_add import fuse_linear_add
 from inflight.passes.fuse_linear_silu_mul import fuse_linear_silu_mul
 from inflight.passes.fuse_norm_linear import fuse_norm_linear
 from inflight.passes.fuse_qkv import fuse_qkv
+from inflight.passes.fuse_rope_attention import fuse_rope_attention
 from inflight.passes.fuse_rope_kv_append import fuse_rope_kv_append
 from inflight.passes.gather_early import gather_early
 
@@ -23,6 +24,7 @@ PASSES: tuple[tuple[str, Pass], ...] = (
     ("fuse_linear_add", fuse_linear_add),
     ("fuse_rope_kv_append", fuse_rope_kv_append),
     ("gather_early", gather_early),
+    ("fuse_rope_attention", fuse_rope_attention),
     ("dead_code", dead_code),
 )
 

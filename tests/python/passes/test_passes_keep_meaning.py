@@ -99,8 +99,9 @@ def test_the_passes_fuse_everything_a_kernel_is_there_for(
         "embedding": 1,
         "rope_table": 1,
         "fused_linear": 4 * layers + 1,
-        "rope_kv_append": layers,
-        "attention": layers,
+        "rope_attention": layers - 1,
+        "rope_kv_append": 1,  # of the last layer, whose attention is of fewer rows
+        "attention": 1,
         "gather_rows": 2,
     }
     last = traced.stages[-1][1]
@@ -244,6 +245,14 @@ def test_rope_and_append_with_other_tables_stay_apart(tiny_checkpoint: Path) -> 
     values = {**graph.values, "other": graph.values[table.outputs["cos_sin"]]}
     graph = replace(graph, nodes=(other, *graph.nodes), values=values)
     assert _run_pass("fuse_rope_kv_append", _edit(graph, "rope", cos_sin="other"))["rope"] == 2
+
+
+def test_queries_that_others_read_are_rotated_apart(tiny_checkpoint: Path) -> None:
+    graph = dict(Traced(tiny_checkpoint, "float32").stages)["gather_early"]
+    append = next(node for node in graph.nodes if node.op == "rope_kv_append")
+    assert _run_pass("fuse_rope_attention", graph)["rope_attention"] == 1
+    graph = replace(graph, outputs={**graph.outputs, "queries": append.outputs["q"]})
+    assert _run_pass("fuse_rope_attention", graph)["rope_attention"] == 0
 
 
 def test_dead_code_keeps_what_writes_the_cache(tiny_checkpoint: Path) -> None:
