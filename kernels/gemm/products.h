@@ -18,8 +18,11 @@ void skinny_product(const FusedProductParams& params, const SkinnyPlan& plan,
                     const OpContext& context);
 /// skinny_product, divided as plan_skinny says.
 void few_rows_product(const FusedProductParams& params, const OpContext& context);
-/// The same where plan_stripe has a plan; y and residual of x's dtype, their rows multiples of 16
-/// bytes. False: nothing was done.
+/// The same of 9 to 64 rows, as `plan` divides it; y and residual of x's dtype, their rows
+/// multiples of 16 bytes.
+void stripe_product(const FusedProductParams& params, const StripePlan& plan,
+                    const OpContext& context);
+/// The same where plan_stripe has a plan. False: nothing was done.
 bool stripe_product(const FusedProductParams& params, const OpContext& context);
 /// y = residual + linear, or the gated linear, where plan_medium has a plan; residual optional,
 /// rounded as the ops do that it stands for. False: nothing was done.

@@ -54,8 +54,10 @@ bool is_wide(int64_t rows, int64_t columns, int num_multiprocessors);
 /// How the product of 9 to 64 rows divides its work. It does not depend on the rows: neither do
 /// their bits.
 struct StripePlan {
-  int rows = 0;   // of weights, to a thread block: at most 256; 0: another product is faster
-  int split = 1;  // blocks that share a stripe's depth: 1 or 2
+  int rows = 0;   // of weights, to a thread block: at most 128; 0: another product is faster
+  int split = 1;  // blocks that share a stripe's depth, each at least 256 of it; of stripes of
+                  // multiples of 16 * split rows
+  int per_multiprocessor = 1;  // blocks: 1 or 2
 };
 
 struct StripeQuery {

@@ -2,6 +2,11 @@
 
 namespace inflight::cuda {
 
+void stripe_product(const FusedProductParams& p, const StripePlan& plan, const OpContext& context) {
+  if (p.linear.x.dtype == DType::kFloat16) return stripe::launch<__half>(p, plan, context);
+  stripe::launch<__nv_bfloat16>(p, plan, context);
+}
+
 bool stripe_product(const FusedProductParams& p, const OpContext& context) {
   const auto is_aligned = [](const TensorView& matrix) {
     return reinterpret_cast<uintptr_t>(matrix.data) % 16 == 0 && matrix.shape[1] % 8 == 0;
@@ -18,11 +23,7 @@ bool stripe_product(const FusedProductParams& p, const OpContext& context) {
                                        .has_library = context.cublaslt != nullptr,
                                        .num_multiprocessors = context.num_multiprocessors});
   if (plan.rows == 0) return false;
-  if (x.dtype == DType::kFloat16) {
-    stripe::launch<__half>(p, plan, context);
-  } else {
-    stripe::launch<__nv_bfloat16>(p, plan, context);
-  }
+  stripe_product(p, plan, context);
   return true;
 }
 

@@ -25,7 +25,8 @@ namespace inflight::cuda::stripe {
 inline constexpr int kDepth = 64;  // elements of a chunk: 128 bytes, the swizzle's width
 inline constexpr int kUnit = 4;    // chunks; blocks share the depth by so many
 inline constexpr int kMaxSlots = 16;
-inline constexpr int kRingBytes = 196 << 10, kWindowBytes = 80 << 10;
+/// Of shared memory, to one or two blocks on a multiprocessor, and of weights on their way.
+inline constexpr int kRingBytes[] = {0, 199 << 10, 111 << 10}, kWindowBytes = 80 << 10;
 inline constexpr int kProducers = 64;  // threads
 
 struct StripeArgs {
@@ -80,10 +81,10 @@ struct Cursor {
 
 #endif  // __CUDA_ARCH_FEAT_SM90_ALL
 
-/// Grid: split blocks to each stripe, of kGroups warpgroups, kTiles tiles of 64 weight rows to
-/// each, and two warps that copy. A gated stripe has 8 rows of the gate, 8 of up, in turns.
-template <typename T, int kRows, int kTiles, int kGroups, int kChunks, bool kAdds>
-__global__ void __launch_bounds__(kGroups * 128 + kProducers, kTiles == 1 ? 2 : 1)
+/// Grid: split blocks to each stripe, of a warpgroup to 64 weight rows and two warps that copy. A
+/// gated stripe has 8 rows of the gate, 8 of up, in turns.
+template <typename T, int kRows, int kGroups, int kChunks, bool kAdds>
+__global__ void __launch_bounds__(kGroups * 128 + kProducers, 2)
     stripe_kernel(const __grid_constant__ CUtensorMap weights,
                   const __grid_constant__ CUtensorMap x, const ProductOutput out,
                   const StripeArgs args) {
@@ -108,7 +109,7 @@ __global__ void __launch_bounds__(kGroups * 128 + kProducers, kTiles == 1 ? 2 : 
   // parts of them, [split - 1][blocks][kRows / 8][32 lanes] of four, and residuals in pairs.
   const int blocks = (args.rows + 15) / 16 / args.split;
   float4* parts = reinterpret_cast<float4*>(shared + args.slots * slot_bytes +
-                                            (kTiles * kGroups * 64 - args.rows) * 128);
+                                            (kGroups * 64 - args.rows) * 128);
   const int parts_of_peer = blocks * (kRows / 8) * 32;
   auto* residuals = reinterpret_cast<uint32_t*>(parts + (args.split - 1) * parts_of_peer);
 
@@ -180,33 +181,24 @@ __global__ void __launch_bounds__(kGroups * 128 + kProducers, kTiles == 1 ? 2 : 
     return;
   }
 
-  // The block of weight rows that this warp has of a tile; -1 beyond the stripe.
-  const int group = warp / 4, row_of = lane / 4, pair = lane % 4 * 2;
-  const auto block_of = [&](int tile) {
-    const int block = (tile * kGroups + group) * 4 + warp % 4;
-    return block * 16 < args.rows ? block : -1;
-  };
-  const auto is_ours = [&](int block) { return block >= 0 && block / blocks == part; };
-  const int block_columns = out.is_gated ? 8 : 16;
+  // This warp's block of weight rows.
+  const int block = warp, row_of = lane / 4, pair = lane % 4 * 2;
+  const int owner = block / blocks, first = column + block * (out.is_gated ? 8 : 16);
+  const bool is_there = block * 16 < args.rows, is_ours = is_there && owner == part;
 
-  float sums[kTiles][kRows / 2] = {};
+  float sums[kRows / 2] = {};
   Cursor from(args.slots, 0);
   for (int step = 0; step < count; ++step, from.advance()) {
     wait(&x_full[from.slot], from.parity);
     if constexpr (kAdds) {
       // What x comes from has ended: residuals are there. They are read now and added last.
-      if (step == 0) {
-#pragma unroll
-        for (int t = 0; t < kTiles; ++t) {
-          const int block = block_of(t), at = column + block * block_columns + pair;
-          if (!is_ours(block)) continue;
-          const T* source = static_cast<const T*>(out.residual) + at;
-          for (int i = 0; i < kRows / 4; ++i) {
-            const int row = i / 2 * 8 + row_of, across = i % 2 * 8;
-            if (row < out.rows && at + across < out.columns)
-              copy_pair(residuals + block % blocks * kBlockPairs + i * 32 + lane,
-                        source + int64_t{row} * out.columns + across);
-          }
+      if (step == 0 && is_ours) {
+        const T* source = static_cast<const T*>(out.residual) + first + pair;
+        for (int i = 0; i < kRows / 4; ++i) {
+          const int row = i / 2 * 8 + row_of, across = i % 2 * 8;
+          if (row < out.rows && first + pair + across < out.columns)
+            copy_pair(residuals + block % blocks * kBlockPairs + i * 32 + lane,
+                      source + int64_t{row} * out.columns + across);
         }
       }
     }
@@ -215,94 +207,83 @@ __global__ void __launch_bounds__(kGroups * 128 + kProducers, kTiles == 1 ? 2 : 
     begin_products();
 #pragma unroll
     for (int c = 0; c < kChunks; ++c) {
+      // A tile cut short reads on: sums of no column.
+      const uint64_t a = tile_descriptor(address + c * weight_bytes + warp / 4 * (64 * 128));
       const uint64_t b = tile_descriptor(address + kChunks * weight_bytes + c * kXBytes);
 #pragma unroll
-      for (int t = 0; t < kTiles; ++t) {
-        // A tile cut short reads on: sums of no column.
-        const uint64_t a =
-            tile_descriptor(address + c * weight_bytes + (t * kGroups + group) * 64 * 128);
-#pragma unroll
-        for (int k = 0; k < kDepth / 16; ++k) add_product<T, kRows>(sums[t], a + 2 * k, b + 2 * k);
-      }
+      for (int k = 0; k < kDepth / 16; ++k) add_product<T, kRows>(sums, a + 2 * k, b + 2 * k);
     }
     commit_products();
     wait_products<0>();
     if (lane == 0) arrive(&empty[from.slot]);
   }
 
+  const int at_block = block % blocks * (kRows / 8) * 32 + lane;
   if (args.split > 1) {
-#pragma unroll
-    for (int t = 0; t < kTiles; ++t) {
-      const int block = block_of(t), owner = block / blocks;
-      if (block < 0 || owner == part) continue;
-      const float4* there = parts + (part - (part > owner)) * parts_of_peer +
-                            block % blocks * (kRows / 8) * 32 + lane;
+    if (is_there && !is_ours) {
+      const float4* there = parts + (part - (part > owner)) * parts_of_peer + at_block;
       const uint32_t to = remote_address(shared_address(there), owner);
       const uint32_t barrier = remote_address(shared_address(&parts_full), owner);
 #pragma unroll
-      for (int i = 0; i < kRows / 8; ++i) send(to + i * 512, &sums[t][4 * i], barrier);
+      for (int i = 0; i < kRows / 8; ++i) send(to + i * 512, &sums[4 * i], barrier);
     }
     wait(&parts_full, 0);
   }
   if constexpr (kAdds) asm volatile("cp.async.wait_all;" ::: "memory");
+  if (!is_ours) return;
+  float bias[2] = {};  // of the lane's column and the one 8 further, or of gate and up
+  if (out.bias != nullptr) {
 #pragma unroll
-  for (int t = 0; t < kTiles; ++t) {
-    const int block = block_of(t), first = column + block * block_columns;
-    if (!is_ours(block)) continue;
-    float bias[2] = {};  // of lane's column and the one 8 further, or of gate and up
-    if (out.bias != nullptr) {
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        const int at = first + row_of + (out.is_gated ? 0 : half * 8);
-        if (at < out.columns)
-          bias[half] =
-              load_float(out.bias, out.bias_dtype, at + (out.is_gated ? half * out.columns : 0));
-      }
+    for (int half = 0; half < 2; ++half) {
+      const int at = first + row_of + (out.is_gated ? 0 : half * 8);
+      if (at < out.columns)
+        bias[half] =
+            load_float(out.bias, out.bias_dtype, at + (out.is_gated ? half * out.columns : 0));
     }
-    const float4* part_of_lane = parts + block % blocks * (kRows / 8) * 32 + lane;
-    T* y = static_cast<T*>(out.y) + int64_t{row_of} * out.columns + first + pair;
+  }
+  T* y = static_cast<T*>(out.y) + int64_t{row_of} * out.columns + first + pair;
 #pragma unroll
-    for (int i = 0; i < kRows / 8; ++i) {
-      float v[4] = {};
-      for (int peer = 0; peer < args.split; ++peer) {
-        float4 p{sums[t][4 * i], sums[t][4 * i + 1], sums[t][4 * i + 2], sums[t][4 * i + 3]};
-        if (peer != part) p = part_of_lane[(peer - (peer > part)) * parts_of_peer + i * 32];
-        v[0] += p.x, v[1] += p.y, v[2] += p.z, v[3] += p.w;
+  for (int i = 0; i < kRows / 8; ++i) {
+    float v[4] = {};
+    for (int peer = 0; peer < args.split; ++peer) {
+      float4 p{sums[4 * i], sums[4 * i + 1], sums[4 * i + 2], sums[4 * i + 3]};
+      if (peer != part) p = parts[(peer - (peer > part)) * parts_of_peer + at_block + i * 32];
+      v[0] += p.x, v[1] += p.y, v[2] += p.z, v[3] += p.w;
+    }
+    if (out.bias != nullptr) v[0] += bias[0], v[1] += bias[0], v[2] += bias[1], v[3] += bias[1];
+    const auto store = [&](int half, uint32_t values) {
+      values = transposed(values);
+      if (i * 8 + row_of >= out.rows || first + half * 8 + pair >= out.columns ||
+          (!out.is_gated && block * 16 + half * 8 >= args.rows))
+        return;
+      if constexpr (kAdds) {
+        const float2 s = unpack(T(), values);
+        const float2 r =
+            unpack(T(), residuals[block % blocks * kBlockPairs + (i * 2 + half) * 32 + lane]);
+        values = pack(T(), s.x + r.x, s.y + r.y);
       }
-      if (out.bias != nullptr) v[0] += bias[0], v[1] += bias[0], v[2] += bias[1], v[3] += bias[1];
-      const auto store = [&](int half, uint32_t values) {
-        values = transposed(values);
-        if (i * 8 + row_of >= out.rows || first + half * 8 + pair >= out.columns ||
-            (!out.is_gated && block * 16 + half * 8 >= args.rows))
-          return;
-        if constexpr (kAdds) {
-          const float2 s = unpack(T(), values);
-          const float2 r =
-              unpack(T(), residuals[block % blocks * kBlockPairs + (i * 2 + half) * 32 + lane]);
-          values = pack(T(), s.x + r.x, s.y + r.y);
-        }
-        *reinterpret_cast<uint32_t*>(y + int64_t{i} * 8 * out.columns + half * 8) = values;
-      };
-      if (out.is_gated) {
-        store(0, gated<T>(v[0], v[1], v[2], v[3]));
-      } else {
-        store(0, pack(T(), v[0], v[1]));
-        store(1, pack(T(), v[2], v[3]));
-      }
+      *reinterpret_cast<uint32_t*>(y + int64_t{i} * 8 * out.columns + half * 8) = values;
+    };
+    if (out.is_gated) {
+      store(0, gated<T>(v[0], v[1], v[2], v[3]));
+    } else {
+      store(0, pack(T(), v[0], v[1]));
+      store(1, pack(T(), v[2], v[3]));
     }
   }
 #endif
 }
 
-template <typename T, int kRows, int kTiles, int kGroups, int kChunks, bool kAdds>
+template <typename T, int kRows, int kGroups, int kChunks, bool kAdds>
 void launch_stripes(const FusedProductParams& p, const StripePlan& plan, const OpContext& context) {
-  const auto kernel = stripe_kernel<T, kRows, kTiles, kGroups, kChunks, kAdds>;
+  const auto kernel = stripe_kernel<T, kRows, kGroups, kChunks, kAdds>;
   const TensorView &x = p.linear.x, &weight = p.linear.weight;
   const int slot_bytes = kChunks * (plan.rows + kRows) * kDepth * 2;
   const int blocks = (plan.rows + 15) / 16 / plan.split;
-  const int behind = (kTiles * kGroups * 64 - plan.rows) * 128 +
-                     (plan.split - 1) * blocks * kRows * 64 + (kAdds ? blocks * kRows * 32 : 0);
-  const int slots = std::clamp((kRingBytes - behind) / slot_bytes, 2, kMaxSlots);
+  const int behind = (kGroups * 64 - plan.rows) * 128 + (plan.split - 1) * blocks * kRows * 64 +
+                     (kAdds ? blocks * kRows * 32 : 0);
+  const int slots =
+      std::clamp((kRingBytes[plan.per_multiprocessor] - behind) / slot_bytes, 2, kMaxSlots);
   const int bytes = slots * slot_bytes + behind + 1024;
   allow_shared_bytes(kernel, bytes);
   const ProductOutput out = output_of(p);
@@ -328,9 +309,8 @@ void launch_stripes(const FusedProductParams& p, const StripePlan& plan, const O
 template <typename T, int kRows, bool kAdds>
 void launch_width(const FusedProductParams& p, const StripePlan& plan, const OpContext& context) {
   constexpr int kChunks = kRows == 64 ? 1 : 2;  // of narrow stripes: slots of 8 to 24 KB
-  if (plan.rows <= 64) return launch_stripes<T, kRows, 1, 1, kChunks, kAdds>(p, plan, context);
-  if (plan.rows <= 128) return launch_stripes<T, kRows, 1, 2, 1, kAdds>(p, plan, context);
-  launch_stripes<T, kRows, 2, 2, 1, kAdds>(p, plan, context);
+  if (plan.rows <= 64) return launch_stripes<T, kRows, 1, kChunks, kAdds>(p, plan, context);
+  launch_stripes<T, kRows, 2, 1, kAdds>(p, plan, context);
 }
 
 template <typename T, int kRows>
@@ -339,7 +319,7 @@ void launch_rows(const FusedProductParams& p, const StripePlan& plan, const OpCo
   launch_width<T, kRows, false>(p, plan, context);
 }
 
-/// At most 64 rows; x, weight, y and residual of T, rows and columns as stripe_product asks.
+/// What stripe_product asks for, of T.
 template <typename T>
 void launch(const FusedProductParams& p, const StripePlan& plan, const OpContext& context) {
   const int64_t rows = p.linear.x.shape[0];

@@ -1,5 +1,5 @@
 // Which product serves a linear on a GPU, and how the one for few rows divides its work.
-#include <utility>
+#include <tuple>
 
 #include "kernels/gemm/select.h"
 #include "tests/cpp/testing.h"
@@ -73,24 +73,25 @@ void check_stripes() {
                                       .is_gated = is_gated,
                                       .has_library = has_library,
                                       .num_multiprocessors = 132});
-    return std::pair(p.rows, p.split);
+    return std::tuple(p.rows, p.split, p.per_multiprocessor);
   };
-  const auto none = std::pair(0, 1);
+  const auto none = std::tuple(0, 1, 1);
   EXPECT(plan(8, 4096, 4096) == none);
   EXPECT(plan(65, 4096, 4096) == none);
   for (int64_t rows : {9, 16, 32}) {
-    EXPECT(plan(rows, 6144, 4096) == std::pair(48, 1));  // 128 stripes
-    EXPECT(plan(rows, 4096, 4096) == std::pair(64, 2));  // 64 pairs
-    EXPECT(plan(rows, 28672, 4096, true) == std::pair(224, 1));
-    EXPECT(plan(rows, 4096, 14336) == std::pair(64, 2));
+    EXPECT(plan(rows, 6144, 4096) == std::tuple(96, 2, 1));          // 64 pairs
+    EXPECT(plan(rows, 4096, 4096) == std::tuple(64, 2, 1));          // 64 pairs
+    EXPECT(plan(rows, 28672, 4096, true) == std::tuple(112, 1, 2));  // 256 stripes
+    EXPECT(plan(rows, 4096, 14336) == std::tuple(64, 2, 1));
+    EXPECT(plan(rows, 2048, 8192) == none);  // too narrow
+    EXPECT(plan(rows, 16384, 2048, true) == none);
   }
-  EXPECT(plan(33, 4096, 4096) == none);
-  EXPECT(plan(33, 4096, 4096, false, false) == std::pair(64, 2));
-  EXPECT(plan(64, 4096, 14336) == std::pair(64, 2));
-  EXPECT(plan(64, 28672, 4096, true) == std::pair(224, 1));
-  EXPECT(plan(16, 57344, 8192, true) == std::pair(224, 1));  // two rounds
-  EXPECT(plan(16, 64, 64) == std::pair(8, 1));               // nothing to share
-  EXPECT(plan(16, 64, 64, true) == std::pair(16, 1));
+  EXPECT(plan(33, 4096, 14336) == none);
+  EXPECT(plan(33, 4096, 4096, false, false) == std::tuple(64, 2, 1));
+  EXPECT(plan(33, 28672, 4096, true) == none);
+  EXPECT(plan(64, 28672, 4096, true, false) == std::tuple(112, 1, 2));
+  EXPECT(plan(16, 57344, 8192, true) == std::tuple(112, 1, 2));  // in two rounds
+  EXPECT(plan(16, 10240, 8192) == std::tuple(80, 1, 1));
 }
 
 void check_wide() {
