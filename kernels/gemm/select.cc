@@ -45,9 +45,10 @@ StripePlan plan_stripe(const StripeQuery& query) {
   if (query.depth < 4096) return {};
   if (query.rows > kMaxSkinnyRows / 2 && query.has_library) return {};
   for (int split : {1, 2}) {
-    // As many stripes as there is room for, which end together; gated ones, which are more, by
-    // two to a multiprocessor: one ends its tile while the other reads.
-    const int per_multiprocessor = query.is_gated && split == 1 ? 2 : 1;
+    // As many stripes as there is room for, which end together; of weights too many for one to a
+    // multiprocessor two, of which one ends its tile while the other reads.
+    const bool are_many = query.columns > query.num_multiprocessors * kMostRows;
+    const int per_multiprocessor = are_many && split == 1 ? 2 : 1;
     const int64_t places = query.num_multiprocessors * per_multiprocessor / split;
     const int64_t rounds = (query.columns + places * kMostRows - 1) / (places * kMostRows);
     const int64_t rows = (query.columns + places * rounds - 1) / (places * rounds);

@@ -82,6 +82,7 @@ void check_stripes() {
     EXPECT(plan(rows, 6144, 4096) == std::tuple(96, 2, 1));          // 64 pairs
     EXPECT(plan(rows, 4096, 4096) == std::tuple(64, 2, 1));          // 64 pairs
     EXPECT(plan(rows, 28672, 4096, true) == std::tuple(112, 1, 2));  // 256 stripes
+    EXPECT(plan(rows, 28672, 4096) == std::tuple(112, 1, 2));
     EXPECT(plan(rows, 4096, 14336) == std::tuple(64, 2, 1));
     EXPECT(plan(rows, 2048, 8192) == none);  // too narrow
     EXPECT(plan(rows, 16384, 2048, true) == none);
