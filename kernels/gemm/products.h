@@ -18,7 +18,7 @@ void skinny_product(const FusedProductParams& params, const SkinnyPlan& plan,
                     const OpContext& context);
 /// skinny_product, divided as plan_skinny says.
 void few_rows_product(const FusedProductParams& params, const OpContext& context);
-/// The same of 9 to 64 rows, as `plan` divides it; y and residual of x's dtype, their rows
+/// The same of up to 64 rows, as `plan` divides it; y and residual of x's dtype, their rows
 /// multiples of 16 bytes.
 void stripe_product(const FusedProductParams& params, const StripePlan& plan,
                     const OpContext& context);

@@ -51,7 +51,7 @@ Product select_product(const ProductQuery& query);
 /// activation after it: its tiles of 128 rows and columns must fill the rounds of the grid.
 bool is_wide(int64_t rows, int64_t columns, int num_multiprocessors);
 
-/// How the product of 9 to 64 rows divides its work. It does not depend on the rows: neither do
+/// How the product of stripes divides its work. It does not depend on the rows: neither do
 /// their bits.
 struct StripePlan {
   int rows = 0;   // of weights, to a thread block: at most 128; 0: another product is faster

@@ -1,4 +1,4 @@
-// 9 to 64 rows of x on Hopper: a stream of weights through the tensor cores, in which x is a small
+// Up to 64 rows of x on Hopper: a stream of weights through the tensor cores, in which x is a small
 // part. A thread block owns a stripe of the weights' rows, about as many as make one stripe to a
 // multiprocessor, and copies x once for all of them; where stripes would be too narrow for that,
 // the blocks of a cluster share one's depth.

@@ -1,6 +1,6 @@
-// The product of 9 to 64 rows with plans for weights of any size, which its selection has for large
-// ones alone. Sums are integers that both dtypes hold exactly. Without a GPU there is nothing to
-// test.
+// The product of up to 64 rows with plans for weights of any size, which its selection has for
+// large ones alone. Sums are integers that both dtypes hold exactly. Without a GPU there is nothing
+// to test.
 #include <cmath>
 #include <cstdint>
 #include <vector>

@@ -113,6 +113,28 @@ def test_linears_of_a_layer(runner, name, dtype):
         check(runner, parts, arrays, dtype)
 
 
+# Deep enough for stripes, some of whose last ones are not whole.
+LARGE = {
+    "qkv": (4104, 4160),
+    "output": (4128, 4096),
+    "gate_up": (4240, 4160),
+    "down": (4096, 11264),
+}
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_linears_of_a_large_layer(runner, name):
+    parts, _ = LAYER[name]
+    arrays = make_inputs(parts, 8, *LARGE[name], "bfloat16")
+    want = check(runner, parts, arrays, "bfloat16")
+    for rows in (1, 2, 5):
+        some = dict(arrays)
+        for given in {"x", "residual"} & set(arrays):
+            some[given] = guarded(float64(arrays[given][:rows]), "bfloat16")
+        alone = run(runner, parts, some, "bfloat16")
+        np.testing.assert_array_equal(float64(alone), float64(want[:rows]))
+
+
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_logits_are_float32_of_few_rows(runner, dtype):
     parts = Parts(norm=True, gated=False, residual=False, bias=False)
@@ -141,7 +163,7 @@ def test_a_row_does_not_depend_on_the_others(runner, parts, dtype):
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_deep_weights(runner, dtype):
-    """As deep as those that a GPU's product of 9 to 32 rows serves, shared unevenly by two."""
+    """As deep as those that a GPU's product of up to 32 rows serves, shared unevenly by two."""
     parts = Parts(norm=False, gated=False, residual=True, bias=True)
     together = make_inputs(parts, 32, 2136, 4104, dtype)
     want = check(runner, parts, together, dtype)
