@@ -397,7 +397,7 @@ void EngineLoop::publish(bool made_step) {
     published_stats_ = stats;
   }
   // Statistics first: who has seen its final part finds the blocks free.
-  responses_.publish(made_step ? &of_step : nullptr);
+  responses_.publish(made_step ? &of_step : nullptr, is_idle() && !state_.steps.any_in_flight());
 }
 
 }  // namespace inflight::executor

@@ -115,7 +115,7 @@ void ResponseQueue::ended(std::unique_ptr<ResponseChannel> channel, FinishReason
   gathering_.urgent = true;
 }
 
-void ResponseQueue::publish(const EngineStats* stats) {
+void ResponseQueue::publish(const EngineStats* stats, bool rests) {
   bool wake = false, deliver_here = false;
   {
     std::lock_guard lock(mutex_);
@@ -123,7 +123,7 @@ void ResponseQueue::publish(const EngineStats* stats) {
     if (stats != nullptr && step_callback_) {
       gathering_.stats = *stats;
       const Clock::time_point now = Clock::now();
-      gathering_.urgent |= now >= stats_due_;
+      gathering_.urgent |= rests || now >= stats_due_;
       if (gathering_.urgent) stats_due_ = now + kStatsInterval;
     }
     if (published_.tokens.size() + gathering_.tokens.size() > kMaxIdleTokens) {

@@ -62,8 +62,8 @@ class ResponseQueue {
 
   /// Hands over what was gathered and `stats`, if a step was made. Wakes the response thread only
   /// if somebody waits for something in it, so that non-streaming tokens cost no wake-up; for the
-  /// statistics alone every few milliseconds.
-  void publish(const EngineStats* stats);
+  /// statistics alone every few milliseconds, and when the engine `rests`: nothing may follow then.
+  void publish(const EngineStats* stats, bool rests);
 
  private:
   struct Start {

@@ -316,6 +316,43 @@ void statistics_of_each_step() {
   EXPECT_EQ(fixture.engine->stats().generated_tokens, 9 * 6);
 }
 
+/// The step that ran when its request was cancelled ends unheard, and nothing comes after it.
+void the_last_statistics_are_of_rest() {
+  if (depth == 1) return;  // no step runs on after a cancel
+  Fixture fixture;
+  std::mutex mutex;
+  EngineStats newest;
+  const auto on_newest = [&](const auto& ask) {
+    std::lock_guard lock(mutex);
+    return ask(newest);
+  };
+  fixture.engine->on_step([&](const EngineStats& stats) {
+    std::lock_guard lock(mutex);
+    newest = stats;
+  });
+  for (int i = 0; i < 20; ++i) {
+    Answer answer;
+    fixture.script->gate.close();
+    const executor::RequestId id = fixture.submit(answer, prompt_of(5), 50, true);
+    fixture.script->gate.let_pass(3);
+    answer.wait_for_tokens(3);
+    fixture.engine->cancel(id);
+    fixture.script->gate.let_pass(1);
+    EXPECT(answer.wait().finish_reason == FinishReason::kCancelled);
+    fixture.script->gate.open();
+    fixture.expect_all_free();
+    const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(5);
+    const auto is_free = [](const EngineStats& s) {
+      return s.used_blocks == 0 && s.active_requests == 0;
+    };
+    while (!on_newest(is_free) && std::chrono::steady_clock::now() < deadline)
+      std::this_thread::yield();
+    EXPECT_EQ(on_newest([](const EngineStats& s) { return s.used_blocks; }), 0);
+    EXPECT_EQ(on_newest([](const EngineStats& s) { return s.active_requests; }), 0);
+  }
+  fixture.engine->shut_down();
+}
+
 double cpu_seconds() {
   rusage usage;
   getrusage(RUSAGE_SELF, &usage);
@@ -356,6 +393,7 @@ int main(int argc, char** argv) {
        {"refused_at_the_door", refused_at_the_door},
        {"shutting_down_cancels_all", shutting_down_cancels_all},
        {"statistics_of_each_step", statistics_of_each_step},
+       {"the_last_statistics_are_of_rest", the_last_statistics_are_of_rest},
        {"idle_costs_nothing", idle_costs_nothing}},
       argc, argv);
 }
