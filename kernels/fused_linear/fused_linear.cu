@@ -60,11 +60,10 @@ size_t fused_linear_workspace_bytes(const FusedLinearParams& p) {
 void fused_linear(const FusedLinearParams& p, OpContext& context) {
   const FusedProductParams product{
       .linear = {.x = p.x, .weight = p.weight, .bias = p.bias, .y = p.y},
-      .norm_weight = p.norm_weight,
-      .epsilon = p.epsilon,
       .residual = p.residual,
       .is_gated = p.is_gated};
-  if (fused_product(product, context)) return;
+  // A norm in passing cost the kernels of few rows more than one of its own.
+  if (!p.norm_weight && fused_product(product, context)) return;
   // The workspace was made for the largest step: a smaller one may fit it in a single panel.
   const int64_t num_rows = p.x.shape[0];
   const bool fits = bytes_for(p, num_rows) <= context.workspace.bytes;

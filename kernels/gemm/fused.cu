@@ -10,8 +10,7 @@ void few_rows_product(const FusedProductParams& p, const OpContext& context) {
 
 bool fused_product(const FusedProductParams& p, OpContext& context) {
   if (stripe_product(p, context)) return true;
-  // A norm in passing costs the skinny product more than a kernel of its own.
-  if (p.norm_weight || choose_product(p.linear, context) != Product::kSkinny) return false;
+  if (choose_product(p.linear, context) != Product::kSkinny) return false;
   few_rows_product(p, context);
   return true;
 }

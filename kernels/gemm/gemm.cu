@@ -4,18 +4,16 @@
 namespace inflight::cuda {
 namespace {
 
-bool is_aligned(const LinearParams& p) {
-  const auto begins =
-      reinterpret_cast<uintptr_t>(p.x.data) | reinterpret_cast<uintptr_t>(p.weight.data);
-  return begins % 16 == 0 && p.x.shape[1] * size_of(p.x.dtype) % 16 == 0;
-}
-
 FusedProductParams plain(const LinearParams& p, const TensorView& residual) {
-  static const TensorView none;
-  return {.linear = p, .norm_weight = none, .epsilon = 0, .residual = residual, .is_gated = false};
+  return {.linear = p, .residual = residual, .is_gated = false};
 }
 
 }  // namespace
+
+bool is_aligned(const TensorView& matrix) {
+  return reinterpret_cast<uintptr_t>(matrix.data) % 16 == 0 &&
+         matrix.shape[1] * size_of(matrix.dtype) % 16 == 0;
+}
 
 size_t linear_workspace_bytes(const LinearParams& p) {
   const bool is_library = p.x.dtype == p.weight.dtype && p.x.dtype != DType::kFloat32;
@@ -28,7 +26,7 @@ Product choose_product(const LinearParams& p, const OpContext& context) {
                          .depth = p.x.shape[1],
                          .x = p.x.dtype,
                          .weight = p.weight.dtype,
-                         .is_aligned = is_aligned(p),
+                         .is_aligned = is_aligned(p.x) && is_aligned(p.weight),
                          .compute_capability = context.compute_capability,
                          .has_library = context.cublaslt != nullptr});
 }

@@ -34,20 +34,17 @@ bool linear_silu_mul(const LinearParams& params, OpContext& context);
 /// Scratch bytes for any number of rows.
 size_t linear_workspace_bytes(const LinearParams& largest);
 
-/// A linear with what stands before and after it:
-///   n = norm_weight ? rms_norm(x, norm_weight, epsilon) : x
-///   s = n * weight^T + bias;  if is_gated, s = silu(s[:, :N/2]) * s[:, N/2:]
+/// A linear with what stands after it:
+///   s = x * weight^T + bias;  if is_gated, s = silu(s[:, :N/2]) * s[:, N/2:]
 ///   y = residual ? residual + s : s
 /// Roundings are those of the ops it stands for.
 struct FusedProductParams {
-  const LinearParams linear;      // y [M, is_gated ? N / 2 : N], not overlapping x
-  const TensorView& norm_weight;  // [K], dtype of x, optional
-  float epsilon;                  // added to the mean square
-  const TensorView& residual;     // shape and dtype of y, optional; may be y
+  const LinearParams linear;   // y [M, is_gated ? N / 2 : N], not overlapping x
+  const TensorView& residual;  // shape and dtype of y, optional; may be y
   bool is_gated;
 };
 
-/// All of it in one kernel, without scratch, where there is one: few rows on Hopper without a norm.
+/// All of it in one kernel, without scratch, where there is one: few rows on Hopper.
 /// False: nothing was done.
 bool fused_product(const FusedProductParams& params, OpContext& context);
 }  // namespace cuda

@@ -15,10 +15,6 @@ constexpr std::array<Launch, sizeof...(kIndex)> launches(std::index_sequence<kIn
 template <typename T>
 constexpr auto kLaunches = launches<T>(std::make_index_sequence<std::size(kMediumPlans)>());
 
-bool is_aligned(const TensorView& matrix) {
-  return reinterpret_cast<uintptr_t>(matrix.data) % 16 == 0 && matrix.shape[1] % 8 == 0;
-}
-
 }  // namespace
 
 bool medium_product(const LinearParams& p, const TensorView& residual, bool is_gated,

@@ -6,6 +6,9 @@
 
 namespace inflight::cuda {
 
+/// Whether the rows of a matrix begin at multiples of 16 bytes.
+bool is_aligned(const TensorView& matrix);
+
 /// select_product for these; y's columns play no part.
 Product choose_product(const LinearParams& params, const OpContext& context);
 
@@ -13,7 +16,7 @@ Product choose_product(const LinearParams& params, const OpContext& context);
 void exact_product(const LinearParams& params, const OpContext& context);
 /// 16-bit x and weight of one dtype, rows that are multiples of 16 bytes: mma.sync, sm_80 on.
 void tiled_product(const LinearParams& params, const OpContext& context);
-/// The same, at most kMaxSkinnyRows rows, sm_90 only; no norm.
+/// The same, at most kMaxSkinnyRows rows, sm_90 only.
 void skinny_product(const FusedProductParams& params, const SkinnyPlan& plan,
                     const OpContext& context);
 /// skinny_product, divided as plan_skinny says.

@@ -8,13 +8,10 @@ void stripe_product(const FusedProductParams& p, const StripePlan& plan, const O
 }
 
 bool stripe_product(const FusedProductParams& p, const OpContext& context) {
-  const auto is_aligned = [](const TensorView& matrix) {
-    return reinterpret_cast<uintptr_t>(matrix.data) % 16 == 0 && matrix.shape[1] % 8 == 0;
-  };
   const auto& [x, weight, bias, y] = p.linear;
-  if (context.compute_capability != 90 || p.norm_weight || x.dtype == DType::kFloat32 ||
-      weight.dtype != x.dtype || y.dtype != x.dtype || !is_aligned(x) || !is_aligned(weight) ||
-      !is_aligned(y) || (p.residual && !is_aligned(p.residual)))
+  if (context.compute_capability != 90 || x.dtype == DType::kFloat32 || weight.dtype != x.dtype ||
+      y.dtype != x.dtype || !is_aligned(x) || !is_aligned(weight) || !is_aligned(y) ||
+      (p.residual && !is_aligned(p.residual)))
     return false;
   const StripePlan plan = plan_stripe({.rows = x.shape[0],
                                        .columns = weight.shape[0],

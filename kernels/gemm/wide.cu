@@ -6,16 +6,11 @@ namespace {
 
 constexpr int kGroup = 16;  // tiles of rows: 2,048 rows of x and as many of the weights fit the L2
 
-bool is_aligned(const TensorView& matrix) {
-  return reinterpret_cast<uintptr_t>(matrix.data) % 16 == 0 && matrix.shape[1] % 8 == 0;
-}
-
 }  // namespace
 
 bool linear_silu_mul(const LinearParams& p, OpContext& context) {
   const TensorView none;
-  const FusedProductParams product{
-      .linear = p, .norm_weight = none, .epsilon = 0, .residual = none, .is_gated = true};
+  const FusedProductParams product{.linear = p, .residual = none, .is_gated = true};
   if (stripe_product(product, context)) return true;
   if (choose_product(p, context) == Product::kSkinny) {
     few_rows_product(product, context);

@@ -42,7 +42,10 @@ class ServingOptions:
         int | None, typer.Option(min=1, help="Cap of the KV cache in bytes.")
     ] = None
     cuda_graphs: Annotated[
-        bool, typer.Option(help="On a GPU, steps that only generate run from recordings.")
+        bool,
+        typer.Option(
+            help="On a GPU, steps that only generate, and short prompts, run from recordings."
+        ),
     ] = True
     num_threads: Annotated[
         int, typer.Option(min=0, help="Of CPU work; 0 = as many as allowed.")
