@@ -117,7 +117,7 @@ def test_unloading_gives_the_memory_back(server: Server, setup: Setup, name: str
     used_on_device = []
     with grpc.InferenceServerClient(f"localhost:{server.grpc_port}") as client:
         (expected,) = ask(server, name, **llm_request(PROMPT, 20))
-        for _ in range(24):
+        for _ in range(64):
             client.unload_model(name)
             while state_of(client, name) != "UNAVAILABLE":
                 time.sleep(0.01)
@@ -127,8 +127,8 @@ def test_unloading_gives_the_memory_back(server: Server, setup: Setup, name: str
             client.load_model(name)
             (answer,) = ask(server, name, **llm_request(PROMPT, 20))
             assert answer.ids == expected.ids
-    # Some MB come first: malloc gives each new thread an arena of its own, up to a number of them.
-    assert median(sizes[20:]) - median(sizes[14:18]) < 4 << 20, sizes
+    # Some MB come first: malloc gives each new thread an arena of its own, up to eight a core.
+    assert median(sizes[56:]) - median(sizes[40:48]) < 4 << 20, sizes
     # The driver keeps its first few.
     assert max(used_on_device[8:], default=0) <= max(used_on_device[:8], default=0), used_on_device
 
