@@ -12,9 +12,9 @@ connection:
 
 Rows: whole answers and streamed ones, through `LLM`, through the model `tensorrt_llm` (ids) and
 through `ensemble` (text). Server and clients share the machine's cores with the engine. The ways
-take turns; all figures are medians. Beside the share of tokens per second that a way loses to `LLM`:
-its responses, and the processor time of a response in tritonserver (an engine on the CPU included),
-in the processes of Python models and in the clients.
+take turns; all figures are medians. Beside the share of tokens per second that a way loses to `LLM`
+of the same turn: its responses, and the processor time of a response in tritonserver (an engine on
+the CPU included), in the processes of Python models and in the clients.
 """
 
 from __future__ import annotations
@@ -134,13 +134,14 @@ def median_of(outcomes: list[Outcome], figure: Callable[[Outcome], float]) -> fl
 
 def figures_of(outcomes: dict[str, list[Outcome]], wanted: int) -> dict[str, dict[str, float]]:
     figures = {}
-    seconds = {name: median_of(runs, lambda one: one.seconds) for name, runs in outcomes.items()}
     for name, runs in outcomes.items():
-        base = "LLM, whole answers" if "whole" in name else "LLM, streamed"
-        figures[name] = {
-            "tokens_per_s": wanted / seconds[name],
-            **({"share_lost": 1 - seconds[base] / seconds[name]} if base in seconds else {}),
-        }
+        base = outcomes.get("LLM, whole answers" if "whole" in name else "LLM, streamed", [])
+        figures[name] = {"tokens_per_s": wanted / median_of(runs, lambda one: one.seconds)}
+        # Turn by turn: what else the machine does changes slower than that.
+        shares = [1 - llm.seconds / one.seconds for llm, one in zip(base, runs, strict=False)]
+        if shares:
+            figures[name]["share_lost"] = statistics.median(shares)
+            figures[name] |= {"least_lost": min(shares), "most_lost": max(shares)}
         if not runs[0].responses:
             continue
         figures[name]["responses"] = median_of(runs, lambda one: one.responses)
@@ -152,13 +153,15 @@ def figures_of(outcomes: dict[str, list[Outcome]], wanted: int) -> dict[str, dic
 
 
 def print_table(figures: dict[str, dict[str, float]]) -> None:
-    table = Table("way", "output tokens/s", "share lost", "responses", "server µs", "Python µs",
-                  "client µs")  # fmt: skip
+    table = Table("way", "output tokens/s", "share lost", "least", "most", "responses", "server µs",
+                  "Python µs", "client µs")  # fmt: skip
     for column in table.columns[1:]:
         column.justify = "right"
     columns = {
         "tokens_per_s": "{:,.1f}",
         "share_lost": "{:.1%}",
+        "least_lost": "{:.1%}",
+        "most_lost": "{:.1%}",
         "responses": "{:,.0f}",
         "server_us": "{:.0f}",
         "stub_us": "{:.0f}",
