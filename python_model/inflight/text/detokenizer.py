@@ -49,19 +49,25 @@ def _decoder_stages(tokenizer: tokenizers.Tokenizer) -> list[dict]:
 
 
 def _is_local(stages: list[dict]) -> bool:
-    """Whether every token has one text, but for bytes and for the first token of all."""
-    if not stages:
-        return False
+    """Whether every token has one text, but for bytes and for the first and last token of all."""
     seen: set[str] = set()
     for stage in stages:
         kind = stage["type"]
-        if kind not in {"Replace", "ByteFallback", "Fuse", "Strip", "Metaspace", "WordPiece"}:
+        if kind not in {
+            "Replace",
+            "ByteFallback",
+            "Fuse",
+            "Strip",
+            "Metaspace",
+            "WordPiece",
+            "BPEDecoder",
+        }:
             return False
         if kind == "Replace" and seen & {"ByteFallback", "Fuse"}:
             return False
         if kind == "Strip" and "Fuse" in seen and stage["stop"]:
             return False
-        if kind in {"Metaspace", "WordPiece"} and len(stages) > 1:
+        if kind in {"Metaspace", "WordPiece", "BPEDecoder"} and len(stages) > 1:
             return False
         seen.add(kind)
     return True
@@ -85,8 +91,11 @@ class TokenTexts:
         self._byte_of_token: dict[str, int] = {}
         if "ByteFallback" in kinds:
             self._byte_of_token = {f"<0x{byte:02X}>": byte for byte in range(256)}
+        # Of BPE whose tokens end words (CTRL, OpenAI's first GPT): a blank, but for the last token.
+        self.word_end = stages[0]["suffix"] if kinds == {"BPEDecoder"} else None
         self._known: dict[int, bytes | str | None] = {}
-        self._neutral = self._neutral_token() if self.is_local and not self.is_byte_level else None
+        needs_neutral = self.is_local and not self.is_byte_level and self.word_end is None
+        self._neutral = self._neutral_token() if needs_neutral else None
 
     def _neutral_token(self) -> tuple[list[int], int] | None:
         """A token with text of its own, to stand before others: ([id], length of its text)."""
@@ -122,7 +131,7 @@ class TokenTexts:
         byte = self._byte_of_token.get(token)
         if byte is not None:
             return bytes([byte])
-        if self._neutral is None:  # whole decoding; or no token has text of its own
+        if self._neutral is None:  # whole decoding; ends of words; no token has text of its own
             return token
         before, length = self._neutral
         return self.decode([*before, id])[length:]
@@ -155,6 +164,7 @@ class Detokenizer:
         self._pending = b""  # of a character not yet whole
         self._pending_ids: list[int] = []  # its byte tokens
         self._started = self._texts.is_byte_level  # has any text come out?
+        self._word_ends = ""  # and what follows the first: blanks, if more tokens come
         self._ids: list[int] = []  # until then, or with a decoder that needs all: ids so far
         self._num_told = 0  # with such a decoder: characters told so far
 
@@ -171,6 +181,8 @@ class Detokenizer:
                 continue
             if isinstance(value, bytes):
                 self._feed_bytes(value, id, pieces)
+            elif self._texts.word_end is not None:
+                self._feed_word(value, pieces)
             else:
                 self._give_up_pending(pieces)
                 self._tell(value, [id], pieces)
@@ -184,6 +196,8 @@ class Detokenizer:
             return text
         pieces: list[str] = []
         self._give_up_pending(pieces)
+        pieces.append(self._word_ends.replace(self._texts.word_end or "", ""))
+        self._word_ends = ""
         return "".join(pieces)
 
     def _tell(self, text: str, ids: list[int], pieces: list[str]) -> None:
@@ -192,6 +206,17 @@ class Detokenizer:
             text = self._texts.decode(self._ids)
             self._started = bool(text)
         pieces.append(text)
+
+    def _feed_word(self, token: str, pieces: list[str]) -> None:
+        """An end of a word is a blank if another token follows, and nothing if none does."""
+        end = self._texts.word_end
+        pieces.append(self._word_ends.replace(end, " "))
+        at = token.find(end)
+        if at < 0:
+            at = len(token)
+        pieces.append(token[:at])
+        self._word_ends = token[at:]
+        self._started = True
 
     def _feed_bytes(self, value: bytes, id: int, pieces: list[str]) -> None:
         self._pending += value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
@@ -30,6 +31,22 @@ def byte_level() -> tokenizers.Tokenizer:
     tokenizer.train_from_iterator(CORPUS, trainer)
     tokenizer.add_tokens(["<tool>", "日本"])
     return tokenizer
+
+
+def byte_level_with_prefix() -> tokenizers.Tokenizer:
+    """As RoBERTa, and GPT-2 and Falcon with add_prefix_space."""
+    tokenizer = byte_level()
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    return tokenizer
+
+
+def llama_3_like() -> tokenizers.Tokenizer:
+    """Byte-level with special tokens for turns of a chat, and one that is not ASCII."""
+    tokenizer = byte_level()
+    tokenizer.add_special_tokens(
+        ["<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<｜end｜>"]
+    )
+    return with_begin_token(tokenizer)
 
 
 def byte_fallback(strips_first_blank: bool = True) -> tokenizers.Tokenizer:
@@ -81,6 +98,26 @@ def metaspace() -> tokenizers.Tokenizer:
     return tokenizer
 
 
+def word_level() -> tokenizers.Tokenizer:
+    """No decoder: the library puts blanks between tokens."""
+    tokenizer = tokenizers.Tokenizer(models.WordLevel(unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    trainer = trainers.WordLevelTrainer(special_tokens=SPECIAL, show_progress=False)
+    tokenizer.train_from_iterator(CORPUS, trainer)
+    tokenizer.add_tokens(["<tool>"])
+    return tokenizer
+
+
+def characters() -> tokenizers.Tokenizer:
+    """A token a character, one after another."""
+    characters = sorted(set("".join(CORPUS)))
+    vocab = {token: id for id, token in enumerate([*SPECIAL, *characters])}
+    tokenizer = tokenizers.Tokenizer(models.BPE(vocab, [], unk_token="<unk>"))
+    tokenizer.decoder = decoders.Fuse()
+    tokenizer.add_special_tokens(SPECIAL)
+    return tokenizer
+
+
 def word_piece() -> tokenizers.Tokenizer:
     tokenizer = tokenizers.Tokenizer(models.WordPiece(unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
@@ -109,7 +146,45 @@ def with_begin_token(tokenizer: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
     return tokenizer
 
 
+def by_transformers(name: str, source: Callable[[], tokenizers.Tokenizer], **options):
+    """A class of transformers over a trained vocabulary: its normaliser, its decoder."""
+
+    def build() -> tokenizers.Tokenizer:
+        import transformers
+
+        model = json.loads(source().to_str())["model"]
+        parts = {"vocab": model["vocab"]}
+        if "merges" in model:
+            parts["merges"] = [tuple(pair) for pair in model["merges"]]
+        elif model["type"] == "Unigram":
+            parts["vocab"] = [(token, score) for token, score in model["vocab"]]
+        made = getattr(transformers, name)(**parts, **options)
+        made.add_tokens(["<tool>"])
+        made.add_special_tokens({"additional_special_tokens": ["<|turn|>"]})
+        return made.backend_tokenizer
+
+    return build
+
+
 BUILDERS = {
     builder.__name__: builder
-    for builder in (byte_level, byte_fallback, gemma_like, metaspace, word_piece, word_suffix)
+    for builder in (
+        byte_level,
+        byte_level_with_prefix,
+        llama_3_like,
+        byte_fallback,
+        gemma_like,
+        metaspace,
+        word_piece,
+        word_level,
+        characters,
+        word_suffix,
+    )
+} | {
+    "GPT2Tokenizer": by_transformers("GPT2Tokenizer", byte_level, add_prefix_space=True),
+    "LlamaTokenizer": by_transformers("LlamaTokenizer", byte_fallback),
+    "GemmaTokenizer": by_transformers("GemmaTokenizer", gemma_like),
+    "T5Tokenizer": by_transformers("T5Tokenizer", metaspace),
+    "BertTokenizer": by_transformers("BertTokenizer", word_piece, unk_token="<unk>"),
+    "OpenAIGPTTokenizer": by_transformers("OpenAIGPTTokenizer", word_suffix),
 }
