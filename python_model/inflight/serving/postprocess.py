@@ -72,15 +72,16 @@ class Postprocessor:
             rows = tokens.reshape(-1, tokens.shape[-1])
             return Text([self._decode(row[:n]) for row, n in zip(rows, lengths.flat, strict=True)])
         ids = tokens.reshape(-1)[: int(lengths.flat[0])].tolist()
-        previous = [] if previous_ids is None else previous_ids.reshape(-1).tolist()
+        num_previous = 0 if previous_ids is None else previous_ids.size
         request_id, final, num_new = (int(value) for value in response_state.flat)
         prompt, new_ids = ids[: len(ids) - num_new], ids[len(ids) - num_new :]
 
         stream = self._streams.pop(request_id, None)
-        if stream is None or stream.num_ids != len(previous):
+        if stream is None or stream.num_ids != num_previous:
             stop_words = json.loads(text_context.tobytes()).get("stop", [])
             stream = self._stream(prompt, stop_words)
-            stream.feed(previous, final=False)
+            if num_previous:
+                stream.feed(previous_ids.reshape(-1).tolist(), final=False)
         stopped_before = stream.stop.matched is not None
         text = self._decode(prompt) if prompt else ""
         text += stream.feed(new_ids, final=bool(final))

@@ -131,7 +131,9 @@ class TokenTexts:
         byte = self._byte_of_token.get(token)
         if byte is not None:
             return bytes([byte])
-        if self._neutral is None:  # whole decoding; ends of words; no token has text of its own
+        if self.word_end is not None:
+            return token.replace(self.word_end, " ")
+        if self._neutral is None:  # whole decoding; or no token has text of its own
             return token
         before, length = self._neutral
         return self.decode([*before, id])[length:]
@@ -182,7 +184,7 @@ class Detokenizer:
             if isinstance(value, bytes):
                 self._feed_bytes(value, id, pieces)
             elif self._texts.word_end is not None:
-                self._feed_word(value, pieces)
+                self._feed_word(id, pieces)
             else:
                 self._give_up_pending(pieces)
                 self._tell(value, [id], pieces)
@@ -207,9 +209,9 @@ class Detokenizer:
             self._started = bool(text)
         pieces.append(text)
 
-    def _feed_word(self, token: str, pieces: list[str]) -> None:
+    def _feed_word(self, id: int, pieces: list[str]) -> None:
         """An end of a word is a blank if another token follows, and nothing if none does."""
-        end = self._texts.word_end
+        token, end = self._texts.tokenizer.id_to_token(id), self._texts.word_end
         pieces.append(self._word_ends.replace(end, " "))
         at = token.find(end)
         if at < 0:

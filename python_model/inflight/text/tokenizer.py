@@ -92,12 +92,13 @@ class Tokenizer:
         return None if token is None else self._tokenizer.token_to_id(token)
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
-        return self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids
+        return self.encode_batch([text], add_special_tokens)[0]
 
     def encode_batch(
         self, texts: Sequence[str], add_special_tokens: bool = True
     ) -> list[list[int]]:
-        encodings = self._tokenizer.encode_batch(texts, add_special_tokens=add_special_tokens)
+        # "Fast": without where in the text each token lies, a quarter of the time.
+        encodings = self._tokenizer.encode_batch_fast(texts, add_special_tokens=add_special_tokens)
         return [encoding.ids for encoding in encodings]
 
     def detokenizer(
