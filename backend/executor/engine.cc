@@ -93,11 +93,19 @@ Engine::Engine(const EngineInfo& info, const EngineConfig& config,
 Engine::~Engine() = default;
 
 RequestId Engine::submit(std::shared_ptr<const Request> request, ResponseCallback callback) {
+  std::vector<Submission> one;
+  one.push_back({std::move(request), std::move(callback)});
+  return submit(std::move(one)).front();
+}
+
+std::vector<RequestId> Engine::submit(std::vector<Submission> submissions) {
   const int64_t now_ns = std::chrono::duration_cast<std::chrono::nanoseconds>(
                              std::chrono::steady_clock::now().time_since_epoch())
                              .count();
-  const int max_new_tokens = admit(*request, impl_->info, impl_->limits);
-  return impl_->inbox.submit(std::move(request), std::move(callback), max_new_tokens, now_ns);
+  std::vector<int> lengths;
+  for (const Submission& submission : submissions)
+    lengths.push_back(admit(*submission.request, impl_->info, impl_->limits));
+  return impl_->inbox.submit(std::move(submissions), lengths, now_ns);
 }
 
 void Engine::cancel(RequestId id) { impl_->inbox.cancel(id); }

@@ -9,6 +9,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "backend/executor/request.h"
 
@@ -87,6 +88,12 @@ struct EngineStats {
 
 class ModelExecutor;
 
+/// A request and who hears its parts.
+struct Submission {
+  std::shared_ptr<const Request> request;
+  ResponseCallback callback;
+};
+
 class Engine {
  public:
   /// Loads weights, makes the KV pool, starts the threads. Raises Error with the file and key.
@@ -104,6 +111,9 @@ class Engine {
   /// which limit) or resource_exhausted ("Maximum queue size of N ... Exceeds maximum queue
   /// size"). After a normal return `callback` gets exactly one final part.
   RequestId submit(std::shared_ptr<const Request> request, ResponseCallback callback);
+  /// Several at once, answered in order with their ids: all are queued, or none and the first error
+  /// is raised.
+  std::vector<RequestId> submit(std::vector<Submission> submissions);
   /// Asks for an early end; any thread; unknown or finished ids are ignored. The request's final
   /// part comes from the response thread, with kCancelled.
   void cancel(RequestId id);

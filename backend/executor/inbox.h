@@ -8,10 +8,13 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <span>
+#include <string>
 #include <thread>
 #include <utility>
 #include <vector>
 
+#include "backend/executor/engine.h"
 #include "backend/executor/sequence.h"
 #include "kernels/core/error.h"
 
@@ -23,31 +26,36 @@ class Inbox {
   explicit Inbox(int max_waiting, std::chrono::microseconds spin = {})
       : max_waiting_(max_waiting), spin_(spin) {}
 
-  /// Any thread. Raises resource_exhausted if the queue is full, or the error given to close.
-  RequestId submit(std::shared_ptr<const Request> request, ResponseCallback callback,
-                   int max_new_tokens, int64_t now_ns) {
+  /// Any thread. All or none; `max_new_tokens` of each. Raises resource_exhausted if the queue has
+  /// no place for them all, or the error given to close.
+  std::vector<RequestId> submit(std::vector<Submission> submissions,
+                                std::span<const int> max_new_tokens, int64_t now_ns) {
+    const int count = static_cast<int>(submissions.size());
+    std::vector<RequestId> ids;
     std::unique_lock lock(mutex_);
     if (closed_) throw *closed_;
-    if (max_waiting_ > 0 && num_waiting_ >= max_waiting_) {
+    if (max_waiting_ > 0 && num_waiting_ + count > max_waiting_) {
       throw Error(ErrorCode::kResourceExhausted,
                   concat("Maximum queue size of ", max_waiting_, " has been reached with ",
-                         num_waiting_.load(),
-                         " waiting requests. Exceeds maximum queue size, try again later"));
+                         num_waiting_.load(), " waiting requests",
+                         count > 1 ? concat(" and ", count, " more in this one") : std::string(),
+                         ". Exceeds maximum queue size, try again later"));
     }
-    Arrival arrival;
-    arrival.id = last_id_ + 1;
-    arrival.channel =
-        std::make_unique<ResponseChannel>(arrival.id, *request, std::move(callback), now_ns);
-    arrival.request = std::move(request);
-    arrival.max_new_tokens = max_new_tokens;
-    arrivals_.push_back(std::move(arrival));
+    for (int i = 0; i < count; ++i) {
+      Arrival arrival;
+      arrival.id = ++last_id_;
+      arrival.channel = std::make_unique<ResponseChannel>(
+          arrival.id, *submissions[i].request, std::move(submissions[i].callback), now_ns);
+      arrival.request = std::move(submissions[i].request);
+      arrival.max_new_tokens = max_new_tokens[i];
+      arrivals_.push_back(std::move(arrival));
+      ids.push_back(last_id_);
+    }
     has_news_ = true;
-    ++num_waiting_;
-    ++last_id_;
-    const RequestId id = last_id_;
+    num_waiting_ += count;
     lock.unlock();
     wake_.notify_one();
-    return id;
+    return ids;
   }
 
   void cancel(RequestId id) {

@@ -1,7 +1,6 @@
 #include "backend/triton/instance_state.h"
 
 #include <algorithm>
-#include <atomic>
 #include <chrono>
 #include <utility>
 #include <vector>
@@ -28,23 +27,6 @@ uint64_t now_ns() {
 
 }  // namespace
 
-/// A request on its way through the engine.
-struct InstanceState::Live {
-  Live(TRITONBACKEND_Request* from, std::string id, uint64_t now)
-      : request(from), client_id(std::move(id)), start_ns(now) {}
-
-  TRITONBACKEND_Request* const request;
-  const std::string client_id;
-  const uint64_t start_ns;
-  std::unique_ptr<ResponseWriter> writer;
-  executor::RequestId id = 0;  // 0 until queued; guarded by InstanceState::mutex_
-  bool done = false;           // guarded by InstanceState::mutex_
-  // Told by a stop command: an ensemble's cancellation does not reach the running step.
-  std::atomic<bool> client_left = false;
-
-  bool nobody_listens() const { return client_left || writer->is_cancelled(); }
-};
-
 InstanceState::InstanceState(TRITONBACKEND_ModelInstance* instance, const ModelSettings& settings,
                              MetricFamilies& families, std::unique_ptr<executor::Engine> engine)
     : instance_(instance),
@@ -65,42 +47,44 @@ void InstanceState::execute(TRITONBACKEND_Request** requests, uint32_t count) {
 
 void InstanceState::accept(TRITONBACKEND_Request* request) {
   const uint64_t start_ns = now_ns();
-  TRITONBACKEND_ResponseFactory* factory = nullptr;
-  if (auto* error = TRITONBACKEND_ResponseFactoryNew(&factory, request)) {
-    log_if_error(error, "ResponseFactoryNew");
-    log_if_error(TRITONBACKEND_RequestRelease(request, TRITONSERVER_REQUEST_RELEASE_ALL),
-                 "RequestRelease");
-    return;
-  }
-  std::shared_ptr<Live> live;  // from here on it owns the factory
+  LivePtr live;
+  bool accepted = false;
   TRITONSERVER_Error* error = guarded([&] {
-    IncomingRequest incoming = read_request(request, settings_.reader);
+    live = std::make_shared<LiveRequest>(request, start_ns);
+    const IncomingRequest incoming = read_request(request, settings_.reader);
     if (incoming.stop) {
       stop(incoming);
       return;
     }
-    live = std::make_shared<Live>(request, incoming.id, start_ns);
-    live->writer =
-        std::make_unique<ResponseWriter>(factory, incoming.reply, incoming.request, receipts_);
-    submit(live, std::move(incoming));
+    live->add_sequences(incoming, receipts_);
+    submit(live, incoming);
+    accepted = true;
   });
-  if (error == nullptr && live != nullptr) return;  // the engine will answer
+  if (accepted) return;  // the engine will answer
 
   const bool success = error == nullptr;
-  send_final(factory, error);
-  if (live == nullptr || live->writer == nullptr)
-    log_if_error(TRITONBACKEND_ResponseFactoryDelete(factory), "ResponseFactoryDelete");
-  live.reset();
+  if (live == nullptr) {
+    log_if_error(error, "ResponseFactoryNew");
+  } else {
+    send_error(live->factory, error, /*is_final=*/true);
+    live->delete_factory();
+  }
   finish(request, success, start_ns, now_ns());
 }
 
-void InstanceState::submit(const std::shared_ptr<Live>& live, IncomingRequest incoming) {
-  const executor::RequestId id =
-      engine_->submit(std::move(incoming.request),
-                      [this, live](executor::Response&& part) { answer(live, std::move(part)); });
+void InstanceState::submit(const LivePtr& live, const IncomingRequest& incoming) {
+  std::vector<executor::Submission> submissions;
+  for (size_t i = 0; i < incoming.sequences.size(); ++i) {
+    submissions.push_back(
+        {incoming.sequences[i].request,
+         [this, live, i](executor::Response&& part) { answer(live, i, std::move(part)); }});
+  }
+  const std::vector<executor::RequestId> ids = engine_->submit(std::move(submissions));
   std::lock_guard lock(mutex_);
-  live->id = id;
-  if (!live->done) live_.emplace(id, live);
+  for (size_t i = 0; i < ids.size(); ++i) {
+    live->sequences[i].id = ids[i];
+    if (!live->sequences[i].done) live_.emplace(ids[i], live);
+  }
 }
 
 void InstanceState::stop(const IncomingRequest& command) {
@@ -111,42 +95,68 @@ void InstanceState::stop(const IncomingRequest& command) {
       const bool named = command.engine_request_id != 0 ? command.engine_request_id == public_id(id)
                                                         : command.id == live->client_id;
       if (!named) continue;
-      if (command.client_left) live->client_left = true;
       ids.push_back(id);
+      if (!command.client_left) continue;
+      live->client_left = true;  // of all its sequences
+      for (const LiveRequest::Sequence& sequence : live->sequences)
+        if (!sequence.done) ids.push_back(sequence.id);
     }
   }
   for (executor::RequestId id : ids) engine_->cancel(id);
 }
 
-void InstanceState::answer(const std::shared_ptr<Live>& live, executor::Response&& part) {
+void InstanceState::answer(const LivePtr& live, size_t sequence, executor::Response&& part) {
   const bool unheard = live->nobody_listens();
   if (!part.is_final) {
     if (unheard) return;  // its end is under way: after_step() or the stop command saw to it
     const executor::RequestId id = part.id;
-    TRITONSERVER_Error* error =
-        guarded([&] { live->writer->send(std::move(part), public_id(id)); });
+    TRITONSERVER_Error* error = guarded([&] {
+      live->sequences[sequence].writer->send(std::move(part), public_id(id),
+                                             /*ends_request=*/false);
+    });
     if (error == nullptr) return;
     log_if_error(error, "response");
     engine_->cancel(id);  // nobody can hear it any more
     return;
   }
-  {
-    std::lock_guard lock(mutex_);
-    live->done = true;
-    live_.erase(part.id);
-  }
+  const bool is_last = close(*live, sequence, part);
   publish_if_idle();
-  if (unheard)
-    late_endings_.add([this, live, part = std::move(part)] { end(*live, part); });
-  else
-    end(*live, part);
+  if (!is_last) {
+    if (unheard) return;
+    log_if_error(guarded([&] {
+                   live->sequences[sequence].writer->send(part, public_id(part.id),
+                                                          /*ends_request=*/false);
+                 }),
+                 "response");
+  } else if (unheard) {
+    late_endings_.add(
+        [this, live, sequence, part = std::move(part)] { end(*live, sequence, part); });
+  } else {
+    end(*live, sequence, part);
+  }
 }
 
-void InstanceState::end(Live& live, const executor::Response& part) {
-  log_if_error(guarded([&] { live.writer->send(part, public_id(part.id)); }), "response");
-  live.writer.reset();
+bool InstanceState::close(LiveRequest& live, size_t sequence, const executor::Response& part) {
+  if (part.error) live.success = false;
   const auto first_scheduled = static_cast<uint64_t>(part.times.first_scheduled_ns);
-  finish(live.request, !part.error, live.start_ns, std::max(first_scheduled, live.start_ns));
+  if (first_scheduled > 0)
+    live.first_scheduled_ns = std::min(live.first_scheduled_ns, first_scheduled);
+  std::lock_guard lock(mutex_);
+  live.sequences[sequence].done = true;
+  live_.erase(part.id);
+  return --live.num_running == 0;
+}
+
+void InstanceState::end(LiveRequest& live, size_t sequence, const executor::Response& part) {
+  log_if_error(guarded([&] {
+                 live.sequences[sequence].writer->send(part, public_id(part.id),
+                                                       /*ends_request=*/true);
+               }),
+               "response");
+  live.delete_factory();
+  const bool was_scheduled = live.first_scheduled_ns != UINT64_MAX;
+  finish(live.request, live.success, live.start_ns,
+         was_scheduled ? std::max(live.first_scheduled_ns, live.start_ns) : live.start_ns);
 }
 
 void InstanceState::finish(TRITONBACKEND_Request* request, bool success, uint64_t start_ns,
@@ -174,7 +184,7 @@ void InstanceState::after_step(const executor::EngineStats& stats) {
   {
     std::lock_guard lock(mutex_);
     for (const auto& [id, live] : live_)
-      if (live->writer->is_cancelled()) cancelled.push_back(id);
+      if (live->is_cancelled()) cancelled.push_back(id);
   }
   for (executor::RequestId id : cancelled) engine_->cancel(id);
 }

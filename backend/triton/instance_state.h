@@ -9,6 +9,7 @@
 
 #include "backend/executor/engine.h"
 #include "backend/triton/delayed_calls.h"
+#include "backend/triton/live_request.h"
 #include "backend/triton/metrics.h"
 #include "backend/triton/model_state.h"
 #include "backend/triton/receipts.h"
@@ -29,13 +30,15 @@ class InstanceState {
   void execute(TRITONBACKEND_Request** requests, uint32_t count);
 
  private:
-  struct Live;
+  using LivePtr = std::shared_ptr<LiveRequest>;
 
   void accept(TRITONBACKEND_Request* request);
   void stop(const IncomingRequest& command);
-  void submit(const std::shared_ptr<Live>& live, IncomingRequest incoming);
-  void answer(const std::shared_ptr<Live>& live, executor::Response&& part);
-  void end(Live& live, const executor::Response& part);
+  void submit(const LivePtr& live, const IncomingRequest& incoming);
+  void answer(const LivePtr& live, size_t sequence, executor::Response&& part);
+  /// Takes the sequence of a final part off the books; whether it was the request's last.
+  bool close(LiveRequest& live, size_t sequence, const executor::Response& part);
+  void end(LiveRequest& live, size_t sequence, const executor::Response& part);
   void finish(TRITONBACKEND_Request* request, bool success, uint64_t start_ns,
               uint64_t compute_start_ns);
   /// A cancelled request may end after the newest step and before any other: nothing would tell
@@ -47,8 +50,8 @@ class InstanceState {
   TRITONBACKEND_ModelInstance* instance_;
   const ModelSettings& settings_;
   Receipts receipts_;
-  std::mutex mutex_;  // guards live_ and the ids in it
-  std::unordered_map<executor::RequestId, std::shared_ptr<Live>> live_;
+  std::mutex mutex_;                                       // guards live_ and the ids in it
+  std::unordered_map<executor::RequestId, LivePtr> live_;  // by sequence
   std::unique_ptr<Metrics> metrics_;
   DelayedCalls late_endings_;
   std::unique_ptr<executor::Engine> engine_;  // last: its threads use all of the above

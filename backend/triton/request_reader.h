@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -19,23 +20,30 @@ struct ReaderOptions {
   bool has_batch_dim = true;             // max_batch_size > 0
 };
 
-/// How the answer is to look; immutable once read.
+/// How the answer of one sequence is to look; immutable once read.
 struct ReplyOptions {
   bool streaming = false;
   bool include_prompt = false;
   bool log_probs = false;
   bool has_text_context = false;
-  std::vector<uint8_t> text_context;  // opaque, sent back with every response
-  std::vector<std::string> outputs;   // asked for by the client, or all of the model's
+  std::vector<uint8_t> text_context;      // opaque, sent back with every response
+  std::vector<std::string> outputs;       // asked for by the client, or all of the model's
+  std::optional<int32_t> batch_index;     // the row, of a request with several
+  std::optional<int32_t> sequence_index;  // of a row's, where num_return_sequences > 1
+};
+
+/// What the engine runs, and how its responses look.
+struct IncomingSequence {
+  std::shared_ptr<const executor::Request> request;
+  ReplyOptions reply;
 };
 
 struct IncomingRequest {
   std::string id;  // the client's; may be empty, may repeat
   bool stop = false;
-  uint64_t engine_request_id = 0;              // with `stop`: this one request only; 0 = not given
-  bool client_left = false;                    // with `stop`: nobody waits for the answer
-  std::shared_ptr<executor::Request> request;  // null for a stop command
-  ReplyOptions reply;
+  uint64_t engine_request_id = 0;           // with `stop`: this one sequence only; 0 = not given
+  bool client_left = false;                 // with `stop`: nobody waits for the answer
+  std::vector<IncomingSequence> sequences;  // row by row; none for a stop command
 };
 
 IncomingRequest read_request(TRITONBACKEND_Request* request, const ReaderOptions& options);

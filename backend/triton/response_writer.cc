@@ -59,19 +59,8 @@ ResponseWriter::ResponseWriter(TRITONBACKEND_ResponseFactory* factory, ReplyOpti
       request_(std::move(request)),
       receipts_(receipts) {}
 
-ResponseWriter::~ResponseWriter() {
-  log_if_error(TRITONBACKEND_ResponseFactoryDelete(factory_), "ResponseFactoryDelete");
-}
-
 bool ResponseWriter::wants(const char* output) const {
   return std::find(reply_.outputs.begin(), reply_.outputs.end(), output) != reply_.outputs.end();
-}
-
-bool ResponseWriter::is_cancelled() const {
-  bool cancelled = false;
-  log_if_error(TRITONBACKEND_ResponseFactoryIsCancelled(factory_, &cancelled),
-               "ResponseFactoryIsCancelled");
-  return cancelled;
 }
 
 bool ResponseWriter::is_waited_for(uint64_t public_id) const {
@@ -82,21 +71,22 @@ bool ResponseWriter::is_waited_for(uint64_t public_id) const {
          std::chrono::steady_clock::now() - last_sent_ < kPatience;
 }
 
-void ResponseWriter::send(executor::Response part, uint64_t public_id) {
+void ResponseWriter::send(executor::Response part, uint64_t public_id, bool ends_request) {
   if (kept_) {
     executor::Response kept = *std::exchange(kept_, std::nullopt);
     if (part.error)
-      deliver(kept, public_id);
+      deliver(kept, public_id, /*ends_request=*/false);
     else
       part = joined(std::move(kept), std::move(part));
   }
   if (!part.is_final && is_waited_for(public_id))
     kept_ = std::move(part);
   else
-    deliver(part, public_id);
+    deliver(part, public_id, ends_request);
 }
 
-void ResponseWriter::deliver(const executor::Response& part, uint64_t public_id) {
+void ResponseWriter::deliver(const executor::Response& part, uint64_t public_id,
+                             bool ends_request) {
   TRITONBACKEND_Response* response = nullptr;
   TRITONSERVER_Error* error = nullptr;
   if (part.error) {
@@ -114,11 +104,11 @@ void ResponseWriter::deliver(const executor::Response& part, uint64_t public_id)
           concat("Error encountered while populating response: ", failure.what()).c_str());
     }
   }
-  if (part.is_final && error != nullptr) {
-    send_final(factory_, error);
+  if (error != nullptr) {
+    send_error(factory_, error, ends_request);
     return;
   }
-  const uint32_t flags = part.is_final ? TRITONSERVER_RESPONSE_COMPLETE_FINAL : 0;
+  const uint32_t flags = ends_request ? TRITONSERVER_RESPONSE_COMPLETE_FINAL : 0;
   check_triton(TRITONBACKEND_ResponseSend(response, flags, nullptr), "ResponseSend");
   if (!reply_.has_text_context) return;
   previous_ids_.insert(previous_ids_.end(), part.token_ids.begin(), part.token_ids.end());
@@ -148,6 +138,12 @@ TRITONBACKEND_Response* ResponseWriter::build(const executor::Response& part,
       add_output(response, "output_log_probs", TRITONSERVER_TYPE_FP32,
                  {1, 1, static_cast<int64_t>(chosen.size())}, chosen);
     }
+    if (reply_.batch_index && wants("batch_index"))
+      add_output(response, "batch_index", TRITONSERVER_TYPE_INT32, {1, 1}, &*reply_.batch_index,
+                 sizeof(int32_t));
+    if (reply_.sequence_index && wants("sequence_index"))
+      add_output(response, "sequence_index", TRITONSERVER_TYPE_INT32, {1, 1},
+                 &*reply_.sequence_index, sizeof(int32_t));
     if (reply_.has_text_context) {
       if (wants("text_context"))
         add_output(response, "text_context", TRITONSERVER_TYPE_UINT8,
@@ -167,17 +163,17 @@ TRITONBACKEND_Response* ResponseWriter::build(const executor::Response& part,
   return response;
 }
 
-void send_final(TRITONBACKEND_ResponseFactory* factory, TRITONSERVER_Error* error) {
+void send_error(TRITONBACKEND_ResponseFactory* factory, TRITONSERVER_Error* error, bool is_final) {
+  const uint32_t flags = is_final ? TRITONSERVER_RESPONSE_COMPLETE_FINAL : 0;
   TRITONBACKEND_Response* response = nullptr;
   TRITONSERVER_Error* failed = TRITONBACKEND_ResponseNewFromFactory(&response, factory);
   if (failed == nullptr) {
-    log_if_error(TRITONBACKEND_ResponseSend(response, TRITONSERVER_RESPONSE_COMPLETE_FINAL, error),
-                 "ResponseSend");
+    log_if_error(TRITONBACKEND_ResponseSend(response, flags, error), "ResponseSend");
   } else {
     log_if_error(failed, "ResponseNewFromFactory");
-    log_if_error(
-        TRITONBACKEND_ResponseFactorySendFlags(factory, TRITONSERVER_RESPONSE_COMPLETE_FINAL),
-        "ResponseFactorySendFlags");
+    if (is_final)
+      log_if_error(TRITONBACKEND_ResponseFactorySendFlags(factory, flags),
+                   "ResponseFactorySendFlags");
   }
   if (error != nullptr) TRITONSERVER_ErrorDelete(error);
 }

@@ -1,4 +1,4 @@
-// Builds Triton responses from the engine's parts, output_ids first. One writer a request; used on
+// Builds Triton responses from the engine's parts, output_ids first. One writer a sequence; used on
 // the engine's response thread only.
 //
 // A stream of ids gets a response a part. One for postprocessing is not sent further parts while
@@ -21,23 +21,20 @@ namespace inflight::triton {
 
 class ResponseWriter {
  public:
-  /// Takes the factory.
+  /// The factory, of the request that the sequence is part of, outlives it.
   ResponseWriter(TRITONBACKEND_ResponseFactory* factory, ReplyOptions reply,
                  std::shared_ptr<const executor::Request> request, const Receipts& receipts);
-  ~ResponseWriter();
-  ResponseWriter(const ResponseWriter&) = delete;
-  ResponseWriter& operator=(const ResponseWriter&) = delete;
 
-  /// Sends a part, or keeps it for the next one; the final one with the final flag, an error as an
-  /// error response. Raises Error if the server refuses a response that is not final; a final one
-  /// always reaches the client. `public_id` names the request in response_state.
-  void send(executor::Response part, uint64_t public_id);
-  bool is_cancelled() const;
+  /// Sends a part, or keeps it for the next one; an error as an error response. Raises Error if the
+  /// server refuses a response that is not final. `public_id` names the sequence in response_state.
+  /// `ends_request`: the part is final and the request has no other sequence that runs: it goes out
+  /// with the request's final flag, which always reaches the client.
+  void send(executor::Response part, uint64_t public_id, bool ends_request);
 
  private:
   /// Postprocessing has a part that it has not made text of.
   bool is_waited_for(uint64_t public_id) const;
-  void deliver(const executor::Response& part, uint64_t public_id);
+  void deliver(const executor::Response& part, uint64_t public_id, bool ends_request);
   TRITONBACKEND_Response* build(const executor::Response& part, uint64_t public_id) const;
   bool wants(const char* output) const;
 
@@ -51,8 +48,7 @@ class ResponseWriter {
   std::chrono::steady_clock::time_point last_sent_;
 };
 
-/// Ends a request that never reached the engine. Takes the error; null answers with an empty
-/// response (stop commands).
-void send_final(TRITONBACKEND_ResponseFactory* factory, TRITONSERVER_Error* error);
+/// Sends a response without outputs. Takes the error; null makes it an empty one (stop commands).
+void send_error(TRITONBACKEND_ResponseFactory* factory, TRITONSERVER_Error* error, bool is_final);
 
 }  // namespace inflight::triton

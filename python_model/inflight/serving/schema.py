@@ -62,7 +62,7 @@ TENSORRT_LLM = Model(
     "tensorrt_llm",
     inputs=(
         _ragged("input_ids", "INT32", -1),
-        _scalar("input_lengths", "INT32", optional=False, support=_IGNORED),
+        _scalar("input_lengths", "INT32", optional=False),
         _scalar("request_output_len", "INT32", optional=False),
         _scalar("end_id", "INT32"),
         _scalar("pad_id", "INT32", support=_IGNORED),
@@ -81,6 +81,7 @@ TENSORRT_LLM = Model(
         _scalar("random_seed", "UINT64"),
         _scalar("return_log_probs", "BOOL"),
         _scalar("exclude_input_in_output", "BOOL"),
+        _scalar("num_return_sequences", "INT32"),
         _scalar("streaming", "BOOL"),
         _scalar("stop", "BOOL"),
         # Ours: what the ensemble needs to make text, see docs/serving.md.
@@ -93,7 +94,6 @@ TENSORRT_LLM = Model(
         _scalar("len_penalty", "FP32", support=_IGNORED),
         _scalar("early_stopping", "BOOL", support=_IGNORED),
         _scalar("beam_search_diversity_rate", "FP32", support=_IGNORED),
-        _refused_scalar("num_return_sequences", "INT32", 1),
         _refused_scalar("beam_width", "INT32", 1),
         _refused("embedding_bias", "FP32", -1),
         _refused_scalar("runtime_top_p_min", "FP32", 0),
@@ -138,6 +138,8 @@ TENSORRT_LLM = Model(
         _output("sequence_length", "INT32", -1),
         _output("cum_log_probs", "FP32", -1),
         _output("output_log_probs", "FP32", -1, -1),
+        _output("batch_index", "INT32", 1),
+        _output("sequence_index", "INT32", 1),
         # Ours, present only if the request gave a text_context.
         _output("text_context", "UINT8", -1),  # the input's bytes again
         _output("previous_ids", "INT32", -1),  # generated and sent before this response
@@ -145,8 +147,6 @@ TENSORRT_LLM = Model(
         _output("response_state", "INT64", 3),
         _output("context_logits", "FP32", -1, -1, support=_LATER),
         _output("generation_logits", "FP32", -1, -1, -1, support=_LATER),
-        _output("batch_index", "INT32", 1, support=_LATER),
-        _output("sequence_index", "INT32", 1, support=_LATER),
         _output("context_phase_params", "UINT8", -1, support=_LATER),
         _output("kv_cache_alloc_new_blocks", "INT32", 1, support=_LATER),
         _output("kv_cache_reused_blocks", "INT32", 1, support=_LATER),

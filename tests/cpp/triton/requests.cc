@@ -143,7 +143,7 @@ void refusals() {
                   }),
                   "guided_decoding_guide_type is not supported yet");
   EXPECT_CONTAINS(error_with([](R& r) { r.inputs[0].tensor.shape = {3, 1}; }),
-                  "batch of 3 rows (tensor input_ids) is not supported yet");
+                  "tensor input_lengths has 1 rows but input_ids has 3");
   EXPECT_CONTAINS(error_with([](R& r) { r.inputs[0].tensor.shape = {1, 4}; }),
                   "Invalid size for tensor input_ids: 12 bytes for shape [1, 4]");
   EXPECT_CONTAINS(error_with([](R& r) {
@@ -173,7 +173,7 @@ void refusals() {
 void defaults_of_the_refused() {
   Backend backend;
   const RequestPtr request = make_request(prompt_of(3), 2);
-  request->number("beam_width", 1).number("num_return_sequences", 1);
+  request->number("beam_width", 1);
   request->flag("return_generation_logits", false).real("runtime_top_p_decay", 1.0f);
   request->real("runtime_top_p", 0.0f).number("pad_id", 0).real("len_penalty", 2.0f);
   request->ids("decoder_input_ids", {0}).number("decoder_input_lengths", 1);

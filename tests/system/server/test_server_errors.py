@@ -55,13 +55,18 @@ CASES: dict[str, tuple[dict[str, Any], list[str]]] = {
     "wrong shape": (llm_request(PROMPT, 1, input_ids=np.ones((1, 2, 2), np.int32)), ["input_ids"]),
     "missing tensor": ({"input_ids": PROMPT, "input_lengths": 3}, ["request_output_len"]),
     "unknown tensor": (llm_request(PROMPT, 1, no_such_input=1), ["no_such_input"]),
-    "a batch": (
+    "rows shorter than said": (
         {
             "input_ids": np.full((2, 3), 5, np.int32),
-            "input_lengths": np.full((2, 1), 3, np.int32),
+            "input_lengths": np.array([[3], [4]], np.int32),
             "request_output_len": np.full((2, 1), 1, np.int32),
         },
-        ["2 rows", "not supported yet"],
+        ["input_lengths[1] is 4", "at most 3"],
+    ),
+    "no sequence": (llm_request(PROMPT, 1, num_return_sequences=0), ["num_return_sequences", "0"]),
+    "too many sequences": (
+        llm_request(PROMPT, 1, num_return_sequences=1025),
+        ["num_return_sequences", "1025", "1024"],
     ),
     "stop without an id": (llm_request([0], 0, stop=True), ["request ID is not provided"]),
 }
@@ -116,6 +121,18 @@ def test_the_ensemble_refuses_too(server: Server, tensor) -> None:
 def test_streaming_needs_a_decoupled_model(server: Server) -> None:
     message = error_of(server, "plain", **llm_request(PROMPT, 1, streaming=True))
     assert "decoupled" in message
+
+
+def test_several_answers_need_a_decoupled_model(server: Server) -> None:
+    message = error_of(server, "plain", **llm_request(PROMPT, 1, num_return_sequences=2))
+    assert "num_return_sequences is 2" in message and "decoupled" in message
+    rows = {
+        "input_ids": np.full((2, 3), 5, np.int32),
+        "input_lengths": np.full((2, 1), 3, np.int32),
+        "request_output_len": np.full((2, 1), 1, np.int32),
+    }
+    message = error_of(server, "plain", **rows)
+    assert "batch of 2 rows" in message and "decoupled" in message
 
 
 def test_unknown_model(server: Server) -> None:

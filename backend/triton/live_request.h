@@ -1,0 +1,50 @@
+// A Triton request on its way through the engine: its response factory and its sequences, one for
+// each row of its batch and each of num_return_sequences. It ends with the last of them.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "backend/executor/request.h"
+#include "backend/triton/request_reader.h"
+#include "backend/triton/response_writer.h"
+#include "backend/triton/triton_c_api.h"
+
+namespace inflight::triton {
+
+struct LiveRequest {
+  struct Sequence {
+    executor::RequestId id = 0;  // 0 until queued; guarded by InstanceState's mutex
+    bool done = false;           // guarded by InstanceState's mutex
+    std::unique_ptr<ResponseWriter> writer;
+  };
+
+  /// Raises Error if the server gives no factory.
+  LiveRequest(TRITONBACKEND_Request* from, uint64_t now_ns);
+  ~LiveRequest();
+  LiveRequest(const LiveRequest&) = delete;
+  LiveRequest& operator=(const LiveRequest&) = delete;
+
+  void add_sequences(const IncomingRequest& incoming, const Receipts& receipts);
+  bool nobody_listens() const { return client_left || is_cancelled(); }
+  bool is_cancelled() const;
+  /// Before the request is released.
+  void delete_factory();
+
+  TRITONBACKEND_Request* const request;
+  const uint64_t start_ns;
+  TRITONBACKEND_ResponseFactory* factory = nullptr;
+  std::string client_id;
+  std::vector<Sequence> sequences;
+  size_t num_running = 0;  // guarded by InstanceState's mutex
+  // Told by a stop command: an ensemble's cancellation does not reach the running step.
+  std::atomic<bool> client_left = false;
+  // Of the sequences that have ended; response thread.
+  bool success = true;
+  uint64_t first_scheduled_ns = UINT64_MAX;
+};
+
+}  // namespace inflight::triton
