@@ -17,6 +17,11 @@ class Parameters:
             raise ValueError(f"the parameter {key} is missing in config.pbtxt")
         return self._values[key]
 
+    def refuse(self, key: str, why: str) -> None:
+        """Raises ValueError if the key has a value."""
+        if key in self._values:
+            raise ValueError(f"the parameter {key} in config.pbtxt is {self._values[key]!r}: {why}")
+
     def flag(self, key: str, default: bool) -> bool:
         text = self._values.get(key, "").lower()
         return {"true": True, "1": True, "false": False, "0": False}.get(text, default)

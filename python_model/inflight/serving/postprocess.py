@@ -6,6 +6,7 @@ id, but only to save work; forgetting it changes nothing.
 """
 
 import json
+import math
 from collections import OrderedDict
 from dataclasses import dataclass
 
@@ -68,9 +69,19 @@ class Postprocessor:
         """tokens [B, beams, longest] and lengths [B, beams]; the rest is the engine's account of
         one request (B = beams = 1). Without it every row is decoded on its own.
         """
+        if lengths.size != math.prod(tokens.shape[:-1]):
+            raise ValueError(
+                f"SEQUENCE_LENGTH has {lengths.size} lengths, but TOKENS_BATCH of shape "
+                f"{list(tokens.shape)} has {math.prod(tokens.shape[:-1])} rows"
+            )
         if text_context is None or response_state is None or text_context.size == 0:
-            rows = tokens.reshape(-1, tokens.shape[-1])
+            rows = tokens.reshape(lengths.size, tokens.shape[-1])
             return Text([self._decode(row[:n]) for row, n in zip(rows, lengths.flat, strict=True)])
+        if lengths.size != 1 or response_state.size != 3:
+            raise ValueError(
+                f"RESPONSE_STATE is of one row and beam and has 3 numbers; TOKENS_BATCH has "
+                f"{lengths.size} rows, RESPONSE_STATE {response_state.size} numbers"
+            )
         ids = tokens.reshape(-1)[: int(lengths.flat[0])].tolist()
         num_previous = 0 if previous_ids is None else previous_ids.size
         request_id, final, num_new = (int(value) for value in response_state.flat)
@@ -78,12 +89,12 @@ class Postprocessor:
 
         stream = self._streams.pop(request_id, None)
         if stream is None or stream.num_ids != num_previous:
-            stop_words = json.loads(text_context.tobytes()).get("stop", [])
-            stream = self._stream(prompt, stop_words)
+            stream = self._stream(text_context)
             if num_previous:
                 stream.feed(previous_ids.reshape(-1).tolist(), final=False)
         stopped_before = stream.stop.matched is not None
-        text = self._decode(prompt) if prompt else ""
+        # Of the same detokenizer, for a character may begin there; no stop word is searched in it.
+        text = stream.detokenizer.feed(prompt) if prompt else ""
         text += stream.feed(new_ids, final=bool(final))
         if final:
             return Text([text])
@@ -94,9 +105,11 @@ class Postprocessor:
         stopped = request_id if stops_now else None
         return Text([text], stop_engine_request=stopped, receipt=(request_id, stream.num_ids))
 
-    def _stream(self, prompt: list[int], stop_words: list[str]) -> _Stream:
-        detokenizer = self._tokenizer.detokenizer(prompt, self._skip_special_tokens)
-        return _Stream(detokenizer, StopStrings(stop_words, self._include_stop_words))
+    def _stream(self, text_context: np.ndarray) -> _Stream:
+        context = json.loads(text_context.tobytes())
+        include_stop = context.get("include_stop", self._include_stop_words)
+        detokenizer = self._tokenizer.detokenizer(skip_special_tokens=self._skip_special_tokens)
+        return _Stream(detokenizer, StopStrings(context.get("stop", []), include_stop))
 
     def _decode(self, ids: list[int] | np.ndarray) -> str:
         return self._tokenizer.decode([int(i) for i in ids], self._skip_special_tokens)

@@ -30,6 +30,7 @@ class Preprocessor:
         pad_ids = self._ids_or(inputs.get("PAD_ID"), self._pad_id, batch_size)
         prompts = self._tokenizer.encode_batch(queries, self._add_special_tokens)
         stop_words = _words("STOP_WORDS_DICT", inputs, batch_size)
+        include_stop = inputs.get("INCLUDE_STOP_STR_IN_OUTPUT")
         return {
             "INPUT_ID": _pad_right(prompts, pad_ids),
             "REQUEST_INPUT_LEN": np.array([[len(prompt)] for prompt in prompts], np.int32),
@@ -40,10 +41,10 @@ class Preprocessor:
             "BAD_WORDS_IDS": _pack(
                 _words("BAD_WORDS_DICT", inputs, batch_size), batch_size, self._bad_ids
             ),
-            "EMBEDDING_BIAS": np.zeros((batch_size, 0), np.float32),
+            "EMBEDDING_BIAS": self._embedding_bias(inputs, batch_size),
             "OUT_END_ID": end_ids,
             "OUT_PAD_ID": pad_ids,
-            "TEXT_CONTEXT": _text_contexts(stop_words, batch_size),
+            "TEXT_CONTEXT": _text_contexts(stop_words, include_stop, batch_size),
         }
 
     @staticmethod
@@ -51,6 +52,28 @@ class Preprocessor:
         if given is None or given.size == 0:
             return np.full((batch_size, 1), otherwise, np.int32)
         return given.reshape(batch_size, 1).astype(np.int32)
+
+    def _embedding_bias(
+        self, inputs: Mapping[str, np.ndarray | None], batch_size: int
+    ) -> np.ndarray:
+        """float32 [B, vocabulary]: the weight of each word on every id of it, those of the special
+        tokens around a text included; [B, 0] without words. Weights of an id add up."""
+        words = _given_rows("EMBEDDING_BIAS_WORDS", inputs, batch_size)
+        weights = _given_rows("EMBEDDING_BIAS_WEIGHTS", inputs, batch_size)
+        if words.shape != weights.shape:
+            raise ValueError(
+                f"EMBEDDING_BIAS_WORDS has {words.shape[1]} words, but EMBEDDING_BIAS_WEIGHTS has "
+                f"{weights.shape[1]} weights"
+            )
+        texts = [[_text("EMBEDDING_BIAS_WORDS", word) for word in row] for row in words]
+        if not any(text for row in texts for text in row):
+            return np.zeros((batch_size, 0), np.float32)
+        bias = np.zeros((batch_size, self._tokenizer.vocab_size), np.float32)
+        for row, row_texts, row_weights in zip(bias, texts, weights, strict=True):
+            for text, weight in zip(row_texts, row_weights, strict=True):
+                if text:
+                    np.add.at(row, self._tokenizer.encode(text), weight)
+        return bias
 
     def _bad_ids(self, word: str) -> list[list[int]]:
         return [self._tokenizer.encode(word, add_special_tokens=False)]
@@ -92,6 +115,13 @@ def _text(name: str, value: bytes | str) -> str:
         raise ValueError(f"{name} is not UTF-8 text: {error}") from error
 
 
+def _given_rows(name: str, inputs: Mapping[str, np.ndarray | None], batch_size: int) -> np.ndarray:
+    """[B, n] of a tensor, n = 0 without it."""
+    given = inputs.get(name)
+    size = 0 if given is None else given.size
+    return given.reshape(batch_size, -1) if size else np.zeros((batch_size, 0))
+
+
 def _words(
     name: str, inputs: Mapping[str, np.ndarray | None], batch_size: int
 ) -> list[list[str]] | None:
@@ -118,9 +148,17 @@ def _pad_right(prompts: list[list[int]], pad_ids: np.ndarray) -> np.ndarray:
     return padded
 
 
-def _text_contexts(stop_words: list[list[str]] | None, batch_size: int) -> np.ndarray:
+def _text_contexts(
+    stop_words: list[list[str]] | None, include_stop: np.ndarray | None, batch_size: int
+) -> np.ndarray:
     """What postprocessing must know, as JSON; the engine hands it through unread."""
-    rows = stop_words if stop_words is not None else [[]] * batch_size
-    texts = [json.dumps({"stop": row} if row else {}).encode() for row in rows]
+    contexts: list[dict[str, object]] = [{} for _ in range(batch_size)]
+    for row, words in enumerate(stop_words or []):
+        if words:
+            contexts[row]["stop"] = words
+    if include_stop is not None and include_stop.size:
+        for row, include in enumerate(include_stop.reshape(batch_size)):
+            contexts[row]["include_stop"] = bool(include)
+    texts = [json.dumps(context).encode() for context in contexts]
     width = max(map(len, texts))
     return np.stack([np.frombuffer(text.ljust(width), np.uint8) for text in texts])

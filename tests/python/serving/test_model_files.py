@@ -132,6 +132,24 @@ def test_preprocessing_answers_errors(load, tokenizer_dir: str) -> None:
     assert "UTF-8" in bad.error[0]
 
 
+def test_postprocessing_answers_errors(load, tokenizer_dir: str) -> None:
+    model = load("postprocessing", tokenizer_dir=tokenizer_dir, tensorrt_llm_model_name="x")
+    bad = request(
+        TOKENS_BATCH=np.zeros((1, 1, 3), np.int32), SEQUENCE_LENGTH=np.zeros((1, 2), np.int32)
+    )
+    first, second = model.execute([bad, chunk("x", True, [])])
+    assert "SEQUENCE_LENGTH has 2 lengths" in first.error[0]
+    assert len(second.outputs["OUTPUT"]) == 1
+
+
+def test_multimodal_models_are_refused(load, tokenizer_dir: str) -> None:
+    with pytest.raises(ValueError, match="multimodal_model_path .* '/engines/vision'"):
+        load("preprocessing", tokenizer_dir=tokenizer_dir, multimodal_model_path="/engines/vision")
+    others = {"multimodal_model_path": "${multimodal_model_path}", "gpt_model_path": "/x"}
+    others |= {"max_num_images": "1", "hf_model_path": "/x", "add_special_tokens": "maybe"}
+    load("preprocessing", tokenizer_dir=tokenizer_dir, **others)
+
+
 def test_a_missing_parameter_is_named(load) -> None:
     with pytest.raises(ValueError, match="tokenizer_dir is missing"):
         load("preprocessing", tokenizer_dir="${tokenizer_dir}")

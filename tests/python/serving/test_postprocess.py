@@ -27,9 +27,10 @@ def chunk_call(
     stop: list[str],
     request_id: int,
     prompt: list[int] | None = None,
+    **context,
 ) -> Text:
     ids = (prompt or []) + chunk
-    context = json.dumps({"stop": stop} if stop else {}).encode() + b"  "
+    context = json.dumps({"stop": stop, **context} if stop else context).encode() + b"  "
     return post.process(
         np.array([[ids]], np.int32).reshape(1, 1, -1),
         np.array([[len(ids)]], np.int32),
@@ -133,6 +134,56 @@ def test_whole_answer_with_its_prompt() -> None:
     post = Postprocessor(tokenizer)
     got = chunk_call(post, [], answer, True, ["stop"], 1, prompt=prompt)
     assert got.texts == ["stop the a stop"]
+
+
+@pytest.mark.parametrize("default", [True, False])
+def test_a_request_says_whether_its_stop_word_is_told(default: bool) -> None:
+    tokenizer = TOKENIZERS["byte_level"]
+    ids = tokenizer.encode("the stop and", add_special_tokens=False)
+    post = Postprocessor(tokenizer, include_stop_words=default)
+    told = [chunk_call(post, [], ids, True, ["stop"], 1, include_stop=flag) for flag in (1, 0)]
+    assert [answer.texts for answer in told] == [["the stop"], ["the "]]
+    assert chunk_call(post, [], ids, True, ["stop"], 1).texts == told[not default].texts
+
+
+def test_a_character_across_prompt_and_answer() -> None:
+    tokenizer = TOKENIZERS["byte_level"]
+    ids = tokenizer.encode("a東b", add_special_tokens=False)
+    assert len(ids) == 5
+    for middle in range(1, 5):
+        post = Postprocessor(tokenizer)
+        (text,) = chunk_call(post, [], ids[middle:], True, ["x"], 1, prompt=ids[:middle]).texts
+        assert text == "a東b"
+
+
+def test_a_batch_of_beams() -> None:
+    """One text a row and beam, flattened; each cut to its length, without what pads it."""
+    tokenizer = TOKENIZERS["byte_fallback"]
+    texts = [["the end", "stop"], ["a", ""], ["ing the", "é"]]
+    ids = [[tokenizer.encode(text, False) for text in row] for row in texts]
+    tokens = np.full((3, 2, 12), -1, np.int32)
+    for row, beams in enumerate(ids):
+        for beam, one in enumerate(beams):
+            tokens[row, beam, : len(one)] = one
+    lengths = np.array([[len(one) for one in row] for row in ids], np.int32)
+    told = Postprocessor(tokenizer).process(tokens, lengths)
+    assert told == Text([text for row in texts for text in row])
+
+
+def test_a_chunk_without_tokens() -> None:
+    post = Postprocessor(TOKENIZERS["byte_level"])
+    empty = np.zeros((1, 1, 0), np.int32)
+    assert post.process(empty, np.zeros((1, 1), np.int32)) == Text([""])
+
+
+def test_shapes_that_do_not_fit() -> None:
+    post = Postprocessor(TOKENIZERS["byte_level"])
+    tokens, lengths = np.zeros((2, 1, 3), np.int32), np.full((2, 1), 3, np.int32)
+    with pytest.raises(ValueError, match="SEQUENCE_LENGTH has 1 lengths, but .* has 2 rows"):
+        post.process(tokens, lengths[:1])
+    state = np.array([[1, 1, 3], [2, 1, 3]], np.int64)
+    with pytest.raises(ValueError, match="of one row and beam"):
+        post.process(tokens, lengths, np.ones((2, 2), np.uint8), None, state)
 
 
 def test_without_the_engines_account_rows_are_decoded() -> None:

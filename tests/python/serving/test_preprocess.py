@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from inflight.serving.preprocess import Preprocessor
 from inflight.serving.words import no_words, pack_words
 from serving_tokenizers import BUILDERS, byte_fallback, byte_level
+from tokenizers import processors
 
 
 def texts(*rows: str | list[str]) -> np.ndarray:
@@ -131,10 +132,68 @@ def test_rows_of_a_batch_keep_their_words() -> None:
     assert contexts == [{"stop": ["stop"]}, {"stop": ["END", "the"]}]
 
 
+def test_embedding_bias() -> None:
+    """As the contract has it: on all ids of a word, and on those that go around every text."""
+    tokenizer = byte_level()
+    tokenizer._tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", tokenizer.bos_token_id)]
+    )
+    words = texts(["stop", "", "the"], ["stopstop", "END", ""])
+    weights = np.array([[1.5, 8.0, -2.0], [0.25, 4.0, 1.0]], np.float32)
+    out = Preprocessor(tokenizer).process(
+        inputs("a", "b", EMBEDDING_BIAS_WORDS=words, EMBEDDING_BIAS_WEIGHTS=weights)
+    )
+    bias = out["EMBEDDING_BIAS"]
+    assert (bias.dtype, bias.shape) == (np.float32, (2, tokenizer.vocab_size))
+    for row, pairs in enumerate(
+        [[("stop", 1.5), ("the", -2.0)], [("stopstop", 0.25), ("END", 4.0)]]
+    ):
+        expected: dict[int, float] = {}
+        for word, weight in pairs:
+            for id in [tokenizer.bos_token_id, *tokenizer.encode(word, False)]:
+                expected[id] = expected.get(id, 0) + weight
+        assert {int(id): float(bias[row, id]) for id in np.flatnonzero(bias[row])} == expected
+
+
+@pytest.mark.parametrize("num_weights", [0, 1, 3])
+def test_embedding_bias_needs_a_weight_a_word(num_weights: int) -> None:
+    given = {"EMBEDDING_BIAS_WORDS": texts(["a", "b"])}
+    if num_weights:
+        given["EMBEDDING_BIAS_WEIGHTS"] = np.ones((1, num_weights), np.float32)
+    message = f"has 2 words, but EMBEDDING_BIAS_WEIGHTS has {num_weights} weights"
+    with pytest.raises(ValueError, match=message):
+        Preprocessor(byte_level()).process(inputs("a", **given))
+
+
+def test_words_have_no_special_tokens() -> None:
+    tokenizer = byte_level()
+    tokenizer._tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", tokenizer.bos_token_id)]
+    )
+    words = {"STOP_WORDS_DICT": texts("stop"), "BAD_WORDS_DICT": texts("stop")}
+    for add, first in ((True, [tokenizer.bos_token_id]), (False, [])):
+        preprocessor = Preprocessor(tokenizer, add_special_tokens=add)
+        out = preprocessor.process(inputs("the", **words))
+        assert out["INPUT_ID"].tolist() == [first + tokenizer.encode("the", False)]
+        for name in ("STOP_WORDS_IDS", "BAD_WORDS_IDS"):
+            ids = [id for word in unpack(out[name])[0] for id in word]
+            assert ids and tokenizer.bos_token_id not in ids
+
+
+def test_whether_a_stop_word_is_told_goes_along() -> None:
+    include = np.array([[True], [False]])
+    out = Preprocessor(byte_level()).process(
+        inputs("a", "b", STOP_WORDS_DICT=texts("x", "y"), INCLUDE_STOP_STR_IN_OUTPUT=include)
+    )
+    assert [json.loads(row.tobytes()) for row in out["TEXT_CONTEXT"]] == [
+        {"stop": ["x"], "include_stop": True},
+        {"stop": ["y"], "include_stop": False},
+    ]
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("EMBEDDING_BIAS_WORDS", texts("word")),
         ("IMAGE_URL", texts("http://x")),
         ("PROMPT_TABLE_EXTRA_ID", np.array([[3]], np.uint64)),
         ("IMAGE_BYTES", np.ones((1, 2, 2, 3, 1), np.uint8)),

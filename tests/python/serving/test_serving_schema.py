@@ -124,6 +124,8 @@ CONTRACT_ENSEMBLE_INPUTS = set(
     guided_decoding_guide_type guided_decoding_guide early_stopping""".split()
 )
 
+OUR_ENSEMBLE_INPUTS = {"min_p", "min_length", "random_seed", "include_stop_str_in_output"}
+
 
 def rows(text: str) -> dict[str, list[str]]:
     return {line.split()[0]: line.split()[1:] for line in text.strip().splitlines()}
@@ -158,7 +160,7 @@ def test_outputs_are_the_contracts() -> None:
 
 def test_ensemble_is_the_contracts() -> None:
     inputs = {tensor.name: tensor for tensor in ENSEMBLE.inputs}
-    assert set(inputs) == CONTRACT_ENSEMBLE_INPUTS | {"min_p", "min_length", "random_seed"}
+    assert set(inputs) == CONTRACT_ENSEMBLE_INPUTS | OUR_ENSEMBLE_INPUTS
     assert [name for name, tensor in inputs.items() if not tensor.optional] == [
         "text_input",
         "max_tokens",

@@ -45,7 +45,12 @@ class TritonPythonModel:
         )
         tensors = [pb_utils.get_input_tensor_by_name(request, name) for name in names]
         arrays = [None if tensor is None else tensor.as_numpy() for tensor in tensors]
-        text = self._postprocessor.process(*arrays)
+        try:
+            text = self._postprocessor.process(*arrays)
+        except ValueError as error:
+            return pb_utils.InferenceResponse(
+                error=pb_utils.TritonError(str(error), pb_utils.TritonError.INVALID_ARG)
+            )
         if text.stop_engine_request is not None:
             self._stop(text.stop_engine_request, client_left=False)
         elif arrays[-1] is not None:

@@ -18,6 +18,7 @@ class TritonPythonModel:
         from inflight.text.tokenizer import Tokenizer
 
         parameters = Parameters(args["model_config"])
+        parameters.refuse("multimodal_model_path", "images and videos are not supported yet")
         self._inputs = [tensor.name for tensor in PREPROCESSING.inputs]
         self._preprocessor = Preprocessor(
             Tokenizer.load(parameters.text("tokenizer_dir")),
