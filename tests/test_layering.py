@@ -46,6 +46,7 @@ CPP_ARROWS = {
         "backend/executor/engine.h",
         "backend/executor/request.h",
         "backend/decoding/sampling_params.h",
+        "backend/kv_cache/retention.h",
         "kernels/core/error.h",
         "kernels/core/check.h",
         "kernels/core/log.h",

@@ -2,6 +2,7 @@
 
 #include <cstddef>
 
+#include "backend/kv_cache/retention.h"
 #include "backend/scheduler/schedule.h"
 #include "kernels/core/check.h"
 #include "kernels/core/log.h"
@@ -20,6 +21,7 @@ int admit(const Request& request, const EngineInfo& info, const scheduler::Limit
   }
   decoding::validate(request.sampling, info.vocab_size);
   decoding::validate(request.stop, info.vocab_size);
+  if (request.kv_retention) kv_cache::validate(*request.kv_retention);
 
   int max_new_tokens = request.stop.max_new_tokens;
   const int room = info.max_seq_len - static_cast<int>(prompt_len);

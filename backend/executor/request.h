@@ -1,6 +1,7 @@
 // What the user asked (immutable after submit) and what the engine answers. Ids in, ids out.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <functional>
 #include <optional>
@@ -9,6 +10,7 @@
 #include <vector>
 
 #include "backend/decoding/sampling_params.h"
+#include "backend/kv_cache/retention.h"
 #include "kernels/core/error.h"
 
 namespace inflight::executor {
@@ -22,6 +24,9 @@ struct Request {
   decoding::StopParams stop;
   bool streaming = false;  // false: one response with everything
   int priority = 0;        // larger first; ties in order of arrival
+  // When it must have ended; whatever it has by then is its answer.
+  std::optional<std::chrono::steady_clock::time_point> deadline;
+  std::optional<kv_cache::Retention> kv_retention;
 };
 
 enum class FinishReason { kNone, kEndId, kStopWord, kLength, kCancelled, kError };

@@ -1,10 +1,13 @@
 #include "backend/triton/request_reader.h"
 
 #include <algorithm>
+#include <chrono>
+#include <limits>
 #include <optional>
 #include <utility>
 
 #include "backend/triton/input_tensors.h"
+#include "backend/triton/retention_reader.h"
 #include "backend/triton/triton_error.h"
 #include "kernels/core/check.h"
 
@@ -46,7 +49,7 @@ decoding::StopParams read_stop(const Inputs& inputs) {
   stop.max_new_tokens = *length;
   stop.min_new_tokens = inputs.scalar_of<int32_t>("min_tokens", "min_length").value_or(0);
   const int32_t end_id = inputs.scalar<int32_t>("end_id").value_or(-1);
-  if (end_id != -1) stop.end_ids.push_back(end_id);
+  if (end_id != -1 && !inputs.flag("ignore_eos", false)) stop.end_ids.push_back(end_id);
   stop.stop_words = read_words(inputs, "stop_words_list");
   stop.bad_words = read_words(inputs, "bad_words_list");
   return stop;
@@ -97,6 +100,14 @@ std::vector<int32_t> read_prompt(const Inputs& inputs) {
   return ids;
 }
 
+/// Steady-clock time by which the request wants to have ended.
+std::optional<std::chrono::steady_clock::time_point> read_deadline(const Inputs& inputs) {
+  const std::optional<int32_t> timeout = inputs.scalar<int32_t>("timeout_ms");
+  if (!timeout) return std::nullopt;
+  check(*timeout >= 1, "timeout_ms is ", *timeout, "; it must be at least 1");
+  return std::chrono::steady_clock::now() + std::chrono::milliseconds(*timeout);
+}
+
 executor::Request read_body(const Inputs& inputs, const std::string& client_id) {
   executor::Request body;
   body.client_id = client_id;
@@ -104,6 +115,13 @@ executor::Request read_body(const Inputs& inputs, const std::string& client_id) 
   body.sampling = read_sampling(inputs);
   body.stop = read_stop(inputs);
   body.streaming = inputs.flag("streaming", false);
+  // Smaller runs first, as with Triton's priorities and vLLM's.
+  const int32_t priority = inputs.scalar<int32_t>("priority").value_or(0);
+  check(priority != std::numeric_limits<int32_t>::min(), "priority is ", priority,
+        "; it must be at least ", std::numeric_limits<int32_t>::min() + 1);
+  body.priority = -priority;
+  body.deadline = read_deadline(inputs);
+  body.kv_retention = read_retention(inputs);
   return body;
 }
 

@@ -1,0 +1,133 @@
+// What of a request's tensors reaches the engine's Request.
+#include <chrono>
+#include <limits>
+
+#include "tests/cpp/triton/instance_fixture.h"
+
+namespace inflight::testing {
+namespace {
+
+using R = TRITONBACKEND_Request;
+
+/// The request of the only sequence.
+executor::Request read(R& request) {
+  const triton::IncomingRequest incoming = triton::read_request(&request, {.decoupled = true});
+  EXPECT_EQ(incoming.sequences.size(), 1u);
+  return *incoming.sequences.at(0).request;
+}
+
+void defaults() {
+  const executor::Request request = read(*make_request({1, 2}, 3));
+  EXPECT_EQ(request.priority, 0);
+  EXPECT(!request.deadline.has_value());
+  EXPECT(!request.kv_retention.has_value());
+  EXPECT(request.stop.end_ids.empty());
+}
+
+void smaller_priorities_are_larger_here() {
+  EXPECT_EQ(read(make_request({1}, 1)->number("priority", 7)).priority, -7);
+  EXPECT_EQ(read(make_request({1}, 1)->number("priority", -2)).priority, 2);
+  Backend backend;
+  const RequestPtr least = make_request({1}, 1);
+  least->number("priority", std::numeric_limits<int32_t>::min());
+  EXPECT_CONTAINS(backend.error_of(least), "priority is -2147483648");
+}
+
+void timeouts_become_deadlines() {
+  using Clock = std::chrono::steady_clock;
+  const Clock::time_point before = Clock::now();
+  const executor::Request request = read(make_request({1}, 1)->number("timeout_ms", 1500));
+  const std::chrono::milliseconds timeout(1500);
+  EXPECT(request.deadline && *request.deadline >= before + timeout);
+  EXPECT(request.deadline && *request.deadline <= Clock::now() + timeout);
+  Backend backend;
+  const RequestPtr none = make_request({1}, 1);
+  none->number("timeout_ms", 0);
+  EXPECT_CONTAINS(backend.error_of(none), "timeout_ms is 0; it must be at least 1");
+}
+
+void end_ids_may_be_ignored() {
+  EXPECT((read(make_request({1}, 1)->number("end_id", 9)).stop.end_ids == Ids{9}));
+  EXPECT((read(make_request({1}, 1)->number("end_id", 9).flag("ignore_eos", false)).stop.end_ids ==
+          Ids{9}));
+  EXPECT(read(make_request({1}, 1)->number("end_id", 9).flag("ignore_eos", true))
+             .stop.end_ids.empty());
+}
+
+void retention_of_ranges() {
+  const RequestPtr request = make_request({1, 2, 3}, 1);
+  request->ids("retention_token_range_starts", {0, 8}).ids("retention_token_range_ends", {8, -1});
+  request->ids("retention_token_range_priorities", {100, 20});
+  const auto plain = read(*request).kv_retention;
+  EXPECT(plain.has_value());
+  EXPECT_EQ(plain->ranges.size(), 2u);
+  EXPECT(plain->ranges[0].begin == 0 && plain->ranges[0].end == 8);
+  EXPECT(plain->ranges[1].begin == 8 && !plain->ranges[1].end);
+  EXPECT(plain->ranges[0].priority == 100 && plain->ranges[1].priority == 20);
+  EXPECT(!plain->ranges[0].duration && !plain->ranges[1].duration);
+  EXPECT_EQ(plain->decode_priority, 35);
+  EXPECT(!plain->decode_duration.has_value());
+
+  request->ids("retention_token_range_durations_ms", {-1, 250});
+  request->ids("retention_decode_priority", {60}).ids("retention_decode_duration_ms", {9});
+  const auto timed = read(*request).kv_retention;
+  EXPECT(timed.has_value());
+  EXPECT(!timed->ranges[0].duration);
+  EXPECT(timed->ranges[1].duration == std::chrono::milliseconds(250));
+  EXPECT_EQ(timed->decode_priority, 60);
+  EXPECT(timed->decode_duration == std::chrono::milliseconds(9));
+
+  const auto decode_only =
+      read(make_request({1}, 1)->ids("retention_decode_priority", {1})).kv_retention;
+  EXPECT(decode_only && decode_only->ranges.empty() && decode_only->decode_priority == 1);
+}
+
+void retention_that_makes_no_sense() {
+  Backend backend;
+  const auto error_with = [&](Ids starts, Ids ends, Ids priorities, Ids durations = {}) {
+    const RequestPtr request = make_request({1, 2, 3}, 1);
+    request->ids("retention_token_range_starts", starts);
+    request->ids("retention_token_range_ends", ends);
+    request->ids("retention_token_range_priorities", priorities);
+    request->ids("retention_token_range_durations_ms", durations);
+    return backend.error_of(request);
+  };
+  EXPECT_CONTAINS(
+      error_with({0, 4}, {4}, {1, 2}),
+      "retention_token_range_ends has 1 elements but retention_token_range_starts has 2");
+  EXPECT_CONTAINS(error_with({0}, {4}, {1, 2}),
+                  "retention_token_range_priorities has 2 elements but "
+                  "retention_token_range_starts has 1");
+  EXPECT_CONTAINS(error_with({0}, {4}, {1}, {5, 6}),
+                  "retention_token_range_durations_ms has 2 elements but "
+                  "retention_token_range_starts has 1");
+  EXPECT_CONTAINS(error_with({}, {4}, {}), "retention_token_range_ends has 1 elements");
+  EXPECT_CONTAINS(error_with({-1}, {4}, {1}), "retention_token_range_starts[0] is -1");
+  EXPECT_CONTAINS(error_with({0, 4}, {4, 4}, {1, 1}),
+                  "retention_token_range_ends[1] is 4; it must be greater than the start, 4");
+  EXPECT_CONTAINS(error_with({0}, {4}, {101}),
+                  "retention_token_range_priorities[0] is 101; it must be at least 0 and at most "
+                  "100");
+  EXPECT_CONTAINS(error_with({0}, {4}, {1}, {-2}),
+                  "retention_token_range_durations_ms[0] is -2 ms");
+  const RequestPtr decode = make_request({1}, 1);
+  decode->ids("retention_decode_priority", {-3});
+  EXPECT_CONTAINS(backend.error_of(decode), "retention_decode_priority is -3");
+}
+
+}  // namespace
+}  // namespace inflight::testing
+
+int main(int argc, char** argv) {
+  using namespace inflight::testing;
+  return run_cases(
+      {
+          {"defaults", defaults},
+          {"smaller_priorities_are_larger_here", smaller_priorities_are_larger_here},
+          {"timeouts_become_deadlines", timeouts_become_deadlines},
+          {"end_ids_may_be_ignored", end_ids_may_be_ignored},
+          {"retention_of_ranges", retention_of_ranges},
+          {"retention_that_makes_no_sense", retention_that_makes_no_sense},
+      },
+      argc, argv);
+}
