@@ -89,7 +89,11 @@ lookahead_window_size INT32 1 OG
 lookahead_ngram_size INT32 1 OG
 lookahead_verification_set_size INT32 1 OG
 """
-OUR_INPUTS = {"min_p", "text_context", "engine_request_id", "client_left"}
+OUR_INPUTS = set(
+    """min_p
+    ignore_eos priority timeout_ms
+    text_context engine_request_id client_left""".split()
+)
 CONTRACT_OUTPUTS = """
 output_ids INT32 -1,-1
 sequence_length INT32 -1
@@ -124,7 +128,11 @@ CONTRACT_ENSEMBLE_INPUTS = set(
     guided_decoding_guide_type guided_decoding_guide early_stopping""".split()
 )
 
-OUR_ENSEMBLE_INPUTS = {"min_p", "min_length", "random_seed", "include_stop_str_in_output"}
+OUR_ENSEMBLE_INPUTS = set(
+    """min_p min_length random_seed
+    ignore_eos priority timeout_ms
+    include_stop_str_in_output""".split()
+)
 
 
 def rows(text: str) -> dict[str, list[str]]:
