@@ -59,6 +59,32 @@ def test_forms_of_prompts_agree(llm: LLM):
     assert llm.generate([]) == []
 
 
+def test_chat(llm: LLM):
+    """The answer to what the template makes of the messages, special tokens and all."""
+    template = (
+        "{{ bos_token }}{% for message in messages %}{{ message.role }}: {{ message.content }}\n"
+        "{% endfor %}{% if add_generation_prompt %}assistant:{% endif %}"
+    )
+    conversations = [
+        [{"role": "user", "content": "to be"}],
+        [{"role": "system", "content": "rhyme"}, {"role": "user", "content": "or not"}],
+    ]
+    params = SamplingParams(max_tokens=6, end_id=-1)
+    outputs = llm.chat(conversations, params, use_tqdm=False, chat_template=template)
+    bos = llm.tokenizer.bos_token or ""
+    for output, messages in zip(outputs, conversations, strict=True):
+        prompt = bos + "".join(f"{m['role']}: {m['content']}\n" for m in messages) + "assistant:"
+        ids = llm.tokenizer.encode(prompt, add_special_tokens=False)
+        assert (output.prompt, output.prompt_token_ids) == (prompt, ids)
+        assert text(output) == text(llm.generate(ids, params))
+    alone = llm.chat(conversations[1], params, chat_template=template)
+    assert text(alone) == text(outputs[1])
+    with pytest.raises(ValueError, match="no chat template"):
+        llm.chat(conversations[0], params)
+    with pytest.raises(ValueError, match="conversation 1 of 2: .*at least one message"):
+        llm.chat([conversations[0], []], params, chat_template=template)
+
+
 def test_answers_come_in_the_order_of_the_prompts(llm: LLM):
     lengths = [30, 1, 12, 5]
     params = [SamplingParams(max_tokens=length) for length in lengths]

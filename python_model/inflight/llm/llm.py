@@ -12,6 +12,7 @@ from typing import Any
 
 from inflight import _core
 from inflight.llm.answer import Answer
+from inflight.llm.chat import Conversation, chat_prompts, is_one_conversation, params_for_chat
 from inflight.llm.generation import GenerationResult
 from inflight.llm.outputs import RequestOutput
 from inflight.llm.requests import (
@@ -177,6 +178,35 @@ class LLM:
         [(text, ids)] = encode_prompts([inputs], params, self.tokenizer)
         self._responses.start()
         return self._submit(text, ids, params[0], streaming, priority, None)
+
+    def chat(
+        self,
+        messages: Conversation | Sequence[Conversation],
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+        use_tqdm: bool = True,
+        chat_template: str | None = None,
+        add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
+        tools: list[dict[str, Any]] | None = None,
+        chat_template_kwargs: dict[str, Any] | None = None,
+    ) -> RequestOutput | list[RequestOutput]:
+        """Answers to conversations, as `generate` gives them; one for one conversation.
+
+        The prompt is what the tokenizer's chat template (or `chat_template`) makes of the messages;
+        see `Tokenizer.apply_chat_template`. Raises ValueError when there is no template.
+        """
+        is_one = is_one_conversation(messages)
+        prompts = chat_prompts(
+            self.tokenizer,
+            [messages] if is_one else messages,
+            chat_template=chat_template,
+            add_generation_prompt=add_generation_prompt,
+            continue_final_message=continue_final_message,
+            tools=tools,
+            template_arguments=chat_template_kwargs,
+        )
+        params = params_for_chat(sampling_params)
+        return self.generate(prompts[0] if is_one else prompts, params, use_tqdm)
 
     def _submit(
         self,

@@ -28,9 +28,13 @@ class Tokenizer:
     """Text to ids and back. Safe to use from several threads."""
 
     def __init__(
-        self, tokenizer: tokenizers.Tokenizer, config: dict[str, Any], chat_template: str | None
+        self,
+        tokenizer: tokenizers.Tokenizer,
+        config: dict[str, Any],
+        chat_template: str | dict[str, str] | None,
     ) -> None:
-        """Use `Tokenizer.load`. `config`: the content of tokenizer_config.json, {} without it."""
+        """Use `Tokenizer.load`. `config`: the content of tokenizer_config.json, {} without it;
+        `chat_template`: Jinja text, or several by name ("default", "tool_use")."""
         self._tokenizer = tokenizer
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
@@ -69,7 +73,7 @@ class Tokenizer:
         names = ("bos_token", "eos_token", "pad_token", "unk_token")
         config = {name: getattr(tokenizer, name, None) for name in names}
         template = getattr(tokenizer, "chat_template", None)
-        return cls(backend, config, template if isinstance(template, str) else None)
+        return cls(backend, config, template if isinstance(template, (str, dict)) else None)
 
     @property
     def vocab_size(self) -> int:
@@ -134,25 +138,62 @@ class Tokenizer:
         add_generation_prompt: bool = True,
         tools: list[dict[str, Any]] | None = None,
         template_arguments: dict[str, Any] | None = None,
+        chat_template: str | None = None,
+        continue_final_message: bool = False,
     ) -> str:
         """The prompt of a conversation. It holds the special tokens already: encode it with
-        `add_special_tokens=False`. Raises ValueError when the folder has no chat template.
+        `add_special_tokens=False`.
+
+        Arguments:
+        messages: dicts of "role" and "content", and whatever else the template knows.
+        add_generation_prompt: end with what opens the model's turn.
+        tools: JSON schemas of functions, for templates that list them.
+        template_arguments: variables of the template beside those.
+        chat_template: Jinja text, instead of the folder's own.
+        continue_final_message: leave the last message open, so that the answer goes on with it.
+
+        Raises ValueError when there is no chat template, and when the template refuses the messages
+        or cannot be rendered with them.
         """
+        template = chat_template or self._own_chat_template(with_tools=bool(tools))
+        if add_generation_prompt and continue_final_message:
+            raise ValueError(
+                "a conversation ends with an open turn (add_generation_prompt) or with an open "
+                "last message (continue_final_message), not with both"
+            )
+        if not messages:
+            raise ValueError("a conversation needs at least one message, got none")
+        from jinja2 import TemplateError
+        from transformers.utils.chat_template_utils import render_jinja_template
+
+        try:
+            rendered, _ = render_jinja_template(
+                conversations=[list(messages)],
+                tools=tools,
+                chat_template=template,
+                add_generation_prompt=add_generation_prompt,
+                continue_final_message=continue_final_message,
+                **{**self._named_tokens, **(template_arguments or {})},
+            )
+        except (TemplateError, TypeError, KeyError, AttributeError) as error:
+            raise ValueError(f"the chat template fails on these messages: {error}") from error
+        return rendered[0]
+
+    def _own_chat_template(self, with_tools: bool) -> str:
+        if isinstance(self.chat_template, dict):
+            for name in ("tool_use", "default") if with_tools else ("default",):
+                if name in self.chat_template:
+                    return self.chat_template[name]
+            raise ValueError(
+                "this tokenizer has no chat template named default, only "
+                f"{', '.join(sorted(self.chat_template))}"
+            )
         if self.chat_template is None:
             raise ValueError(
                 "this tokenizer has no chat template (chat_template.jinja or the key "
                 "chat_template of tokenizer_config.json)"
             )
-        from transformers.utils.chat_template_utils import render_jinja_template
-
-        rendered, _ = render_jinja_template(
-            conversations=[list(messages)],
-            tools=tools,
-            chat_template=self.chat_template,
-            add_generation_prompt=add_generation_prompt,
-            **{**self._named_tokens, **(template_arguments or {})},
-        )
-        return rendered[0]
+        return self.chat_template
 
 
 def _content(token: Any) -> str | None:
@@ -164,15 +205,19 @@ def _read_json(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
-def _read_chat_template(folder: Path, config: dict[str, Any]) -> str | None:
-    """The newest spelling first: a file of its own, then the key (a text or a list of named)."""
+def _read_chat_template(folder: Path, config: dict[str, Any]) -> str | dict[str, str] | None:
+    """The newest spelling first: files of their own, then the key (a text or a list of named)."""
+    named = {
+        path.stem: path.read_text(encoding="utf-8")
+        for path in (folder / "additional_chat_templates").glob("*.jinja")
+    }
     if (folder / "chat_template.jinja").is_file():
-        return (folder / "chat_template.jinja").read_text(encoding="utf-8")
+        default = (folder / "chat_template.jinja").read_text(encoding="utf-8")
+        return {"default": default, **named} if named else default
     template = _read_json(folder / "chat_template.json").get("chat_template")
     template = template or config.get("chat_template")
     if isinstance(template, list):
-        named = {entry["name"]: entry["template"] for entry in template}
-        template = named.get("default")
+        template = {entry["name"]: entry["template"] for entry in template}
     return template
 
 

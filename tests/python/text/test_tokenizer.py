@@ -14,6 +14,10 @@ TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}[{{ message.role }}] {{ message.content }}\n"
     "{% endfor %}{% if add_generation_prompt %}[assistant] {% endif %}"
 )
+MESSAGES = [
+    {"role": "user", "content": "Who goes there?"},
+    {"role": "assistant", "content": "Nay, answer me."},
+]
 
 
 def save(folder: Path, tokenizer, config: dict | None = None) -> Path:
@@ -75,14 +79,61 @@ def test_chat_template(tmp_path: Path, place: str):
     save(tmp_path, byte_level(), config)
     if place == "file":
         (tmp_path / "chat_template.jinja").write_text(TEMPLATE)
-    messages = [
-        {"role": "user", "content": "Who goes there?"},
-        {"role": "assistant", "content": "Nay, answer me."},
-    ]
+    messages = MESSAGES
     text = Tokenizer.load(tmp_path).apply_chat_template(messages)
     theirs = AutoTokenizer.from_pretrained(tmp_path, local_files_only=True)
     assert text == theirs.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     assert text.startswith("<s>[user] Who goes there?\n") and text.endswith("[assistant] ")
+
+
+def test_templates_by_name(tmp_path: Path):
+    """The one for tools where tools are given; from the key, and from files of their own."""
+    tools = [{"type": "function", "function": {"name": "look", "parameters": {}}}]
+    listed = "{% for tool in tools %}{{ tool.function.name }}{% endfor %}"
+    named = [{"name": "tool_use", "template": listed}, {"name": "default", "template": "plain"}]
+    save(tmp_path / "key", byte_level(), {"chat_template": named})
+    save(tmp_path / "file", byte_level())
+    (tmp_path / "file" / "chat_template.jinja").write_text("plain")
+    (tmp_path / "file" / "additional_chat_templates").mkdir()
+    (tmp_path / "file" / "additional_chat_templates" / "tool_use.jinja").write_text(listed)
+    for folder in ("key", "file"):
+        tokenizer = Tokenizer.load(tmp_path / folder)
+        assert tokenizer.apply_chat_template(MESSAGES) == "plain"
+        assert tokenizer.apply_chat_template(MESSAGES, tools=tools) == "look"
+    save(tmp_path / "other", byte_level(), {"chat_template": named[:1]})
+    with pytest.raises(ValueError, match="no chat template named default, only tool_use"):
+        Tokenizer.load(tmp_path / "other").apply_chat_template(MESSAGES)
+
+
+def test_what_a_chat_template_is_given(tmp_path: Path):
+    tokenizer = Tokenizer.load(save(tmp_path, byte_level(), {"chat_template": TEMPLATE}))
+    closed = tokenizer.apply_chat_template(MESSAGES, add_generation_prompt=False)
+    assert closed == "<s>[user] Who goes there?\n[assistant] Nay, answer me.\n"
+    open_ended = tokenizer.apply_chat_template(
+        MESSAGES, add_generation_prompt=False, continue_final_message=True
+    )
+    assert open_ended == closed.rstrip("\n")
+    own = "{{ mood }}{{ eos_token }}"
+    assert tokenizer.apply_chat_template(
+        MESSAGES, chat_template=own, template_arguments={"mood": "wry"}
+    ) == "wry</s>"  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("template", "options", "message"),
+    [
+        ("{{ raise_exception('roles must alternate') }}", {}, "fails .*: roles must alternate"),
+        ("{% if %}", {}, "the chat template fails"),
+        ("{{ messages[0].content + 1 }}", {}, "the chat template fails"),
+        (TEMPLATE, {"continue_final_message": True}, "not with both"),
+    ],
+)
+def test_chat_templates_that_refuse(template: str, options: dict, message: str):
+    tokenizer = Tokenizer(byte_level(), {}, template)
+    with pytest.raises(ValueError, match=message):
+        tokenizer.apply_chat_template(MESSAGES, **options)
+    with pytest.raises(ValueError, match="at least one message"):
+        tokenizer.apply_chat_template([])
 
 
 def test_without_chat_template(tmp_path: Path):
