@@ -128,7 +128,8 @@ void register_facts(py::module_& module) {
       .def_readonly("arena_bytes", &EngineInfo::arena_bytes)
       .def_readonly("workspace_bytes", &EngineInfo::workspace_bytes)
       .def_readonly("kv_cache_bytes", &EngineInfo::kv_cache_bytes)
-      .def_readonly("reserved_bytes", &EngineInfo::reserved_bytes);
+      .def_readonly("reserved_bytes", &EngineInfo::reserved_bytes)
+      .def_readonly("pinned_bytes", &EngineInfo::pinned_bytes);
   py::class_<EngineStats>(module, "EngineStats")
       .def_readonly("iteration", &EngineStats::iteration)
       .def_readonly("timestamp_us", &EngineStats::timestamp_us)
@@ -145,6 +146,8 @@ void register_facts(py::module_& module) {
       .def_readonly("used_blocks", &EngineStats::used_blocks)
       .def_readonly("reused_blocks", &EngineStats::reused_blocks)
       .def_readonly("tokens_per_block", &EngineStats::tokens_per_block)
+      .def_readonly("prefix_queried_tokens", &EngineStats::prefix_queried_tokens)
+      .def_readonly("prefix_hit_tokens", &EngineStats::prefix_hit_tokens)
       .def_readonly("finished_requests", &EngineStats::finished_requests)
       .def_readonly("cancelled_requests", &EngineStats::cancelled_requests)
       .def_readonly("failed_requests", &EngineStats::failed_requests)

@@ -56,6 +56,7 @@ struct EngineInfo {
   int64_t workspace_bytes = 0;         // of them, the scratch memory of ops
   int64_t kv_cache_bytes = 0;
   int64_t reserved_bytes = 0;  // CUDA: left free for recorded graphs and code loaded late
+  int64_t pinned_bytes = 0;    // CUDA: page-locked host memory for the inputs of steps
 };
 
 /// A snapshot, consistent in itself, taken after the newest step.
@@ -73,9 +74,11 @@ struct EngineStats {
   int64_t max_blocks = 0;
   int64_t free_blocks = 0;
   int64_t used_blocks = 0;
-  int64_t reused_blocks = 0;
+  int64_t reused_blocks = 0;  // since load: found in the cache at the start of prompts
   int tokens_per_block = 0;
-  int64_t finished_requests = 0;  // since load, by reason below
+  int64_t prefix_queried_tokens = 0;  // since load: of prompts that began to run
+  int64_t prefix_hit_tokens = 0;      // of them, found in the cache
+  int64_t finished_requests = 0;      // since load, by reason below
   int64_t cancelled_requests = 0;
   int64_t failed_requests = 0;
   int64_t generated_tokens = 0;

@@ -182,7 +182,7 @@ void EngineLoop::admit(int num_admitted) {
   const int64_t now_ns = now_in_ns();
   for (int i = 0; i < num_admitted; ++i) {
     Sequence& sequence = *state_.waiting.front();
-    sequence.table = state_.cache.open();
+    sequence.table = state_.cache.open(sequence.request().input_ids);
     state_.running.push_back(std::move(state_.waiting.front()));
     state_.waiting.pop_front();
     inbox_.left_queue();
@@ -387,6 +387,10 @@ void EngineLoop::publish(bool made_step) {
   stats.active_requests = stats.running_requests + stats.waiting_requests;
   stats.free_blocks = state_.cache.num_free_blocks();
   stats.used_blocks = state_.cache.num_used_blocks();
+  const kv_cache::PrefixStatistics& prefixes = state_.cache.prefix_statistics();
+  stats.reused_blocks = prefixes.hit_blocks;
+  stats.prefix_queried_tokens = prefixes.queried_tokens;
+  stats.prefix_hit_tokens = prefixes.hit_tokens;
   const EngineStats of_step = stats;
   if (is_idle()) {
     stats.scheduled_requests = stats.context_requests = stats.generation_requests = 0;

@@ -47,6 +47,7 @@ RankExecutor::RankExecutor(plan::EngineFile engine, const EngineConfig& config, 
   info.arena_bytes = worker_->arena_bytes();
   info.workspace_bytes = worker_->workspace_bytes();
   info.kv_cache_bytes = worker_->kv_cache_bytes();
+  info.pinned_bytes = worker_->pinned_bytes();
 }
 
 Staging& RankExecutor::staging() {

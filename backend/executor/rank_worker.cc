@@ -73,6 +73,13 @@ void RankWorker::warm_up() {
   runner_->warm_up();
 }
 
+int64_t RankWorker::pinned_bytes() const {
+  int64_t bytes = 0;
+  if (!context_.is_cuda()) return bytes;
+  for (const Staging& staging : stagings_) bytes += static_cast<int64_t>(staging.bytes());
+  return bytes;
+}
+
 void RankWorker::launch(const plan::StepInputs& inputs, std::span<const decoding::SampleRow> rows,
                         int slot) {
   sampler_->prepare(rows, stagings_[slot], slot);

@@ -49,6 +49,7 @@ class RankWorker {
 
   const plan::Weights& weights() const { return weights_; }
   int64_t kv_cache_bytes() const { return storage_->bytes(); }
+  int64_t pinned_bytes() const;  // 0 on the CPU
   int64_t arena_bytes() const { return runner_->arena_bytes(); }
   int64_t workspace_bytes() const { return runner_->workspace_bytes(); }
 

@@ -17,7 +17,7 @@ KvCacheManager::~KvCacheManager() { assert(num_open_reservations_ == 0); }
 
 int32_t KvCacheManager::match(std::span<const int32_t>) const { return 0; }
 
-TableId KvCacheManager::open() {
+TableId KvCacheManager::open(std::span<const int32_t> prompt) {
   if (free_tables_.empty()) {
     tables_.push_back(Table{BlockList(pool_)});
     free_tables_.reserve(tables_.capacity());  // so that release never allocates
@@ -27,6 +27,10 @@ TableId KvCacheManager::open() {
   free_tables_.pop_back();
   tables_[id].is_open = true;
   ++num_tables_;
+  const int32_t hit_tokens = match(prompt);
+  prefix_statistics_.queried_tokens += static_cast<int64_t>(prompt.size());
+  prefix_statistics_.hit_tokens += hit_tokens;
+  prefix_statistics_.hit_blocks += geometry_.num_blocks(hit_tokens);
   return id;
 }
 

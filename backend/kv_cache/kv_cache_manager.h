@@ -18,6 +18,13 @@
 
 namespace inflight::kv_cache {
 
+/// Since the start: prompts opened and what of them was already there.
+struct PrefixStatistics {
+  int64_t queried_tokens = 0;
+  int64_t hit_tokens = 0;
+  int64_t hit_blocks = 0;
+};
+
 class KvCacheManager {
  public:
   KvCacheManager(Geometry geometry, int32_t num_blocks);
@@ -29,8 +36,8 @@ class KvCacheManager {
   /// its first chunk begins. Takes nothing. Always 0 in this version, which shares no blocks.
   int32_t match(std::span<const int32_t> prompt) const;
 
-  /// A new, empty block table.
-  TableId open();
+  /// A new block table for a sequence that starts with `prompt`; it begins with what match finds.
+  TableId open(std::span<const int32_t> prompt = {});
 
   /// Grows every table for its part of the step, or none: nothing is taken, and nullopt returned,
   /// if the pool has too few free blocks for all. A table may be named once; its `first_position`
@@ -51,6 +58,7 @@ class KvCacheManager {
   int32_t num_free_blocks() const { return pool_.num_free(); }
   int32_t num_used_blocks() const { return pool_.num_used(); }
   int32_t num_tables() const { return num_tables_; }
+  const PrefixStatistics& prefix_statistics() const { return prefix_statistics_; }
 
   /// For check_invariants; O(blocks).
   CacheSnapshot snapshot() const;
@@ -73,6 +81,7 @@ class KvCacheManager {
   std::vector<Table> tables_;
   std::vector<TableId> free_tables_;  // a stack
   int32_t num_tables_ = 0;
+  PrefixStatistics prefix_statistics_;
   int32_t num_open_reservations_ = 0;
   uint64_t newest_reservation_ = 0;                            // serial
   std::vector<std::vector<Reservation::Entry>> spare_memory_;  // of closed reservations

@@ -19,10 +19,20 @@ namespace {
 /// through the stream's queue of events. The blocks are free before this wait begins.
 constexpr std::chrono::milliseconds kQuietTime{100};
 
+using Clock = std::chrono::steady_clock;
+
+/// Whether it is time; the next time is a period later then.
+bool is_due(Clock::time_point& due, std::chrono::milliseconds period) {
+  const Clock::time_point now = Clock::now();
+  if (now < due) return false;
+  due = now + period;
+  return true;
+}
+
 uint64_t now_ns() {
-  return static_cast<uint64_t>(std::chrono::duration_cast<std::chrono::nanoseconds>(
-                                   std::chrono::steady_clock::now().time_since_epoch())
-                                   .count());
+  return static_cast<uint64_t>(
+      std::chrono::duration_cast<std::chrono::nanoseconds>(Clock::now().time_since_epoch())
+          .count());
 }
 
 }  // namespace
@@ -31,8 +41,8 @@ InstanceState::InstanceState(TRITONBACKEND_ModelInstance* instance, const ModelS
                              MetricFamilies& families, std::unique_ptr<executor::Engine> engine)
     : instance_(instance),
       settings_(settings),
-      metrics_(
-          std::make_unique<Metrics>(families, settings.name, settings.version, engine->info())),
+      metrics_(std::make_unique<Metrics>(families, settings.name, settings.version, engine->info(),
+                                         settings.batching_numbers)),
       late_endings_(kQuietTime),
       engine_(std::move(engine)) {
   metrics_->publish(engine_->stats());
@@ -106,6 +116,7 @@ void InstanceState::stop(const IncomingRequest& command) {
 }
 
 void InstanceState::answer(const LivePtr& live, size_t sequence, executor::Response&& part) {
+  live->count(sequence, part);
   const bool unheard = live->nobody_listens();
   if (!part.is_final) {
     if (unheard) return;  // its end is under way: after_step() or the stop command saw to it
@@ -138,9 +149,6 @@ void InstanceState::answer(const LivePtr& live, size_t sequence, executor::Respo
 
 bool InstanceState::close(LiveRequest& live, size_t sequence, const executor::Response& part) {
   if (part.error) live.success = false;
-  const auto first_scheduled = static_cast<uint64_t>(part.times.first_scheduled_ns);
-  if (first_scheduled > 0)
-    live.first_scheduled_ns = std::min(live.first_scheduled_ns, first_scheduled);
   std::lock_guard lock(mutex_);
   live.sequences[sequence].done = true;
   live_.erase(part.id);
@@ -154,9 +162,12 @@ void InstanceState::end(LiveRequest& live, size_t sequence, const executor::Resp
                }),
                "response");
   live.delete_factory();
-  const bool was_scheduled = live.first_scheduled_ns != UINT64_MAX;
-  finish(live.request, live.success, live.start_ns,
-         was_scheduled ? std::max(live.first_scheduled_ns, live.start_ns) : live.start_ns);
+  if (live.success) {
+    live.numbers.answered_ns = static_cast<int64_t>(now_ns());
+    metrics_->observe(live.numbers);
+  }
+  const auto first_scheduled = static_cast<uint64_t>(live.numbers.times.first_scheduled_ns);
+  finish(live.request, live.success, live.start_ns, std::max(first_scheduled, live.start_ns));
 }
 
 void InstanceState::finish(TRITONBACKEND_Request* request, bool success, uint64_t start_ns,
@@ -172,6 +183,10 @@ void InstanceState::finish(TRITONBACKEND_Request* request, bool success, uint64_
                "RequestRelease");
 }
 
+void InstanceState::publish(const executor::EngineStats& stats) {
+  if (is_due(stats_due_, settings_.stats_check_period)) metrics_->publish(stats);
+}
+
 bool InstanceState::publish_if_idle() {
   const executor::EngineStats newest = engine_->stats();
   if (newest.active_requests == 0) metrics_->publish(newest);
@@ -179,7 +194,12 @@ bool InstanceState::publish_if_idle() {
 }
 
 void InstanceState::after_step(const executor::EngineStats& stats) {
-  if (!publish_if_idle()) metrics_->publish(stats);
+  if (!publish_if_idle()) publish(stats);
+  if (is_due(cancellations_due_, settings_.cancellation_check_period))
+    cancel_what_nobody_waits_for();
+}
+
+void InstanceState::cancel_what_nobody_waits_for() {
   std::vector<executor::RequestId> cancelled;
   {
     std::lock_guard lock(mutex_);

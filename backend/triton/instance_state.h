@@ -3,6 +3,7 @@
 // final response and is released then.
 #pragma once
 
+#include <chrono>
 #include <memory>
 #include <mutex>
 #include <unordered_map>
@@ -41,10 +42,13 @@ class InstanceState {
   void end(LiveRequest& live, size_t sequence, const executor::Response& part);
   void finish(TRITONBACKEND_Request* request, bool success, uint64_t start_ns,
               uint64_t compute_start_ns);
+  void after_step(const executor::EngineStats& stats);
+  /// At most so often as the settings say, but at once when the engine rests: those numbers stay.
+  void publish(const executor::EngineStats& stats);
   /// A cancelled request may end after the newest step and before any other: nothing would tell
   /// the gauges.
   bool publish_if_idle();
-  void after_step(const executor::EngineStats& stats);
+  void cancel_what_nobody_waits_for();
   uint64_t public_id(executor::RequestId id) const { return receipts_.id_base() + id; }
 
   TRITONBACKEND_ModelInstance* instance_;
@@ -53,6 +57,8 @@ class InstanceState {
   std::mutex mutex_;                                       // guards live_ and the ids in it
   std::unordered_map<executor::RequestId, LivePtr> live_;  // by sequence
   std::unique_ptr<Metrics> metrics_;
+  // Of the response thread.
+  std::chrono::steady_clock::time_point stats_due_, cancellations_due_;
   DelayedCalls late_endings_;
   std::unique_ptr<executor::Engine> engine_;  // last: its threads use all of the above
 };

@@ -1,5 +1,7 @@
 #include "backend/triton/live_request.h"
 
+#include <algorithm>
+
 #include "backend/triton/triton_error.h"
 
 namespace inflight::triton {
@@ -24,6 +26,29 @@ void LiveRequest::add_sequences(const IncomingRequest& incoming, const Receipts&
         std::make_unique<ResponseWriter>(factory, sequence.reply, sequence.request, receipts);
   }
   num_running = sequences.size();
+  numbers.received_ns = static_cast<int64_t>(start_ns);
+  for (const IncomingSequence& sequence : incoming.sequences) {
+    const bool is_first_of_row = sequence.reply.sequence_index.value_or(0) == 0;
+    if (is_first_of_row)
+      numbers.input_tokens += static_cast<int64_t>(sequence.request->input_ids.size());
+  }
+}
+
+void LiveRequest::count(size_t sequence, const executor::Response& part) {
+  const auto num_tokens = static_cast<int64_t>(part.token_ids.size());
+  int64_t& of_sequence = sequences[sequence].num_tokens;
+  of_sequence += num_tokens;
+  numbers.output_tokens += num_tokens;
+  numbers.longest_output = std::max(numbers.longest_output, of_sequence);
+  if (!part.is_final) return;
+  executor::RequestTimes& times = numbers.times;
+  const auto keep_earliest = [](int64_t& time, int64_t other) {
+    if (time == 0 || (other != 0 && other < time)) time = other;
+  };
+  keep_earliest(times.first_scheduled_ns, part.times.first_scheduled_ns);
+  keep_earliest(times.first_token_ns, part.times.first_token_ns);
+  times.last_token_ns = std::max(times.last_token_ns, part.times.last_token_ns);
+  numbers.is_cancelled |= part.finish_reason == executor::FinishReason::kCancelled;
 }
 
 bool LiveRequest::is_cancelled() const {

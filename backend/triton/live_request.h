@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "backend/executor/request.h"
+#include "backend/triton/metric_table.h"
 #include "backend/triton/request_reader.h"
 #include "backend/triton/response_writer.h"
 #include "backend/triton/triton_c_api.h"
@@ -19,6 +20,7 @@ struct LiveRequest {
   struct Sequence {
     executor::RequestId id = 0;  // 0 until queued; guarded by InstanceState's mutex
     bool done = false;           // guarded by InstanceState's mutex
+    int64_t num_tokens = 0;      // generated, of the parts that have come; response thread
     std::unique_ptr<ResponseWriter> writer;
   };
 
@@ -31,6 +33,8 @@ struct LiveRequest {
   void add_sequences(const IncomingRequest& incoming, const Receipts& receipts);
   bool nobody_listens() const { return client_left || is_cancelled(); }
   bool is_cancelled() const;
+  /// Adds a part to the request's numbers; response thread.
+  void count(size_t sequence, const executor::Response& part);
   /// Before the request is released.
   void delete_factory();
 
@@ -44,7 +48,7 @@ struct LiveRequest {
   std::atomic<bool> client_left = false;
   // Of the sequences that have ended; response thread.
   bool success = true;
-  uint64_t first_scheduled_ns = UINT64_MAX;
+  EndedRequest numbers;  // what the metrics observe at the end
 };
 
 }  // namespace inflight::triton

@@ -1,6 +1,5 @@
 #include "backend/triton/metrics.h"
 
-#include <algorithm>
 #include <memory>
 #include <utility>
 
@@ -10,74 +9,6 @@ namespace inflight::triton {
 
 namespace {
 
-using Stats = executor::EngineStats;
-using Info = executor::EngineInfo;
-using Value = double (*)(const Stats&, const Info&);
-
-struct Row {
-  const char* category;
-  Value value;
-};
-struct Family {
-  const char* name;
-  const char* help;
-  const char* label;
-  std::vector<Row> rows;
-};
-
-double memory_of(const Info& info) {
-  return static_cast<double>(info.weight_bytes_allocated + info.arena_bytes + info.kv_cache_bytes);
-}
-
-const std::vector<Family> kFamilies = {
-    {"nv_trt_llm_request_metrics",
-     "Requests in the engine",
-     "request_type",
-     {{"active", [](const Stats& s, const Info&) -> double { return s.active_requests; }},
-      {"max", [](const Stats&, const Info& i) -> double { return i.max_batch_size; }},
-      {"scheduled", [](const Stats& s, const Info&) -> double { return s.scheduled_requests; }},
-      {"context", [](const Stats& s, const Info&) -> double { return s.context_requests; }},
-      {"waiting",
-       [](const Stats& s, const Info&) -> double {
-         return std::max(0, s.active_requests - s.scheduled_requests);
-       }}}},
-    {"nv_trt_llm_runtime_memory_metrics",
-     "Bytes held by the engine",
-     "memory_type",
-     {{"cpu", [](const Stats&, const Info& i) { return i.device == "cpu" ? memory_of(i) : 0; }},
-      {"gpu", [](const Stats&, const Info& i) { return i.device == "cpu" ? 0 : memory_of(i); }},
-      {"pinned", [](const Stats&, const Info&) -> double { return 0; }}}},
-    {"nv_trt_llm_kv_cache_block_metrics",
-     "Blocks of the KV cache",
-     "kv_cache_block_type",
-     {{"max", [](const Stats& s, const Info&) -> double { return s.max_blocks; }},
-      {"free", [](const Stats& s, const Info&) -> double { return s.free_blocks; }},
-      {"used", [](const Stats& s, const Info&) -> double { return s.used_blocks; }},
-      {"tokens_per", [](const Stats& s, const Info&) -> double { return s.tokens_per_block; }},
-      {"reused", [](const Stats& s, const Info&) { return static_cast<double>(s.reused_blocks); }},
-      {"fraction",
-       [](const Stats& s, const Info&) {
-         return s.max_blocks == 0 ? 0.0 : static_cast<double>(s.used_blocks) / s.max_blocks;
-       }}}},
-    {"nv_trt_llm_inflight_batcher_metrics",
-     "The newest step",
-     "inflight_batcher_specific_metric",
-     {{"total_context_tokens",
-       [](const Stats& s, const Info&) -> double { return s.context_tokens; }},
-      {"generation_requests",
-       [](const Stats& s, const Info&) -> double { return s.generation_requests; }},
-      {"micro_batch_id", [](const Stats&, const Info&) -> double { return 0; }},
-      {"paused_requests",
-       [](const Stats& s, const Info&) -> double { return s.paused_requests; }}}},
-    {"nv_trt_llm_general_metrics",
-     "Progress of the engine",
-     "general_type",
-     {{"timestamp",
-       [](const Stats& s, const Info&) { return static_cast<double>(s.timestamp_us); }},
-      {"iteration_counter",
-       [](const Stats& s, const Info&) { return static_cast<double>(s.iteration); }}}},
-};
-
 using Label = std::unique_ptr<TRITONSERVER_Parameter, void (*)(TRITONSERVER_Parameter*)>;
 
 Label make_label(const char* name, const std::string& value) {
@@ -85,63 +16,133 @@ Label make_label(const char* name, const std::string& value) {
                TRITONSERVER_ParameterDelete);
 }
 
+/// The labels of a metric, while it is made.
+class Labels {
+ public:
+  void add(const char* name, const std::string& value) {
+    labels_.push_back(make_label(name, value));
+    pointers_.push_back(labels_.back().get());
+  }
+  const TRITONSERVER_Parameter** data() { return pointers_.data(); }
+  uint64_t size() const { return pointers_.size(); }
+
+ private:
+  std::vector<Label> labels_;
+  std::vector<const TRITONSERVER_Parameter*> pointers_;
+};
+
+Labels make_labels(const std::string& model, const char* label, const char* category,
+                   const std::string& version) {
+  Labels labels;
+  labels.add("model", model);
+  if (label != nullptr) labels.add(label, category);
+  labels.add("version", version);
+  return labels;
+}
+
+/// Servers before release 24.09 have none, and lack the functions.
+bool has_histograms() {
+  return TRITONSERVER_MetricArgsNew != nullptr && TRITONSERVER_MetricObserve != nullptr;
+}
+
+TRITONSERVER_Metric* make_histogram(TRITONSERVER_MetricFamily* family, Labels labels,
+                                    const std::vector<double>& bounds) {
+  TRITONSERVER_MetricArgs* args = nullptr;
+  check_triton(TRITONSERVER_MetricArgsNew(&args), "MetricArgsNew");
+  TRITONSERVER_Metric* metric = nullptr;
+  log_if_error(TRITONSERVER_MetricArgsSetHistogram(args, bounds.data(), bounds.size()),
+               "MetricArgsSetHistogram");
+  log_if_error(TRITONSERVER_MetricNewWithArgs(&metric, family, labels.data(), labels.size(), args),
+               "MetricNewWithArgs");
+  log_if_error(TRITONSERVER_MetricArgsDelete(args), "MetricArgsDelete");
+  return metric;
+}
+
 }  // namespace
 
-MetricFamilies::MetricFamilies() {
-  for (const Family& family : kFamilies) {
-    TRITONSERVER_MetricFamily* handle = nullptr;
-    log_if_error(TRITONSERVER_MetricFamilyNew(&handle, TRITONSERVER_METRIC_KIND_GAUGE, family.name,
-                                              family.help),
+TRITONSERVER_MetricFamily* MetricFamilies::find(TRITONSERVER_MetricKind kind, const char* name,
+                                                const char* help) {
+  const auto [place, is_new] = handles_.try_emplace(name, nullptr);
+  if (is_new)
+    log_if_error(TRITONSERVER_MetricFamilyNew(&place->second, kind, name, help),
                  "MetricFamilyNew");  // a server without metrics still serves
-    handles_.push_back(handle);
-  }
+  return place->second;
 }
 
 MetricFamilies::~MetricFamilies() {
-  for (TRITONSERVER_MetricFamily* family : handles_)
+  for (const auto& [name, family] : handles_)
     if (family != nullptr)
       log_if_error(TRITONSERVER_MetricFamilyDelete(family), "MetricFamilyDelete");
 }
 
-struct Metrics::Gauge {
-  TRITONSERVER_Metric* metric;
-  Value value;
-};
-
-Metrics::Metrics(MetricFamilies& families, const std::string& model, uint64_t version, Info info)
-    : families_(families), info_(std::move(info)) {
+Metrics::Metrics(MetricFamilies& families, const std::string& model, uint64_t version,
+                 executor::EngineInfo info, BatchingNumbers numbers)
+    : families_(families), info_(std::move(info)), batching_(numbers) {
   std::lock_guard lock(families_.mutex_);
-  for (size_t i = 0; i < kFamilies.size(); ++i) {
-    TRITONSERVER_MetricFamily* handle = families_.handles_[i];
+  add_numbers(model, std::to_string(version));
+  if (has_histograms())
+    add_histograms(model, std::to_string(version));
+  else
+    log(LogLevel::kWarning, model,
+        ": no histograms, which need a server of release 24.09 or later");
+}
+
+void Metrics::add_numbers(const std::string& model, const std::string& version) {
+  for (const NumberFamily* family : number_families(batching_)) {
+    const auto kind =
+        family->is_counter ? TRITONSERVER_METRIC_KIND_COUNTER : TRITONSERVER_METRIC_KIND_GAUGE;
+    TRITONSERVER_MetricFamily* handle = families_.find(kind, family->name, family->help);
     if (handle == nullptr) continue;
-    for (const Row& row : kFamilies[i].rows) {
-      const Label labels[] = {make_label("model", model),
-                              make_label(kFamilies[i].label, row.category),
-                              make_label("version", std::to_string(version))};
-      const TRITONSERVER_Parameter* pointers[] = {labels[0].get(), labels[1].get(),
-                                                  labels[2].get()};
+    for (const NumberRow& row : family->rows) {
+      Labels labels = make_labels(model, family->label, row.category, version);
       TRITONSERVER_Metric* metric = nullptr;
-      auto* error = TRITONSERVER_MetricNew(&metric, handle, pointers, 3);
-      log_if_error(error, "MetricNew");
-      if (metric != nullptr) gauges_.push_back({metric, row.value});
+      log_if_error(TRITONSERVER_MetricNew(&metric, handle, labels.data(), labels.size()),
+                   "MetricNew");
+      if (metric != nullptr) numbers_.push_back({metric, &row, family->is_counter, 0.0});
     }
+  }
+}
+
+void Metrics::add_histograms(const std::string& model, const std::string& version) {
+  for (const HistogramFamily& family : histogram_families()) {
+    TRITONSERVER_MetricFamily* handle =
+        families_.find(TRITONSERVER_METRIC_KIND_HISTOGRAM, family.name, family.help);
+    if (handle == nullptr) continue;
+    TRITONSERVER_Metric* metric = make_histogram(
+        handle, make_labels(model, family.label, family.category, version), family.bounds);
+    if (metric != nullptr) histograms_.push_back({metric, &family});
   }
 }
 
 Metrics::~Metrics() {
   std::lock_guard lock(families_.mutex_);
-  for (const Gauge& gauge : gauges_)
-    log_if_error(TRITONSERVER_MetricDelete(gauge.metric), "MetricDelete");
+  for (const Number& number : numbers_)
+    log_if_error(TRITONSERVER_MetricDelete(number.metric), "MetricDelete");
+  for (const Histogram& histogram : histograms_)
+    log_if_error(TRITONSERVER_MetricDelete(histogram.metric), "MetricDelete");
 }
 
-void Metrics::publish(const Stats& newest) {
-  Stats stats = newest;
-  if (stats.active_requests == 0) {  // that step was the last: what was in it is gone
-    stats.scheduled_requests = stats.context_requests = stats.generation_requests = 0;
-    stats.context_tokens = 0;
+void Metrics::publish(const executor::EngineStats& newest) {
+  const executor::EngineStats stats = shown(newest);
+  for (Number& number : numbers_) {
+    const double value = number.row->value(stats, info_);
+    if (!number.is_counter) {
+      log_if_error(TRITONSERVER_MetricSet(number.metric, value), "MetricSet");
+    } else if (value > number.counted) {
+      log_if_error(TRITONSERVER_MetricIncrement(number.metric, value - number.counted),
+                   "MetricIncrement");
+      number.counted = value;
+    }
   }
-  for (const Gauge& gauge : gauges_)
-    log_if_error(TRITONSERVER_MetricSet(gauge.metric, gauge.value(stats, info_)), "MetricSet");
+  if (TRITONSERVER_LogIsEnabled(TRITONSERVER_LOG_VERBOSE))
+    log(LogLevel::kVerbose, statistics_line(stats, info_, batching_));
+}
+
+void Metrics::observe(const EndedRequest& request) {
+  for (const Histogram& histogram : histograms_) {
+    const std::optional<double> value = histogram.family->value(request);
+    if (value) log_if_error(TRITONSERVER_MetricObserve(histogram.metric, *value), "MetricObserve");
+  }
 }
 
 }  // namespace inflight::triton

@@ -22,7 +22,6 @@ using Json = nlohmann::json;
 // Keys of the former backend that change nothing here.
 constexpr std::array kHarmless = {"FORCE_CPU_ONLY_INPUT_TENSORS",
                                   "batch_scheduler_policy",
-                                  "cancellation_check_period_ms",
                                   "cuda_graph_cache_size",
                                   "cuda_graph_mode",
                                   "enable_context_fmha_fp32_acc",
@@ -36,7 +35,6 @@ constexpr std::array kHarmless = {"FORCE_CPU_ONLY_INPUT_TENSORS",
                                   "recv_poll_period_ms",
                                   "request_stats_max_iterations",
                                   "speculative_decoding_fast_logits",
-                                  "stats_check_period_ms",
                                   "tokenizer_dir",
                                   "xgrammar_tokenizer_info_path",
                                   "cross_kv_cache_fraction",
@@ -109,15 +107,25 @@ class Parameters {
   std::vector<std::string>& warnings_;
 };
 
-void read_model_type(Parameters& parameters, std::vector<std::string>& warnings) {
+std::chrono::milliseconds read_period(Parameters& parameters, const char* key,
+                                      std::vector<std::string>& warnings) {
+  const int milliseconds = parameters.number<int>(key).value_or(0);
+  if (milliseconds >= 0) return std::chrono::milliseconds(milliseconds);
+  warnings.push_back(concat("parameter ", key, " = ", milliseconds, " is below 0; 0 is used"));
+  return {};
+}
+
+/// The numbers that a model of this type shows.
+BatchingNumbers read_model_type(Parameters& parameters, std::vector<std::string>& warnings) {
   const std::string type = parameters.text("gpt_model_type").value_or("inflight_fused_batching");
   if (type == "V1" || type == "v1") {
     warnings.push_back("Static batching type is deprecated: requests are batched in flight");
-    return;
+    return BatchingNumbers::kV1;
   }
   check(type == "inflight_batching" || type == "inflight_fused_batching",
         "Invalid gpt_model_type \"", type,
         "\": expected inflight_fused_batching, inflight_batching or V1");
+  return BatchingNumbers::kInflight;
 }
 
 fs::path read_engine_dir(Parameters& parameters, const fs::path& version_dir) {
@@ -181,7 +189,10 @@ ModelSettings parse_model_config(std::string_view config_json, const std::string
   const Json config = Json::parse(config_json, nullptr, /*allow_exceptions=*/false);
   check(config.is_object(), "the configuration of model ", name, " is not a JSON object");
   Parameters parameters(config, settings.warnings);
-  read_model_type(parameters, settings.warnings);
+  settings.batching_numbers = read_model_type(parameters, settings.warnings);
+  settings.stats_check_period = read_period(parameters, "stats_check_period_ms", settings.warnings);
+  settings.cancellation_check_period =
+      read_period(parameters, "cancellation_check_period_ms", settings.warnings);
   settings.engine = read_engine_config(parameters, config, version_dir);
   settings.reader.exclude_input_in_output = parameters.flag("exclude_input_in_output", false);
   const auto policy = config.value("model_transaction_policy", Json::object());

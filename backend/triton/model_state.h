@@ -2,6 +2,7 @@
 // Shared by the instances of a model; immutable.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <filesystem>
 #include <string>
@@ -9,6 +10,7 @@
 #include <vector>
 
 #include "backend/executor/engine.h"
+#include "backend/triton/metric_table.h"
 #include "backend/triton/request_reader.h"
 #include "backend/triton/triton_c_api.h"
 
@@ -19,6 +21,10 @@ struct ModelSettings {
   uint64_t version = 0;
   ReaderOptions reader;
   executor::EngineConfig engine;
+  BatchingNumbers batching_numbers = BatchingNumbers::kInflight;
+  // At most so often; 0: after every step that brought somebody something, and every 5 ms.
+  std::chrono::milliseconds stats_check_period{0};
+  std::chrono::milliseconds cancellation_check_period{0};
   std::vector<std::string> warnings;  // for the log: unparsable or unknown values
 };
 

@@ -12,6 +12,7 @@ extern "C" {
 struct TRITONSERVER_Error;
 struct TRITONSERVER_Message;
 struct TRITONSERVER_Metric;
+struct TRITONSERVER_MetricArgs;
 struct TRITONSERVER_MetricFamily;
 struct TRITONSERVER_Parameter;
 struct TRITONBACKEND_Backend;
@@ -68,7 +69,11 @@ enum TRITONSERVER_Error_Code {
   TRITONSERVER_ERROR_ALREADY_EXISTS,
   TRITONSERVER_ERROR_CANCELLED
 };
-enum TRITONSERVER_MetricKind { TRITONSERVER_METRIC_KIND_COUNTER, TRITONSERVER_METRIC_KIND_GAUGE };
+enum TRITONSERVER_MetricKind {
+  TRITONSERVER_METRIC_KIND_COUNTER,
+  TRITONSERVER_METRIC_KIND_GAUGE,
+  TRITONSERVER_METRIC_KIND_HISTOGRAM
+};
 enum TRITONBACKEND_ArtifactType { TRITONBACKEND_ARTIFACT_FILESYSTEM };
 enum { TRITONSERVER_REQUEST_RELEASE_ALL = 1 };
 enum { TRITONSERVER_RESPONSE_COMPLETE_FINAL = 1 };
@@ -97,6 +102,23 @@ TRITONSERVER_Error* TRITONSERVER_MetricNew(TRITONSERVER_Metric** metric,
                                            uint64_t label_count);
 TRITONSERVER_Error* TRITONSERVER_MetricDelete(TRITONSERVER_Metric* metric);
 TRITONSERVER_Error* TRITONSERVER_MetricSet(TRITONSERVER_Metric* metric, double value);
+TRITONSERVER_Error* TRITONSERVER_MetricIncrement(TRITONSERVER_Metric* metric, double value);
+
+// Of servers from release 24.09 on: null in others.
+#define TRITONSERVER_OPTIONAL __attribute__((weak))
+TRITONSERVER_OPTIONAL TRITONSERVER_Error* TRITONSERVER_MetricArgsNew(
+    TRITONSERVER_MetricArgs** args);
+TRITONSERVER_OPTIONAL TRITONSERVER_Error* TRITONSERVER_MetricArgsSetHistogram(
+    TRITONSERVER_MetricArgs* args, const double* bounds, uint64_t num_bounds);
+TRITONSERVER_OPTIONAL TRITONSERVER_Error* TRITONSERVER_MetricArgsDelete(
+    TRITONSERVER_MetricArgs* args);
+TRITONSERVER_OPTIONAL TRITONSERVER_Error* TRITONSERVER_MetricNewWithArgs(
+    TRITONSERVER_Metric** metric, TRITONSERVER_MetricFamily* family,
+    const TRITONSERVER_Parameter** labels, uint64_t label_count,
+    const TRITONSERVER_MetricArgs* args);
+TRITONSERVER_OPTIONAL TRITONSERVER_Error* TRITONSERVER_MetricObserve(TRITONSERVER_Metric* metric,
+                                                                     double value);
+#undef TRITONSERVER_OPTIONAL
 
 TRITONSERVER_Error* TRITONBACKEND_ApiVersion(uint32_t* major, uint32_t* minor);
 TRITONSERVER_Error* TRITONBACKEND_BackendState(TRITONBACKEND_Backend* backend, void** state);

@@ -1,6 +1,7 @@
 #include "tests/cpp/triton/fake_triton.h"
 
 #include <algorithm>
+#include <cstdlib>
 
 #include "backend/triton/request_schema.h"
 
@@ -21,12 +22,16 @@ struct TRITONSERVER_Parameter {
 // As in the server: gauges of equal labels are one, whose users are counted by family object, and
 // it goes with the last user that its family object knows.
 struct TRITONSERVER_MetricFamily {
+  TRITONSERVER_MetricKind kind;
   std::string name;
   std::map<std::string, int> users;
 };
 struct TRITONSERVER_Metric {
   TRITONSERVER_MetricFamily* family;
   std::string key;
+};
+struct TRITONSERVER_MetricArgs {
+  std::vector<double> bounds;
 };
 struct TRITONBACKEND_Output {
   FakeTensor tensor;
@@ -43,6 +48,9 @@ namespace {
 
 std::mutex gauges_mutex;
 std::map<std::string, double> gauges;
+std::map<std::string, inflight::testing::FakeHistogram> histograms;
+std::vector<std::string> verbose_lines;
+bool is_verbose = false;
 
 }  // namespace
 
@@ -56,6 +64,22 @@ FakeCounts& fake_counts() {
 std::map<std::string, double> fake_gauges() {
   std::lock_guard lock(gauges_mutex);
   return gauges;
+}
+
+FakeHistogram fake_histogram(const std::string& family) {
+  std::lock_guard lock(gauges_mutex);
+  return histograms[family];
+}
+
+void fake_log_verbosely(bool verbose) {
+  std::lock_guard lock(gauges_mutex);
+  is_verbose = verbose;
+  verbose_lines.clear();
+}
+
+std::vector<std::string> fake_verbose_lines() {
+  std::lock_guard lock(gauges_mutex);
+  return verbose_lines;
 }
 
 std::unique_ptr<TRITONBACKEND_Request> make_request(const std::vector<int32_t>& prompt,
@@ -131,10 +155,10 @@ TRITONSERVER_Parameter* TRITONSERVER_ParameterNew(const char* name, TRITONSERVER
 }
 void TRITONSERVER_ParameterDelete(TRITONSERVER_Parameter* parameter) { delete parameter; }
 TRITONSERVER_Error* TRITONSERVER_MetricFamilyNew(TRITONSERVER_MetricFamily** family,
-                                                 TRITONSERVER_MetricKind, const char* name,
+                                                 TRITONSERVER_MetricKind kind, const char* name,
                                                  const char*) {
   ++fake_counts().families;
-  *family = new TRITONSERVER_MetricFamily{name, {}};
+  *family = new TRITONSERVER_MetricFamily{kind, name, {}};
   return nullptr;
 }
 TRITONSERVER_Error* TRITONSERVER_MetricFamilyDelete(TRITONSERVER_MetricFamily* family) {
@@ -165,8 +189,51 @@ TRITONSERVER_Error* TRITONSERVER_MetricDelete(TRITONSERVER_Metric* metric) {
 }
 TRITONSERVER_Error* TRITONSERVER_MetricSet(TRITONSERVER_Metric* metric, double value) {
   std::lock_guard lock(gauges_mutex);
+  if (metric->family->kind != TRITONSERVER_METRIC_KIND_GAUGE) std::abort();
   if (!gauges.contains(metric->key)) ++fake_counts().freed_gauges_set;
   gauges[metric->key] = value;
+  return nullptr;
+}
+TRITONSERVER_Error* TRITONSERVER_MetricIncrement(TRITONSERVER_Metric* metric, double value) {
+  std::lock_guard lock(gauges_mutex);
+  if (metric->family->kind != TRITONSERVER_METRIC_KIND_COUNTER || value < 0) std::abort();
+  if (!gauges.contains(metric->key)) ++fake_counts().freed_gauges_set;
+  gauges[metric->key] += value;
+  return nullptr;
+}
+TRITONSERVER_Error* TRITONSERVER_MetricArgsNew(TRITONSERVER_MetricArgs** args) {
+  ++fake_counts().metrics;
+  *args = new TRITONSERVER_MetricArgs;
+  return nullptr;
+}
+TRITONSERVER_Error* TRITONSERVER_MetricArgsSetHistogram(TRITONSERVER_MetricArgs* args,
+                                                        const double* bounds, uint64_t count) {
+  args->bounds.assign(bounds, bounds + count);
+  return nullptr;
+}
+TRITONSERVER_Error* TRITONSERVER_MetricArgsDelete(TRITONSERVER_MetricArgs* args) {
+  --fake_counts().metrics;
+  delete args;
+  return nullptr;
+}
+TRITONSERVER_Error* TRITONSERVER_MetricNewWithArgs(TRITONSERVER_Metric** metric,
+                                                   TRITONSERVER_MetricFamily* family,
+                                                   const TRITONSERVER_Parameter**, uint64_t,
+                                                   const TRITONSERVER_MetricArgs* args) {
+  ++fake_counts().metrics;
+  if (family->kind != TRITONSERVER_METRIC_KIND_HISTOGRAM) std::abort();
+  std::lock_guard lock(gauges_mutex);
+  histograms[family->name] = {args->bounds, std::vector<int>(args->bounds.size() + 1), 0, 0};
+  *metric = new TRITONSERVER_Metric{family, family->name};
+  return nullptr;
+}
+TRITONSERVER_Error* TRITONSERVER_MetricObserve(TRITONSERVER_Metric* metric, double value) {
+  std::lock_guard lock(gauges_mutex);
+  inflight::testing::FakeHistogram& histogram = histograms.at(metric->key);
+  const auto bound = std::ranges::lower_bound(histogram.bounds, value);
+  ++histogram.counts[bound - histogram.bounds.begin()];
+  ++histogram.num_observed;
+  histogram.sum += value;
   return nullptr;
 }
 
@@ -308,7 +375,14 @@ TRITONSERVER_Error* TRITONBACKEND_ResponseSend(TRITONBACKEND_Response* response,
   return TRITONBACKEND_ResponseDelete(response);
 }
 
-TRITONSERVER_Error* TRITONSERVER_LogMessage(TRITONSERVER_LogLevel, const char*, int, const char*) {
+TRITONSERVER_Error* TRITONSERVER_LogMessage(TRITONSERVER_LogLevel level, const char*, int,
+                                            const char* message) {
+  std::lock_guard lock(gauges_mutex);
+  if (level == TRITONSERVER_LOG_VERBOSE && is_verbose) verbose_lines.emplace_back(message);
   return nullptr;
+}
+bool TRITONSERVER_LogIsEnabled(TRITONSERVER_LogLevel level) {
+  std::lock_guard lock(gauges_mutex);
+  return level != TRITONSERVER_LOG_VERBOSE || is_verbose;
 }
 }

@@ -53,8 +53,22 @@ struct FakeCounts {
 };
 FakeCounts& fake_counts();
 
-/// The value of a gauge by "family category", for example "nv_trt_llm_request_metrics active".
+/// The value of a gauge or counter by "family category", for example
+/// "nv_trt_llm_request_metrics active".
 std::map<std::string, double> fake_gauges();
+
+struct FakeHistogram {
+  std::vector<double> bounds;
+  std::vector<int> counts;  // by bucket, not summed; the last is above all bounds
+  int num_observed = 0;
+  double sum = 0;
+};
+/// By the name of its family.
+FakeHistogram fake_histogram(const std::string& family);
+
+/// Whether the log shows level 1; forgets the lines so far.
+void fake_log_verbosely(bool verbose);
+std::vector<std::string> fake_verbose_lines();
 
 }  // namespace inflight::testing
 

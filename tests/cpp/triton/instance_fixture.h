@@ -4,6 +4,7 @@
 
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "backend/triton/instance_state.h"
@@ -18,7 +19,8 @@ using Ids = std::vector<int32_t>;
 struct Backend {
   /// `beside`: another instance of the same server.
   explicit Backend(bool decoupled = true, executor::EngineConfig config = {},
-                   const Backend* beside = nullptr) {
+                   const Backend* beside = nullptr, triton::ModelSettings others = {})
+      : settings(std::move(others)) {
     if (beside != nullptr)
       families = beside->families;
     else

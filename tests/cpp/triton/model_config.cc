@@ -166,6 +166,21 @@ void wrong_values() {
   EXPECT(!settings.engine.max_num_tokens.has_value());
   EXPECT(settings.engine.enable_chunked_context);
   EXPECT(settings.engine.enable_cuda_graphs);
+  EXPECT(settings.batching_numbers == triton::BatchingNumbers::kV1);
+}
+
+void periods_of_checks() {
+  EngineFolder folder;
+  const ModelSettings given = parse(config(parameter("stats_check_period_ms", "250") + "," +
+                                           parameter("cancellation_check_period_ms", "40")),
+                                    folder.path);
+  EXPECT_EQ(given.stats_check_period.count(), 250);
+  EXPECT_EQ(given.cancellation_check_period.count(), 40);
+  EXPECT(given.warnings.empty());
+  EXPECT(given.batching_numbers == triton::BatchingNumbers::kInflight);
+  const ModelSettings wrong = parse(config(parameter("stats_check_period_ms", "-1")), folder.path);
+  EXPECT_EQ(wrong.stats_check_period.count(), 0);
+  EXPECT_EQ(wrong.warnings.size(), 1u);
 }
 
 }  // namespace
@@ -182,6 +197,7 @@ int main(int argc, char** argv) {
           {"relative_paths_belong_to_the_version", relative_paths_belong_to_the_version},
           {"reads_the_servers_model", reads_the_servers_model},
           {"wrong_values", wrong_values},
+          {"periods_of_checks", periods_of_checks},
       },
       argc, argv);
 }

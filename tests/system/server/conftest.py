@@ -69,7 +69,8 @@ def setup(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Setup]:
     """tensorrt_llm and its ensemble; beside them `plain` (not decoupled), `second` (another
-    engine), `short_queue`, and `versions` (two of them, each with an engine of its own)."""
+    engine), `short_queue`, `static` (of the former type V1), and `versions` (two of them, each
+    with an engine of its own)."""
     device = request.param
     if device not in _core.op_devices():
         pytest.skip(f"no {device} on this machine or in this build")
@@ -91,6 +92,8 @@ def setup(
     add_llm(repository, "second", replace(base, decoupled=True, parameters=at_second))
     few = {**parameters, "max_batch_size": "1", "max_queue_size": "2"}
     add_llm(repository, "short_queue", replace(base, decoupled=True, parameters=few))
+    static = {**parameters, "gpt_model_type": "V1"}
+    add_llm(repository, "static", replace(base, parameters=static))
     relative = {**parameters, "gpt_model_path": "engine"}
     both = replace(base, decoupled=True, parameters=relative, versions=(1, 2))
     add_llm(repository, "versions", both, versions=2)

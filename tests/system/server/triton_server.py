@@ -79,14 +79,16 @@ class Server:
         except urllib.error.HTTPError as error:
             return error.code, error.read().decode()
 
-    def gauges(self, model: str = "tensorrt_llm") -> dict[str, float]:
-        """By category ("active", "used", …), of one model."""
+    def metrics_page(self) -> str:
         with urllib.request.urlopen(
             f"http://localhost:{self.metrics_port}/metrics", timeout=10
         ) as page:
-            lines = page.read().decode().splitlines()
+            return page.read().decode()
+
+    def gauges(self, model: str = "tensorrt_llm") -> dict[str, float]:
+        """By category ("active", "used", …), of one model."""
         values = {}
-        for line in lines:
+        for line in self.metrics_page().splitlines():
             if not line.startswith("nv_trt_llm_") or f'model="{model}"' not in line:
                 continue
             labels, value = line.split("{")[1].split("} ")
