@@ -71,7 +71,8 @@ PYTHON_ARROWS = {
     "builder": ["config", "ir", "checkpoint", "passes", "models"],
     "llm": ["_core", "config", "text", "builder"],
     "serving": ["config", "text", "builder"],
-    "cli": ["config", "ir", "passes", "checkpoint", "builder", "llm", "serving", "text"],
+    "openai": ["builder", "text"],
+    "cli": ["config", "ir", "passes", "checkpoint", "builder", "llm", "serving", "openai", "text"],
 }
 
 

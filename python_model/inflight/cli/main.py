@@ -2,7 +2,7 @@
 
 import typer
 
-from inflight.cli import build, generate, inspect, repository, serve
+from inflight.cli import build, generate, inspect, openai, repository, serve
 
 app = typer.Typer(
     name="inflight",
@@ -16,6 +16,7 @@ app.command("build")(build.build)
 app.command("generate")(generate.generate)
 app.command("inspect")(inspect.inspect)
 app.command("serve")(serve.serve)
+app.command("openai")(openai.openai)
 app.command("repository")(repository.repository)
 
 

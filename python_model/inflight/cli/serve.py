@@ -9,12 +9,15 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from inflight.builder.cache import engine_dir_for
+from inflight.cli.endpoint_process import EndpointCommand, EndpointProcess
+from inflight.cli.openai import EndpointOptions, api_keys
 from inflight.cli.option_groups import with_groups
 from inflight.cli.repository import ServingOptions, repository_settings
 from inflight.config import ProblemsError
@@ -30,6 +33,9 @@ def serve(
     http_port: Annotated[int, typer.Option(help="HTTP: generate, generate_stream, infer.")] = 8000,
     grpc_port: Annotated[int, typer.Option(help="gRPC: infer and streams.")] = 8001,
     metrics_port: Annotated[int, typer.Option(help="Prometheus metrics.")] = 8002,
+    openai_port: Annotated[
+        int | None, typer.Option(help="OpenAI's HTTP interface; without it there is none.")
+    ] = None,
     model_repository: Annotated[
         Path | None, typer.Option(help="Keep the repository here; else it is temporary.")
     ] = None,
@@ -42,6 +48,7 @@ def serve(
     ] = "auto",
     *,
     options: ServingOptions,
+    endpoint: EndpointOptions,
     model_control_mode: Annotated[str, typer.Option(help="none, explicit or poll.")] = "none",
     log_verbose: Annotated[int, typer.Option(help="Verbosity of the server's log.")] = 0,
 ) -> None:
@@ -50,7 +57,11 @@ def serve(
         installation = find_installation(tritonserver)
         engine_dir = engine_dir_for(model, dtype=dtype, load_format=options.load_format.value)
         settings = repository_settings(engine_dir, options)
-    except (FileNotFoundError, ProblemsError, ValueError) as error:
+        if openai_port is not None:
+            api_keys(endpoint.api_key_file)
+            if not settings.tokenizer_dir:
+                raise ValueError(f"the OpenAI endpoint needs a tokenizer; {engine_dir} has none")
+    except (OSError, ProblemsError, ValueError) as error:
         typer.echo(f"inflight serve: {error}", err=True)
         raise typer.Exit(1) from error
     with tempfile.TemporaryDirectory(prefix="inflight-") as scratch:
@@ -69,7 +80,12 @@ def serve(
         if model_control_mode == "explicit":
             arguments["load-model"] = "*"
         usage = _how_to_call(http_port, grpc_port, has_text=bool(settings.tokenizer_dir))
-        raise typer.Exit(_run(installation, backends, arguments, http_port, usage))
+        command = None
+        if openai_port is not None:
+            named = replace(endpoint, model_name=endpoint.model_name or model.resolve().name)
+            command = EndpointCommand(engine_dir, openai_port, grpc_port, metrics_port, named)
+            usage += _how_to_call_openai(openai_port, named.model_name)
+        raise typer.Exit(_run(installation, backends, arguments, http_port, usage, command))
 
 
 def _run(
@@ -78,15 +94,24 @@ def _run(
     arguments: dict[str, object],
     http_port: int,
     usage: str,
+    openai: EndpointCommand | None,
 ) -> int:
-    """Runs the server to its end and answers its exit code; 0 when we were asked to end it. `usage`
-    is printed once it is ready."""
+    """Runs the server, and the OpenAI endpoint beside it, to its end and answers its exit code; 0
+    when we were asked to end it. `usage` is printed once all is ready."""
     flags = [f"--{key}={value}" if value != "" else f"--{key}" for key, value in arguments.items()]
     asked_to_end = False
+    endpoint: EndpointProcess | None = None
 
     def end(*_: object) -> None:
         nonlocal asked_to_end
         asked_to_end = True
+        if endpoint is not None:
+            endpoint.end()
+        with contextlib.suppress(ProcessLookupError):
+            server.send_signal(signal.SIGTERM)
+
+    def endpoint_died(code: int) -> None:
+        typer.echo(f"inflight serve: the OpenAI endpoint ended with code {code}", err=True)
         with contextlib.suppress(ProcessLookupError):
             server.send_signal(signal.SIGTERM)
 
@@ -96,11 +121,17 @@ def _run(
         env=installation.environment(backends),
         start_new_session=True,
     )
+    health = [f"http://localhost:{http_port}/v2/health/ready"]
     with _signals(end):
-        if _wait_until_ready(server, http_port):
+        if openai is not None:
+            health.append(f"http://localhost:{openai.port}/health")
+            endpoint = EndpointProcess(openai, endpoint_died)
+        if all(_wait_until_ready(server, url) for url in health):
             typer.echo(usage, err=True)
         code = server.wait()
-    return 0 if asked_to_end else code
+        if endpoint is not None:
+            endpoint.close(_EXIT_SECONDS)
+    return 0 if asked_to_end else code or int(endpoint is not None)
 
 
 @contextlib.contextmanager
@@ -113,11 +144,11 @@ def _signals(handler) -> Iterator[None]:
             signal.signal(number, old)
 
 
-def _wait_until_ready(server: subprocess.Popen, http_port: int) -> bool:
+def _wait_until_ready(server: subprocess.Popen, url: str) -> bool:
     """False if the server ended first."""
     while server.poll() is None:
         with contextlib.suppress(urllib.error.URLError, OSError):
-            with urllib.request.urlopen(f"http://localhost:{http_port}/v2/health/ready", timeout=2):
+            with urllib.request.urlopen(url, timeout=2):
                 return True
         time.sleep(0.1)
     return False
@@ -136,4 +167,13 @@ def _how_to_call(http_port: int, grpc_port: int, has_text: bool) -> str:
         f"\nReady: HTTP on port {http_port}, gRPC on port {grpc_port}. Try\n\n"
         f"  curl -d '{body}' {url}/generate\n"
         f"  curl -N -d '{streamed}' {url}/generate_stream\n"
+    )
+
+
+def _how_to_call_openai(port: int, model: str) -> str:
+    body = json.dumps({"model": model, "prompt": "Once upon a time", "max_tokens": 32})
+    return (
+        f"OpenAI's interface on port {port}; the model is {model}. Try\n\n"
+        f"  curl -H 'Content-Type: application/json' -d '{body}' "
+        f"http://localhost:{port}/v1/completions\n"
     )

@@ -111,6 +111,12 @@ class Tokenizer:
         """A new stream of ids to text; see `Detokenizer` for what the context does."""
         return Detokenizer(self._texts, context_ids, skip_special_tokens)
 
+    def token_bytes(self, id: int) -> bytes:
+        """What an id says in the middle of a text, where it may be a part of a character; b"" of
+        an id that is no token."""
+        value = self._texts.of(id)
+        return value if isinstance(value, bytes) else (value or "").encode()
+
     def decode(self, ids: Iterable[int], skip_special_tokens: bool = True) -> str:
         stream = self.detokenizer(skip_special_tokens=skip_special_tokens)
         return stream.feed(ids) + stream.finish()

@@ -1,0 +1,207 @@
+"""The routes. One app serves one model of one tritonserver."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+import urllib.request
+import uuid
+from collections.abc import AsyncGenerator, AsyncIterator
+from dataclasses import dataclass
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse, Response
+
+from inflight.openai.answers import AnswerFormat, ChatFormat, CompletionFormat
+from inflight.openai.choice import Delta
+from inflight.openai.engine_client import EngineClient
+from inflight.openai.errors import ApiError, unavailable
+from inflight.openai.event_stream import DONE, EventStream, event_of, watched
+from inflight.openai.generation import ClientLeft, Generation
+from inflight.openai.guards import BodyGuard, KeyGuard, answer_of
+from inflight.openai.protocol import ChatBody, CompletionBody, SamplingBody
+from inflight.openai.served_model import ServedModel
+from inflight.openai.translate import ChoiceRequest, chat_choices, check_model, completion_choices
+
+_CLIENT_LEFT = Response(status_code=499)  # goes nowhere
+
+
+@dataclass(frozen=True)
+class EndpointSettings:
+    grpc_url: str = "localhost:8001"
+    metrics_url: str = "http://localhost:8002/metrics"
+    api_keys: tuple[str, ...] = ()  # none: open to all
+    max_body_bytes: int = 16 << 20
+    max_body_seconds: float = 30.0
+    max_answer_seconds: float = 600.0
+
+
+def make_app(model: ServedModel, settings: EndpointSettings) -> FastAPI:
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        app.state.engine = EngineClient(settings.grpc_url)
+        yield
+        await app.state.engine.close()
+
+    # No pages of FastAPI's: they load their scripts from elsewhere.
+    app = FastAPI(title="inflight", lifespan=lifespan, docs_url=None, redoc_url=None)
+    app.add_middleware(
+        BodyGuard, max_bytes=settings.max_body_bytes, max_seconds=settings.max_body_seconds
+    )
+    app.add_middleware(KeyGuard, keys=settings.api_keys)
+    app.add_exception_handler(ApiError, _api_error)
+    app.add_exception_handler(RequestValidationError, _invalid_body)
+    app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(Exception, _internal_error)
+    _add_facts(app, model, settings)
+
+    @app.post("/v1/chat/completions")
+    async def chat(body: ChatBody, request: Request) -> Response:
+        check_model(model, body.model)
+        choices = await chat_choices(model, body)
+        return await _answer(request, body, choices, ChatFormat, "chatcmpl")
+
+    @app.post("/v1/completions")
+    async def completions(body: CompletionBody, request: Request) -> Response:
+        check_model(model, body.model)
+        choices = await completion_choices(model, body)
+        return await _answer(request, body, choices, CompletionFormat, "cmpl")
+
+    async def _answer(
+        request: Request,
+        body: SamplingBody,
+        choices: list[ChoiceRequest],
+        format_class: type[AnswerFormat],
+        prefix: str,
+    ) -> Response:
+        request_id = f"{prefix}-{uuid.uuid4().hex}"
+        generation = Generation(
+            model, request.app.state.engine, choices, request_id, settings.max_answer_seconds
+        )
+        head = {"id": request_id, "created": int(time.time()), "model": model.name}
+        wants_log_probs = body.num_logprobs is not None
+        format = format_class(generation, head, body.includes_usage, wants_log_probs)
+        if not body.stream:
+            return await _whole(request, generation, format)
+        events = _events(request, generation, format)
+        # An error that comes before anything was said gets a status of its own.
+        first = await anext(events, None)
+        return _CLIENT_LEFT if first is None else EventStream(_with_first(first, events))
+
+    return app
+
+
+async def _whole(request: Request, generation: Generation, format: AnswerFormat) -> Response:
+    collected = [Delta() for _ in generation.choices]
+    texts: list[list[str]] = [[] for _ in generation.choices]
+    try:
+        async with watched(request.receive, generation.leave):
+            async for index, delta in generation.deltas():
+                texts[index].append(delta.text)
+                collected[index].log_probs += delta.log_probs
+                collected[index].finish_reason = delta.finish_reason
+    except ClientLeft:
+        return _CLIENT_LEFT
+    for all, pieces in zip(collected, texts, strict=True):
+        all.text = "".join(pieces)
+    return JSONResponse(format.whole(collected))
+
+
+async def _events(
+    request: Request, generation: Generation, format: AnswerFormat
+) -> AsyncGenerator[bytes, None]:
+    """Raises what the engine says before the first event; later it becomes an event."""
+    begun = False
+    try:
+        async with watched(request.receive, generation.leave):
+            deltas = generation.deltas()
+            async with contextlib.aclosing(deltas):
+                async for index, delta in deltas:
+                    chunks = [] if begun else list(format.first_chunks())
+                    begun = True
+                    chunks += format.chunks_of(index, delta)
+                    if chunks:
+                        yield b"".join(map(event_of, chunks))
+        yield b"".join(map(event_of, format.last_chunks())) + DONE
+    except ClientLeft:
+        return
+    except ApiError as error:
+        if not begun:
+            raise
+        yield event_of(error.body()) + DONE
+
+
+async def _with_first(
+    first: bytes, rest: AsyncGenerator[bytes, None]
+) -> AsyncGenerator[bytes, None]:
+    yield first
+    async with contextlib.aclosing(rest):
+        async for event in rest:
+            yield event
+
+
+def _add_facts(app: FastAPI, model: ServedModel, settings: EndpointSettings) -> None:
+    card = {
+        "id": model.name,
+        "object": "model",
+        "created": model.created,
+        "owned_by": "inflight",
+        "max_model_len": model.max_seq_len,
+    }
+
+    @app.get("/v1/models")
+    async def models() -> dict:
+        return {"object": "list", "data": [card]}
+
+    @app.get("/v1/models/{name:path}")
+    async def one_model(name: str) -> dict:
+        check_model(model, name)
+        return card
+
+    @app.get("/health")
+    async def health(request: Request) -> Response:
+        if await request.app.state.engine.is_ready():
+            return Response(status_code=200)
+        raise unavailable("the model is not ready")
+
+    @app.get("/metrics")
+    async def metrics() -> Response:
+        try:
+            page, kind = await asyncio.to_thread(_fetch, settings.metrics_url)
+        except OSError as error:
+            raise unavailable(f"the server's metrics cannot be read: {error}") from error
+        return Response(page, media_type=kind)
+
+
+def _fetch(url: str) -> tuple[bytes, str]:
+    with urllib.request.urlopen(url, timeout=5) as page:
+        return page.read(), page.headers.get("Content-Type", "text/plain")
+
+
+async def _api_error(_: Request, error: ApiError) -> Response:
+    return answer_of(error)
+
+
+async def _invalid_body(_: Request, error: RequestValidationError) -> Response:
+    first = error.errors()[0]
+    # ("body", "messages", 0, "content", …): the field, without the names of its alternatives.
+    where = [str(step) for step in first["loc"][1:]]
+    param = where[0] if where and first["type"] != "json_invalid" else None
+    code = {"extra_forbidden": "unknown_parameter", "missing": "missing_required_parameter"}
+    message = f"{'.'.join(where)}: {first['msg']}" if param else first["msg"]
+    if first["type"] == "unsupported_parameter":
+        message = first["msg"]
+    return answer_of(ApiError(message, param=param, code=code.get(first["type"], first["type"])))
+
+
+async def _http_error(_: Request, error: HTTPException) -> Response:
+    code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code)
+    return answer_of(ApiError(str(error.detail), status=error.status_code, code=code))
+
+
+async def _internal_error(_: Request, error: Exception) -> Response:
+    message = f"internal error: {type(error).__name__}"
+    return answer_of(ApiError(message, status=500, type="server_error", code="internal_error"))

@@ -1,0 +1,161 @@
+"""Messages written and read back by tritonclient's own classes; the stream against a server of two
+lines."""
+
+import asyncio
+
+import grpc
+import numpy as np
+import pytest
+from inflight.openai.engine_client import EngineClient
+from inflight.openai.engine_request import EngineRequest, Part, to_message, to_part
+from inflight.openai.errors import ApiError
+from inflight.serving.schema import TENSORRT_LLM
+from tritonclient.grpc import InferResult
+from tritonclient.grpc import service_pb2 as pb
+from tritonclient.grpc import service_pb2_grpc as rpc
+
+FULL = EngineRequest(
+    prompt_ids=[5, 6, 7],
+    max_tokens=9,
+    end_id=2,
+    numbers={"temperature": 0.5, "runtime_top_p": 0.25},
+    counts={"runtime_top_k": 3, "min_tokens": 1},
+    seed=2**64 - 1,
+    log_probs=True,
+)
+
+
+def test_a_message_holds_tensors_of_the_schema() -> None:
+    message = to_message(FULL, "name")
+    table = {tensor.name: tensor for tensor in TENSORRT_LLM.inputs}
+    types = {"INT32": np.int32, "FP32": np.float32, "BOOL": np.bool_, "UINT64": np.uint64}
+    values = {}
+    for tensor, raw in zip(message.inputs, message.raw_input_contents, strict=True):
+        assert tensor.datatype == table[tensor.name].dtype, tensor.name
+        array = np.frombuffer(raw, types[tensor.datatype]).reshape(tensor.shape)
+        values[tensor.name] = array.tolist()
+    assert values == {
+        "input_ids": [[5, 6, 7]],
+        "input_lengths": [[3]],
+        "request_output_len": [[9]],
+        "exclude_input_in_output": [[True]],
+        "streaming": [[True]],
+        "end_id": [[2]],
+        "temperature": [[0.5]],
+        "runtime_top_p": [[0.25]],
+        "runtime_top_k": [[3]],
+        "min_tokens": [[1]],
+        "seed": [[2**64 - 1]],
+        "return_log_probs": [[True]],
+    }
+    outputs = {output.name for output in message.outputs}
+    assert outputs == {"output_ids", "sequence_length", "output_log_probs"}
+    assert outputs <= {tensor.name for tensor in TENSORRT_LLM.outputs}
+
+
+def response_of(ids: list[int], final: bool, id: str = "") -> pb.ModelInferResponse:
+    response = pb.ModelInferResponse(model_name="tensorrt_llm", id=id)
+    response.parameters["triton_final_response"].bool_param = final
+    for name, array in (
+        ("output_ids", np.array([[ids]], np.int32)),
+        ("output_log_probs", np.array([[[-0.5] * len(ids)]], np.float32)),
+    ):
+        shape = list(array.shape)
+        kind = "INT32" if array.dtype == np.int32 else "FP32"
+        response.outputs.add(name=name, datatype=kind, shape=shape)
+        response.raw_output_contents.append(array.tobytes())
+    return response
+
+
+@pytest.mark.parametrize("ids", [[], [7], [1, 2, 2**31 - 1]])
+def test_a_part_is_what_tritonclient_reads(ids: list[int]) -> None:
+    response = response_of(ids, final=bool(ids))
+    part = to_part(response)
+    result = InferResult(response)
+    assert part.ids == result.as_numpy("output_ids").reshape(-1).tolist() == ids
+    assert part.log_probs == result.as_numpy("output_log_probs").reshape(-1).tolist()
+    assert part.final == bool(ids)
+
+
+def test_responses_that_are_none() -> None:
+    flag = pb.ModelInferResponse()
+    flag.parameters["triton_final_response"].bool_param = True
+    assert to_part(flag) == Part([], [], True)
+    other = pb.ModelInferResponse()
+    other.outputs.add(name="text", datatype="BYTES", shape=[1])
+    other.raw_output_contents.append(b"x")
+    with pytest.raises(ValueError, match="without output_ids"):
+        to_part(other)
+
+
+class Servicer(rpc.GRPCInferenceServiceServicer):
+    """Answers a request twice; prompt 1 with an error, prompt 2 by ending the stream; a stop is
+    noted."""
+
+    def __init__(self) -> None:
+        self.stopped: list[str] = []
+
+    async def ModelStreamInfer(self, requests, context):  # noqa: N802 - the protocol's name
+        async for request in requests:
+            first = np.frombuffer(request.raw_input_contents[0], np.int32)[0]
+            if any(tensor.name == "stop" for tensor in request.inputs):
+                self.stopped.append(request.id)
+            elif first == 1:
+                answer = pb.ModelStreamInferResponse(error_message="Maximum queue size of 2")
+                answer.infer_response.id = request.id
+                yield answer
+            elif first == 2:
+                await context.abort(grpc.StatusCode.UNAVAILABLE, "going down")
+            else:
+                for final in (False, True):
+                    part = response_of([int(first)], final, request.id)
+                    yield pb.ModelStreamInferResponse(infer_response=part)
+
+
+def test_one_stream_for_all_and_a_new_one_after_its_end() -> None:
+    async def main() -> None:
+        server, servicer = grpc.aio.server(), Servicer()
+        rpc.add_GRPCInferenceServiceServicer_to_server(servicer, server)
+        port = server.add_insecure_port("localhost:0")
+        await server.start()
+        client = EngineClient(f"localhost:{port}")
+        got: asyncio.Queue = asyncio.Queue()
+
+        def ask(first: int, id: str) -> None:
+            client.submit(EngineRequest([first], 4), id, lambda part: got.put_nowait((id, part)))
+
+        async def take(count: int) -> list:
+            return [await asyncio.wait_for(got.get(), 5) for _ in range(count)]
+
+        ask(7, "a")
+        ask(8, "b")
+        answers = await take(4)
+        assert [(id, part.ids, part.final) for id, part in sorted(answers, key=lambda x: x[0])] == [
+            ("a", [7], False), ("a", [7], True), ("b", [8], False), ("b", [8], True),
+        ]  # fmt: skip
+
+        ask(1, "full")
+        (_, error), = await take(1)  # fmt: skip
+        assert isinstance(error, ApiError)
+        assert (error.status, error.code) == (503, "engine_overloaded")
+
+        ask(2, "end")
+        ask(9, "with it")
+        ended = dict(await take(2))
+        assert set(ended) == {"end", "with it"}
+        assert [error.status for error in ended.values()] == [503, 503]
+        assert all("ended before the answer" in str(error) for error in ended.values()), ended
+        ask(10, "again")
+        assert [part.ids for _, part in await take(2)] == [[10], [10]]
+
+        client.stop("again")  # has ended: nothing to stop
+        ask(11, "left")
+        client.stop("left")
+        ask(12, "last")
+        assert {id for id, _ in await take(2)} == {"last"}
+        assert servicer.stopped == ["left"]
+        assert not await client.is_ready()  # the servicer does not know the question
+        await client.close()
+        await server.stop(None)
+
+    asyncio.run(main())

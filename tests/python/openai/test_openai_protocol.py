@@ -1,0 +1,75 @@
+"""What bodies may hold: each refused field alone, and what asks for nothing anyway."""
+
+import pytest
+from inflight.openai.protocol import _ASKS_FOR_NOTHING, ChatBody, CompletionBody
+from pydantic import ValidationError
+
+CHAT = {"model": "m", "messages": [{"role": "user", "content": "x"}]}
+COMPLETION = {"model": "m", "prompt": "x"}
+REFUSED_IN_CHATS = {
+    "tools": [{"type": "function"}],
+    "tool_choice": "auto",
+    "functions": [{}],
+    "function_call": "auto",
+    "response_format": {"type": "json_schema"},
+    "modalities": ["text", "audio"],
+    "audio": {"voice": "x"},
+    "prediction": {"type": "content"},
+    "reasoning_effort": "low",
+    "verbosity": "low",
+    "web_search_options": {},
+    "store": True,
+    "service_tier": "flex",
+    "use_beam_search": True,
+}
+REFUSED_IN_COMPLETIONS = {"best_of": 2, "suffix": "x", "use_beam_search": True}
+
+
+@pytest.mark.parametrize("name", REFUSED_IN_CHATS)
+def test_chats_refuse(name: str) -> None:
+    with pytest.raises(ValidationError) as refused:
+        ChatBody.model_validate({**CHAT, name: REFUSED_IN_CHATS[name]})
+    (error,) = refused.value.errors()
+    assert error["type"] == "unsupported_parameter" and error["loc"] == (name,)
+    ChatBody.model_validate({**CHAT, name: None})
+
+
+@pytest.mark.parametrize("name", REFUSED_IN_COMPLETIONS)
+def test_completions_refuse(name: str) -> None:
+    with pytest.raises(ValidationError, match=f"{name} is not supported"):
+        CompletionBody.model_validate({**COMPLETION, name: REFUSED_IN_COMPLETIONS[name]})
+
+
+@pytest.mark.parametrize("name", _ASKS_FOR_NOTHING)
+def test_values_that_ask_for_nothing_are_legal(name: str) -> None:
+    body, base = (ChatBody, CHAT) if name in ChatBody.model_fields else (CompletionBody, COMPLETION)
+    for value in _ASKS_FOR_NOTHING[name]:
+        assert getattr(body.model_validate({**base, name: value}), name) is None
+
+
+@pytest.mark.parametrize(
+    ("prompt", "prompts"),
+    [
+        ("x", ["x"]),
+        ([5, 6], [[5, 6]]),
+        (["x", "y"], ["x", "y"]),
+        ([[5], [6, 7]], [[5], [6, 7]]),
+    ],
+)
+def test_prompts(prompt, prompts) -> None:
+    assert CompletionBody.model_validate({"model": "m", "prompt": prompt}).prompts == prompts
+
+
+def test_parts_of_a_message_are_one_text() -> None:
+    parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
+    message = {"role": "user", "content": parts}
+    assert ChatBody.model_validate({"model": "m", "messages": [message]}).messages[0].text == "ab"
+    picture = {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}
+    with pytest.raises(ValidationError, match="Input should be 'text'"):
+        ChatBody.model_validate({"model": "m", "messages": [picture]})
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), "1", True, -0.1, 2.1])
+def test_a_temperature_is_a_number_in_its_range(value) -> None:
+    with pytest.raises(ValidationError):
+        ChatBody.model_validate({**CHAT, "temperature": value})

@@ -1,0 +1,257 @@
+"""The official client against a real server: what it sends is honoured, what it reads is there."""
+
+import asyncio
+import math
+import time
+
+import openai
+import pytest
+from conftest import KEY, MAX_SEQ_LEN, MODEL, Endpoint
+from inflight.text.tokenizer import Tokenizer
+
+PROMPT = "ROMEO:\nWhat light through yonder window"
+MESSAGES = [{"role": "user", "content": "What light through yonder window breaks?"}]
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    from conftest import ROOT
+
+    return Tokenizer.load(ROOT / MODEL)
+
+
+def test_models(client: openai.OpenAI) -> None:
+    assert [model.id for model in client.models.list()] == [MODEL]
+    assert client.models.retrieve(MODEL).object == "model"
+    with pytest.raises(openai.NotFoundError, match="does not exist"):
+        client.models.retrieve("another")
+
+
+def test_a_completion_is_the_servers_own(
+    client: openai.OpenAI, endpoint: Endpoint, tokenizer: Tokenizer
+) -> None:
+    got = client.completions.create(model=MODEL, prompt=PROMPT, max_tokens=20, temperature=0)
+    assert got.choices[0].text == endpoint.ensemble(text_input=PROMPT, max_tokens=20)
+    assert got.choices[0].finish_reason == "length"
+    assert got.usage.prompt_tokens == len(tokenizer.encode(PROMPT))
+    assert got.usage.completion_tokens == 20
+    assert got.usage.total_tokens == got.usage.prompt_tokens + 20
+
+
+def test_sampling_is_the_servers_own(client: openai.OpenAI, endpoint: Endpoint) -> None:
+    """Every number arrives where it belongs: alone it changes the answer, and as the server's own
+    tensor it gives the same one."""
+    base = {"temperature": 0.9, "seed": 11}
+    others = {
+        "top_p": 0.6,
+        "frequency_penalty": 1.5,
+        "presence_penalty": 1.5,
+        "repetition_penalty": 1.5,
+        "top_k": 3,
+        "min_p": 0.2,
+        "seed": 12,
+        "temperature": 0.4,
+    }
+    ours = {"repetition_penalty", "top_k", "min_p"}  # not in OpenAI's signature
+    texts = set()
+    for name, value in [("seed", 11), *others.items()]:
+        given = {**base, name: value}
+        text = (
+            client.completions.create(
+                model=MODEL,
+                prompt=PROMPT,
+                max_tokens=60,
+                extra_body={k: v for k, v in given.items() if k in ours},
+                **{k: v for k, v in given.items() if k not in ours},
+            )
+            .choices[0]
+            .text
+        )
+        expected = endpoint.ensemble(
+            **{"text_input": PROMPT, "max_tokens": 60, "top_p": 1.0, **given}
+        )
+        assert text == expected, name
+        texts.add(text)
+    assert len(texts) == 1 + len(others)
+
+
+def test_answers_without_a_seed_differ(client: openai.OpenAI) -> None:
+    ask = lambda: client.completions.create(model=MODEL, prompt=PROMPT, max_tokens=30)  # noqa: E731
+    assert ask().choices[0].text != ask().choices[0].text
+
+
+def test_n_choices_differ_and_repeat_with_their_seed(client: openai.OpenAI) -> None:
+    ask = lambda: client.chat.completions.create(  # noqa: E731
+        model=MODEL, messages=MESSAGES, n=3, seed=5, max_completion_tokens=20
+    )
+    first, second = ask(), ask()
+    texts = [choice.message.content for choice in first.choices]
+    assert [choice.index for choice in first.choices] == [0, 1, 2]
+    assert len(set(texts)) == 3
+    assert texts == [choice.message.content for choice in second.choices]
+    assert first.usage.completion_tokens == 60
+
+
+def test_a_chat_is_its_template_completed(client: openai.OpenAI, endpoint: Endpoint) -> None:
+    got = client.chat.completions.create(
+        model=MODEL, messages=MESSAGES, max_tokens=12, temperature=0
+    )
+    rendered = f"ROMEO:\n{MESSAGES[0]['content']}\n\nJULIET:\n"
+    assert got.choices[0].message.role == "assistant"
+    assert got.choices[0].message.content == endpoint.ensemble(text_input=rendered, max_tokens=12)
+
+
+def test_a_stream_is_the_whole_answer_in_pieces(client: openai.OpenAI) -> None:
+    options = {"model": MODEL, "messages": MESSAGES, "n": 2, "seed": 3, "max_tokens": 40}
+    whole = client.chat.completions.create(**options)
+    chunks = list(
+        client.chat.completions.create(
+            **options, stream=True, stream_options={"include_usage": True}
+        )
+    )
+    *body, last = chunks
+    assert not last.choices and last.usage == whole.usage
+    assert all(chunk.usage is None and len(chunk.choices) == 1 for chunk in body)
+    assert len({chunk.id for chunk in chunks}) == 1
+    for index, expected in enumerate(whole.choices):
+        mine = [chunk.choices[0] for chunk in body if chunk.choices[0].index == index]
+        assert mine[0].delta.role == "assistant"
+        assert "".join(one.delta.content or "" for one in mine) == expected.message.content
+        assert [one.finish_reason for one in mine if one.finish_reason] == ["length"]
+        assert mine[-1].finish_reason == "length"
+        assert len(mine) > 5  # pieces, not the whole at the end
+
+
+def test_streamed_usage_is_only_told_when_asked_for(client: openai.OpenAI) -> None:
+    chunks = list(client.completions.create(model=MODEL, prompt=PROMPT, max_tokens=3, stream=True))
+    assert all(chunk.choices and chunk.usage is None for chunk in chunks)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_stop_strings_end_the_text_before_them(client: openai.OpenAI, stream: bool) -> None:
+    """Whatever tokens spell them: cut the unstopped answer by hand at each of its words."""
+    options = {"model": MODEL, "prompt": PROMPT, "max_tokens": 40, "temperature": 0}
+    free = client.completions.create(**options).choices[0].text
+    words = [free[at : at + 4] for at in range(3, len(free) - 8, 9)]
+    assert len(words) > 3
+    for word in words:
+        got = client.completions.create(**options, stop=["never said", word], stream=stream)
+        if stream:
+            chunks = [chunk.choices[0] for chunk in got]
+            text = "".join(chunk.text for chunk in chunks)
+            reason = chunks[-1].finish_reason
+        else:
+            text, reason = got.choices[0].text, got.choices[0].finish_reason
+            assert got.usage.completion_tokens < 40
+        assert (text, reason) == (free[: free.index(word)], "stop"), word
+
+
+def test_the_end_token_ends_with_stop(client: openai.OpenAI, endpoint: Endpoint) -> None:
+    """The demo model never says it, so the last of its ids is made one by a stop string of its text;
+    ignore_eos changes nothing then, and max_tokens decides."""
+    got = client.completions.create(
+        model=MODEL, prompt=PROMPT, max_tokens=9, extra_body={"ignore_eos": True}
+    )
+    assert got.choices[0].finish_reason == "length" and got.usage.completion_tokens == 9
+
+
+def test_log_probs(client: openai.OpenAI) -> None:
+    options = {"model": MODEL, "messages": MESSAGES, "max_tokens": 12, "temperature": 0}
+    got = client.chat.completions.create(**options, logprobs=True).choices[0]
+    tokens = got.logprobs.content
+    assert len(tokens) == 12
+    assert b"".join(bytes(one.bytes) for one in tokens).decode() == got.message.content
+    assert all(one.logprob <= 0 for one in tokens) and any(one.logprob < -0.01 for one in tokens)
+    streamed = [
+        one
+        for chunk in client.chat.completions.create(**options, logprobs=True, stream=True)
+        for one in (chunk.choices[0].logprobs.content if chunk.choices[0].logprobs else [])
+    ]
+    assert [one.token for one in streamed] == [one.token for one in tokens]
+    assert all(
+        math.isclose(a.logprob, b.logprob, abs_tol=1e-4)
+        for a, b in zip(streamed, tokens, strict=True)
+    )
+    assert client.chat.completions.create(**options).choices[0].logprobs is None
+
+
+def test_log_probs_of_completions(client: openai.OpenAI) -> None:
+    got = client.completions.create(model=MODEL, prompt=PROMPT, max_tokens=8, logprobs=0).choices[0]
+    assert "".join(got.logprobs.tokens) == got.text
+    assert len(got.logprobs.token_logprobs) == 8
+    starts = got.logprobs.text_offset
+    for start, token in zip(starts, got.logprobs.tokens, strict=True):
+        assert got.text[start : start + len(token)] == token
+
+
+def test_echo_and_lists_of_prompts(client: openai.OpenAI, tokenizer: Tokenizer) -> None:
+    ids = [tokenizer.encode("JULIET:\n"), tokenizer.encode("ROMEO:\n")]
+    options = {"model": MODEL, "max_tokens": 6, "temperature": 0}
+    alone = [
+        client.completions.create(prompt=text, **options).choices[0].text
+        for text in ("JULIET:\n", "ROMEO:\n")
+    ]
+    for prompt in (["JULIET:\n", "ROMEO:\n"], ids):
+        got = client.completions.create(prompt=prompt, echo=True, n=2, **options)
+        assert [choice.index for choice in got.choices] == [0, 1, 2, 3]
+        assert [choice.text for choice in got.choices] == [
+            f"JULIET:\n{alone[0]}", f"JULIET:\n{alone[0]}",
+            f"ROMEO:\n{alone[1]}", f"ROMEO:\n{alone[1]}",
+        ]  # fmt: skip
+        assert got.usage.prompt_tokens == len(ids[0]) + len(ids[1])
+        assert got.usage.completion_tokens == 24
+    streamed = client.completions.create(prompt=ids[0], echo=True, stream=True, **options)
+    assert "".join(chunk.choices[0].text for chunk in streamed) == f"JULIET:\n{alone[0]}"
+
+
+def test_a_chat_may_use_the_whole_context(client: openai.OpenAI) -> None:
+    got = client.chat.completions.create(model=MODEL, messages=MESSAGES, temperature=0)
+    assert got.usage.total_tokens == MAX_SEQ_LEN
+    assert got.choices[0].finish_reason == "length"
+
+
+def test_errors_are_the_clients_own_classes(client: openai.OpenAI, endpoint: Endpoint) -> None:
+    with pytest.raises(openai.BadRequestError) as refused:
+        client.chat.completions.create(
+            model=MODEL, messages=MESSAGES, tools=[{"type": "function", "function": {"name": "f"}}]
+        )
+    assert refused.value.param == "tools" and refused.value.code == "unsupported_parameter"
+    with pytest.raises(openai.BadRequestError) as too_long:
+        client.completions.create(model=MODEL, prompt=PROMPT, max_tokens=MAX_SEQ_LEN)
+    assert too_long.value.code == "context_length_exceeded"
+    with pytest.raises(openai.AuthenticationError):
+        openai.OpenAI(base_url=f"{endpoint.url}/v1", api_key="wrong").models.list()
+    with pytest.raises(openai.NotFoundError):
+        client.completions.create(model="another", prompt="x")
+
+
+def test_a_client_that_leaves_ends_its_request(client: openai.OpenAI, endpoint: Endpoint) -> None:
+    options = {"model": MODEL, "prompt": PROMPT, "max_tokens": 450, "n": 4}
+    stream = client.completions.create(**options, stream=True)
+    next(stream)
+    assert endpoint.num_active() == 4
+    stream.close()
+    left = time.monotonic()
+    endpoint.wait_until_idle(seconds=1)
+    with pytest.raises(openai.APITimeoutError):
+        client.with_options(timeout=0.15).completions.create(**options)
+    endpoint.wait_until_idle(seconds=1)
+    assert time.monotonic() - left < 2.5
+
+
+def test_many_streams_at_once(endpoint: Endpoint) -> None:
+    async def main() -> list[str]:
+        async with openai.AsyncOpenAI(base_url=f"{endpoint.url}/v1", api_key=KEY) as client:
+
+            async def one(seed: int) -> str:
+                stream = await client.completions.create(
+                    model=MODEL, prompt=PROMPT, max_tokens=24, seed=seed, stream=True
+                )
+                return "".join([chunk.choices[0].text async for chunk in stream])
+
+            return await asyncio.gather(*(one(seed % 8) for seed in range(48)))
+
+    texts = asyncio.run(main())
+    for seed in range(8):  # a request's tokens do not depend on its company
+        assert len({text for index, text in enumerate(texts) if index % 8 == seed}) == 1
+    assert len(set(texts)) == 8
