@@ -9,8 +9,10 @@
 #include <vector>
 
 #include "backend/bindings/device_arrays.h"
+#include "backend/decoding/biases.h"
 #include "backend/decoding/sampler.h"
 #include "backend/decoding/stop.h"
+#include "backend/decoding/top_p_decay.h"
 #include "kernels/core/cpu/parallel.h"
 #include "kernels/core/device.h"
 #include "kernels/core/philox.h"
@@ -22,6 +24,7 @@ namespace {
 
 using namespace decoding;
 using Ids = std::vector<int32_t>;
+using Biases = std::vector<std::pair<int32_t, float>>;
 using Logits = py::array_t<float, py::array::c_style>;
 
 /// A sampler with the device and the threads it runs on. Steps alternate between two slots, so that
@@ -122,11 +125,18 @@ class OwnedSampler {
   int slot_ = 0;
 };
 
+std::vector<TokenBias> biases_from(const Biases& pairs) {
+  std::vector<TokenBias> biases;
+  for (const auto& [id, bias] : pairs) biases.push_back({id, bias});
+  return biases;
+}
+
 /// A SampleRow with what it points to.
 struct OwnedRow {
   int row;
   SamplingParams sampling;
   StopParams stop;
+  std::vector<TokenBias> biases;
   Ids prompt_ids;
   Ids generated_ids;
   int in_flight_token;
@@ -136,8 +146,8 @@ std::vector<SampleRow> views_of(const py::list& rows) {
   std::vector<SampleRow> views;
   for (const py::handle item : rows) {
     const OwnedRow& row = item.cast<const OwnedRow&>();
-    views.push_back({row.row, &row.sampling, &row.stop, row.prompt_ids, row.generated_ids,
-                     row.in_flight_token});
+    views.push_back({row.row, &row.sampling, &row.stop, row.biases, row.prompt_ids,
+                     row.generated_ids, row.in_flight_token});
   }
   return views;
 }
@@ -146,22 +156,37 @@ void bind_params(py::module_& module) {
   py::class_<SamplingParams>(module, "SamplingParams")
       .def(py::init([](float temperature, int top_k, float top_p, float min_p, bool greedy,
                        float repetition_penalty, float presence_penalty, float frequency_penalty,
-                       uint64_t seed, int num_logprobs) {
+                       uint64_t seed, int num_logprobs, float top_p_decay, float top_p_min,
+                       int top_p_reset_id, int prompt_ignore_length, int no_repeat_ngram_size,
+                       bool normalize_log_probs, std::vector<float> embedding_bias,
+                       const Biases& logit_bias) {
              return SamplingParams{.temperature = temperature,
                                    .top_k = top_k,
                                    .top_p = top_p,
                                    .min_p = min_p,
                                    .greedy = greedy,
+                                   .top_p_decay = top_p_decay,
+                                   .top_p_min = top_p_min,
+                                   .top_p_reset_id = top_p_reset_id,
                                    .repetition_penalty = repetition_penalty,
                                    .presence_penalty = presence_penalty,
                                    .frequency_penalty = frequency_penalty,
+                                   .prompt_ignore_length = prompt_ignore_length,
+                                   .no_repeat_ngram_size = no_repeat_ngram_size,
                                    .seed = seed,
-                                   .num_logprobs = num_logprobs};
+                                   .num_logprobs = num_logprobs,
+                                   .normalize_log_probs = normalize_log_probs,
+                                   .embedding_bias = std::move(embedding_bias),
+                                   .logit_bias = biases_from(logit_bias)};
            }),
            py::kw_only(), py::arg("temperature") = 1.0f, py::arg("top_k") = 0,
            py::arg("top_p") = 1.0f, py::arg("min_p") = 0.0f, py::arg("greedy") = false,
            py::arg("repetition_penalty") = 1.0f, py::arg("presence_penalty") = 0.0f,
-           py::arg("frequency_penalty") = 0.0f, py::arg("seed") = 0, py::arg("num_logprobs") = -1)
+           py::arg("frequency_penalty") = 0.0f, py::arg("seed") = 0, py::arg("num_logprobs") = -1,
+           py::arg("top_p_decay") = 1.0f, py::arg("top_p_min") = 0.0f,
+           py::arg("top_p_reset_id") = -1, py::arg("prompt_ignore_length") = 0,
+           py::arg("no_repeat_ngram_size") = 0, py::arg("normalize_log_probs") = true,
+           py::arg("embedding_bias") = std::vector<float>{}, py::arg("logit_bias") = Biases{})
       .def(
           "validate",
           [](const SamplingParams& params, int vocab_size) { validate(params, vocab_size); },
@@ -193,6 +218,7 @@ void bind_sampler(py::module_& module) {
              return OwnedRow{row,
                              sampling,
                              stop,
+                             biases_of(sampling),
                              std::move(prompt_ids),
                              std::move(generated_ids),
                              in_flight_token};
@@ -239,6 +265,12 @@ void register_decoding(py::module_& module) {
         return stop_after(params, generated_ids, max_new_tokens);
       },
       py::arg("params"), py::arg("generated_ids"), py::arg("max_new_tokens"));
+  decoding.def(
+      "top_p_after",
+      [](const SamplingParams& params, const Ids& generated_ids, int num_unknown) {
+        return top_p_after(params, generated_ids, num_unknown);
+      },
+      py::arg("params"), py::arg("generated_ids"), py::arg("num_unknown") = 0);
   decoding.def(
       "banned_ids",
       [](const StopParams& params, const Ids& generated_ids) {

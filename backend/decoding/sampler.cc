@@ -1,10 +1,9 @@
 #include "backend/decoding/sampler.h"
 
 #include <algorithm>
-#include <cstring>
-#include <type_traits>
 
-#include "backend/decoding/stop.h"
+#include "backend/decoding/place.h"
+#include "backend/decoding/top_p_decay.h"
 #include "kernels/core/cpu/parallel.h"
 #include "kernels/sampling/argmax.h"
 #include "kernels/sampling/outcome.h"
@@ -17,27 +16,6 @@ SampleStatus status_of(int32_t token) {
   if (token == kNoToken) return SampleStatus::kNoToken;
   return SampleStatus::kOk;
 }
-
-/// Room for `length` elements of T; returns where the host writes them.
-template <typename T>
-T* place(Staging& staging, TensorView& view, size_t length) {
-  constexpr DType kType = std::is_same_v<T, float>     ? DType::kFloat32
-                          : std::is_same_v<T, int64_t> ? DType::kInt64
-                                                       : DType::kInt32;
-  const auto [host, device_view] = staging.place<T>(kType, {static_cast<int64_t>(length)});
-  view = device_view;
-  return host;
-}
-
-void place_ids(Staging& staging, TensorView& view, const std::vector<int32_t>& ids) {
-  std::ranges::copy(ids, place<int32_t>(staging, view, ids.size()));
-}
-
-bool has_repetition(const SamplingParams& sampling) { return sampling.repetition_penalty != 1.0f; }
-bool has_penalty_by_count(const SamplingParams& sampling) {
-  return sampling.presence_penalty != 0.0f || sampling.frequency_penalty != 0.0f;
-}
-int num_unknown(const SampleRow& row) { return row.in_flight_token >= 0 ? 1 : 0; }
 
 }  // namespace
 
@@ -71,7 +49,7 @@ Sampler::Sampler(DeviceContext& context, int vocab_size, int max_batch_size, int
   } else {
     const int num_threads = op_context_.pool == nullptr ? 1 : op_context_.pool->num_threads();
     workspace_ = Buffer(std::max({argmax_workspace_bytes(vocab_size, num_threads),
-                                  penalties_workspace_bytes(vocab_size, num_threads),
+                                  LogitEdits::workspace_bytes(vocab_size, num_threads),
                                   sample_workspace_bytes(vocab_size, num_threads),
                                   log_probs_workspace_bytes(vocab_size, num_threads)}),
                         device);
@@ -111,18 +89,24 @@ void Sampler::prepare(std::span<const SampleRow> rows, Staging& staging, int slo
     slot.num_top.push_back(num_top);
     slot.top_starts.push_back(slot.top_starts.back() + std::max(0, num_top));
   }
+  slot.whole_rows.clear();
+  for (size_t i = 0; i < rows.size(); ++i) {
+    const SamplingParams& sampling = *rows[i].sampling;
+    if (sampling.num_logprobs >= 0 && !sampling.normalize_log_probs && !sampling.is_greedy())
+      slot.whole_rows.push_back(static_cast<int32_t>(i));
+  }
   slot.any_log_probs = std::ranges::any_of(slot.num_top, [](int32_t n) { return n >= 0; });
   place_params(rows, staging, slot);
-  place_penalties(rows, staging, slot);
+  slot.edits.prepare(rows, staging);
   place_outputs(slot, rows.size());
 }
 
 void Sampler::place_params(std::span<const SampleRow> rows, Staging& staging, Slot& slot) const {
   const size_t count = rows.size();
   SampleParams& params = slot.sample;
-  place_ids(staging, params.rows, slot.rows);
+  place_all(staging, params.rows, slot.rows);
   if (slot.all_greedy) return;
-  place_ids(staging, params.num_top, slot.num_top);
+  place_all(staging, params.num_top, slot.num_top);
   auto* temperatures = place<float>(staging, params.temperatures, count);
   auto* top_ks = place<int32_t>(staging, params.top_ks, count);
   auto* top_ps = place<float>(staging, params.top_ps, count);
@@ -133,62 +117,40 @@ void Sampler::place_params(std::span<const SampleRow> rows, Staging& staging, Sl
     const SamplingParams& sampling = *rows[i].sampling;
     temperatures[i] = sampling.is_greedy() ? 0.0f : sampling.temperature;
     top_ks[i] = sampling.top_k;
-    top_ps[i] = sampling.top_p;
+    top_ps[i] = top_p_after(sampling, rows[i].generated_ids, rows[i].num_unknown());
     min_ps[i] = sampling.min_p;
     seeds[i] = static_cast<int64_t>(sampling.seed);
-    positions[i] = static_cast<int64_t>(rows[i].generated_ids.size()) + num_unknown(rows[i]);
+    positions[i] = static_cast<int64_t>(rows[i].generated_ids.size()) + rows[i].num_unknown();
   }
-  if (slot.any_log_probs) place_ids(staging, slot.log_probs.top_starts, slot.top_starts);
+  if (slot.any_log_probs) {
+    place_all(staging, slot.log_probs.top_starts, slot.top_starts);
+    place_all(staging, slot.whole_log_sums.entries, slot.whole_rows);
+  }
+  place_top_p_resets(rows, staging, slot);
 }
 
-void Sampler::place_penalties(std::span<const SampleRow> rows, Staging& staging, Slot& slot) {
-  penalised_.clear();
-  banned_.clear();
-  banned_starts_.assign(1, 0);
-  size_t history_size = 0;
-  for (const SampleRow& row : rows) {
-    if (row.stop != nullptr)
-      append_banned_ids(*row.stop, row.generated_ids, banned_, num_unknown(row));
-    const bool repetition = has_repetition(*row.sampling);
-    const bool by_count = has_penalty_by_count(*row.sampling);
-    const bool any_banned = static_cast<int32_t>(banned_.size()) > banned_starts_.back();
-    if (!repetition && !by_count && !any_banned) continue;
-    penalised_.push_back(&row);
-    banned_starts_.push_back(static_cast<int32_t>(banned_.size()));
-    if (repetition) history_size += row.prompt_ids.size();
-    if (repetition || by_count) history_size += row.generated_ids.size() + num_unknown(row);
+void Sampler::place_top_p_resets(std::span<const SampleRow> rows, Staging& staging,
+                                 Slot& slot) const {
+  const auto may_reset = [](const SampleRow& row) {
+    return row.in_flight_token >= 0 && row.sampling->top_p_reset_id >= 0 &&
+           has_top_p_decay(*row.sampling);
+  };
+  slot.top_p_reset.entries.shape[0] = 0;
+  const auto count = static_cast<size_t>(std::ranges::count_if(rows, may_reset));
+  if (count == 0) return;
+  TopPResetParams& params = slot.top_p_reset;
+  auto* entries = place<int32_t>(staging, params.entries, count);
+  auto* newest = place<int32_t>(staging, params.newest, count);
+  auto* reset_ids = place<int32_t>(staging, params.reset_ids, count);
+  auto* first_top_ps = place<float>(staging, params.first_top_ps, count);
+  for (size_t i = 0; i < rows.size(); ++i) {
+    if (!may_reset(rows[i])) continue;
+    *entries++ = static_cast<int32_t>(i);
+    *newest++ = rows[i].in_flight_token;
+    *reset_ids++ = rows[i].sampling->top_p_reset_id;
+    *first_top_ps++ = rows[i].sampling->top_p;
   }
-  slot.penalties.rows.shape[0] = 0;
-  if (penalised_.empty()) return;
-
-  const size_t count = penalised_.size();
-  PenaltiesParams& params = slot.penalties;
-  auto* places = place<int32_t>(staging, params.rows, count);
-  auto* repetitions = place<float>(staging, params.repetition, count);
-  auto* presences = place<float>(staging, params.presence, count);
-  auto* frequencies = place<float>(staging, params.frequency, count);
-  auto* generated_starts = place<int32_t>(staging, params.generated_starts, count);
-  auto* history_starts = place<int32_t>(staging, params.history_starts, count + 1);
-  auto* const history = place<int32_t>(staging, params.history, history_size);
-  place_ids(staging, params.banned, banned_);
-  place_ids(staging, params.banned_starts, banned_starts_);
-  int32_t* end = history;
-  history_starts[0] = 0;
-  for (size_t i = 0; i < count; ++i) {
-    const SampleRow& row = *penalised_[i];
-    const bool repetition = has_repetition(*row.sampling);
-    places[i] = row.row;
-    repetitions[i] = row.sampling->repetition_penalty;
-    presences[i] = row.sampling->presence_penalty;
-    frequencies[i] = row.sampling->frequency_penalty;
-    if (repetition) end = std::ranges::copy(row.prompt_ids, end).out;
-    generated_starts[i] = static_cast<int32_t>(end - history);
-    if (repetition || has_penalty_by_count(*row.sampling)) {
-      end = std::ranges::copy(row.generated_ids, end).out;
-      if (row.in_flight_token >= 0) *end++ = ~row.in_flight_token;
-    }
-    history_starts[i + 1] = static_cast<int32_t>(end - history);
-  }
+  params.top_ps = slot.sample.top_ps;
 }
 
 void Sampler::place_outputs(Slot& slot, size_t count) {
@@ -217,6 +179,13 @@ void Sampler::place_outputs(Slot& slot, size_t count) {
   const int64_t num_top = slot.top_starts.back();
   const size_t top_bytes = 2 * sizeof(int32_t) * num_top;
   if (slot.top.device.bytes() < top_bytes) slot.top.allocate(device, 2 * top_bytes);
+  WholeLogSumsParams& whole = slot.whole_log_sums;
+  whole.rows = sample.rows;
+  whole.temperatures = sample.temperatures;
+  whole.tokens = sample.tokens;
+  whole.maxima = sample.maxima;
+  whole.log_sums = sample.log_sums;
+  whole.num_kept = sample.num_kept;
   LogProbsParams& log_probs = slot.log_probs;
   log_probs.rows = sample.rows;
   log_probs.temperatures = sample.temperatures;
@@ -248,18 +217,22 @@ void Sampler::enqueue(const TensorView& logits, const TensorView& previous_token
     check_internal(row < logits.shape[0], "sampler: row ", row, " of ", logits.shape[0],
                    " rows of logits");
   }
-  if (slot.penalties.rows.shape[0] > 0) {
-    slot.penalties.logits = logits;
-    slot.penalties.previous_tokens = previous_tokens;
-    penalties(slot.penalties, op_context_);
-  }
+  slot.edits.enqueue(logits, previous_tokens, op_context_);
   if (slot.all_greedy) {
     argmax({.logits = logits, .rows = slot.sample.rows, .tokens = slot.sample.tokens}, op_context_);
   } else {
+    if (slot.top_p_reset.entries.shape[0] > 0) {
+      slot.top_p_reset.previous_tokens = previous_tokens;
+      top_p_reset(slot.top_p_reset, op_context_);
+    }
     slot.sample.logits = logits;
     sample(slot.sample, op_context_);
   }
   if (slot.any_log_probs) {
+    if (!slot.whole_rows.empty()) {
+      slot.whole_log_sums.logits = logits;
+      whole_log_sums(slot.whole_log_sums, op_context_);
+    }
     slot.log_probs.logits = logits;
     log_probs(slot.log_probs, op_context_);
   }

@@ -8,31 +8,19 @@
 #include <string>
 #include <vector>
 
-#include "backend/decoding/sampling_params.h"
+#include "backend/decoding/logit_edits.h"
+#include "backend/decoding/sample_row.h"
 #include "kernels/core/buffer.h"
 #include "kernels/core/device.h"
 #include "kernels/core/op.h"
 #include "kernels/core/staging.h"
 #include "kernels/core/tensor_view.h"
 #include "kernels/sampling/log_probs.h"
-#include "kernels/sampling/penalties.h"
 #include "kernels/sampling/sample.h"
+#include "kernels/sampling/top_p_reset.h"
+#include "kernels/sampling/whole_log_sums.h"
 
 namespace inflight::decoding {
-
-/// One row of the logits that samples. Rows that do not (prompt chunks but the last) are left out.
-/// The spans and pointers must live until `prepare` returns. The token drawn depends only on the
-/// row's logits, its parameters and histories: never on its place in the batch.
-struct SampleRow {
-  int row = 0;                               // of logits[B, V]; each at most once
-  const SamplingParams* sampling = nullptr;  // validated
-  const StopParams* stop = nullptr;          // its bans: bad words, end ids until min_new_tokens
-  std::span<const int32_t> prompt_ids;
-  std::span<const int32_t> generated_ids;  // without the token now drawn
-  /// >= 0: the newest generated token is not in generated_ids; it is this entry of the previous
-  /// step's tokens. Then no bad word may have more than one id.
-  int32_t in_flight_token = -1;
-};
 
 enum class SampleStatus : uint8_t {
   kOk,
@@ -47,8 +35,9 @@ struct SampledToken {
   int32_t id = -1;  // -1 unless kOk
   SampleStatus status = SampleStatus::kOk;
   /// Log-probability of `id` under the distribution it was drawn from: after penalties, bans,
-  /// temperature and filters, normalised. Greedy rows: of the softmax of the penalised logits.
-  /// 0 unless num_logprobs >= 0.
+  /// temperature and filters, normalised; without normalize_log_probs: after penalties, bans and
+  /// temperature alone. Greedy rows: of the softmax of the penalised logits. 0 unless
+  /// num_logprobs >= 0.
   float log_prob = 0.0f;
   /// The likeliest tokens of the same distribution, likeliest first, ties by id; at most
   /// num_logprobs, fewer if the filters left fewer. Valid as long as the results they are part of.
@@ -102,9 +91,12 @@ class Sampler {
     std::vector<int32_t> rows;        // of the logits
     std::vector<int32_t> num_top;     // num_logprobs; -1 = no log-probabilities
     std::vector<int32_t> top_starts;  // into the top ids
+    std::vector<int32_t> whole_rows;  // whose log-probabilities are of all ids
     // Inputs stand in the step's staging.
-    PenaltiesParams penalties;
+    LogitEdits edits;
+    TopPResetParams top_p_reset;  // of `sample`; not all_greedy
     SampleParams sample;
+    WholeLogSumsParams whole_log_sums;
     LogProbsParams log_probs;
     Mirrored answers;           // tokens by row of the logits, then log_probs and top_counts
     Mirrored top;               // top ids, then their log-probabilities
@@ -115,7 +107,7 @@ class Sampler {
 
   void check_row(const SampleRow& row) const;
   void place_params(std::span<const SampleRow> rows, Staging& staging, Slot& slot) const;
-  void place_penalties(std::span<const SampleRow> rows, Staging& staging, Slot& slot);
+  void place_top_p_resets(std::span<const SampleRow> rows, Staging& staging, Slot& slot) const;
   void place_outputs(Slot& slot, size_t count);
   void copy_back(Slot& slot);
 
@@ -128,10 +120,6 @@ class Sampler {
   Buffer chunk_maxima_;  // CUDA, once log-probabilities are asked for
   std::optional<Stream> copy_stream_;
   std::vector<Slot> slots_;
-  // Of the call of prepare.
-  std::vector<const SampleRow*> penalised_;
-  std::vector<int32_t> banned_;
-  std::vector<int32_t> banned_starts_;
 };
 
 }  // namespace inflight::decoding

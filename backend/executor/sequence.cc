@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "backend/decoding/biases.h"
 #include "kernels/core/check.h"
 
 namespace inflight::executor {
@@ -12,6 +13,7 @@ Sequence::Sequence(Arrival arrival)
       id_(arrival.id),
       request_(std::move(arrival.request)),
       max_new_tokens_(arrival.max_new_tokens),
+      biases_(decoding::biases_of(request_->sampling)),
       needs_newest_token_(std::ranges::any_of(request_->stop.bad_words,
                                               [](const auto& word) { return word.size() > 1; })) {}
 
@@ -42,6 +44,7 @@ decoding::SampleRow Sequence::sample_row(int row, int32_t in_flight_token) const
   return {.row = row,
           .sampling = &request_->sampling,
           .stop = &request_->stop,
+          .biases = biases_,
           .prompt_ids = request_->input_ids,
           .generated_ids = generated_,
           .in_flight_token = in_flight_token};

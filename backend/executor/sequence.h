@@ -70,6 +70,7 @@ class Sequence {
   RequestId id_;
   std::shared_ptr<const Request> request_;
   int max_new_tokens_;
+  std::vector<decoding::TokenBias> biases_;
   bool needs_newest_token_;
   int32_t num_computed_ = 0;  // tokens in the cache after the steps in flight
   int32_t row_ = 0;

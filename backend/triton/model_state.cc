@@ -31,7 +31,6 @@ constexpr std::array kHarmless = {"FORCE_CPU_ONLY_INPUT_TENSORS",
                                   "gpu_weights_percent",
                                   "iter_stats_max_iterations",
                                   "multi_block_mode",
-                                  "normalize_log_probs",
                                   "recv_poll_period_ms",
                                   "request_stats_max_iterations",
                                   "speculative_decoding_fast_logits",
@@ -195,6 +194,7 @@ ModelSettings parse_model_config(std::string_view config_json, const std::string
       read_period(parameters, "cancellation_check_period_ms", settings.warnings);
   settings.engine = read_engine_config(parameters, config, version_dir);
   settings.reader.exclude_input_in_output = parameters.flag("exclude_input_in_output", false);
+  settings.reader.normalize_log_probs = parameters.flag("normalize_log_probs", true);
   const auto policy = config.value("model_transaction_policy", Json::object());
   settings.reader.decoupled = policy.value("decoupled", false);
   settings.reader.has_batch_dim = config.value("max_batch_size", 0) > 0;

@@ -18,7 +18,7 @@ namespace {
 /// Sequences of a row: what one request may have the engine queue, and nothing else bounds.
 constexpr int32_t kMaxSequences = 1024;
 
-decoding::SamplingParams read_sampling(const Inputs& inputs) {
+decoding::SamplingParams read_sampling(const Inputs& inputs, const ReaderOptions& options) {
   decoding::SamplingParams sampling;
   const std::optional<int32_t> top_k = inputs.scalar<int32_t>("runtime_top_k");
   std::optional<float> top_p = inputs.scalar<float>("runtime_top_p");
@@ -32,6 +32,13 @@ decoding::SamplingParams read_sampling(const Inputs& inputs) {
   sampling.repetition_penalty = inputs.scalar<float>("repetition_penalty").value_or(1.0f);
   sampling.presence_penalty = inputs.scalar<float>("presence_penalty").value_or(0.0f);
   sampling.frequency_penalty = inputs.scalar<float>("frequency_penalty").value_or(0.0f);
+  sampling.top_p_decay = inputs.scalar<float>("runtime_top_p_decay").value_or(1.0f);
+  sampling.top_p_min = inputs.scalar<float>("runtime_top_p_min").value_or(0.0f);
+  sampling.top_p_reset_id = inputs.scalar<int32_t>("runtime_top_p_reset_ids").value_or(-1);
+  sampling.prompt_ignore_length = inputs.scalar<int32_t>("prompt_ignore_length").value_or(0);
+  sampling.no_repeat_ngram_size = inputs.scalar<int32_t>("no_repeat_ngram_size").value_or(0);
+  sampling.embedding_bias = inputs.values<float>("embedding_bias");
+  sampling.normalize_log_probs = options.normalize_log_probs;
   sampling.seed = inputs.scalar_of<uint64_t>("seed", "random_seed").value_or(0);
   sampling.num_logprobs = inputs.flag("return_log_probs", false) ? 0 : -1;
   return sampling;
@@ -108,11 +115,12 @@ std::optional<std::chrono::steady_clock::time_point> read_deadline(const Inputs&
   return std::chrono::steady_clock::now() + std::chrono::milliseconds(*timeout);
 }
 
-executor::Request read_body(const Inputs& inputs, const std::string& client_id) {
+executor::Request read_body(const Inputs& inputs, const ReaderOptions& options,
+                            const std::string& client_id) {
   executor::Request body;
   body.client_id = client_id;
   body.input_ids = read_prompt(inputs);
-  body.sampling = read_sampling(inputs);
+  body.sampling = read_sampling(inputs, options);
   body.stop = read_stop(inputs);
   body.streaming = inputs.flag("streaming", false);
   // Smaller runs first, as with Triton's priorities and vLLM's.
@@ -134,7 +142,7 @@ void add_sequences(const Inputs& inputs, const ReaderOptions& options, IncomingR
         "; several sequences need a model with decoupled transactions; this one is not decoupled");
   check(count <= kMaxSequences, "num_return_sequences is ", count, "; it must be at most ",
         kMaxSequences);
-  const executor::Request body = read_body(inputs, incoming.id);
+  const executor::Request body = read_body(inputs, options, incoming.id);
   for (int32_t i = 0; i < count; ++i) {
     IncomingSequence& sequence = incoming.sequences.emplace_back();
     sequence.reply = read_reply(inputs, options);

@@ -17,6 +17,7 @@ namespace inflight::triton {
 struct ReaderOptions {
   bool decoupled = false;
   bool exclude_input_in_output = false;  // unless the request says otherwise
+  bool normalize_log_probs = true;       // SamplingParams::normalize_log_probs
   bool has_batch_dim = true;             // max_batch_size > 0
 };
 

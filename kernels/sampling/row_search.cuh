@@ -103,6 +103,16 @@ __device__ __forceinline__ double running_sums(int count, RowShared& shared, con
   return scan.total;
 }
 
+/// The sum of all weights, where the chunks' sums are against their own maxima.
+__device__ inline double total_of(RowCluster& cluster) {
+  RowShared& shared = cluster.shared;
+  const Softmax softmax = shared.softmax;
+  for (int i = threadIdx.x; i < cluster.row.num_chunks(); i += kRowThreads)
+    shared.sums[i] *= softmax(shared.maxima[i]);
+  __syncthreads();
+  return running_sums(cluster.row.num_chunks(), shared, [&](int i) { return shared.sums[i]; });
+}
+
 /// The first i whose running sum exceeds `target`; the last one with a weight if rounding keeps
 /// them all below. -1 if none has one.
 __device__ inline int index_at_mass(int count, double target, RowShared& shared) {

@@ -52,16 +52,6 @@ struct Draw {
   int num_kept;
 };
 
-/// The sum of all weights, where the chunks' sums are against their own maxima.
-__device__ double total_of(RowCluster& cluster) {
-  RowShared& shared = cluster.shared;
-  const Softmax softmax = shared.softmax;
-  for (int i = threadIdx.x; i < cluster.row.num_chunks(); i += kRowThreads)
-    shared.sums[i] *= softmax(shared.maxima[i]);
-  __syncthreads();
-  return running_sums(cluster.row.num_chunks(), shared, [&](int i) { return shared.sums[i]; });
-}
-
 __device__ int first_maximum(RowCluster& cluster) {
   RowShared& shared = cluster.shared;
   const float maximum = shared.softmax.maximum;

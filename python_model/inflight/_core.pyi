@@ -1,6 +1,6 @@
 """Types of the compiled module: the engine section (ops, plans and schemas are used by tests only)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -152,6 +152,14 @@ class Engine:
         frequency_penalty: float = 0.0,
         seed: int = 0,
         num_logprobs: int = -1,
+        top_p_decay: float = 1.0,
+        top_p_min: float = 0.0,
+        top_p_reset_ids: int = -1,
+        prompt_ignore_length: int = 0,
+        no_repeat_ngram_size: int = 0,
+        embedding_bias: np.ndarray | Sequence[float] | None = None,
+        logit_bias: Mapping[int, float] = {},
+        normalize_log_probs: bool = True,
     ) -> int:
         """Queue a request; returns its id (for `cancel`).
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 @dataclass(frozen=True)
 class Logprob:
     """Natural logarithm of a token's probability in the distribution it was drawn from: after
-    penalties, temperature and filters; of a greedy answer: after penalties.
+    penalties, temperature and filters; of a greedy answer: after penalties. With
+    normalize_log_probs=False: after penalties and temperature alone.
     """
 
     logprob: float

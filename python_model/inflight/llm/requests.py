@@ -71,6 +71,8 @@ def engine_arguments(
     end_ids: Sequence[int] = ()
     if not params.ignore_eos:
         end_ids = eos_token_ids if params.end_id is None else (params.end_id,)
+        if params.end_ids is not None:
+            end_ids = params.end_ids
     arguments: dict[str, Any] = {
         "max_new_tokens": max_tokens,
         "min_new_tokens": params.min_tokens,
@@ -78,11 +80,16 @@ def engine_arguments(
         "stop_words": [[id] for id in params.stop_token_ids or ()],
         "bad_words": _bad_words(params, tokenizer),
         "num_logprobs": -1 if params.logprobs is None else params.logprobs,
+        "normalize_log_probs": params.normalize_log_probs,
     }
     wanted: dict[str, Any] = {
         "repetition_penalty": params.repetition_penalty,
         "presence_penalty": params.presence_penalty,
         "frequency_penalty": params.frequency_penalty,
+        "prompt_ignore_length": params.prompt_ignore_length,
+        "no_repeat_ngram_size": params.no_repeat_ngram_size,
+        "embedding_bias": params.embedding_bias,
+        "logit_bias": params.logit_bias,
     }
     if params.is_greedy:
         wanted["greedy"] = True
@@ -91,6 +98,9 @@ def engine_arguments(
         wanted["top_k"] = params.top_k
         wanted["top_p"] = params.top_p
         wanted["min_p"] = params.min_p
+        wanted["top_p_decay"] = params.top_p_decay
+        wanted["top_p_min"] = params.top_p_min
+        wanted["top_p_reset_ids"] = params.top_p_reset_ids
         wanted["seed"] = secrets.randbits(63) if params.seed is None else params.seed
     arguments.update({name: value for name, value in wanted.items() if value is not None})
     return arguments

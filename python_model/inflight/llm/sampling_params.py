@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -26,12 +27,26 @@ class SamplingParams:
     """Only the likeliest tokens that together reach probability p; 1 = all."""
     min_p: float | None = None
     """Only tokens of at least min_p times the likeliest token's probability; 0 = all."""
+    top_p_decay: float | None = None
+    """top_p shrinks by this factor with each token (factual nucleus sampling); 1 = not."""
+    top_p_min: float | None = None
+    """But not below this."""
+    top_p_reset_ids: int | None = None
+    """After this token top_p is the first one again; -1 = none."""
     repetition_penalty: float | None = None
     """Over prompt and answer; 1 = none."""
     presence_penalty: float | None = None
     """Over the answer; 0 = none."""
     frequency_penalty: float | None = None
     """Over the answer; 0 = none."""
+    prompt_ignore_length: int | None = None
+    """So many first tokens of the prompt count for no penalty."""
+    no_repeat_ngram_size: int | None = None
+    """No sequence of so many tokens comes twice in prompt and answer; 0 = off."""
+    embedding_bias: Any = field(default=None, compare=False)
+    """Numbers, one for each id of the vocabulary, added to the logits of every step."""
+    logit_bias: dict[int, float] | None = None
+    """The same for some ids; -inf bans an id. Both add up."""
     seed: int | None = None
     """The same seed gives the same tokens, whatever else runs. None: a fresh one each request."""
 
@@ -45,6 +60,8 @@ class SamplingParams:
     bad_token_ids: list[int] | None = None
     end_id: int | None = None
     """Instead of the model's own end ids; -1 = none."""
+    end_ids: list[int] | None = None
+    """The same for any number of them; [] = none."""
     pad_id: int | None = None
     """Accepted for its name: batches are packed, nothing is ever padded."""
     ignore_eos: bool = False
@@ -54,6 +71,9 @@ class SamplingParams:
 
     logprobs: int | None = None
     """0: log-probabilities of the chosen tokens; n: and of the n likeliest; None: none."""
+    normalize_log_probs: bool = True
+    """Log-probabilities of the distribution drawn from; False: of all ids, as if top_k, top_p and
+    min_p were off. A greedy answer has the latter in both cases."""
     n: int = 1
     """Answers for a prompt. Only 1 is supported."""
 
@@ -78,6 +98,25 @@ class SamplingParams:
         self._check_range("temperature", self.temperature, 0.0, math.inf)
         self._check_range("top_p", self.top_p, 0.0, 1.0)
         self._check_range("min_p", self.min_p, 0.0, 1.0)
+        self._check_range("top_p_decay", self.top_p_decay, 0.0, 1.0)
+        _require(self.top_p_decay != 0, "top_p_decay=0 must be greater than 0")
+        self._check_range("top_p_min", self.top_p_min, 0.0, 1.0)
+        for name, least in (
+            ("top_p_reset_ids", -1),
+            ("prompt_ignore_length", 0),
+            ("no_repeat_ngram_size", 0),
+        ):
+            value = getattr(self, name)
+            _require(value is None or value >= least, f"{name}={value} must be at least {least}")
+        for id, bias in (self.logit_bias or {}).items():
+            _require(
+                not math.isnan(bias) and bias != math.inf,
+                f"logit_bias[{id}]={bias} must be a finite number or -inf",
+            )
+        _require(
+            self.end_id is None or self.end_ids is None,
+            f"end_id={self.end_id} and end_ids={self.end_ids}: give one of them",
+        )
         self._check_range("presence_penalty", self.presence_penalty, -math.inf, math.inf)
         self._check_range("frequency_penalty", self.frequency_penalty, -math.inf, math.inf)
         self._check_range("repetition_penalty", self.repetition_penalty, 0.0, math.inf)

@@ -57,6 +57,7 @@ void reads_every_setting() {
                        parameter("enable_chunked_context", "False") + "," +
                        parameter("cuda_graph_mode", "false") + "," +
                        parameter("exclude_input_in_output", "TRUE") + "," +
+                       parameter("normalize_log_probs", "false") + "," +
                        parameter("max_num_tokens", "256") + "," + parameter("num_threads", "2"),
                    "\"model_transaction_policy\": {\"decoupled\": true}, \"dynamic_batching\": "
                    "{\"default_queue_policy\": {\"max_queue_size\": 17}}, "),
@@ -72,6 +73,7 @@ void reads_every_setting() {
   EXPECT_EQ(settings.engine.num_threads, 2);
   EXPECT_EQ(settings.engine.max_queue_size, 17);
   EXPECT(settings.reader.exclude_input_in_output);
+  EXPECT(!settings.reader.normalize_log_probs);
   EXPECT(settings.reader.decoupled);
   EXPECT(settings.reader.has_batch_dim);
   EXPECT(settings.warnings.empty());

@@ -46,6 +46,30 @@ void timeouts_become_deadlines() {
   EXPECT_CONTAINS(backend.error_of(none), "timeout_ms is 0; it must be at least 1");
 }
 
+void how_tokens_are_chosen() {
+  const decoding::SamplingParams none = read(*make_request({1}, 1)).sampling;
+  EXPECT(none.greedy && none.normalize_log_probs && none.embedding_bias.empty());
+  EXPECT(none.top_p_decay == 1.0f && none.top_p_min == 0.0f && none.top_p_reset_id == -1);
+  EXPECT(none.prompt_ignore_length == 0 && none.no_repeat_ngram_size == 0);
+
+  const RequestPtr request = make_request({1}, 1);
+  request->real("runtime_top_p", 0.9f).real("runtime_top_p_decay", 0.8f);
+  request->real("runtime_top_p_min", 0.2f).number("runtime_top_p_reset_ids", 13);
+  request->number("prompt_ignore_length", 5).number("no_repeat_ngram_size", 3);
+  request->add("embedding_bias", TRITONSERVER_TYPE_FP32, {1, 3}, std::vector<float>{0.0f, 2.0f, -1});
+  const decoding::SamplingParams all = read(*request).sampling;
+  EXPECT(!all.greedy && all.top_p == 0.9f && all.top_p_decay == 0.8f && all.top_p_min == 0.2f);
+  EXPECT_EQ(all.top_p_reset_id, 13);
+  EXPECT_EQ(all.prompt_ignore_length, 5);
+  EXPECT_EQ(all.no_repeat_ngram_size, 3);
+  EXPECT((all.embedding_bias == std::vector<float>{0.0f, 2.0f, -1}));
+
+  const triton::ReaderOptions options{.decoupled = true, .normalize_log_probs = false};
+  const RequestPtr plain = make_request({1}, 1);
+  const triton::IncomingRequest other = triton::read_request(plain.get(), options);
+  EXPECT(!other.sequences.at(0).request->sampling.normalize_log_probs);
+}
+
 void end_ids_may_be_ignored() {
   EXPECT((read(make_request({1}, 1)->number("end_id", 9)).stop.end_ids == Ids{9}));
   EXPECT((read(make_request({1}, 1)->number("end_id", 9).flag("ignore_eos", false)).stop.end_ids ==
@@ -125,6 +149,7 @@ int main(int argc, char** argv) {
           {"defaults", defaults},
           {"smaller_priorities_are_larger_here", smaller_priorities_are_larger_here},
           {"timeouts_become_deadlines", timeouts_become_deadlines},
+          {"how_tokens_are_chosen", how_tokens_are_chosen},
           {"end_ids_may_be_ignored", end_ids_may_be_ignored},
           {"retention_of_ranges", retention_of_ranges},
           {"retention_that_makes_no_sense", retention_that_makes_no_sense},

@@ -136,7 +136,11 @@ void refusals() {
                     r.add("embedding_bias", TRITONSERVER_TYPE_FP32, {1, 2},
                           std::vector<float>{0.0f, 0.0f});
                   }),
-                  "embedding_bias is not supported yet");
+                  "embedding_bias has 2 values; it must have 1000");
+  EXPECT_CONTAINS(error_with([](R& r) { r.real("runtime_top_p_decay", 0.0f); }),
+                  "top_p_decay is 0; it must be greater than 0");
+  EXPECT_CONTAINS(error_with([](R& r) { r.number("no_repeat_ngram_size", -1); }),
+                  "no_repeat_ngram_size is -1");
   EXPECT_CONTAINS(error_with([](R& r) {
                     r.add("guided_decoding_guide_type", TRITONSERVER_TYPE_BYTES, {1, 1},
                           std::vector<uint8_t>{4, 0, 0, 0, 'j', 's', 'o', 'n'});
@@ -174,7 +178,7 @@ void defaults_of_the_refused() {
   Backend backend;
   const RequestPtr request = make_request(prompt_of(3), 2);
   request->number("beam_width", 1);
-  request->flag("return_generation_logits", false).real("runtime_top_p_decay", 1.0f);
+  request->flag("return_generation_logits", false);
   request->real("runtime_top_p", 0.0f).number("pad_id", 0).real("len_penalty", 2.0f);
   request->ids("decoder_input_ids", {0}).number("decoder_input_lengths", 1);
   request->add("embedding_bias", TRITONSERVER_TYPE_FP32, {1, 0}, std::vector<float>{});

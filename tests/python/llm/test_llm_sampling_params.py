@@ -58,6 +58,15 @@ def test_what_is_greedy(params: dict, greedy: bool):
         ({"stop": ""}, "stop="),
         ({"bad": ["a", 3]}, "bad="),
         ({"stop": "a", "detokenize": False}, "detokenize=False"),
+        ({"top_p_decay": 0}, "top_p_decay=0 must be greater than 0"),
+        ({"top_p_decay": 1.5}, "top_p_decay=1.5"),
+        ({"top_p_min": -0.1}, "top_p_min=-0.1"),
+        ({"top_p_reset_ids": -2}, "top_p_reset_ids=-2 must be at least -1"),
+        ({"prompt_ignore_length": -1}, "prompt_ignore_length=-1 must be at least 0"),
+        ({"no_repeat_ngram_size": -1}, "no_repeat_ngram_size=-1 must be at least 0"),
+        ({"logit_bias": {4: float("nan")}}, r"logit_bias\[4\]=nan"),
+        ({"logit_bias": {4: float("inf")}}, r"logit_bias\[4\]=inf"),
+        ({"end_id": 1, "end_ids": [1]}, "end_id=1 and end_ids=\\[1\\]: give one"),
         ({"n": 2}, "n=2: only one answer"),
     ],
 )
@@ -81,6 +90,14 @@ def test_the_engine_hears_every_choice():
         stop_token_ids=[5, 6],
         bad_token_ids=[8],
         logprobs=2,
+        normalize_log_probs=False,
+        top_p_decay=0.9,
+        top_p_min=0.1,
+        top_p_reset_ids=13,
+        prompt_ignore_length=3,
+        no_repeat_ngram_size=4,
+        embedding_bias=[0.5],
+        logit_bias={1: 2.0},
     )
     assert arguments(params) == {
         "max_new_tokens": 9,
@@ -89,6 +106,14 @@ def test_the_engine_hears_every_choice():
         "stop_words": [[5], [6]],
         "bad_words": [[8]],
         "num_logprobs": 2,
+        "normalize_log_probs": False,
+        "top_p_decay": 0.9,
+        "top_p_min": 0.1,
+        "top_p_reset_ids": 13,
+        "prompt_ignore_length": 3,
+        "no_repeat_ngram_size": 4,
+        "embedding_bias": [0.5],
+        "logit_bias": {1: 2.0},
         "repetition_penalty": 1.2,
         "presence_penalty": 0.3,
         "frequency_penalty": -0.1,
@@ -107,6 +132,9 @@ def test_ends_and_lengths():
     assert arguments(SamplingParams(ignore_eos=True))["end_ids"] == []
     assert arguments(SamplingParams(end_id=5))["end_ids"] == [5]
     assert arguments(SamplingParams(end_id=-1))["end_ids"] == []
+    assert arguments(SamplingParams(end_ids=[5, 9]))["end_ids"] == [5, 9]
+    assert arguments(SamplingParams(end_ids=[]))["end_ids"] == []
+    assert arguments(SamplingParams(end_ids=[5], ignore_eos=True))["end_ids"] == []
 
 
 def test_seeds_differ_unless_given():

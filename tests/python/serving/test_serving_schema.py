@@ -91,7 +91,7 @@ lookahead_verification_set_size INT32 1 OG
 """
 OUR_INPUTS = set(
     """min_p
-    ignore_eos priority timeout_ms
+    ignore_eos priority timeout_ms no_repeat_ngram_size
     text_context engine_request_id client_left""".split()
 )
 CONTRACT_OUTPUTS = """
