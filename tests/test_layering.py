@@ -72,7 +72,12 @@ PYTHON_ARROWS = {
     "llm": ["_core", "config", "text", "builder"],
     "serving": ["config", "text", "builder"],
     "openai": ["builder", "text"],
-    "cli": ["config", "ir", "passes", "checkpoint", "builder", "llm", "serving", "openai", "text"],
+    "client": [],
+    "bench": ["openai"],
+    "cli": [
+        *("config", "ir", "passes", "checkpoint", "builder", "llm", "serving", "openai", "text"),
+        *("client", "bench"),
+    ],
 }
 
 

@@ -2,7 +2,7 @@
 
 import typer
 
-from inflight.cli import build, generate, inspect, openai, repository, serve
+from inflight.cli import bench, build, chat, generate, inspect, openai, repository, serve
 
 app = typer.Typer(
     name="inflight",
@@ -12,7 +12,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+app.command("bench")(bench.bench)
 app.command("build")(build.build)
+app.command("chat")(chat.chat)
 app.command("generate")(generate.generate)
 app.command("inspect")(inspect.inspect)
 app.command("serve")(serve.serve)

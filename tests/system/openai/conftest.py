@@ -31,6 +31,7 @@ class Endpoint:
     process: subprocess.Popen
     port: int
     http_port: int
+    grpc_port: int
     metrics_port: int
     log: Path
 
@@ -105,7 +106,7 @@ def start(scratch: Path, *options: str, keys: str = KEY) -> Endpoint:
     log = scratch / "log"
     with log.open("w") as sink:
         process = subprocess.Popen(command, env=environment, stdout=sink, stderr=subprocess.STDOUT)
-    return Endpoint(process, openai_port, http_port, metrics_port, log)
+    return Endpoint(process, openai_port, http_port, grpc_port, metrics_port, log)
 
 
 def wait_until_ready(endpoint: Endpoint, seconds: float = 120) -> None:

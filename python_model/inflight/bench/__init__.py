@@ -1,0 +1,1 @@
+"""Load on a running server: what to send (load), to whom (targets), what came (run, report)."""

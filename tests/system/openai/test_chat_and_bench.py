@@ -1,0 +1,95 @@
+"""`inflight chat` and `inflight bench` against a running server, as a user runs them."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import KEY, ROOT, Endpoint
+
+
+def run(*arguments: object, said: str = "", key: str = KEY) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-m", "inflight.cli.main", *map(str, arguments)],
+        input=said,
+        env={**os.environ, "PYTHONPATH": str(ROOT / "python_model"), "OPENAI_API_KEY": key},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def test_a_chat_remembers_what_was_said(endpoint: Endpoint) -> None:
+    options = ("--temperature=0", "--max-tokens=12", f"--url={endpoint.url}")
+    ran = run(
+        "chat", *options, said="What light?\n\n/reset\nWhat light?\nAnd then?\n/exit\nnever\n"
+    )
+    assert ran.returncode == 0, ran.stderr
+    first = endpoint.ensemble(text_input="ROMEO:\nWhat light?\n\nJULIET:\n", max_tokens=12)
+    history = f"ROMEO:\nWhat light?\n\nJULIET:\n{first.strip()}\n\nROMEO:\nAnd then?\n\nJULIET:\n"
+    second = endpoint.ensemble(text_input=history, max_tokens=12)
+    assert ran.stdout == f"{first}\n{first}\n{second}\n"
+    assert ran.stderr.count("[12 tokens") == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "key", "said"),
+    [(["--url=http://localhost:9"], KEY, "localhost:9"), ([], "wrong", "API key")],
+)
+def test_a_chat_says_why_not(endpoint: Endpoint, arguments: list, key: str, said: str) -> None:
+    ran = run("chat", *(arguments or [f"--url={endpoint.url}"]), key=key)
+    assert ran.returncode == 1 and said in ran.stderr
+
+
+@pytest.mark.parametrize("way", ["grpc", "openai"])
+def test_bench_counts_what_it_asked_for(endpoint: Endpoint, tmp_path: Path, way: str) -> None:
+    url = f"localhost:{endpoint.grpc_port}" if way == "grpc" else endpoint.url
+    ran = run(
+        "bench",
+        f"--way={way}",
+        f"--url={url}",
+        "--num-requests=12",
+        "--input-tokens=uniform:5:20",
+        "--output-tokens=17",
+        "--concurrency=4",
+        f"--json={tmp_path / 'figures.json'}",
+    )
+    assert ran.returncode == 0, ran.stderr
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    assert figures["failed"] == 0 and figures["output_tokens"] == 12 * 17
+    assert 12 * 5 <= figures["input_tokens"] <= 12 * 20
+    for name in ("ttft_ms", "tpot_ms", "latency_ms"):
+        row = figures[name]
+        assert 0 < row["p50"] <= row["p90"] <= row["p99"] <= row["max"]
+    assert figures["ttft_ms"]["max"] < figures["latency_ms"]["max"]
+    assert figures["settings"]["way"] == way
+    assert "time per output token" in ran.stdout
+
+
+def test_bench_at_a_rate_takes_its_time(endpoint: Endpoint, tmp_path: Path) -> None:
+    ran = run(
+        "bench", f"--url=localhost:{endpoint.grpc_port}", "--num-requests=20", "--rate=20",
+        "--output-tokens=2", "--input-tokens=4", f"--json={tmp_path / 'figures.json'}",
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr
+    from inflight.bench.load import draw_load, parse_lengths
+
+    two = parse_lengths("2")
+    last = draw_load(20, two, two, 10, 20.0, 0)[-1].at
+    assert json.loads((tmp_path / "figures.json").read_text())["seconds"] >= last > 0.3
+
+
+def test_bench_tells_of_refusals(endpoint: Endpoint) -> None:
+    ran = run(
+        "bench", f"--url=localhost:{endpoint.grpc_port}", "--num-requests=3", "--warmup=0",
+        "--vocab-size=1000000",
+    )  # fmt: skip
+    assert ran.returncode == 1
+    assert "3 failed" in ran.stdout and "outside the vocabulary" in ran.stderr
+
+
+def test_bench_says_which_distributions_there_are() -> None:
+    ran = run("bench", "--input-tokens=zipf:3")
+    assert ran.returncode == 1 and "uniform:LOW:HIGH" in ran.stderr
