@@ -135,8 +135,15 @@ def chunk_us(tokenizer: Tokenizer, ids: list[int]) -> tuple[float, float]:
         tokens = np.array([[[id]]], np.int32)
         previous = np.array([ids[:at]], np.int32)
         state = np.array([[1 << 32, 0, 1]], np.int64)
+        inputs = {
+            "TOKENS_BATCH": tokens,
+            "SEQUENCE_LENGTH": length,
+            "TEXT_CONTEXT": context,
+            "PREVIOUS_IDS": previous,
+            "RESPONSE_STATE": state,
+        }
         begin = time.process_time()
-        postprocessor.process(tokens, length, context, previous, state)
+        postprocessor.process(inputs)
         times.append(time.process_time() - begin)
     return median_of(times) * 1e6, float(np.percentile(times, 99)) * 1e6
 

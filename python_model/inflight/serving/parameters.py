@@ -11,9 +11,11 @@ class Parameters:
         texts = {key: value.get("string_value", "") for key, value in listed.items()}
         self._values = {k: v for k, v in texts.items() if v and not v.startswith("${")}
 
-    def text(self, key: str) -> str:
-        """Raises ValueError if absent."""
+    def text(self, key: str, default: str | None = None) -> str:
+        """Raises ValueError if absent and without a default."""
         if key not in self._values:
+            if default is not None:
+                return default
             raise ValueError(f"the parameter {key} is missing in config.pbtxt")
         return self._values[key]
 

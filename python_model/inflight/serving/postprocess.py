@@ -8,6 +8,7 @@ id, but only to save work; forgetting it changes nothing.
 import json
 import math
 from collections import OrderedDict
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +16,8 @@ import numpy as np
 from inflight.text.detokenizer import Detokenizer
 from inflight.text.stop_strings import StopStrings
 from inflight.text.tokenizer import Tokenizer
+
+Tensors = dict[str, np.ndarray]
 
 _MAX_REMEMBERED = 4096  # streams; beyond that the one unused for longest is worked out again
 
@@ -42,6 +45,11 @@ class Text:
     stop_engine_request: int | None = None  # this request has said a stop word: end it
     # Of a stream that goes on: its number and how many of its generated ids are text by now.
     receipt: tuple[int, int] | None = None
+    is_last: bool = True  # no more comes of this sequence
+
+    def tensors(self) -> Tensors:
+        """Those of POSTPROCESSING's outputs that there are."""
+        return {"OUTPUT": np.array([text.encode() for text in self.texts], np.object_)}
 
 
 class Postprocessor:
@@ -58,17 +66,16 @@ class Postprocessor:
         self._include_stop_words = include_stop_words
         self._streams: OrderedDict[int, _Stream] = OrderedDict()
 
-    def process(
-        self,
-        tokens: np.ndarray,
-        lengths: np.ndarray,
-        text_context: np.ndarray | None = None,
-        previous_ids: np.ndarray | None = None,
-        response_state: np.ndarray | None = None,
-    ) -> Text:
-        """tokens [B, beams, longest] and lengths [B, beams]; the rest is the engine's account of
-        one request (B = beams = 1). Without it every row is decoded on its own.
+    def process(self, inputs: Mapping[str, np.ndarray | None]) -> Text:
+        """Tensors of POSTPROCESSING; absent ones are None or missing. TOKENS_BATCH [B, beams,
+        longest] and SEQUENCE_LENGTH [B, beams]; the rest is the engine's account of one sequence
+        (B = beams = 1). Without it every row is decoded on its own. Raises ValueError if shapes do
+        not fit.
         """
+        tokens, lengths = inputs["TOKENS_BATCH"], inputs["SEQUENCE_LENGTH"]
+        text_context = inputs.get("TEXT_CONTEXT")
+        previous_ids = inputs.get("PREVIOUS_IDS")
+        response_state = inputs.get("RESPONSE_STATE")
         if lengths.size != math.prod(tokens.shape[:-1]):
             raise ValueError(
                 f"SEQUENCE_LENGTH has {lengths.size} lengths, but TOKENS_BATCH of shape "
@@ -103,7 +110,8 @@ class Postprocessor:
             self._streams.popitem(last=False)
         stops_now = stream.stop.matched is not None and not stopped_before
         stopped = request_id if stops_now else None
-        return Text([text], stop_engine_request=stopped, receipt=(request_id, stream.num_ids))
+        receipt = (request_id, stream.num_ids)
+        return Text([text], stop_engine_request=stopped, receipt=receipt, is_last=False)
 
     def _stream(self, text_context: np.ndarray) -> _Stream:
         context = json.loads(text_context.tobytes())

@@ -5,7 +5,8 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from inflight.serving.schema import PREPROCESSING, Support
+from inflight.serving.schema import PREPROCESSING
+from inflight.serving.support import refuse_unsupported
 from inflight.serving.words import no_words, pack_words
 from inflight.text.tokenizer import Tokenizer
 
@@ -23,7 +24,7 @@ class Preprocessor:
 
     def process(self, inputs: Mapping[str, np.ndarray | None]) -> Tensors:
         """Tensors of PREPROCESSING, batch dimension first; absent ones are None or missing."""
-        _refuse_unsupported(inputs)
+        refuse_unsupported(PREPROCESSING, inputs)
         queries = [_text("QUERY", row) for row in inputs["QUERY"].reshape(-1)]
         batch_size = len(queries)
         end_ids = self._ids_or(inputs.get("END_ID"), self._end_id, batch_size)
@@ -92,18 +93,6 @@ class Preprocessor:
             if ids and ids not in ways and word.strip().lower() in spelt.lower():
                 ways.append(ids)
         return ways
-
-
-def _refuse_unsupported(inputs: Mapping[str, np.ndarray | None]) -> None:
-    for tensor in PREPROCESSING.inputs:
-        given = inputs.get(tensor.name)
-        if tensor.support is not Support.REFUSED or given is None or given.size == 0:
-            continue
-        if tensor.dtype == "STRING" and all(not text for text in given.reshape(-1)):
-            continue
-        if tensor.default is not None and np.all(given == tensor.default):
-            continue
-        raise ValueError(f"input tensor {tensor.name} is not supported yet")
 
 
 def _text(name: str, value: bytes | str) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from inflight.serving.pbtxt import ModelConfig, render
 from inflight.serving.schema import (
+    BLS,
     ENSEMBLE,
     ENSEMBLE_STEPS,
     POSTPROCESSING,
@@ -35,6 +36,8 @@ class RepositorySettings:
     decoupled: bool = True
     llm_parameters: Mapping[str, str] = field(default_factory=dict)
     preprocessing_instances: int = 1  # each a process
+    bls_instances: int = 1  # likewise
+    accumulate_tokens: str = "false"  # every piece of a stream by the BLS is the whole text so far
     # Of the process that makes text, as nice(1) counts: an engine on the CPU needs the same cores.
     text_niceness: int = 0
     # For the Python models: an environment's folder, and where the package lies if not in it.
@@ -109,4 +112,25 @@ def _models(settings: RepositorySettings) -> list[tuple[Model, ModelConfig, tupl
             (),
         ),
         (ENSEMBLE, ModelConfig(max_batch_size=size), ENSEMBLE_STEPS),
+        (
+            BLS,
+            ModelConfig(
+                backend="python",
+                max_batch_size=size,
+                decoupled=settings.decoupled,
+                instances=settings.bls_instances,
+                parameters={
+                    **python,
+                    "accumulate_tokens": settings.accumulate_tokens,
+                    "tensorrt_llm_model_name": TENSORRT_LLM.name,
+                    "tensorrt_llm_draft_model_name": "",
+                    "multimodal_encoders_name": "",
+                    "add_special_tokens": "true",
+                    "skip_special_tokens": "true",
+                    "include_stop_words": "true",
+                    "niceness": str(settings.text_niceness),
+                },
+            ),
+            (),
+        ),
     ]

@@ -381,4 +381,19 @@ ENSEMBLE_STEPS = (
     ),
 )
 
-MODELS = (PREPROCESSING, TENSORRT_LLM, POSTPROCESSING, ENSEMBLE)
+# The ensemble's tensors and, refused, what its former model could beside them.
+BLS = Model(
+    "tensorrt_llm_bls",
+    inputs=(
+        *ENSEMBLE.inputs,
+        Tensor("image_input", "FP16", (-1, 3, -1, -1), support=_LATER),
+        Tensor("image_bytes_input", "UINT8", (-1, -1, -1, -1), support=_LATER),
+        Tensor("image_url_input", "STRING", (1,), support=_LATER),
+        Tensor("video_bytes_input", "UINT8", (-1, -1, -1, -1), support=_LATER),
+        Tensor("num_draft_tokens", "INT32", (1,), support=_LATER, default=0),
+        Tensor("use_draft_logits", "BOOL", (1,), support=_LATER, default=0),
+    ),
+    outputs=ENSEMBLE.outputs,
+)
+
+MODELS = (PREPROCESSING, TENSORRT_LLM, POSTPROCESSING, ENSEMBLE, BLS)

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import sys
+import threading
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -46,16 +47,22 @@ def load(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     utils.InferenceRequest = Request
     utils.TritonError = lambda message, code: (message, code)
     utils.TritonError.INVALID_ARG = "invalid"
+    utils.TritonError.INTERNAL = "internal"
+    utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL = 1
+    utils.TRITONSERVER_MEMORY_CPU = 0
+    utils.PreferredMemory = lambda memory: memory
+    utils.using_decoupled_model_transaction_policy = lambda config: config.get("decoupled", False)
     utils.get_input_tensor_by_name = lambda request, name: request.tensors.get(name)
     monkeypatch.setitem(sys.modules, utils.__name__, utils)
 
-    def model(name: str, **parameters: str):
+    def model(name: str, decoupled: bool = False, **parameters: str):
         spec = importlib.util.spec_from_file_location(f"model_{name}", FILES / f"{name}.py")
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
         instance = module.TritonPythonModel()
         listed = {key: {"string_value": value} for key, value in parameters.items()}
-        instance.initialize({"model_config": json.dumps({"parameters": listed})})
+        config = {"parameters": listed, "decoupled": decoupled}
+        instance.initialize({"model_config": json.dumps(config)})
         return instance
 
     return model
@@ -130,6 +137,85 @@ def test_preprocessing_answers_errors(load, tokenizer_dir: str) -> None:
     )
     assert good.outputs["REQUEST_INPUT_LEN"].item() == 3
     assert "UTF-8" in bad.error[0]
+
+
+class Sender:
+    def __init__(self, request: Request) -> None:
+        self.request, self.sent = request, []
+        self.has_ended = threading.Event()
+
+    def send(self, response: object = None, flags: int = 0) -> None:
+        self.sent.append((response, flags))
+        if flags:
+            self.has_ended.set()
+
+    def is_cancelled(self) -> bool:
+        return self.request.cancelled
+
+
+@pytest.mark.parametrize("decoupled", [True, False])
+def test_bls_answers_requests_and_errors(
+    load, tokenizer_dir: str, decoupled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The engine's model says two letters, or fails where the prompt says so."""
+
+    def engine(request: Request, decoupled: bool = False) -> object:
+        Request.sent.append(request)
+        given = {tensor.name: tensor.value for tensor in request.inputs}
+        if "stop" in given:
+            return []
+        if given["input_ids"].shape[1] == 2:
+            error = SimpleNamespace(message=lambda: "no blocks", code=lambda: "exhausted")
+            answer = SimpleNamespace(has_error=lambda: True, error=lambda: error)
+        else:
+            values = {
+                "output_ids": np.array([[[13, 13]]], np.int32),
+                "sequence_length": np.array([[2]], np.int32),
+                "text_context": given["text_context"],
+                "previous_ids": np.zeros((1, 0), np.int32),
+                "response_state": np.array([[7, 1, 2]], np.int64),
+            }
+            made = [
+                SimpleNamespace(name=lambda n=n: n, as_numpy=lambda v=v: v)
+                for n, v in values.items()
+            ]
+            answer = SimpleNamespace(has_error=lambda: False, output_tensors=lambda: made)
+        return [answer] if decoupled else answer
+
+    monkeypatch.setattr(Request, "exec", engine)
+    model = load("tensorrt_llm_bls", decoupled, tokenizer_dir=tokenizer_dir)
+    prompts = [b"abc", b"ab", b"", b"abc"]
+    requests = [
+        request(
+            text_input=np.array([[prompt]], object),
+            max_tokens=np.array([[3]], np.int32),
+            **({"beam_width": np.array([[2]], np.int32)} if at == 3 else {}),
+        )
+        for at, prompt in enumerate(prompts)
+    ]
+    senders = [Sender(one) for one in requests]
+    for one, sender in zip(requests, senders, strict=True):
+        one.get_response_sender = lambda sender=sender: sender
+    answers = model.execute(requests)
+    if decoupled:
+        assert answers is None
+        assert all(sender.has_ended.wait(10) for sender in senders)
+        assert [[flags for _, flags in sender.sent] for sender in senders] == [[1]] * 4
+        answers = [sender.sent[0][0] for sender in senders]
+    model.finalize()
+    good, failed, empty, refused = answers
+    assert good.outputs["text_output"].tolist()[0] == good.outputs["text_output"][0]
+    assert len(good.outputs["text_output"][0]) == 2
+    assert failed.error == ("no blocks", "exhausted")
+    assert empty.error == ("text_input is empty", "invalid")
+    assert refused.error == ("input tensor beam_width is not supported yet", "invalid")
+    assert {sent.model_name for sent in Request.sent} == {"tensorrt_llm"}
+
+
+@pytest.mark.parametrize("key", ["tensorrt_llm_draft_model_name", "multimodal_encoders_name"])
+def test_bls_refuses_other_models_by_name(load, tokenizer_dir: str, key: str) -> None:
+    with pytest.raises(ValueError, match=f"the parameter {key} .* is 'x'"):
+        load("tensorrt_llm_bls", True, tokenizer_dir=tokenizer_dir, **{key: "x"})
 
 
 def test_postprocessing_answers_errors(load, tokenizer_dir: str) -> None:

@@ -32,12 +32,19 @@ def chunk_call(
     ids = (prompt or []) + chunk
     context = json.dumps({"stop": stop, **context} if stop else context).encode() + b"  "
     return post.process(
-        np.array([[ids]], np.int32).reshape(1, 1, -1),
-        np.array([[len(ids)]], np.int32),
-        np.frombuffer(context, np.uint8)[None],
-        np.array([previous], np.int32).reshape(1, -1),
-        np.array([[request_id, int(final), len(chunk)]], np.int64),
+        {
+            **batch(
+                np.array([[ids]], np.int32).reshape(1, 1, -1), np.array([[len(ids)]], np.int32)
+            ),
+            "TEXT_CONTEXT": np.frombuffer(context, np.uint8)[None],
+            "PREVIOUS_IDS": np.array([previous], np.int32).reshape(1, -1),
+            "RESPONSE_STATE": np.array([[request_id, int(final), len(chunk)]], np.int64),
+        }
     )
+
+
+def batch(tokens: np.ndarray, lengths: np.ndarray) -> dict[str, np.ndarray]:
+    return {"TOKENS_BATCH": tokens, "SEQUENCE_LENGTH": lengths}
 
 
 def cut(ids: list[int], lengths: list[int]) -> list[list[int]]:
@@ -166,24 +173,25 @@ def test_a_batch_of_beams() -> None:
         for beam, one in enumerate(beams):
             tokens[row, beam, : len(one)] = one
     lengths = np.array([[len(one) for one in row] for row in ids], np.int32)
-    told = Postprocessor(tokenizer).process(tokens, lengths)
+    told = Postprocessor(tokenizer).process(batch(tokens, lengths))
     assert told == Text([text for row in texts for text in row])
 
 
 def test_a_chunk_without_tokens() -> None:
     post = Postprocessor(TOKENIZERS["byte_level"])
     empty = np.zeros((1, 1, 0), np.int32)
-    assert post.process(empty, np.zeros((1, 1), np.int32)) == Text([""])
+    assert post.process(batch(empty, np.zeros((1, 1), np.int32))) == Text([""])
 
 
 def test_shapes_that_do_not_fit() -> None:
     post = Postprocessor(TOKENIZERS["byte_level"])
     tokens, lengths = np.zeros((2, 1, 3), np.int32), np.full((2, 1), 3, np.int32)
     with pytest.raises(ValueError, match="SEQUENCE_LENGTH has 1 lengths, but .* has 2 rows"):
-        post.process(tokens, lengths[:1])
+        post.process(batch(tokens, lengths[:1]))
     state = np.array([[1, 1, 3], [2, 1, 3]], np.int64)
     with pytest.raises(ValueError, match="of one row and beam"):
-        post.process(tokens, lengths, np.ones((2, 2), np.uint8), None, state)
+        context = np.ones((2, 2), np.uint8)
+        post.process({**batch(tokens, lengths), "TEXT_CONTEXT": context, "RESPONSE_STATE": state})
 
 
 def test_without_the_engines_account_rows_are_decoded() -> None:
@@ -193,13 +201,13 @@ def test_without_the_engines_account_rows_are_decoded() -> None:
     tokens[0, 0, : len(first)] = first
     tokens[0, 1, : len(second)] = second
     lengths = np.array([[len(first), len(second)]], np.int32)
-    assert Postprocessor(tokenizer).process(tokens, lengths) == Text(["the end", "stop"])
+    assert Postprocessor(tokenizer).process(batch(tokens, lengths)) == Text(["the end", "stop"])
 
 
 def test_special_tokens() -> None:
     tokenizer = TOKENIZERS["byte_level"]
     ids = [*tokenizer.encode("the", False), tokenizer.eos_token_id]
     tokens, lengths = np.array([[ids]], np.int32), np.array([[len(ids)]], np.int32)
-    assert Postprocessor(tokenizer).process(tokens, lengths).texts == ["the"]
+    assert Postprocessor(tokenizer).process(batch(tokens, lengths)).texts == ["the"]
     shown = Postprocessor(tokenizer, skip_special_tokens=False)
-    assert shown.process(tokens, lengths).texts == ["the</s>"]
+    assert shown.process(batch(tokens, lengths)).texts == ["the</s>"]

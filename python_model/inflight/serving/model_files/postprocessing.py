@@ -18,9 +18,11 @@ class TritonPythonModel:
         from inflight.serving.postprocess import Postprocessor
         from inflight.serving.rarely import Rarely
         from inflight.serving.receipts import Receipts
+        from inflight.serving.schema import POSTPROCESSING
         from inflight.text.tokenizer import Tokenizer
 
         parameters = Parameters(args["model_config"])
+        self._inputs = [tensor.name for tensor in POSTPROCESSING.inputs]
         self._llm = parameters.text("tensorrt_llm_model_name")
         os.nice(parameters.number("niceness", 0))
         # A question to the server's process costs about as much as a chunk's whole text.
@@ -36,29 +38,23 @@ class TritonPythonModel:
         return [self._answer(request) for request in requests]
 
     def _answer(self, request):
-        names = (
-            "TOKENS_BATCH",
-            "SEQUENCE_LENGTH",
-            "TEXT_CONTEXT",
-            "PREVIOUS_IDS",
-            "RESPONSE_STATE",
-        )
-        tensors = [pb_utils.get_input_tensor_by_name(request, name) for name in names]
-        arrays = [None if tensor is None else tensor.as_numpy() for tensor in tensors]
+        tensors = {name: pb_utils.get_input_tensor_by_name(request, name) for name in self._inputs}
+        given = {name: t.as_numpy() for name, t in tensors.items() if t is not None}
         try:
-            text = self._postprocessor.process(*arrays)
+            text = self._postprocessor.process(given)
         except ValueError as error:
             return pb_utils.InferenceResponse(
                 error=pb_utils.TritonError(str(error), pb_utils.TritonError.INVALID_ARG)
             )
         if text.stop_engine_request is not None:
             self._stop(text.stop_engine_request, client_left=False)
-        elif arrays[-1] is not None:
-            self._stop_if_cancelled(request, arrays[-1].flat)
+        elif "RESPONSE_STATE" in given:
+            self._stop_if_cancelled(request, given["RESPONSE_STATE"].flat)
         if text.receipt is not None:
             self._receipts.tell(*text.receipt)
-        output = np.array([piece.encode() for piece in text.texts], np.object_)
-        return pb_utils.InferenceResponse(output_tensors=[pb_utils.Tensor("OUTPUT", output)])
+        return pb_utils.InferenceResponse(
+            output_tensors=[pb_utils.Tensor(name, value) for name, value in text.tensors().items()]
+        )
 
     def _stop_if_cancelled(self, request, state):
         """The server tells no running step of an ensemble that the client has left."""

@@ -1,0 +1,167 @@
+"""Triton's side of tensorrt_llm_bls: a request's tensors in, inflight.serving, responses out."""
+
+import json
+import os
+import sys
+import traceback
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+
+class TritonPythonModel:
+    def initialize(self, args):
+        config = json.loads(args["model_config"])
+        package_path = config.get("parameters", {}).get("package_path", {}).get("string_value", "")
+        if package_path and not package_path.startswith("${"):
+            sys.path.insert(0, package_path)
+        from inflight.serving.bls import Bls
+        from inflight.serving.departures import Departures
+        from inflight.serving.parameters import Parameters
+        from inflight.serving.postprocess import Postprocessor
+        from inflight.serving.preprocess import Preprocessor
+        from inflight.serving.receipts import Receipts
+        from inflight.serving.schema import BLS
+        from inflight.text.tokenizer import Tokenizer
+
+        parameters = Parameters(args["model_config"])
+        for key in ("tensorrt_llm_draft_model_name", "multimodal_encoders_name"):
+            parameters.refuse(key, "draft models and encoders are not supported yet")
+        os.nice(parameters.number("niceness", 0))
+        tokenizer = Tokenizer.load(parameters.text("tokenizer_dir"))
+        self._inputs = [tensor.name for tensor in BLS.inputs]
+        self._llm_name = parameters.text("tensorrt_llm_model_name", "tensorrt_llm")
+        self._departures = Departures()
+        self._bls = Bls(
+            Preprocessor(tokenizer, parameters.flag("add_special_tokens", True)),
+            Postprocessor(
+                tokenizer,
+                skip_special_tokens=parameters.flag("skip_special_tokens", True),
+                include_stop_words=parameters.flag("include_stop_words", True),
+            ),
+            Receipts(),
+            self._departures,
+            accumulate_tokens=parameters.flag("accumulate_tokens", False),
+        )
+        self._is_decoupled = pb_utils.using_decoupled_model_transaction_policy(config)
+        # A thread a request: each waits for the engine nearly all the time.
+        self._threads = ThreadPoolExecutor(parameters.number("max_concurrent_requests", 256))
+
+    def execute(self, requests):
+        clients = [_Client(request, self._is_decoupled) for request in requests]
+        done = [
+            self._threads.submit(self._run, request, client)
+            for request, client in zip(requests, clients, strict=True)
+        ]
+        if self._is_decoupled:
+            return None
+        for one in done:
+            one.result()
+        return [client.response for client in clients]
+
+    def finalize(self):
+        self._threads.shutdown()
+        self._departures.close()
+
+    def _run(self, request, client):
+        try:
+            tensors = {
+                name: pb_utils.get_input_tensor_by_name(request, name) for name in self._inputs
+            }
+            given = {name: t.as_numpy() for name, t in tensors.items() if t is not None}
+            self._bls.run(given, _Llm(self._llm_name, self._is_decoupled), client)
+        except ValueError as error:
+            client.fail(str(error), pb_utils.TritonError.INVALID_ARG)
+        except pb_utils.TritonModelException as error:
+            client.fail(str(error), pb_utils.TritonError.INTERNAL)
+        except Exception:
+            client.fail(traceback.format_exc(), pb_utils.TritonError.INTERNAL)
+        else:
+            client.end()
+
+
+class _Client:
+    """One request's; a model that is not decoupled keeps its one response."""
+
+    def __init__(self, request, is_decoupled):
+        self._request = request
+        self._sender = request.get_response_sender() if is_decoupled else None
+        self._has_ended = False
+        self.response = None
+
+    def send(self, outputs, is_last):
+        tensors = [pb_utils.Tensor(name, value) for name, value in outputs.items()]
+        self._send(pb_utils.InferenceResponse(output_tensors=tensors), is_last)
+
+    def has_left(self):
+        asked = self._request if self._sender is None else self._sender
+        return asked.is_cancelled()
+
+    def fail(self, message, code):
+        if not self._has_ended:
+            self._send(pb_utils.InferenceResponse(error=pb_utils.TritonError(message, code)), True)
+
+    def end(self):
+        """In case that the engine's model ended without a last response."""
+        if self._has_ended:
+            return
+        if self._sender is not None:
+            self._sender.send(flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+        elif self.response is None:
+            self.fail("the engine's model gave no response", pb_utils.TritonError.INTERNAL)
+        self._has_ended = True
+
+    def _send(self, response, is_last):
+        self._has_ended = is_last
+        if self._sender is None:
+            self.response = response
+        elif is_last:
+            self._sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+        else:
+            self._sender.send(response)
+
+
+class _Llm:
+    def __init__(self, model_name, is_decoupled):
+        self._model_name = model_name
+        self._is_decoupled = is_decoupled
+
+    def generate(self, request_id, inputs, outputs):
+        tensors = [pb_utils.Tensor(name, value) for name, value in inputs.items()]
+        request = pb_utils.InferenceRequest(
+            model_name=self._model_name,
+            request_id=request_id,
+            requested_output_names=outputs,
+            inputs=tensors,
+            preferred_memory=pb_utils.PreferredMemory(pb_utils.TRITONSERVER_MEMORY_CPU),
+        )
+        answered = request.exec(decoupled=self._is_decoupled)
+        error = None
+        for response in answered if self._is_decoupled else (answered,):
+            if response.has_error():  # of a row; the others' responses still come
+                error = error or response.error()
+            elif error is None and response.output_tensors():
+                yield {tensor.name(): tensor.as_numpy() for tensor in response.output_tensors()}
+        if error is not None:
+            raise pb_utils.TritonModelException(error.message())
+
+    def stop(self, request_id="", engine_request_id=0, client_left=False):
+        inputs = [
+            pb_utils.Tensor("input_lengths", np.zeros((1, 1), np.int32)),
+            pb_utils.Tensor("request_output_len", np.zeros((1, 1), np.int32)),
+            pb_utils.Tensor("stop", np.ones((1, 1), np.bool_)),
+            pb_utils.Tensor("engine_request_id", np.array([[engine_request_id]], np.uint64)),
+            pb_utils.Tensor("client_left", np.array([[client_left]])),
+        ]
+        command = pb_utils.InferenceRequest(
+            model_name=self._model_name,
+            request_id=request_id,
+            requested_output_names=[],
+            inputs=inputs,
+        )
+        if self._is_decoupled:
+            for _ in command.exec(decoupled=True):
+                pass
+        else:
+            command.exec()
