@@ -52,8 +52,9 @@ class ServingOptions:
     ] = 0
 
 
-# A prompt takes one about half a millisecond: a hundred at once should not wait for one core.
-_MAX_PREPROCESSING = 4
+# A prompt takes one about half a millisecond: a hundred at once should not wait for one core. The
+# BLS makes text, too, which one process does not do fast enough for a fast engine.
+_MAX_PROCESSES = 4
 _CORES_EACH = 4
 
 # Of the text of an engine on the CPU. What waits joins, so the engine is slowed less and a stream's
@@ -70,6 +71,7 @@ def repository_settings(engine_dir: Path, options: ServingOptions) -> Repository
     load_format = options.load_format
     has_text = load_format != LoadFormat.dummy or has_tokenizer(engine_dir)
     limits = json.loads((engine_dir / "engine.json").read_text(encoding="utf-8"))["limits"]
+    num_processes = max(1, min(_MAX_PROCESSES, _num_cores() // _CORES_EACH))
     given = {
         "device": options.device,
         "load_format": None if load_format == LoadFormat.auto else load_format.value,
@@ -86,7 +88,8 @@ def repository_settings(engine_dir: Path, options: ServingOptions) -> Repository
         max_batch_size=limits["max_batch_size"],
         decoupled=options.decoupled,
         llm_parameters={key: str(value) for key, value in given.items() if value is not None},
-        preprocessing_instances=max(1, min(_MAX_PREPROCESSING, _num_cores() // _CORES_EACH)),
+        preprocessing_instances=num_processes,
+        bls_instances=num_processes,
         text_niceness=_TEXT_NICENESS if runs_on_cpu(options.device) else 0,
         python_environment=python_environment(),
         package_path=package_path(),
