@@ -73,8 +73,8 @@ class TritonPythonModel:
             self._bls.run(given, _Llm(self._llm_name, self._is_decoupled), client)
         except ValueError as error:
             client.fail(str(error), pb_utils.TritonError.INVALID_ARG)
-        except pb_utils.TritonModelException as error:
-            client.fail(str(error), pb_utils.TritonError.INTERNAL)
+        except _LlmError as error:
+            client.fail(str(error), error.code)
         except Exception:
             client.fail(traceback.format_exc(), pb_utils.TritonError.INTERNAL)
         else:
@@ -122,6 +122,14 @@ class _Client:
             self._sender.send(response)
 
 
+class _LlmError(Exception):
+    """What the engine's model answered."""
+
+    def __init__(self, error):
+        super().__init__(error.message())
+        self.code = error.code()
+
+
 class _Llm:
     def __init__(self, model_name, is_decoupled):
         self._model_name = model_name
@@ -144,7 +152,7 @@ class _Llm:
             elif error is None and response.output_tensors():
                 yield {tensor.name(): tensor.as_numpy() for tensor in response.output_tensors()}
         if error is not None:
-            raise pb_utils.TritonModelException(error.message())
+            raise _LlmError(error)
 
     def stop(self, request_id="", engine_request_id=0, client_left=False):
         inputs = [
