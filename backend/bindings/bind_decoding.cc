@@ -262,7 +262,7 @@ void register_decoding(py::module_& module) {
   decoding.def(
       "stop_after",
       [](const StopParams& params, const Ids& generated_ids, int max_new_tokens) {
-        return stop_after(params, generated_ids, max_new_tokens);
+        return stop_after(params, generated_ids, max_new_tokens).reason;
       },
       py::arg("params"), py::arg("generated_ids"), py::arg("max_new_tokens"));
   decoding.def(

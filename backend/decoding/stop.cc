@@ -13,20 +13,21 @@ bool ends_with(std::span<const int32_t> ids, std::span<const int32_t> suffix) {
 
 }  // namespace
 
-StopReason stop_after(const StopParams& params, std::span<const int32_t> generated_ids,
-                      int max_new_tokens) {
-  if (generated_ids.empty()) return StopReason::kNone;
+Stop stop_after(const StopParams& params, std::span<const int32_t> generated_ids,
+                int max_new_tokens) {
+  if (generated_ids.empty()) return {};
   const int64_t count = static_cast<int64_t>(generated_ids.size());
   if (count - 1 >= params.min_new_tokens &&
       std::ranges::find(params.end_ids, generated_ids.back()) != params.end_ids.end()) {
-    return StopReason::kEndId;
+    return {StopReason::kEndId, generated_ids.last(1)};
   }
   if (count >= params.min_new_tokens) {
     for (const auto& word : params.stop_words) {
-      if (ends_with(generated_ids, word)) return StopReason::kStopWord;
+      if (ends_with(generated_ids, word)) return {StopReason::kStopWord, word};
     }
   }
-  return count >= max_new_tokens ? StopReason::kLength : StopReason::kNone;
+  if (count >= max_new_tokens) return {StopReason::kLength, {}};
+  return {};
 }
 
 void append_banned_ids(const StopParams& params, std::span<const int32_t> generated_ids,

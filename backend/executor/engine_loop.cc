@@ -175,7 +175,18 @@ bool EngineLoop::schedule() {
   std::optional<kv_cache::Reservation> reservation = state.cache.reserve(state.growths);
   check_internal(reservation.has_value(), "the KV pool has too few free blocks for ", next.step);
   next.reservation.emplace(std::move(*reservation));
+  count_context_blocks(next);
   return true;
+}
+
+void EngineLoop::count_context_blocks(const StepInFlight& planned) {
+  for (size_t i = planned.step.num_generating; i < planned.sequences.size(); ++i) {
+    Sequence& sequence = *planned.sequences[i];
+    const auto held = static_cast<int32_t>(state_.cache.block_table(sequence.table).size());
+    if (held == sequence.num_context_blocks) continue;
+    responses_.allocated(*sequence.channel, held - sequence.num_context_blocks);
+    sequence.num_context_blocks = held;
+  }
 }
 
 void EngineLoop::admit(int num_admitted) {
@@ -243,13 +254,16 @@ void EngineLoop::commit_token(Sequence& sequence, const decoding::SampledToken& 
     return;
   }
   sequence.append(token.id);
-  const FinishReason reason = finish_reason(decoding::stop_after(
-      sequence.request().stop, sequence.generated(), sequence.max_new_tokens()));
+  const decoding::Stop stop = decoding::stop_after(sequence.request().stop, sequence.generated(),
+                                                   sequence.max_new_tokens());
+  const FinishReason reason = finish_reason(stop.reason);
   if (reason != FinishReason::kEndId) {
     ++state_.stats.generated_tokens;
     responses_.token(*sequence.channel, token, now_ns);
   }
-  if (reason != FinishReason::kNone) end(sequence, reason);
+  if (reason != FinishReason::kNone) {
+    end(sequence, reason, std::nullopt, {stop.matched.begin(), stop.matched.end()});
+  }
 }
 
 void EngineLoop::release() {
@@ -273,7 +287,8 @@ void EngineLoop::insert_waiting(std::unique_ptr<Sequence> sequence) {
   state_.waiting.insert(place, std::move(sequence));
 }
 
-void EngineLoop::end(Sequence& sequence, FinishReason reason, std::optional<Error> error) {
+void EngineLoop::end(Sequence& sequence, FinishReason reason, std::optional<Error> error,
+                     std::vector<int32_t> matched_ids) {
   switch (reason) {
     case FinishReason::kCancelled:
       ++state_.stats.cancelled_requests;
@@ -284,7 +299,7 @@ void EngineLoop::end(Sequence& sequence, FinishReason reason, std::optional<Erro
     default:
       ++state_.stats.finished_requests;
   }
-  responses_.ended(std::move(sequence.channel), reason, std::move(error));
+  responses_.ended(std::move(sequence.channel), reason, std::move(error), std::move(matched_ids));
   any_ended_ = true;
 }
 

@@ -48,8 +48,11 @@ class EngineLoop {
 
   void insert_waiting(std::unique_ptr<Sequence> sequence);
   void admit(int num_admitted);
+  /// Tells who reads a prompt in the planned step what blocks it got.
+  void count_context_blocks(const StepInFlight& planned);
   void commit_token(Sequence& sequence, const decoding::SampledToken& token, int64_t now_ns);
-  void end(Sequence& sequence, FinishReason reason, std::optional<Error> error = std::nullopt);
+  void end(Sequence& sequence, FinishReason reason, std::optional<Error> error = std::nullopt,
+           std::vector<int32_t> matched_ids = {});
   void end_all(FinishReason reason, const std::optional<Error>& error);
   void retire_ended();
   /// Plans and launches a step, ends the oldest if it is its turn; true if it did.

@@ -39,6 +39,12 @@ struct RequestTimes {
   int64_t last_token_ns = 0;
 };
 
+/// Blocks of the KV cache that hold the prompt.
+struct ContextBlocks {
+  int32_t allocated = 0;
+  int32_t reused = 0;  // found in the cache
+};
+
 struct TokenLogProbs {
   float chosen = 0.0f;
   std::vector<std::pair<int32_t, float>> top;  // likeliest first, at most num_logprobs
@@ -54,8 +60,10 @@ struct Response {
   float cumulative_log_prob = 0.0f;      // of all tokens so far, if asked
   bool is_final = false;
   FinishReason finish_reason = FinishReason::kNone;
-  std::optional<Error> error;  // with kError only
-  RequestTimes times;          // filled as known
+  std::vector<int32_t> matched_ids;  // with kEndId the end id, with kStopWord the word's
+  std::optional<Error> error;        // with kError only
+  RequestTimes times;                // filled as known
+  ContextBlocks context_blocks;
 };
 
 /// Called on the engine's response thread only, in order for each request. Must not throw.

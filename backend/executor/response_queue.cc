@@ -53,6 +53,7 @@ ResponseChannel::ResponseChannel(RequestId id, const Request& request, ResponseC
 
 void ResponseQueue::Batch::append(Batch& newer) {
   move_append(starts, newer.starts);
+  move_append(allocations, newer.allocations);
   move_append(tokens, newer.tokens);
   move_append(top, newer.top);
   move_append(endings, newer.endings);
@@ -66,6 +67,7 @@ void ResponseQueue::Batch::append(Batch& newer) {
 
 void ResponseQueue::Batch::clear() {
   starts.clear();
+  allocations.clear();
   tokens.clear();
   top.clear();
   endings.clear();
@@ -97,6 +99,10 @@ void ResponseQueue::started(ResponseChannel& channel, int64_t time_ns) {
   gathering_.starts.push_back({&channel, time_ns});
 }
 
+void ResponseQueue::allocated(ResponseChannel& channel, int32_t num_blocks) {
+  gathering_.allocations.push_back({&channel, num_blocks});
+}
+
 void ResponseQueue::token(ResponseChannel& channel, const decoding::SampledToken& token,
                           int64_t time_ns) {
   const auto num_top = channel.log_probs_ ? static_cast<int32_t>(token.top_ids.size()) : 0;
@@ -109,8 +115,9 @@ void ResponseQueue::token(ResponseChannel& channel, const decoding::SampledToken
 }
 
 void ResponseQueue::ended(std::unique_ptr<ResponseChannel> channel, FinishReason reason,
-                          std::optional<Error> error) {
-  gathering_.endings.push_back({std::move(channel), reason, std::move(error)});
+                          std::optional<Error> error, std::vector<int32_t> matched_ids) {
+  gathering_.endings.push_back(
+      {std::move(channel), reason, std::move(error), std::move(matched_ids)});
   ++gathering_.num_parts;
   gathering_.urgent = true;
 }
@@ -172,6 +179,9 @@ void ResponseQueue::deliver(Batch& batch) {
   for (const Start& start : batch.starts) {
     start.channel->part_.times.first_scheduled_ns = start.time_ns;
   }
+  for (const Allocation& allocation : batch.allocations) {
+    allocation.channel->part_.context_blocks.allocated += allocation.num_blocks;
+  }
   collect_tokens(batch);
   for (Ending& ending : batch.endings) {
     ResponseChannel& channel = *ending.channel;
@@ -179,6 +189,7 @@ void ResponseQueue::deliver(Batch& batch) {
     channel.part_.is_final = true;
     channel.part_.finish_reason = ending.reason;
     channel.part_.error = std::move(ending.error);
+    channel.part_.matched_ids = std::move(ending.matched_ids);
   }
   for (ResponseChannel* channel : dirty_) {
     if (channel->dirty_) send(*channel);
@@ -213,6 +224,7 @@ void ResponseQueue::send(ResponseChannel& channel) {
   Response next;
   next.id = channel.id_;
   next.times = channel.part_.times;
+  next.context_blocks = channel.part_.context_blocks;
   guarded([&] { channel.callback_(std::move(channel.part_)); });
   channel.part_ = std::move(next);
 }

@@ -56,9 +56,11 @@ class ResponseQueue {
 
   // Engine thread only: gathered without a lock until publish.
   void started(ResponseChannel& channel, int64_t time_ns);
+  /// Blocks for a chunk of its prompt.
+  void allocated(ResponseChannel& channel, int32_t num_blocks);
   void token(ResponseChannel& channel, const decoding::SampledToken& token, int64_t time_ns);
   void ended(std::unique_ptr<ResponseChannel> channel, FinishReason reason,
-             std::optional<Error> error = std::nullopt);
+             std::optional<Error> error = std::nullopt, std::vector<int32_t> matched_ids = {});
 
   /// Hands over what was gathered and `stats`, if a step was made. Wakes the response thread only
   /// if somebody waits for something in it, so that non-streaming tokens cost no wake-up; for the
@@ -69,6 +71,10 @@ class ResponseQueue {
   struct Start {
     ResponseChannel* channel;
     int64_t time_ns;
+  };
+  struct Allocation {
+    ResponseChannel* channel;
+    int32_t num_blocks;
   };
   struct Token {
     ResponseChannel* channel;
@@ -81,10 +87,12 @@ class ResponseQueue {
     std::unique_ptr<ResponseChannel> channel;
     FinishReason reason;
     std::optional<Error> error;
+    std::vector<int32_t> matched_ids;
   };
   /// Flat and reused: gathering a token allocates nothing once the vectors have grown.
   struct Batch {
     std::vector<Start> starts;
+    std::vector<Allocation> allocations;
     std::vector<Token> tokens;
     std::vector<std::pair<int32_t, float>> top;
     std::vector<Ending> endings;       // of a channel: after all its tokens
@@ -94,7 +102,9 @@ class ResponseQueue {
 
     void append(Batch& newer);  // leaves `newer` empty
     void clear();
-    bool empty() const { return starts.empty() && tokens.empty() && endings.empty() && !stats; }
+    bool empty() const {
+      return starts.empty() && allocations.empty() && tokens.empty() && endings.empty() && !stats;
+    }
   };
 
   bool can_deliver_here() const;  // under mutex_

@@ -63,6 +63,7 @@ class Sequence {
 
   static constexpr kv_cache::TableId kNoTable = -1;
   kv_cache::TableId table = kNoTable;        // set while it holds cache
+  int32_t num_context_blocks = 0;            // that the chunks of its prompt have got so far
   int32_t num_steps_in_flight = 0;           // that name it; it is not released before they ended
   std::unique_ptr<ResponseChannel> channel;  // given away with the ending
 

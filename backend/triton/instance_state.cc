@@ -106,10 +106,12 @@ void InstanceState::stop(const IncomingRequest& command) {
                                                         : command.id == live->client_id;
       if (!named) continue;
       ids.push_back(id);
-      if (!command.client_left) continue;
-      live->client_left = true;  // of all its sequences
-      for (const LiveRequest::Sequence& sequence : live->sequences)
-        if (!sequence.done) ids.push_back(sequence.id);
+      for (LiveRequest::Sequence& sequence : live->sequences) {
+        if (command.client_left && !sequence.done) ids.push_back(sequence.id);
+        if (command.engine_request_id != 0 && !command.client_left && sequence.id == id)
+          sequence.has_its_text = true;
+      }
+      if (command.client_left) live->client_left = true;  // of all its sequences
     }
   }
   for (executor::RequestId id : ids) engine_->cancel(id);
@@ -147,10 +149,13 @@ void InstanceState::answer(const LivePtr& live, size_t sequence, executor::Respo
   }
 }
 
-bool InstanceState::close(LiveRequest& live, size_t sequence, const executor::Response& part) {
+bool InstanceState::close(LiveRequest& live, size_t sequence, executor::Response& part) {
   if (part.error) live.success = false;
   std::lock_guard lock(mutex_);
   live.sequences[sequence].done = true;
+  if (live.sequences[sequence].has_its_text &&
+      part.finish_reason == executor::FinishReason::kCancelled)
+    part.finish_reason = executor::FinishReason::kStopWord;
   live_.erase(part.id);
   return --live.num_running == 0;
 }

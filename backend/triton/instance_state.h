@@ -38,7 +38,7 @@ class InstanceState {
   void submit(const LivePtr& live, const IncomingRequest& incoming);
   void answer(const LivePtr& live, size_t sequence, executor::Response&& part);
   /// Takes the sequence of a final part off the books; whether it was the request's last.
-  bool close(LiveRequest& live, size_t sequence, const executor::Response& part);
+  bool close(LiveRequest& live, size_t sequence, executor::Response& part);
   void end(LiveRequest& live, size_t sequence, const executor::Response& part);
   void finish(TRITONBACKEND_Request* request, bool success, uint64_t start_ns,
               uint64_t compute_start_ns);

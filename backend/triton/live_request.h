@@ -20,6 +20,7 @@ struct LiveRequest {
   struct Sequence {
     executor::RequestId id = 0;  // 0 until queued; guarded by InstanceState's mutex
     bool done = false;           // guarded by InstanceState's mutex
+    bool has_its_text = false;   // postprocessing found a stop word and ends it; likewise
     int64_t num_tokens = 0;      // generated, of the parts that have come; response thread
     std::unique_ptr<ResponseWriter> writer;
   };

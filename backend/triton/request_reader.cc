@@ -86,6 +86,12 @@ ReplyOptions read_reply(const Inputs& inputs, const ReaderOptions& options) {
   const bool exclude = inputs.flag("exclude_input_in_output", options.exclude_input_in_output);
   reply.include_prompt = !reply.streaming && !exclude;
   reply.log_probs = inputs.flag("return_log_probs", false);
+  reply.num_input_tokens = inputs.flag("return_num_input_tokens", false);
+  reply.num_output_tokens = inputs.flag("return_num_output_tokens", false);
+  reply.perf_metrics = inputs.flag("return_perf_metrics", false) ||
+                       inputs.flag("return_kv_cache_reuse_stats", false);
+  reply.finish_reason = inputs.flag("return_finish_reason", false);
+  reply.stop_reason = inputs.flag("return_stop_reason", false);
   reply.text_context = inputs.values<uint8_t>("text_context");
   reply.has_text_context = !reply.text_context.empty();
   if (inputs.num_rows() > 1) reply.batch_index = static_cast<int32_t>(inputs.row());

@@ -26,6 +26,11 @@ struct ReplyOptions {
   bool streaming = false;
   bool include_prompt = false;
   bool log_probs = false;
+  bool num_input_tokens = false;
+  bool num_output_tokens = false;
+  bool perf_metrics = false;
+  bool finish_reason = false;
+  bool stop_reason = false;
   bool has_text_context = false;
   std::vector<uint8_t> text_context;      // opaque, sent back with every response
   std::vector<std::string> outputs;       // asked for by the client, or all of the model's

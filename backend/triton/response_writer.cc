@@ -1,12 +1,10 @@
 #include "backend/triton/response_writer.h"
 
-#include <algorithm>
-#include <cstring>
-#include <initializer_list>
 #include <iterator>
 #include <string>
 #include <utility>
 
+#include "backend/triton/response_builder.h"
 #include "backend/triton/triton_error.h"
 #include "kernels/core/check.h"
 
@@ -27,26 +25,38 @@ executor::Response joined(executor::Response first, executor::Response second) {
   return second;
 }
 
-void add_output(TRITONBACKEND_Response* response, const char* name, TRITONSERVER_DataType type,
-                std::initializer_list<int64_t> shape, const void* data, size_t num_bytes) {
-  TRITONBACKEND_Output* output = nullptr;
-  check_triton(TRITONBACKEND_ResponseOutput(response, &output, name, type, shape.begin(),
-                                            static_cast<uint32_t>(shape.size())),
-               "ResponseOutput");
-  void* buffer = nullptr;
-  TRITONSERVER_MemoryType memory = TRITONSERVER_MEMORY_CPU;
-  int64_t memory_id = 0;
-  check_triton(TRITONBACKEND_OutputBuffer(output, &buffer, num_bytes, &memory, &memory_id),
-               "OutputBuffer");
-  if (num_bytes == 0) return;
-  check_internal(memory != TRITONSERVER_MEMORY_GPU, "output ", name, " was given GPU memory");
-  std::memcpy(buffer, data, num_bytes);
+/// From the steady clock's nanoseconds to those since the Unix epoch.
+int64_t unix_offset_ns() {
+  using std::chrono::duration_cast, std::chrono::nanoseconds;
+  const auto steady = std::chrono::steady_clock::now().time_since_epoch();
+  const auto epoch = std::chrono::system_clock::now().time_since_epoch();
+  return duration_cast<nanoseconds>(epoch).count() - duration_cast<nanoseconds>(steady).count();
 }
 
-template <typename T>
-void add_output(TRITONBACKEND_Response* response, const char* name, TRITONSERVER_DataType type,
-                std::initializer_list<int64_t> shape, const std::vector<T>& values) {
-  add_output(response, name, type, shape, values.data(), values.size() * sizeof(T));
+/// The words of the OpenAI API and of vLLM; empty while the sequence goes on.
+const char* word_of(executor::FinishReason reason) {
+  switch (reason) {
+    case executor::FinishReason::kEndId:
+    case executor::FinishReason::kStopWord:
+      return "stop";
+    case executor::FinishReason::kLength:
+      return "length";
+    case executor::FinishReason::kCancelled:
+      return "cancelled";
+    case executor::FinishReason::kNone:
+    case executor::FinishReason::kError:
+      break;
+  }
+  return "";
+}
+
+std::string joined_text(const std::vector<int32_t>& ids) {
+  std::string text;
+  for (int32_t id : ids) {
+    if (!text.empty()) text += ' ';
+    text += std::to_string(id);
+  }
+  return text;
 }
 
 }  // namespace
@@ -57,11 +67,8 @@ ResponseWriter::ResponseWriter(TRITONBACKEND_ResponseFactory* factory, ReplyOpti
     : factory_(factory),
       reply_(std::move(reply)),
       request_(std::move(request)),
-      receipts_(receipts) {}
-
-bool ResponseWriter::wants(const char* output) const {
-  return std::find(reply_.outputs.begin(), reply_.outputs.end(), output) != reply_.outputs.end();
-}
+      receipts_(receipts),
+      unix_offset_ns_(unix_offset_ns()) {}
 
 bool ResponseWriter::is_waited_for(uint64_t public_id) const {
   if (previous_ids_.empty()) return false;
@@ -123,44 +130,49 @@ TRITONBACKEND_Response* ResponseWriter::build(const executor::Response& part,
   const auto length = static_cast<int32_t>(ids.size());
   const auto num_new = static_cast<int64_t>(part.token_ids.size());
 
-  TRITONBACKEND_Response* response = nullptr;
-  check_triton(TRITONBACKEND_ResponseNewFromFactory(&response, factory_), "ResponseNewFromFactory");
-  try {
-    add_output(response, "output_ids", TRITONSERVER_TYPE_INT32, {1, 1, length}, ids);
-    add_output(response, "sequence_length", TRITONSERVER_TYPE_INT32, {1, 1}, &length,
-               sizeof(length));
-    if (reply_.log_probs && wants("cum_log_probs"))
-      add_output(response, "cum_log_probs", TRITONSERVER_TYPE_FP32, {1, 1},
-                 &part.cumulative_log_prob, sizeof(float));
-    if (reply_.log_probs && wants("output_log_probs")) {
-      std::vector<float> chosen;
-      for (const executor::TokenLogProbs& token : part.log_probs) chosen.push_back(token.chosen);
-      add_output(response, "output_log_probs", TRITONSERVER_TYPE_FP32,
-                 {1, 1, static_cast<int64_t>(chosen.size())}, chosen);
-    }
-    if (reply_.batch_index && wants("batch_index"))
-      add_output(response, "batch_index", TRITONSERVER_TYPE_INT32, {1, 1}, &*reply_.batch_index,
-                 sizeof(int32_t));
-    if (reply_.sequence_index && wants("sequence_index"))
-      add_output(response, "sequence_index", TRITONSERVER_TYPE_INT32, {1, 1},
-                 &*reply_.sequence_index, sizeof(int32_t));
-    if (reply_.has_text_context) {
-      if (wants("text_context"))
-        add_output(response, "text_context", TRITONSERVER_TYPE_UINT8,
-                   {1, static_cast<int64_t>(reply_.text_context.size())}, reply_.text_context);
-      if (wants("previous_ids"))
-        add_output(response, "previous_ids", TRITONSERVER_TYPE_INT32,
-                   {1, static_cast<int64_t>(previous_ids_.size())}, previous_ids_);
-      if (wants("response_state"))
-        add_output(
-            response, "response_state", TRITONSERVER_TYPE_INT64, {1, 3},
-            std::vector<int64_t>{static_cast<int64_t>(public_id), part.is_final ? 1 : 0, num_new});
-    }
-  } catch (...) {
-    log_if_error(TRITONBACKEND_ResponseDelete(response), "ResponseDelete");
-    throw;
+  ResponseBuilder response(factory_, reply_.outputs);
+  response.add("output_ids", {1, 1, length}, ids);
+  response.add("sequence_length", length);
+  if (reply_.log_probs) {
+    response.add("cum_log_probs", part.cumulative_log_prob);
+    std::vector<float> chosen;
+    for (const executor::TokenLogProbs& token : part.log_probs) chosen.push_back(token.chosen);
+    response.add("output_log_probs", {1, 1, static_cast<int64_t>(chosen.size())}, chosen);
   }
-  return response;
+  if (reply_.batch_index) response.add("batch_index", *reply_.batch_index);
+  if (reply_.sequence_index) response.add("sequence_index", *reply_.sequence_index);
+  if (reply_.num_input_tokens)
+    response.add("num_input_tokens", static_cast<int32_t>(request_->input_ids.size()));
+  if (reply_.num_output_tokens) response.add("num_output_tokens", length);
+  if (reply_.finish_reason) response.add_text("finish_reason", word_of(part.finish_reason));
+  if (reply_.stop_reason) response.add_text("stop_reason", joined_text(part.matched_ids));
+  if (reply_.perf_metrics) add_perf_metrics(response, part);
+  if (reply_.has_text_context) {
+    response.add("text_context", {1, static_cast<int64_t>(reply_.text_context.size())},
+                 reply_.text_context);
+    response.add("previous_ids", {1, static_cast<int64_t>(previous_ids_.size())}, previous_ids_);
+    response.add("response_state", {1, 3},
+                 std::vector<int64_t>{static_cast<int64_t>(public_id), part.is_final, num_new});
+  }
+  return response.take();
+}
+
+void ResponseWriter::add_perf_metrics(ResponseBuilder& response,
+                                      const executor::Response& part) const {
+  const auto unix_ns = [this](int64_t steady_ns) {
+    return steady_ns == 0 ? int64_t{0} : steady_ns + unix_offset_ns_;
+  };
+  response.add_always("kv_cache_alloc_new_blocks", part.context_blocks.allocated);
+  response.add_always("kv_cache_reused_blocks", part.context_blocks.reused);
+  response.add_always("kv_cache_alloc_total_blocks", part.context_blocks.allocated);
+  response.add_always("arrival_time_ns", unix_ns(part.times.arrival_ns));
+  response.add_always("first_scheduled_time_ns", unix_ns(part.times.first_scheduled_ns));
+  response.add_always("first_token_time_ns", unix_ns(part.times.first_token_ns));
+  response.add_always("last_token_time_ns", unix_ns(part.times.last_token_ns));
+  // No tokens are drafted in this version.
+  response.add_always("acceptance_rate", 0.0f);
+  response.add_always("total_accepted_draft_tokens", int32_t{0});
+  response.add_always("total_draft_tokens", int32_t{0});
 }
 
 void send_error(TRITONBACKEND_ResponseFactory* factory, TRITONSERVER_Error* error, bool is_final) {

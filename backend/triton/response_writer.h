@@ -15,6 +15,7 @@
 #include "backend/executor/request.h"
 #include "backend/triton/receipts.h"
 #include "backend/triton/request_reader.h"
+#include "backend/triton/response_builder.h"
 #include "backend/triton/triton_c_api.h"
 
 namespace inflight::triton {
@@ -36,12 +37,14 @@ class ResponseWriter {
   bool is_waited_for(uint64_t public_id) const;
   void deliver(const executor::Response& part, uint64_t public_id, bool ends_request);
   TRITONBACKEND_Response* build(const executor::Response& part, uint64_t public_id) const;
-  bool wants(const char* output) const;
+  /// In every response of a request that asked, whatever outputs it listed.
+  void add_perf_metrics(ResponseBuilder& response, const executor::Response& part) const;
 
   TRITONBACKEND_ResponseFactory* factory_;
   ReplyOptions reply_;
   std::shared_ptr<const executor::Request> request_;
   const Receipts& receipts_;
+  const int64_t unix_offset_ns_;  // one for all times of a sequence, so that differences are true
   // Of a request with a text context only:
   std::vector<int32_t> previous_ids_;  // generated and sent so far
   std::optional<executor::Response> kept_;

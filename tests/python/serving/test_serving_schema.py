@@ -91,7 +91,9 @@ lookahead_verification_set_size INT32 1 OG
 """
 OUR_INPUTS = set(
     """min_p
-    ignore_eos priority timeout_ms no_repeat_ngram_size
+    ignore_eos priority timeout_ms return_finish_reason return_stop_reason
+    return_kv_cache_reuse_stats
+    no_repeat_ngram_size
     text_context engine_request_id client_left""".split()
 )
 CONTRACT_OUTPUTS = """
@@ -117,7 +119,8 @@ total_draft_tokens INT32 1
 num_input_tokens INT32 1
 num_output_tokens INT32 1
 """
-OUR_OUTPUTS = {"text_context", "previous_ids", "response_state"}
+FOR_POSTPROCESSING = {"text_context", "previous_ids", "response_state"}
+OUR_OUTPUTS = {*FOR_POSTPROCESSING, "finish_reason", "stop_reason"}
 CONTRACT_ENSEMBLE_INPUTS = set(
     """text_input max_tokens decoder_text_input bad_words stop_words embedding_bias_words
     embedding_bias_weights end_id pad_id prompt_table_extra_id top_k top_p length_penalty stream
@@ -130,7 +133,7 @@ CONTRACT_ENSEMBLE_INPUTS = set(
 
 OUR_ENSEMBLE_INPUTS = set(
     """min_p min_length random_seed
-    ignore_eos priority timeout_ms
+    ignore_eos priority timeout_ms return_finish_reason return_stop_reason
     include_stop_str_in_output""".split()
 )
 
@@ -175,7 +178,7 @@ def test_ensemble_is_the_contracts() -> None:
     ]
     assert (inputs["text_input"].dtype, inputs["text_input"].dims) == ("STRING", (1,))
     assert (inputs["stop_words"].dtype, inputs["stop_words"].dims) == ("STRING", (-1,))
-    hidden = {"output_ids", "sequence_length", "context_phase_params"} | OUR_OUTPUTS
+    hidden = {"output_ids", "sequence_length", "context_phase_params"} | FOR_POSTPROCESSING
     passed = {tensor.name for tensor in TENSORRT_LLM.outputs} - hidden
     assert {tensor.name for tensor in ENSEMBLE.outputs} == passed | {"text_output"}
 

@@ -1,0 +1,54 @@
+#include "backend/triton/response_builder.h"
+
+#include <algorithm>
+#include <cstring>
+#include <utility>
+
+#include "backend/triton/triton_error.h"
+#include "kernels/core/check.h"
+
+namespace inflight::triton {
+
+ResponseBuilder::ResponseBuilder(TRITONBACKEND_ResponseFactory* factory,
+                                 const std::vector<std::string>& outputs)
+    : outputs_(outputs) {
+  check_triton(TRITONBACKEND_ResponseNewFromFactory(&response_, factory), "ResponseNewFromFactory");
+}
+
+ResponseBuilder::~ResponseBuilder() {
+  if (response_ != nullptr) log_if_error(TRITONBACKEND_ResponseDelete(response_), "ResponseDelete");
+}
+
+bool ResponseBuilder::wants(std::string_view name) const {
+  return std::ranges::find(outputs_, name) != outputs_.end();
+}
+
+TRITONBACKEND_Response* ResponseBuilder::take() { return std::exchange(response_, nullptr); }
+
+void ResponseBuilder::add_text(const char* name, std::string_view text) {
+  if (!wants(name)) return;
+  const auto length = static_cast<uint32_t>(text.size());
+  std::string bytes(sizeof(length), '\0');
+  std::memcpy(bytes.data(), &length, sizeof(length));
+  bytes += text;
+  write(name, TRITONSERVER_TYPE_BYTES, {1, 1}, bytes.data(), bytes.size());
+}
+
+void ResponseBuilder::write(const char* name, TRITONSERVER_DataType type,
+                            std::initializer_list<int64_t> shape, const void* data,
+                            size_t num_bytes) {
+  TRITONBACKEND_Output* output = nullptr;
+  check_triton(TRITONBACKEND_ResponseOutput(response_, &output, name, type, shape.begin(),
+                                            static_cast<uint32_t>(shape.size())),
+               "ResponseOutput");
+  void* buffer = nullptr;
+  TRITONSERVER_MemoryType memory = TRITONSERVER_MEMORY_CPU;
+  int64_t memory_id = 0;
+  check_triton(TRITONBACKEND_OutputBuffer(output, &buffer, num_bytes, &memory, &memory_id),
+               "OutputBuffer");
+  if (num_bytes == 0) return;
+  check_internal(memory != TRITONSERVER_MEMORY_GPU, "output ", name, " was given GPU memory");
+  std::memcpy(buffer, data, num_bytes);
+}
+
+}  // namespace inflight::triton
