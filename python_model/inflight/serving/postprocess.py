@@ -46,10 +46,18 @@ class Text:
     # Of a stream that goes on: its number and how many of its generated ids are text by now.
     receipt: tuple[int, int] | None = None
     is_last: bool = True  # no more comes of this sequence
+    # Given where the request asked for them; empty while the sequence goes on.
+    finish_reason: str | None = None
+    stop_reason: str | None = None
 
     def tensors(self) -> Tensors:
         """Those of POSTPROCESSING's outputs that there are."""
-        return {"OUTPUT": np.array([text.encode() for text in self.texts], np.object_)}
+        tensors = {"OUTPUT": np.array([text.encode() for text in self.texts], np.object_)}
+        if self.finish_reason is not None:
+            tensors["FINISH_REASON_OUT"] = np.array([[self.finish_reason.encode()]], np.object_)
+        if self.stop_reason is not None:
+            tensors["STOP_REASON_OUT"] = np.array([[self.stop_reason.encode()]], np.object_)
+        return tensors
 
 
 class Postprocessor:
@@ -103,15 +111,27 @@ class Postprocessor:
         # Of the same detokenizer, for a character may begin there; no stop word is searched in it.
         text = stream.detokenizer.feed(prompt) if prompt else ""
         text += stream.feed(new_ids, final=bool(final))
+        finish_reason = _string(inputs.get("FINISH_REASON"))
+        stop_reason = _string(inputs.get("STOP_REASON"))
         if final:
-            return Text([text])
+            if stream.stop.matched is not None:  # whichever way the engine came to its end
+                finish_reason = finish_reason and "stop"
+                stop_reason = stop_reason if stop_reason is None else stream.stop.matched
+            return Text([text], finish_reason=finish_reason, stop_reason=stop_reason)
         self._streams[request_id] = stream
         if len(self._streams) > _MAX_REMEMBERED:
             self._streams.popitem(last=False)
         stops_now = stream.stop.matched is not None and not stopped_before
         stopped = request_id if stops_now else None
         receipt = (request_id, stream.num_ids)
-        return Text([text], stop_engine_request=stopped, receipt=receipt, is_last=False)
+        return Text(
+            [text],
+            stop_engine_request=stopped,
+            receipt=receipt,
+            is_last=False,
+            finish_reason=finish_reason,
+            stop_reason=stop_reason,
+        )
 
     def _stream(self, text_context: np.ndarray) -> _Stream:
         context = json.loads(text_context.tobytes())
@@ -121,3 +141,7 @@ class Postprocessor:
 
     def _decode(self, ids: list[int] | np.ndarray) -> str:
         return self._tokenizer.decode([int(i) for i in ids], self._skip_special_tokens)
+
+
+def _string(tensor: np.ndarray | None) -> str | None:
+    return None if tensor is None or tensor.size == 0 else tensor.flat[0].decode()

@@ -228,8 +228,15 @@ POSTPROCESSING = Model(
         Tensor("TEXT_CONTEXT", "UINT8", (-1,)),
         Tensor("PREVIOUS_IDS", "INT32", (-1,)),
         Tensor("RESPONSE_STATE", "INT64", (3,)),
+        # The engine's, which does not know of stop words that show in the text alone.
+        Tensor("FINISH_REASON", "STRING", (1,)),
+        Tensor("STOP_REASON", "STRING", (1,)),
     ),
-    outputs=(_output("OUTPUT", "STRING", -1),),
+    outputs=(
+        _output("OUTPUT", "STRING", -1),
+        _output("FINISH_REASON_OUT", "STRING", 1),  # ours
+        _output("STOP_REASON_OUT", "STRING", 1),  # ours; the stop word, of what a stop word ended
+    ),
 )
 
 
@@ -321,6 +328,13 @@ _TO_POSTPROCESSING = {
     "text_context": ("_TEXT_CONTEXT_OUT", "TEXT_CONTEXT"),
     "previous_ids": ("_PREVIOUS_IDS", "PREVIOUS_IDS"),
     "response_state": ("_RESPONSE_STATE", "RESPONSE_STATE"),
+    "finish_reason": ("_FINISH_REASON", "FINISH_REASON"),
+    "stop_reason": ("_STOP_REASON", "STOP_REASON"),
+}
+_FROM_POSTPROCESSING = {
+    "OUTPUT": "text_output",
+    "FINISH_REASON_OUT": "finish_reason",
+    "STOP_REASON_OUT": "stop_reason",
 }
 
 
@@ -360,7 +374,10 @@ ENSEMBLE = Model(
     "ensemble",
     inputs=_ensemble_inputs(),
     outputs=(
-        _output("text_output", "STRING", -1),
+        *(
+            _renamed(_named(POSTPROCESSING.outputs, at), name)
+            for at, name in _FROM_POSTPROCESSING.items()
+        ),
         *_LLM_OUTPUTS_OF_ENSEMBLE,
     ),
 )
@@ -386,7 +403,7 @@ ENSEMBLE_STEPS = (
     Step(
         POSTPROCESSING,
         inputs=tuple(Link(at, name) for name, at in _TO_POSTPROCESSING.values()),
-        outputs=(Link("OUTPUT", "text_output"),),
+        outputs=tuple(Link(at, name) for at, name in _FROM_POSTPROCESSING.items()),
     ),
 )
 

@@ -27,6 +27,7 @@ def chunk_call(
     stop: list[str],
     request_id: int,
     prompt: list[int] | None = None,
+    reasons: dict[str, np.ndarray] | None = None,
     **context,
 ) -> Text:
     ids = (prompt or []) + chunk
@@ -39,6 +40,7 @@ def chunk_call(
             "TEXT_CONTEXT": np.frombuffer(context, np.uint8)[None],
             "PREVIOUS_IDS": np.array([previous], np.int32).reshape(1, -1),
             "RESPONSE_STATE": np.array([[request_id, int(final), len(chunk)]], np.int64),
+            **(reasons or {}),
         }
     )
 
@@ -118,6 +120,41 @@ def test_streams_do_not_mix(kind: str) -> None:
 def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(postprocess, "_MAX_REMEMBERED", 3)
     test_streams_do_not_mix("byte_level")
+
+
+@pytest.mark.parametrize("asked", [True, False])
+@pytest.mark.parametrize(
+    ("text", "stop", "engines", "expected"),
+    [
+        ("the end", [], ("length", ""), ("length", "")),
+        ("the end", [], ("stop", "2"), ("stop", "2")),  # an end id
+        ("a stop", ["top", "stop"], ("stop", "5 6"), ("stop", "stop")),  # a spelling it knew
+        ("a STOPping", ["OPp"], ("cancelled", ""), ("stop", "OPp")),  # one it did not
+        ("the end", ["x"], ("cancelled", ""), ("cancelled", "")),
+    ],
+)
+def test_why_it_ended(text: str, stop: list[str], engines, expected, asked: bool) -> None:
+    """What the text shows goes before what the engine knows; nothing is said without being asked."""
+    tokenizer = TOKENIZERS["byte_level"]
+    ids = tokenizer.encode(text, add_special_tokens=False)
+    post = Postprocessor(tokenizer)
+    for at in range(len(ids)):
+        final = at == len(ids) - 1
+        reasons = engines if final else ("", "")
+        tensors = {
+            name: np.array([[reason.encode()]], object)
+            for name, reason in zip(("FINISH_REASON", "STOP_REASON"), reasons, strict=True)
+        }
+        answer = chunk_call(post, ids[:at], ids[at : at + 1], final, stop, 9,
+                            reasons=tensors if asked else {})  # fmt: skip
+        told = {
+            name: value.item().decode()
+            for name, value in answer.tensors().items()
+            if name != "OUTPUT"
+        }
+        names = ("FINISH_REASON_OUT", "STOP_REASON_OUT")
+        wanted = expected if final else ("", "")
+        assert told == (dict(zip(names, wanted, strict=True)) if asked else {})
 
 
 def test_engine_is_stopped_once_and_only_while_it_runs() -> None:
