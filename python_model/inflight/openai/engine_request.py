@@ -31,6 +31,7 @@ class EngineRequest:
     counts: Mapping[str, int] = field(default_factory=dict)  # INT32
     seed: int | None = None
     log_probs: bool = False
+    bias: bytes = b""  # FP32 of every id of the vocabulary, added to the logits of every step
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,8 @@ def to_message(request: EngineRequest, request_id: str) -> pb.ModelInferRequest:
         _add(message, name, "INT32", 1, struct.pack("<i", count))
     if request.seed is not None:
         _add(message, "seed", "UINT64", 1, struct.pack("<Q", request.seed))
+    if request.bias:
+        _add(message, "embedding_bias", "FP32", len(request.bias) // 4, request.bias)
     if request.log_probs:
         _add(message, "return_log_probs", "BOOL", 1, b"\1")
     for name in (*_OUTPUTS, *(["output_log_probs"] if request.log_probs else [])):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from array import array
 from dataclasses import dataclass
 
 from inflight.openai.engine_request import EngineRequest
@@ -142,8 +143,6 @@ def _choices(
 ) -> list[ChoiceRequest]:
     if body.stream_options is not None and not body.stream:
         raise bad_value("stream_options", "stream_options needs stream: true")
-    if body.logit_bias:
-        raise not_supported("logit_bias", "logit_bias is not supported")
     if (body.num_logprobs or 0) > 0:
         raise not_supported("top_logprobs", "log-probabilities of alternatives are not supported")
     if (body.min_tokens or 0) > max_tokens:
@@ -158,6 +157,7 @@ def _choices(
     # A choice without a seed of its own differs from every other.
     seed = body.seed if body.seed is not None else secrets.randbits(63)
     numbers, counts = _sampling(body)
+    bias = _bias(model, body.logit_bias) if body.logit_bias else b""
     # An answer that may end before the engine sees it is read as it grows.
     streaming = bool(body.stream or stop or len(end_ids) > 1)
     return [
@@ -172,6 +172,7 @@ def _choices(
                 counts=counts,
                 seed=(seed + index) % 2**64,
                 log_probs=body.num_logprobs is not None,
+                bias=bias,
             ),
             stop=stop,
             end_ids=end_ids,
@@ -181,6 +182,19 @@ def _choices(
         for prompt in prompts
         for index in range(body.num_choices)
     ]
+
+
+def _bias(model: ServedModel, given: dict[str, float]) -> bytes:
+    """Of every id. Keys of JSON are text."""
+    bias = array("f", bytes(4 * model.vocab_size))
+    for key, value in given.items():
+        if not key.isdecimal() or int(key) >= model.vocab_size:
+            raise bad_value(
+                "logit_bias",
+                f"logit_bias names {key!r}, which is no token id of [0, {model.vocab_size})",
+            )
+        bias[int(key)] = value
+    return bias.tobytes()
 
 
 def _sampling(body: SamplingBody) -> tuple[dict[str, float], dict[str, int]]:

@@ -22,6 +22,7 @@ FULL = EngineRequest(
     counts={"runtime_top_k": 3, "min_tokens": 1},
     seed=2**64 - 1,
     log_probs=True,
+    bias=np.array([0.5, 0.0, -1.0], np.float32).tobytes(),
 )
 
 
@@ -47,6 +48,7 @@ def test_a_message_holds_tensors_of_the_schema() -> None:
         "min_tokens": [[1]],
         "seed": [[2**64 - 1]],
         "return_log_probs": [[True]],
+        "embedding_bias": [[0.5, 0.0, -1.0]],
     }
     outputs = {output.name for output in message.outputs}
     assert outputs == {"output_ids", "sequence_length", "output_log_probs"}

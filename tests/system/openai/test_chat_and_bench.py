@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import KEY, ROOT, Endpoint
+from openai_endpoint import KEY, ROOT, Endpoint
 
 
 def run(*arguments: object, said: str = "", key: str = KEY) -> subprocess.CompletedProcess:

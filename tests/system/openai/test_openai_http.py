@@ -10,7 +10,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from conftest import KEY, MAX_BODY_MIB, MODEL, Endpoint, end, start, wait_until_ready
+from openai_endpoint import KEY, MAX_BODY_MIB, MODEL, Endpoint, end, start, wait_until_ready
 
 COMPLETION = {"model": MODEL, "prompt": "ROMEO:", "max_tokens": 4}
 
@@ -64,6 +64,9 @@ def test_health_and_metrics_need_no_key(endpoint: Endpoint) -> None:
         ("completions", {"suffix": "end"}, "suffix", "unsupported_parameter"),
         ("completions", {"echo": True, "logprobs": 0}, "echo", "unsupported_parameter"),
         ("completions", {"stream_options": {}}, "stream_options", "invalid_value"),
+        ("completions", {"logit_bias": {"5": 101}}, "logit_bias", "less_than_equal"),
+        ("completions", {"logit_bias": {"1024": 1}}, "logit_bias", "invalid_value"),
+        ("completions", {"logit_bias": {"-1": 1}}, "logit_bias", "invalid_value"),
         ("completions", {"model": "gpt-4"}, "model", "model_not_found"),
         ("chat/completions", {"messages": []}, "messages", "too_short"),
         ("chat/completions", {"max_tokens": 1, "max_completion_tokens": 2}, "max_tokens",

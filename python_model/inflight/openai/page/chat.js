@@ -1,0 +1,136 @@
+// The conversation: what was said, one answer under way at most.
+import { post } from "./sse.js";
+
+const at = (id) => document.getElementById(id);
+const number = (id) => (at(id).value === "" || !at(id).checkValidity() ? undefined : Number(at(id).value));
+
+export class Chat {
+  constructor(key) {
+    this.key = key;
+    this.model = "";
+    this.messages = [];
+    this.answering = null; // its AbortController
+    at("ask").addEventListener("submit", (event) => {
+      event.preventDefault();
+      this.send();
+    });
+    at("text").addEventListener("keydown", (event) => {
+      if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
+      event.preventDefault();
+      this.send();
+    });
+    document.addEventListener("keydown", (event) => {
+      if (event.key === "Escape") this.stop();
+    });
+    at("stop").addEventListener("click", () => this.stop());
+    at("clear").addEventListener("click", () => this.clear());
+  }
+
+  stop() {
+    this.answering?.abort();
+  }
+
+  clear() {
+    this.stop();
+    this.messages = [];
+    at("log").replaceChildren(at("empty") ?? "");
+    at("log").querySelectorAll("article").forEach((one) => one.remove());
+    at("text").focus();
+  }
+
+  async send() {
+    const text = at("text").value.trim();
+    if (!text || this.answering) return;
+    at("text").value = "";
+    this.show("user", "You").text.textContent = text;
+    this.messages.push({ role: "user", content: text });
+    const place = this.show("model", this.model || "Model");
+    const said = await this.answer(place, text);
+    if (said) this.messages.push({ role: "assistant", content: said });
+    else this.messages.pop();
+    at("text").focus();
+  }
+
+  request(text) {
+    const shared = {
+      model: this.model,
+      stream: true,
+      stream_options: { include_usage: true },
+      temperature: number("temperature"),
+      top_p: number("top_p"),
+      max_tokens: number("max_tokens"),
+      seed: number("seed"),
+    };
+    if (at("mode").value === "completion") return ["/v1/completions", { ...shared, prompt: text }];
+    const system = at("system").value.trim();
+    const start = system ? [{ role: "system", content: system }] : [];
+    return ["/v1/chat/completions", { ...shared, messages: [...start, ...this.messages] }];
+  }
+
+  /** The text of the answer; "" if there was none. */
+  async answer(place, text) {
+    this.going(new AbortController());
+    place.text.classList.add("going");
+    const [path, body] = this.request(text);
+    const began = performance.now();
+    let said = "", first = 0, usage = null;
+    try {
+      for await (const event of post(path, body, this.key.headers(), this.answering.signal)) {
+        usage = event.usage ?? usage;
+        const choice = event.choices[0];
+        const piece = choice?.delta?.content ?? choice?.text ?? "";
+        if (!piece) continue;
+        first ||= performance.now();
+        said += piece;
+        place.text.append(piece);
+        this.follow();
+      }
+      place.figures.textContent = figures(usage, began, first);
+    } catch (error) {
+      if (error.name === "AbortError") place.figures.textContent = "stopped";
+      else this.fail(place, error);
+    }
+    place.text.classList.remove("going");
+    this.going(null);
+    return said;
+  }
+
+  fail(place, error) {
+    place.figures.textContent = error.message;
+    place.figures.classList.add("error");
+    if (error.status === 401) this.key.ask();
+  }
+
+  going(controller) {
+    this.answering = controller;
+    at("stop").hidden = !controller;
+    at("send").disabled = Boolean(controller);
+  }
+
+  show(who, name) {
+    at("empty")?.remove();
+    const article = document.createElement("article");
+    article.className = who;
+    const [title, text, line] = ["h2", "p", "p"].map((tag) => article.appendChild(document.createElement(tag)));
+    title.textContent = name;
+    text.className = "text";
+    line.className = "figures";
+    at("log").append(article);
+    at("log").scrollTop = at("log").scrollHeight;
+    return { text, figures: line };
+  }
+
+  /** Scrolls along with an answer, unless the reader has scrolled away. */
+  follow() {
+    const log = at("log");
+    if (log.scrollHeight - log.scrollTop - log.clientHeight < 120) log.scrollTop = log.scrollHeight;
+  }
+}
+
+function figures(usage, began, first) {
+  if (!usage || !first) return "";
+  const count = usage.completion_tokens;
+  const seconds = (performance.now() - first) / 1000;
+  const rate = count > 1 ? `, ${Math.round((count - 1) / seconds)} tokens/s` : "";
+  return `${count} tokens, the first after ${Math.round(first - began)} ms${rate}`;
+}
