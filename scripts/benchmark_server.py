@@ -15,6 +15,9 @@ through `ensemble` (text). Server and clients share the machine's cores with the
 take turns; all figures are medians. Beside the share of tokens per second that a way loses to `LLM`
 of the same turn: its responses, and the processor time of a response in tritonserver (an engine on
 the CPU included), in the processes of Python models and in the clients.
+
+--stages prints instead what each stage costs a token (server_benchmark/stages.py): 64 streams, the
+demo model, through `tensorrt_llm`, `ensemble` and the OpenAI endpoint.
 """
 
 from __future__ import annotations
@@ -40,7 +43,7 @@ from inflight import LLM, SamplingParams
 from inflight.llm import KvCacheConfig
 from rich.console import Console
 from rich.table import Table
-from server_benchmark import models
+from server_benchmark import models, stages
 from server_benchmark.clients import Clients, Outcome, cpu_seconds_below
 
 Way = Callable[[], Outcome]
@@ -186,11 +189,12 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--num-in", type=int, default=128, help="tokens of a shape's prompts")
     parser.add_argument("--num-out", type=int, default=128, help="tokens of a shape's answers")
     parser.add_argument("--quick", action="store_true", help="shorter answers, fewer requests")
+    parser.add_argument("--stages", action="store_true", help="processor time of each stage")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--ways", default="", help="only those whose names hold one of a,b,…")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     options = parser.parse_args()
-    options.streams = options.streams or (64 if options.model else 16)
+    options.streams = options.streams or (64 if options.model or options.stages else 16)
     options.clients = options.clients or min(options.streams, max(1, os.cpu_count() // 2))
     return options
 
@@ -207,6 +211,10 @@ def load_of(options: argparse.Namespace) -> list[Request]:
 
 def main() -> None:
     options = parse()
+    if options.stages:
+        count = options.num_requests or options.streams * (1 if options.quick else 4)
+        stages.main(options.streams, count, options.repeats, options.json)
+        return
     requests = load_of(options)
     longest = max(len(request.prompt) + request.num_output for request in requests)
     # Blocks are of 64 tokens at most.

@@ -95,18 +95,32 @@ def _stats() -> dict[int, tuple[str, int, float]]:
     return found
 
 
+def cpu_seconds_by_process(root: int) -> dict[int, tuple[str, float]]:
+    """Of the descendants of a process: id -> (command line, seconds)."""
+    found = {}
+    stats = _stats()
+    for pid, (_, _, seconds) in stats.items():
+        if pid != root and _is_below(pid, root, stats):
+            try:
+                line = Path(f"/proc/{pid}/cmdline").read_bytes()
+            except OSError:
+                continue
+            found[pid] = (line.replace(b"\0", b" ").decode("utf-8", "replace"), seconds)
+    return found
+
+
+def _is_below(pid: int, root: int, stats: dict[int, tuple[str, int, float]]) -> bool:
+    while pid in stats and pid != root:
+        pid = stats[pid][1]
+    return pid == root
+
+
 def cpu_seconds_below(root: int) -> tuple[float, float]:
     """Of the tritonserver among the descendants of a process, and of its Python models."""
     stats = _stats()
-
-    def is_below(pid: int) -> bool:
-        while pid in stats and pid != root:
-            pid = stats[pid][1]
-        return pid == root
-
     server = stubs = 0.0
     for pid, (name, _, seconds) in stats.items():
-        if pid == root or not is_below(pid):
+        if pid == root or not _is_below(pid, root, stats):
             continue
         if name.startswith("triton_python"):
             stubs += seconds
