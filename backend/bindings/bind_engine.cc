@@ -29,6 +29,8 @@ const char* name_of(FinishReason reason) {
       return "stop_word";
     case FinishReason::kLength:
       return "length";
+    case FinishReason::kDeadline:
+      return "deadline";
     case FinishReason::kCancelled:
       return "cancelled";
     case FinishReason::kError:
@@ -76,6 +78,7 @@ void register_facts(py::module_& module) {
       .def_readonly("prefix_hit_tokens", &EngineStats::prefix_hit_tokens)
       .def_readonly("finished_requests", &EngineStats::finished_requests)
       .def_readonly("cancelled_requests", &EngineStats::cancelled_requests)
+      .def_readonly("timed_out_requests", &EngineStats::timed_out_requests)
       .def_readonly("failed_requests", &EngineStats::failed_requests)
       .def_readonly("generated_tokens", &EngineStats::generated_tokens)
       .def_readonly("prompt_tokens", &EngineStats::prompt_tokens)

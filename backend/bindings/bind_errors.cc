@@ -16,7 +16,7 @@ struct ErrorClass {
   PyObject* builtin_base;  // borrowed
 };
 
-std::array<ErrorClass, 6> error_classes() {
+std::array<ErrorClass, 8> error_classes() {
   return {{
       {ErrorCode::kInvalidArgument, "InvalidArgumentError", "invalid_argument", PyExc_ValueError},
       {ErrorCode::kUnsupported, "UnsupportedError", "unsupported", PyExc_NotImplementedError},
@@ -24,6 +24,8 @@ std::array<ErrorClass, 6> error_classes() {
        PyExc_RuntimeError},
       {ErrorCode::kNotFound, "NotFoundError", "not_found", PyExc_LookupError},
       {ErrorCode::kCancelled, "CancelledError", "cancelled", PyExc_RuntimeError},
+      {ErrorCode::kTimedOut, "TimedOutError", "timed_out", PyExc_TimeoutError},
+      {ErrorCode::kUnavailable, "UnavailableError", "unavailable", PyExc_RuntimeError},
       {ErrorCode::kInternal, "InternalError", "internal", PyExc_RuntimeError},
   }};
 }

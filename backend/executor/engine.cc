@@ -60,7 +60,8 @@ class Engine::Impl {
         executor(std::move(loaded.executor)),
         inbox(config.max_queue_size, idle_spin(*executor)),
         responses(config.callbacks_return_at_once),
-        loop(info, limits, config.check_invariants, *executor, inbox, responses),
+        loop(info, limits, {config.check_invariants, config.queue_timeout}, *executor, inbox,
+             responses),
         thread([this] { loop.run(); }) {}
 
   ~Impl() { shut_down(); }

@@ -2,6 +2,7 @@
 // Owns the engine thread and the response thread. Knows nothing of Triton, Python or text.
 #pragma once
 
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
@@ -24,6 +25,8 @@ struct EngineConfig {
   std::optional<int> max_num_tokens;  // tokens in a step; at most the engine's limit
   std::optional<int> max_seq_len;     // prompt + output; at most the engine's limit
   int max_queue_size = 0;             // waiting requests; 0 = unbounded
+  // Requests that have waited longer end with an error; 0 = none do.
+  std::chrono::milliseconds queue_timeout{0};
   bool enable_chunked_context = true;
   bool enable_cuda_graphs = true;  // on a CUDA device generation, and short prompts, are recorded
   int num_threads = 0;             // CPU ops; 0 = all cores this process may use
@@ -80,6 +83,7 @@ struct EngineStats {
   int64_t prefix_hit_tokens = 0;      // of them, found in the cache
   int64_t finished_requests = 0;      // since load, by reason below
   int64_t cancelled_requests = 0;
+  int64_t timed_out_requests = 0;
   int64_t failed_requests = 0;
   int64_t generated_tokens = 0;
   int64_t prompt_tokens = 0;

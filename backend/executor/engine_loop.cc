@@ -42,10 +42,10 @@ FinishReason finish_reason(decoding::StopReason reason) {
 }  // namespace
 
 EngineLoop::EngineLoop(const EngineInfo& info, const scheduler::Limits& limits,
-                       bool check_invariants, ModelExecutor& executor, Inbox& inbox,
+                       const LoopOptions& options, ModelExecutor& executor, Inbox& inbox,
                        ResponseQueue& responses)
     : limits_(limits),
-      check_invariants_(check_invariants),
+      options_(options),
       executor_(executor),
       inbox_(inbox),
       responses_(responses),
@@ -121,11 +121,32 @@ bool EngineLoop::receive() {
     }
   }
   state_.cancels.clear();
-  if (any_ended_) {  // cancelled: they need not wait for the next step's end to hear of it
+  end_overdue();
+  if (any_ended_) {  // cancelled or overdue: they need not wait for the next step's end to hear of
+                     // it
     release();
     publish(false);
   }
   return open;
+}
+
+void EngineLoop::end_overdue() {
+  if (state_.next_deadline_ns == kNoDeadline) return;
+  const int64_t now_ns = now_in_ns();
+  if (now_ns < state_.next_deadline_ns) return;
+  state_.next_deadline_ns = kNoDeadline;
+  const auto look_at = [&](Sequence& sequence) {
+    if (sequence.has_ended()) return;
+    const int64_t deadline_ns = deadline_of(sequence, options_.queue_timeout);
+    if (deadline_ns <= now_ns) {
+      Ending ending = ending_of_overdue(sequence, options_.queue_timeout, now_ns);
+      end(sequence, ending.reason, std::move(ending.error));
+    } else {
+      state_.next_deadline_ns = std::min(state_.next_deadline_ns, deadline_ns);
+    }
+  };
+  for (const auto& sequence : state_.waiting) look_at(*sequence);
+  for (const auto& sequence : state_.running) look_at(*sequence);
 }
 
 bool EngineLoop::schedule() {
@@ -273,7 +294,7 @@ void EngineLoop::release() {
     if (sequence->is_running()) state_.cache.release(sequence->table);
     return true;
   });
-  if (check_invariants_) kv_cache::check_invariants(state_.cache.snapshot());
+  if (options_.check_invariants) kv_cache::check_invariants(state_.cache.snapshot());
 }
 
 void EngineLoop::insert_waiting(std::unique_ptr<Sequence> sequence) {
@@ -284,6 +305,8 @@ void EngineLoop::insert_waiting(std::unique_ptr<Sequence> sequence) {
     --place;
   }
   state_.live.emplace(sequence->id(), sequence.get());
+  state_.next_deadline_ns =
+      std::min(state_.next_deadline_ns, deadline_of(*sequence, options_.queue_timeout));
   state_.waiting.insert(place, std::move(sequence));
 }
 
@@ -293,8 +316,14 @@ void EngineLoop::end(Sequence& sequence, FinishReason reason, std::optional<Erro
     case FinishReason::kCancelled:
       ++state_.stats.cancelled_requests;
       break;
+    case FinishReason::kDeadline:
+      ++state_.stats.timed_out_requests;
+      break;
     case FinishReason::kError:
-      ++state_.stats.failed_requests;
+      if (error && error->code() == ErrorCode::kTimedOut)
+        ++state_.stats.timed_out_requests;
+      else
+        ++state_.stats.failed_requests;
       break;
     default:
       ++state_.stats.finished_requests;

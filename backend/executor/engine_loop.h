@@ -5,6 +5,7 @@
 #pragma once
 
 #include <atomic>
+#include <chrono>
 #include <mutex>
 #include <optional>
 #include <span>
@@ -18,10 +19,15 @@
 
 namespace inflight::executor {
 
+struct LoopOptions {
+  bool check_invariants = false;
+  std::chrono::milliseconds queue_timeout{0};
+};
+
 class EngineLoop {
  public:
   /// All arguments outlive the loop.
-  EngineLoop(const EngineInfo& info, const scheduler::Limits& limits, bool check_invariants,
+  EngineLoop(const EngineInfo& info, const scheduler::Limits& limits, const LoopOptions& options,
              ModelExecutor& executor, Inbox& inbox, ResponseQueue& responses);
 
   /// Runs until the inbox is closed or the engine dies; every request has got its final part then.
@@ -46,6 +52,8 @@ class EngineLoop {
   /// Frees what ended and no step in flight names.
   void release();
 
+  /// Ends those whose time is up.
+  void end_overdue();
   void insert_waiting(std::unique_ptr<Sequence> sequence);
   void admit(int num_admitted);
   /// Tells who reads a prompt in the planned step what blocks it got.
@@ -69,7 +77,7 @@ class EngineLoop {
   bool is_idle() const { return state_.waiting.empty() && state_.running.empty(); }
 
   const scheduler::Limits limits_;
-  const bool check_invariants_;
+  const LoopOptions options_;
   ModelExecutor& executor_;
   Inbox& inbox_;
   ResponseQueue& responses_;

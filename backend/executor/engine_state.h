@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "backend/executor/batch_builder.h"
+#include "backend/executor/deadlines.h"
 #include "backend/executor/engine.h"
 #include "backend/executor/sequence.h"
 #include "backend/kv_cache/kv_cache_manager.h"
@@ -71,6 +72,7 @@ struct EngineState {
   /// older is waited for: views, sequences and reservations are made for it (num_computed counts
   /// steps in flight, num_steps_in_flight holds a release back).
   Steps steps;
+  int64_t next_deadline_ns = kNoDeadline;  // no live sequence is overdue before
   EngineStats stats;
 
   // Memory used again in every step.

@@ -48,6 +48,7 @@ class Inbox {
           arrival.id, *submissions[i].request, std::move(submissions[i].callback), now_ns);
       arrival.request = std::move(submissions[i].request);
       arrival.max_new_tokens = max_new_tokens[i];
+      arrival.arrival_ns = now_ns;
       arrivals_.push_back(std::move(arrival));
       ids.push_back(last_id_);
     }

@@ -24,12 +24,13 @@ struct Request {
   decoding::StopParams stop;
   bool streaming = false;  // false: one response with everything
   int priority = 0;        // larger first; ties in order of arrival
-  // When it must have ended; whatever it has by then is its answer.
+  // When it must have ended: what it has by then is its answer (kDeadline), or an error that says
+  // so if it has no token yet.
   std::optional<std::chrono::steady_clock::time_point> deadline;
   std::optional<kv_cache::Retention> kv_retention;
 };
 
-enum class FinishReason { kNone, kEndId, kStopWord, kLength, kCancelled, kError };
+enum class FinishReason { kNone, kEndId, kStopWord, kLength, kDeadline, kCancelled, kError };
 
 /// Milliseconds and microseconds are the caller's affair: nanoseconds of std::chrono::steady_clock.
 struct RequestTimes {

@@ -14,6 +14,7 @@ Sequence::Sequence(Arrival arrival)
       request_(std::move(arrival.request)),
       max_new_tokens_(arrival.max_new_tokens),
       biases_(decoding::biases_of(request_->sampling)),
+      arrival_ns_(arrival.arrival_ns),
       needs_newest_token_(std::ranges::any_of(request_->stop.bad_words,
                                               [](const auto& word) { return word.size() > 1; })) {}
 

@@ -22,6 +22,7 @@ struct Arrival {
   std::shared_ptr<const Request> request;
   std::unique_ptr<ResponseChannel> channel;
   int max_new_tokens = 0;  // the request's, shortened to what max_seq_len leaves
+  int64_t arrival_ns = 0;
 };
 
 class Sequence {
@@ -33,6 +34,7 @@ class Sequence {
   int32_t prompt_len() const { return static_cast<int32_t>(request_->input_ids.size()); }
   std::span<const int32_t> generated() const { return generated_; }
   int max_new_tokens() const { return max_new_tokens_; }
+  int64_t arrival_ns() const { return arrival_ns_; }
 
   /// Ids of [first_position, first_position + num_tokens) into `out`; generated ones must be known
   /// but for the newest, which is then ~in_flight_token.
@@ -72,6 +74,7 @@ class Sequence {
   std::shared_ptr<const Request> request_;
   int max_new_tokens_;
   std::vector<decoding::TokenBias> biases_;
+  int64_t arrival_ns_;
   bool needs_newest_token_;
   int32_t num_computed_ = 0;  // tokens in the cache after the steps in flight
   int32_t row_ = 0;

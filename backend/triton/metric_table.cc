@@ -115,6 +115,8 @@ const std::vector<NumberFamily> kShared = {
        [](const Stats& s, const Info&) { return static_cast<double>(s.finished_requests); }},
       {"cancelled", nullptr,
        [](const Stats& s, const Info&) { return static_cast<double>(s.cancelled_requests); }},
+      {"timed_out", nullptr,
+       [](const Stats& s, const Info&) { return static_cast<double>(s.timed_out_requests); }},
       {"failed", nullptr,
        [](const Stats& s, const Info&) { return static_cast<double>(s.failed_requests); }}}},
 };

@@ -114,11 +114,13 @@ std::vector<int32_t> read_prompt(const Inputs& inputs) {
 }
 
 /// Steady-clock time by which the request wants to have ended.
-std::optional<std::chrono::steady_clock::time_point> read_deadline(const Inputs& inputs) {
-  const std::optional<int32_t> timeout = inputs.scalar<int32_t>("timeout_ms");
-  if (!timeout) return std::nullopt;
-  check(*timeout >= 1, "timeout_ms is ", *timeout, "; it must be at least 1");
-  return std::chrono::steady_clock::now() + std::chrono::milliseconds(*timeout);
+std::optional<std::chrono::steady_clock::time_point> read_deadline(
+    const Inputs& inputs, std::chrono::milliseconds otherwise) {
+  const std::optional<int32_t> asked = inputs.scalar<int32_t>("timeout_ms");
+  check(!asked || *asked >= 1, "timeout_ms is ", asked.value_or(0), "; it must be at least 1");
+  const auto timeout = asked ? std::chrono::milliseconds(*asked) : otherwise;
+  if (timeout.count() == 0) return std::nullopt;
+  return std::chrono::steady_clock::now() + timeout;
 }
 
 executor::Request read_body(const Inputs& inputs, const ReaderOptions& options,
@@ -134,7 +136,7 @@ executor::Request read_body(const Inputs& inputs, const ReaderOptions& options,
   check(priority != std::numeric_limits<int32_t>::min(), "priority is ", priority,
         "; it must be at least ", std::numeric_limits<int32_t>::min() + 1);
   body.priority = -priority;
-  body.deadline = read_deadline(inputs);
+  body.deadline = read_deadline(inputs, options.request_timeout);
   body.kv_retention = read_retention(inputs);
   return body;
 }

@@ -2,6 +2,7 @@
 // value and limit. Reads input tensors by the schema table; runs on Triton's thread, keeps nothing.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -19,6 +20,7 @@ struct ReaderOptions {
   bool exclude_input_in_output = false;  // unless the request says otherwise
   bool normalize_log_probs = true;       // SamplingParams::normalize_log_probs
   bool has_batch_dim = true;             // max_batch_size > 0
+  std::chrono::milliseconds request_timeout{0};  // of a request without timeout_ms; 0 = none
 };
 
 /// How the answer of one sequence is to look; immutable once read.

@@ -18,6 +18,8 @@ inline TRITONSERVER_Error_Code to_triton_code(ErrorCode code) {
     case ErrorCode::kUnsupported:
       return TRITONSERVER_ERROR_UNSUPPORTED;
     case ErrorCode::kResourceExhausted:
+    case ErrorCode::kTimedOut:  // as of the server's own time-outs
+    case ErrorCode::kUnavailable:
       return TRITONSERVER_ERROR_UNAVAILABLE;
     case ErrorCode::kNotFound:
       return TRITONSERVER_ERROR_NOT_FOUND;

@@ -15,7 +15,9 @@ enum class ErrorCode {
   kResourceExhausted,  // a queue or a pool is full; trying later may work
   kNotFound,
   kCancelled,
-  kInternal,  // our own fault
+  kTimedOut,     // a deadline has passed
+  kUnavailable,  // what would serve it is gone; another server may
+  kInternal,     // our own fault
 };
 
 class Error : public std::runtime_error {

@@ -10,7 +10,8 @@ class InflightError(Exception):
     """Base of every error the C++ core raises."""
 
     code: str
-    """"invalid_argument", "unsupported", "resource_exhausted", "not_found", "cancelled", "internal"."""
+    """"invalid_argument", "unsupported", "resource_exhausted", "not_found", "cancelled",
+    "timed_out", "unavailable", "internal"."""
 
 class InvalidArgumentError(InflightError, ValueError):
     """The caller's input is wrong; the message names value and limit."""
@@ -24,8 +25,14 @@ class ResourceExhaustedError(InflightError, RuntimeError):
 class NotFoundError(InflightError, LookupError): ...
 class CancelledError(InflightError, RuntimeError): ...
 
+class TimedOutError(InflightError, TimeoutError):
+    """A deadline has passed."""
+
+class UnavailableError(InflightError, RuntimeError):
+    """What would serve it is gone; another engine may."""
+
 class InternalError(InflightError, RuntimeError):
-    """Our own fault, or the engine has died."""
+    """Our own fault, or the engine died while it ran the request."""
 
 # --- engine ------------------------------------------------------------------------------------
 
@@ -48,6 +55,7 @@ class EngineInfo:
     workspace_bytes: int
     kv_cache_bytes: int
     reserved_bytes: int
+    pinned_bytes: int
 
 class EngineStats:
     """A snapshot taken after the newest step; fields as in backend/executor/engine.h."""
@@ -67,8 +75,11 @@ class EngineStats:
     used_blocks: int
     reused_blocks: int
     tokens_per_block: int
+    prefix_queried_tokens: int
+    prefix_hit_tokens: int
     finished_requests: int
     cancelled_requests: int
+    timed_out_requests: int
     failed_requests: int
     generated_tokens: int
     prompt_tokens: int

@@ -61,6 +61,15 @@ struct Fixture {
   executor::RequestId submit(Answer& answer, Request request) {
     return engine->submit(std::make_shared<Request>(std::move(request)), answer.callback());
   }
+  /// A request that must have ended `timeout` from now.
+  executor::RequestId submit_with_deadline(Answer& answer, std::vector<int32_t> prompt,
+                                           int max_new_tokens, std::chrono::milliseconds timeout) {
+    Request request;
+    request.input_ids = std::move(prompt);
+    request.stop.max_new_tokens = max_new_tokens;
+    request.deadline = std::chrono::steady_clock::now() + timeout;
+    return submit(answer, std::move(request));
+  }
   void expect_all_free() const {
     EngineStats stats = engine->stats();
     // A step in flight may name a sequence whose ending came from the step before.
