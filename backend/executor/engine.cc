@@ -1,7 +1,9 @@
 #include "backend/executor/engine.h"
 
 #include <chrono>
+#include <condition_variable>
 #include <mutex>
+#include <optional>
 #include <thread>
 #include <utility>
 
@@ -11,6 +13,7 @@
 #include "backend/executor/inbox.h"
 #include "backend/executor/model_executor.h"
 #include "backend/executor/response_queue.h"
+#include "backend/executor/watchdog.h"
 #include "backend/kv_cache/geometry.h"
 #include "backend/plan/engine_file.h"
 #include "kernels/core/log.h"
@@ -49,6 +52,15 @@ std::chrono::microseconds idle_spin(const ModelExecutor& executor) {
   return std::chrono::microseconds(executor.max_steps_in_flight() > 1 ? 300 : 0);
 }
 
+/// What an engine thread that hangs is given to come back before the engine ends without it.
+constexpr std::chrono::seconds kHangPatience{2};
+
+LoopOptions loop_options(const EngineConfig& config) {
+  return {.check_invariants = config.check_invariants,
+          .queue_timeout = config.queue_timeout,
+          .keeps_dump = config.step_timeout.count() > 0};
+}
+
 }  // namespace
 
 class Engine::Impl {
@@ -60,17 +72,78 @@ class Engine::Impl {
         executor(std::move(loaded.executor)),
         inbox(config.max_queue_size, idle_spin(*executor)),
         responses(config.callbacks_return_at_once),
-        loop(info, limits, {config.check_invariants, config.queue_timeout}, *executor, inbox,
-             responses),
-        thread([this] { loop.run(); }) {}
+        loop(info, limits, loop_options(config), *executor, inbox, responses),
+        step_timeout(config.step_timeout) {
+    thread = std::thread([this] { run(); });
+    if (step_timeout.count() > 0)
+      watchdog.emplace(step_timeout, loop.heartbeat(), [this](auto took) { abandon(took); });
+  }
 
   ~Impl() { shut_down(); }
+
+  void run() {
+    loop.run();
+    if (!loop.is_healthy()) report_failure(loop.cause_of_death());
+    std::unique_lock lock(end_mutex);
+    has_ended = true;
+    const bool owns_itself = is_orphan;
+    end_changed.notify_all();
+    lock.unlock();
+    if (owns_itself) delete this;
+  }
+
+  /// Whether the engine thread, which hangs, owns this from now on.
+  bool leave_to_thread() {
+    std::lock_guard lock(end_mutex);
+    is_orphan = !has_ended;
+    return is_orphan;
+  }
+
+  /// The engine thread does not come back from a step: its requests are ended without it.
+  void abandon(std::chrono::milliseconds took) {
+    const std::string why = concat("the engine hangs: a step has taken ", took.count(),
+                                   " ms so far, step_timeout_ms is ", step_timeout.count());
+    log(LogLevel::kError, why, "\n", loop.newest_dump());
+    loop.give_up();
+    inbox.close(Error(ErrorCode::kUnavailable, why));
+    std::vector<Arrival> arrivals;
+    std::vector<RequestId> cancels;
+    inbox.take(arrivals, cancels, /*wait=*/false);
+    for (Arrival& arrival : arrivals) responses.adopt(std::move(arrival.channel));
+    {
+      std::lock_guard lock(end_mutex);
+      is_abandoned = true;
+    }
+    end_changed.notify_all();
+    responses.abandon(Error(ErrorCode::kInternal, why));
+    report_failure(why);
+  }
+
+  void report_failure(const std::string& why) {
+    std::function<void(const std::string&)> callback;
+    {
+      std::lock_guard lock(failure_mutex);
+      callback = std::exchange(failure_callback, nullptr);  // a thread that comes back is no news
+    }
+    if (callback) callback(why);
+  }
 
   void shut_down() {
     std::lock_guard lock(shut_down_mutex);
     if (!thread.joinable()) return;
     inbox.close(Error(ErrorCode::kCancelled, "the engine is shutting down"));
-    thread.join();
+    std::unique_lock ending(end_mutex);
+    end_changed.wait(ending, [this] { return has_ended || is_abandoned; });
+    const bool came_back =
+        end_changed.wait_for(ending, kHangPatience, [this] { return has_ended; });
+    ending.unlock();
+    watchdog.reset();
+    if (came_back) {
+      thread.join();
+    } else {
+      log(LogLevel::kError, "the engine's thread still hangs: it and its memory are left behind");
+      thread.detach();
+    }
     responses.stop();  // delivers what is left; callbacks may still ask the rest of the engine
   }
 
@@ -81,7 +154,16 @@ class Engine::Impl {
   Inbox inbox;
   ResponseQueue responses;
   EngineLoop loop;
+  const std::chrono::milliseconds step_timeout;
+  std::mutex failure_mutex;
+  std::function<void(const std::string&)> failure_callback;  // under failure_mutex
+  std::mutex end_mutex;
+  std::condition_variable end_changed;
+  bool has_ended = false;     // the engine thread; under end_mutex
+  bool is_abandoned = false;  // under end_mutex
+  bool is_orphan = false;     // the engine thread deletes this; under end_mutex
   std::thread thread;
+  std::optional<Watchdog> watchdog;
   std::mutex shut_down_mutex;
 };
 
@@ -91,7 +173,10 @@ Engine::Engine(const EngineInfo& info, const EngineConfig& config,
                std::unique_ptr<ModelExecutor> executor)
     : impl_(std::make_unique<Impl>(Loaded{info, std::move(executor), ""}, config)) {}
 
-Engine::~Engine() = default;
+Engine::~Engine() {
+  impl_->shut_down();
+  if (impl_->leave_to_thread()) (void)impl_.release();
+}
 
 RequestId Engine::submit(std::shared_ptr<const Request> request, ResponseCallback callback) {
   std::vector<Submission> one;
@@ -117,9 +202,24 @@ const EngineInfo& Engine::info() const { return impl_->info; }
 
 const std::string& Engine::memory_plan() const { return impl_->memory_plan; }
 
-EngineStats Engine::stats() const { return impl_->loop.stats(); }
+EngineStats Engine::stats() const {
+  EngineStats stats = impl_->loop.stats();
+  stats.is_healthy = impl_->loop.is_healthy();
+  std::lock_guard lock(impl_->end_mutex);
+  if (impl_->is_abandoned) {  // all have been answered, whatever that thread still holds
+    stats.active_requests = stats.running_requests = stats.waiting_requests = 0;
+    stats.scheduled_requests = stats.context_requests = stats.generation_requests = 0;
+    stats.context_tokens = 0;
+  }
+  return stats;
+}
 
 bool Engine::is_healthy() const { return impl_->loop.is_healthy(); }
+
+void Engine::on_failure(std::function<void(const std::string&)> callback) {
+  std::lock_guard lock(impl_->failure_mutex);
+  impl_->failure_callback = std::move(callback);
+}
 
 void Engine::on_step(std::function<void(const EngineStats&)> callback) {
   impl_->responses.on_step(std::move(callback));

@@ -27,6 +27,9 @@ struct EngineConfig {
   int max_queue_size = 0;             // waiting requests; 0 = unbounded
   // Requests that have waited longer end with an error; 0 = none do.
   std::chrono::milliseconds queue_timeout{0};
+  // A step that takes longer ends the engine: its requests fail, it takes no more. 0 = wait
+  // forever.
+  std::chrono::milliseconds step_timeout{0};
   bool enable_chunked_context = true;
   bool enable_cuda_graphs = true;  // on a CUDA device generation, and short prompts, are recorded
   int num_threads = 0;             // CPU ops; 0 = all cores this process may use
@@ -64,6 +67,7 @@ struct EngineInfo {
 
 /// A snapshot, consistent in itself, taken after the newest step.
 struct EngineStats {
+  bool is_healthy = true;  // false: the engine has died and takes no requests
   int64_t iteration = 0;
   int64_t timestamp_us = 0;  // since the Unix epoch
   int active_requests = 0;   // running + waiting
@@ -109,7 +113,8 @@ class Engine {
   /// tests.
   Engine(const EngineInfo& info, const EngineConfig& config,
          std::unique_ptr<ModelExecutor> executor);
-  /// Ends every request with a final cancelled part, then joins the threads.
+  /// Ends every request with a final cancelled part, then joins the threads. If the engine thread
+  /// hangs, it is left behind with all it uses, which goes when it comes back.
   ~Engine();
   Engine(const Engine&) = delete;
   Engine& operator=(const Engine&) = delete;
@@ -133,8 +138,11 @@ class Engine {
   /// What takes how much memory, as a table; also logged at load. Empty over a test's model.
   const std::string& memory_plan() const;
   EngineStats stats() const;
-  /// False once the engine loop has died; every request then ended with an error.
+  /// False once the engine loop has died or hangs; every request then ended with an error.
   bool is_healthy() const;
+  /// Called once, on a thread of the engine's that must not be kept, when it becomes unhealthy. At
+  /// most one; set before the first submit.
+  void on_failure(std::function<void(const std::string& why)> callback);
 
   /// Called on the response thread after a step that brought somebody something, and every few
   /// milliseconds while none does (metrics, cancellation polls). At most one; set before the first

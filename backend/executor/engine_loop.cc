@@ -61,10 +61,21 @@ EngineStats EngineLoop::stats() const {
   return published_stats_;
 }
 
+std::string EngineLoop::cause_of_death() const {
+  std::lock_guard lock(stats_mutex_);
+  return cause_of_death_;
+}
+
+StateDump EngineLoop::newest_dump() const {
+  std::lock_guard lock(stats_mutex_);
+  return dump_;
+}
+
 void EngineLoop::run() {
   try {
     while (receive()) {
       const int64_t start_ns = now_in_ns();
+      heartbeat_.beat(start_ns);
       waited_ns_ = 0;
       const bool made_step = make_step();
       release();
@@ -78,6 +89,7 @@ void EngineLoop::run() {
   } catch (const std::exception& error) {
     die(error.what());
   }
+  heartbeat_.rest();
 }
 
 bool EngineLoop::make_step() {
@@ -109,11 +121,9 @@ bool EngineLoop::make_step() {
 
 bool EngineLoop::receive() {
   const bool wait = is_idle() && !state_.steps.any_in_flight();
+  if (wait) heartbeat_.rest();
   const bool open = inbox_.take(state_.arrivals, state_.cancels, wait);
-  for (Arrival& arrival : state_.arrivals) {
-    insert_waiting(std::make_unique<Sequence>(std::move(arrival)));
-  }
-  state_.arrivals.clear();
+  take_arrivals();
   for (RequestId id : state_.cancels) {
     const auto found = state_.live.find(id);
     if (found != state_.live.end() && !found->second->has_ended()) {
@@ -128,6 +138,14 @@ bool EngineLoop::receive() {
     publish(false);
   }
   return open;
+}
+
+void EngineLoop::take_arrivals() {
+  for (Arrival& arrival : state_.arrivals) {
+    ResponseChannel& channel = responses_.adopt(std::move(arrival.channel));
+    insert_waiting(std::make_unique<Sequence>(std::move(arrival), channel));
+  }
+  state_.arrivals.clear();
 }
 
 void EngineLoop::end_overdue() {
@@ -226,6 +244,10 @@ void EngineLoop::launch() {
   StepInFlight& step = state_.steps.planned();
   step.builder.build(step.step, step.sequences, step.in_flight_tokens, state_.cache,
                      executor_.staging());
+  if (options_.keeps_dump) {
+    std::lock_guard lock(stats_mutex_);
+    dump_state(state_, step.step, dump_);
+  }
   const int64_t start_ns = now_in_ns();
   executor_.launch(step.builder.inputs(), step.builder.rows());
   if (!state_.steps.any_in_flight()) device_busy_since_ns_ = start_ns;
@@ -328,7 +350,8 @@ void EngineLoop::end(Sequence& sequence, FinishReason reason, std::optional<Erro
     default:
       ++state_.stats.finished_requests;
   }
-  responses_.ended(std::move(sequence.channel), reason, std::move(error), std::move(matched_ids));
+  responses_.ended(*std::exchange(sequence.channel, nullptr), reason, std::move(error),
+                   std::move(matched_ids));
   any_ended_ = true;
 }
 
@@ -398,16 +421,19 @@ bool EngineLoop::drain() {
 }
 
 void EngineLoop::die(const std::string& what) {
-  log(LogLevel::kError, "the engine has died: ", what);
-  const Error error(ErrorCode::kInternal, concat("the engine has died: ", what));
+  const std::string cause = concat("the engine has died: ", what);
+  {
+    std::lock_guard lock(stats_mutex_);
+    cause_of_death_ = cause;
+    dump_state(state_, state_.steps.planned().step, dump_);
+    log(LogLevel::kError, cause, "\n", dump_);
+  }
+  const Error error(ErrorCode::kInternal, cause);
   healthy_ = false;
-  inbox_.close(error);
+  inbox_.close(Error(ErrorCode::kUnavailable, cause));
   // What is half committed stays as it is; only the requests still need their ending.
   inbox_.take(state_.arrivals, state_.cancels, false);
-  for (Arrival& arrival : state_.arrivals) {
-    insert_waiting(std::make_unique<Sequence>(std::move(arrival)));
-  }
-  state_.arrivals.clear();
+  take_arrivals();
   end_all(FinishReason::kError, error);
   retire_ended();
   publish(false);

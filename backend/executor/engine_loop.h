@@ -9,12 +9,15 @@
 #include <mutex>
 #include <optional>
 #include <span>
+#include <string>
 
 #include "backend/executor/engine.h"
 #include "backend/executor/engine_state.h"
 #include "backend/executor/inbox.h"
 #include "backend/executor/model_executor.h"
 #include "backend/executor/response_queue.h"
+#include "backend/executor/state_dump.h"
+#include "backend/executor/watchdog.h"
 #include "backend/scheduler/limits.h"
 
 namespace inflight::executor {
@@ -22,6 +25,7 @@ namespace inflight::executor {
 struct LoopOptions {
   bool check_invariants = false;
   std::chrono::milliseconds queue_timeout{0};
+  bool keeps_dump = false;  // for newest_dump
 };
 
 class EngineLoop {
@@ -36,6 +40,13 @@ class EngineLoop {
   // Any thread.
   EngineStats stats() const;
   bool is_healthy() const { return healthy_; }
+  /// Why it has died; once it has.
+  std::string cause_of_death() const;
+  /// It does not come back: no longer healthy.
+  void give_up() { healthy_ = false; }
+  const Heartbeat& heartbeat() const { return heartbeat_; }
+  /// The state at the newest launch; empty unless the options ask for it.
+  StateDump newest_dump() const;
 
  private:
   /// Takes arrivals and cancels, waiting if there is nothing to do; false when the inbox is closed.
@@ -54,6 +65,7 @@ class EngineLoop {
 
   /// Ends those whose time is up.
   void end_overdue();
+  void take_arrivals();
   void insert_waiting(std::unique_ptr<Sequence> sequence);
   void admit(int num_admitted);
   /// Tells who reads a prompt in the planned step what blocks it got.
@@ -88,9 +100,12 @@ class EngineLoop {
   int64_t waited_ns_ = 0;                           // in this round of the loop, not host work
   bool any_ended_ = false;                          // since the lists were last cleaned
 
+  Heartbeat heartbeat_;
   std::atomic<bool> healthy_{true};
   mutable std::mutex stats_mutex_;
   EngineStats published_stats_;  // under stats_mutex_
+  std::string cause_of_death_;   // under stats_mutex_
+  StateDump dump_;               // under stats_mutex_
 };
 
 }  // namespace inflight::executor

@@ -83,7 +83,7 @@ void ResponseQueue::stop() {
   if (!thread_.joinable()) return;
   {
     std::lock_guard lock(mutex_);
-    published_.append(gathering_);
+    if (!abandoned_) published_.append(gathering_);
     closed_ = true;
   }
   wake_.notify_one();
@@ -93,6 +93,22 @@ void ResponseQueue::stop() {
 void ResponseQueue::on_step(std::function<void(const EngineStats&)> callback) {
   std::lock_guard lock(mutex_);
   step_callback_ = std::move(callback);
+}
+
+ResponseChannel& ResponseQueue::adopt(std::unique_ptr<ResponseChannel> channel) {
+  ResponseChannel& adopted = *channel;
+  std::lock_guard lock(mutex_);
+  open_.emplace(&adopted, std::move(channel));
+  if (abandoned_) wake_.notify_one();
+  return adopted;
+}
+
+void ResponseQueue::abandon(const Error& error) {
+  {
+    std::lock_guard lock(mutex_);
+    if (!abandoned_) abandoned_ = error;
+  }
+  wake_.notify_one();
 }
 
 void ResponseQueue::started(ResponseChannel& channel, int64_t time_ns) {
@@ -114,10 +130,9 @@ void ResponseQueue::token(ResponseChannel& channel, const decoding::SampledToken
   gathering_.urgent |= channel.streaming_;
 }
 
-void ResponseQueue::ended(std::unique_ptr<ResponseChannel> channel, FinishReason reason,
-                          std::optional<Error> error, std::vector<int32_t> matched_ids) {
-  gathering_.endings.push_back(
-      {std::move(channel), reason, std::move(error), std::move(matched_ids)});
+void ResponseQueue::ended(ResponseChannel& channel, FinishReason reason, std::optional<Error> error,
+                          std::vector<int32_t> matched_ids) {
+  gathering_.endings.push_back({&channel, reason, std::move(error), std::move(matched_ids)});
   ++gathering_.num_parts;
   gathering_.urgent = true;
 }
@@ -126,6 +141,10 @@ void ResponseQueue::publish(const EngineStats* stats, bool rests) {
   bool wake = false, deliver_here = false;
   {
     std::lock_guard lock(mutex_);
+    if (abandoned_) {
+      gathering_.clear();
+      return;
+    }
     const bool was_urgent = published_.urgent;
     if (stats != nullptr && step_callback_) {
       gathering_.stats = *stats;
@@ -140,15 +159,18 @@ void ResponseQueue::publish(const EngineStats* stats, bool rests) {
     wake = published_.urgent && !was_urgent;
     if (wake && can_deliver_here()) {
       wake = false;
-      deliver_here = true;
+      deliver_here = engine_delivers_ = true;
       std::swap(delivering_here_, published_);
     }
   }
   if (wake) wake_.notify_one();
-  if (deliver_here) {
-    deliver(delivering_here_);
-    delivering_here_.clear();
-  }
+  if (!deliver_here) return;
+  deliver(delivering_here_);
+  forget(delivering_here_);
+  delivering_here_.clear();
+  std::lock_guard lock(mutex_);
+  engine_delivers_ = false;
+  if (abandoned_ || closed_) wake_.notify_one();
 }
 
 bool ResponseQueue::can_deliver_here() const {
@@ -159,19 +181,48 @@ bool ResponseQueue::can_deliver_here() const {
 void ResponseQueue::run() {
   Batch batch;
   std::function<void(const EngineStats&)> step_callback;
+  std::optional<Error> abandoned;
   for (;;) {
     {
       std::unique_lock lock(mutex_);
       is_delivering_ = false;
-      wake_.wait(lock, [this] { return published_.urgent || closed_; });
-      if (published_.empty()) return;
+      wake_.wait(lock, [this] {
+        if (engine_delivers_ && abandoned_) return false;  // one at a time
+        return published_.urgent || closed_ || (abandoned_ && !open_.empty());
+      });
+      abandoned = abandoned_;
+      if (published_.empty() && (!abandoned || open_.empty())) return;
       is_delivering_ = true;
       std::swap(batch, published_);
       step_callback = step_callback_;
     }
     deliver(batch);
+    forget(batch);
+    if (abandoned) end_abandoned(*abandoned);
     if (batch.stats && step_callback) guarded([&] { step_callback(*batch.stats); });
     batch.clear();
+  }
+}
+
+void ResponseQueue::forget(const Batch& batch) {
+  if (batch.endings.empty()) return;
+  std::lock_guard lock(mutex_);
+  for (const Ending& ending : batch.endings) open_.erase(ending.channel);
+}
+
+void ResponseQueue::end_abandoned(const Error& error) {
+  const size_t first = given_up_.size();
+  {
+    std::lock_guard lock(mutex_);
+    for (auto& [address, channel] : open_) given_up_.push_back(std::move(channel));
+    open_.clear();
+  }
+  for (size_t i = first; i < given_up_.size(); ++i) {
+    ResponseChannel& channel = *given_up_[i];
+    channel.part_.is_final = true;
+    channel.part_.finish_reason = FinishReason::kError;
+    channel.part_.error = error;
+    send(channel);
   }
 }
 

@@ -11,6 +11,7 @@
 #include <mutex>
 #include <optional>
 #include <thread>
+#include <unordered_map>
 #include <utility>
 #include <vector>
 
@@ -20,8 +21,8 @@
 
 namespace inflight::executor {
 
-/// The response side of one request: made by submit, held by its sequence, given to the response
-/// thread with the ending. The engine thread passes its address on.
+/// The response side of one request: made by submit, owned by the queue from its adoption to its
+/// end. The engine thread passes its address on.
 class ResponseChannel {
  public:
   ResponseChannel(RequestId id, const Request& request, ResponseCallback callback,
@@ -54,12 +55,20 @@ class ResponseQueue {
 
   void on_step(std::function<void(const EngineStats&)> callback);
 
+  /// Takes the channel of a request that has come; any thread. It lives until its ending has been
+  /// published and delivered.
+  ResponseChannel& adopt(std::unique_ptr<ResponseChannel> channel);
+
+  /// The engine thread does not come back: every request that has not ended gets `error` as its
+  /// final part, whatever that thread may say later is dropped. Any other thread; once.
+  void abandon(const Error& error);
+
   // Engine thread only: gathered without a lock until publish.
   void started(ResponseChannel& channel, int64_t time_ns);
   /// Blocks for a chunk of its prompt.
   void allocated(ResponseChannel& channel, int32_t num_blocks);
   void token(ResponseChannel& channel, const decoding::SampledToken& token, int64_t time_ns);
-  void ended(std::unique_ptr<ResponseChannel> channel, FinishReason reason,
+  void ended(ResponseChannel& channel, FinishReason reason,
              std::optional<Error> error = std::nullopt, std::vector<int32_t> matched_ids = {});
 
   /// Hands over what was gathered and `stats`, if a step was made. Wakes the response thread only
@@ -84,7 +93,7 @@ class ResponseQueue {
     int32_t num_top;  // entries of Batch::top, in order
   };
   struct Ending {
-    std::unique_ptr<ResponseChannel> channel;
+    ResponseChannel* channel;
     FinishReason reason;
     std::optional<Error> error;
     std::vector<int32_t> matched_ids;
@@ -110,6 +119,8 @@ class ResponseQueue {
   bool can_deliver_here() const;  // under mutex_
   void run();
   void deliver(Batch& batch);
+  void forget(const Batch& batch);
+  void end_abandoned(const Error& error);
   void collect_tokens(const Batch& batch);
   void send(ResponseChannel& channel);
 
@@ -124,8 +135,13 @@ class ResponseQueue {
   std::function<void(const EngineStats&)> step_callback_;  // under mutex_
   bool closed_ = false;                                    // under mutex_
   bool is_delivering_ = false;                             // the response thread; under mutex_
-  Batch delivering_here_;                                  // engine thread
-  std::vector<ResponseChannel*> dirty_;                    // whoever delivers
+  bool engine_delivers_ = false;                           // the engine thread; under mutex_
+  std::unordered_map<ResponseChannel*, std::unique_ptr<ResponseChannel>> open_;  // under mutex_
+  std::optional<Error> abandoned_;                                               // under mutex_
+  // Channels ended without the engine thread, which may still name them; response thread.
+  std::vector<std::unique_ptr<ResponseChannel>> given_up_;
+  Batch delivering_here_;                // engine thread
+  std::vector<ResponseChannel*> dirty_;  // whoever delivers
   std::thread thread_;
 };
 

@@ -8,8 +8,8 @@
 
 namespace inflight::executor {
 
-Sequence::Sequence(Arrival arrival)
-    : channel(std::move(arrival.channel)),
+Sequence::Sequence(Arrival arrival, ResponseChannel& channel)
+    : channel(&channel),
       id_(arrival.id),
       request_(std::move(arrival.request)),
       max_new_tokens_(arrival.max_new_tokens),

@@ -27,7 +27,8 @@ struct Arrival {
 
 class Sequence {
  public:
-  explicit Sequence(Arrival arrival);
+  /// `channel` is the arrival's, owned by the response queue now.
+  Sequence(Arrival arrival, ResponseChannel& channel);
 
   RequestId id() const { return id_; }
   const Request& request() const { return *request_; }
@@ -64,10 +65,10 @@ class Sequence {
   bool has_ended() const { return channel == nullptr; }
 
   static constexpr kv_cache::TableId kNoTable = -1;
-  kv_cache::TableId table = kNoTable;        // set while it holds cache
-  int32_t num_context_blocks = 0;            // that the chunks of its prompt have got so far
-  int32_t num_steps_in_flight = 0;           // that name it; it is not released before they ended
-  std::unique_ptr<ResponseChannel> channel;  // given away with the ending
+  kv_cache::TableId table = kNoTable;  // set while it holds cache
+  int32_t num_context_blocks = 0;      // that the chunks of its prompt have got so far
+  int32_t num_steps_in_flight = 0;     // that name it; it is not released before they ended
+  ResponseChannel* channel;            // null once it has ended
 
  private:
   RequestId id_;

@@ -2,8 +2,8 @@
 // here, and no exception leaves.
 #include <memory>
 
+#include "backend/triton/backend_state.h"
 #include "backend/triton/instance_state.h"
-#include "backend/triton/metrics.h"
 #include "backend/triton/model_state.h"
 #include "backend/triton/triton_c_api.h"
 #include "backend/triton/triton_error.h"
@@ -14,10 +14,10 @@
 
 namespace {
 
+using inflight::triton::BackendState;
 using inflight::triton::check_triton;
 using inflight::triton::guarded;
 using inflight::triton::InstanceState;
-using inflight::triton::MetricFamilies;
 using inflight::triton::ModelState;
 
 }  // namespace
@@ -32,7 +32,7 @@ INFLIGHT_EXPORT TRITONSERVER_Error* TRITONBACKEND_Initialize(TRITONBACKEND_Backe
         int{TRITONBACKEND_API_VERSION_MAJOR}, ".", int{TRITONBACKEND_API_VERSION_MINOR},
         " or later");
     inflight::set_log_sink(inflight::triton::write_to_server_log);
-    auto state = std::make_unique<MetricFamilies>();
+    auto state = std::make_unique<BackendState>();
     check_triton(TRITONBACKEND_BackendSetState(backend, state.get()), "BackendSetState");
     state.release();
   });
@@ -42,7 +42,7 @@ INFLIGHT_EXPORT TRITONSERVER_Error* TRITONBACKEND_Finalize(TRITONBACKEND_Backend
   return guarded([&] {
     void* state = nullptr;
     check_triton(TRITONBACKEND_BackendState(backend, &state), "BackendState");
-    delete static_cast<MetricFamilies*>(state);
+    delete static_cast<BackendState*>(state);
     inflight::set_log_sink({});
   });
 }
@@ -68,15 +68,19 @@ INFLIGHT_EXPORT TRITONSERVER_Error* TRITONBACKEND_ModelInstanceInitialize(
   return guarded([&] {
     TRITONBACKEND_Model* model = nullptr;
     TRITONBACKEND_Backend* backend = nullptr;
-    void *model_state = nullptr, *families = nullptr;
+    TRITONSERVER_Server* server = nullptr;
+    void *model_state = nullptr, *backend_state = nullptr;
     check_triton(TRITONBACKEND_ModelInstanceModel(instance, &model), "ModelInstanceModel");
     check_triton(TRITONBACKEND_ModelBackend(model, &backend), "ModelBackend");
-    check_triton(TRITONBACKEND_BackendState(backend, &families), "BackendState");
+    check_triton(TRITONBACKEND_BackendState(backend, &backend_state), "BackendState");
+    check_triton(TRITONBACKEND_ModelServer(model, &server), "ModelServer");
     check_triton(TRITONBACKEND_ModelState(model, &model_state), "ModelState");
     const auto& settings = static_cast<const ModelState*>(model_state)->settings();
+    auto& shared = *static_cast<BackendState*>(backend_state);
     auto state = std::make_unique<InstanceState>(
-        instance, settings, *static_cast<MetricFamilies*>(families),
-        std::make_unique<inflight::executor::Engine>(settings.engine));
+        instance, settings, shared.families(),
+        std::make_unique<inflight::executor::Engine>(settings.engine),
+        [&shared, server, &settings] { shared.take_out_of_service(server, settings.name); });
     check_triton(TRITONBACKEND_ModelInstanceSetState(instance, state.get()),
                  "ModelInstanceSetState");
     state.release();
@@ -98,5 +102,15 @@ INFLIGHT_EXPORT TRITONSERVER_Error* TRITONBACKEND_ModelInstanceExecute(
     void* state = nullptr;
     check_triton(TRITONBACKEND_ModelInstanceState(instance, &state), "ModelInstanceState");
     static_cast<InstanceState*>(state)->execute(requests, count);
+  });
+}
+
+// Servers from release 26.01 on ask, for the readiness of the model and of the server.
+INFLIGHT_EXPORT TRITONSERVER_Error* TRITONBACKEND_ModelInstanceReady(
+    TRITONBACKEND_ModelInstance* instance) {
+  return guarded([&] {
+    void* state = nullptr;
+    check_triton(TRITONBACKEND_ModelInstanceState(instance, &state), "ModelInstanceState");
+    static_cast<InstanceState*>(state)->check_ready();
   });
 }

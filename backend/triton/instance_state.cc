@@ -38,7 +38,8 @@ uint64_t now_ns() {
 }  // namespace
 
 InstanceState::InstanceState(TRITONBACKEND_ModelInstance* instance, const ModelSettings& settings,
-                             MetricFamilies& families, std::unique_ptr<executor::Engine> engine)
+                             MetricFamilies& families, std::unique_ptr<executor::Engine> engine,
+                             std::function<void()> take_out_of_service)
     : instance_(instance),
       settings_(settings),
       metrics_(std::make_unique<Metrics>(families, settings.name, settings.version, engine->info(),
@@ -46,6 +47,11 @@ InstanceState::InstanceState(TRITONBACKEND_ModelInstance* instance, const ModelS
       late_endings_(kQuietTime),
       engine_(std::move(engine)) {
   metrics_->publish(engine_->stats());
+  engine_->on_failure(
+      [this, take_out_of_service = std::move(take_out_of_service)](const std::string&) {
+        metrics_->publish(engine_->stats());
+        if (take_out_of_service) take_out_of_service();
+      });
   engine_->on_step([this](const executor::EngineStats& stats) { after_step(stats); });
 }
 
@@ -53,6 +59,11 @@ InstanceState::~InstanceState() { engine_->shut_down(); }
 
 void InstanceState::execute(TRITONBACKEND_Request** requests, uint32_t count) {
   for (uint32_t i = 0; i < count; ++i) accept(requests[i]);
+}
+
+void InstanceState::check_ready() const {
+  if (!engine_->is_healthy())
+    throw Error(ErrorCode::kUnavailable, concat(settings_.name, ": the engine has died"));
 }
 
 void InstanceState::accept(TRITONBACKEND_Request* request) {
@@ -189,7 +200,10 @@ void InstanceState::finish(TRITONBACKEND_Request* request, bool success, uint64_
 }
 
 void InstanceState::publish(const executor::EngineStats& stats) {
-  if (is_due(stats_due_, settings_.stats_check_period)) metrics_->publish(stats);
+  if (!is_due(stats_due_, settings_.stats_check_period)) return;
+  executor::EngineStats shown = stats;
+  shown.is_healthy = engine_->is_healthy();
+  metrics_->publish(shown);
 }
 
 bool InstanceState::publish_if_idle() {

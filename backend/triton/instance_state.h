@@ -4,6 +4,7 @@
 #pragma once
 
 #include <chrono>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <unordered_map>
@@ -21,14 +22,18 @@ namespace inflight::triton {
 
 class InstanceState {
  public:
-  /// Settings and families outlive it.
+  /// Settings and families outlive it. `take_out_of_service` is called once, on any thread, if the
+  /// engine dies.
   InstanceState(TRITONBACKEND_ModelInstance* instance, const ModelSettings& settings,
-                MetricFamilies& families, std::unique_ptr<executor::Engine> engine);
+                MetricFamilies& families, std::unique_ptr<executor::Engine> engine,
+                std::function<void()> take_out_of_service);
   /// Ends every live request first: the engine answers each with a final part.
   ~InstanceState();
 
   /// Reads and queues, then returns. Takes the requests; each one's failure is its own answer.
   void execute(TRITONBACKEND_Request** requests, uint32_t count);
+  /// Raises unavailable if the engine has died.
+  void check_ready() const;
 
  private:
   using LivePtr = std::shared_ptr<LiveRequest>;

@@ -124,6 +124,7 @@ Metrics::~Metrics() {
 
 void Metrics::publish(const executor::EngineStats& newest) {
   const executor::EngineStats stats = shown(newest);
+  std::lock_guard lock(publish_mutex_);
   for (Number& number : numbers_) {
     const double value = number.row->value(stats, info_);
     if (!number.is_counter) {

@@ -42,8 +42,8 @@ class Metrics {
   Metrics(const Metrics&) = delete;
   Metrics& operator=(const Metrics&) = delete;
 
-  /// Sets gauges and counters and, where the log shows level 1, writes the same as a line. One
-  /// thread at a time.
+  /// Sets gauges and counters and, where the log shows level 1, writes the same as a line. Any
+  /// thread.
   void publish(const executor::EngineStats& newest);
   /// Any thread; once for each request of the server that ended without an error.
   void observe(const EndedRequest& request);
@@ -66,6 +66,7 @@ class Metrics {
   MetricFamilies& families_;
   const executor::EngineInfo info_;
   const BatchingNumbers batching_;
+  std::mutex publish_mutex_;  // guards what counters were brought to
   std::vector<Number> numbers_;
   std::vector<Histogram> histograms_;
 };

@@ -190,12 +190,13 @@ ModelSettings parse_model_config(std::string_view config_json, const std::string
   Parameters parameters(config, settings.warnings);
   settings.batching_numbers = read_model_type(parameters, settings.warnings);
   settings.stats_check_period = read_period(parameters, "stats_check_period_ms", settings.warnings);
-  settings.reader.request_timeout =
-      read_period(parameters, "request_timeout_ms", settings.warnings);
-  settings.engine.queue_timeout = read_period(parameters, "queue_timeout_ms", settings.warnings);
   settings.cancellation_check_period =
       read_period(parameters, "cancellation_check_period_ms", settings.warnings);
   settings.engine = read_engine_config(parameters, config, version_dir);
+  settings.engine.step_timeout = read_period(parameters, "step_timeout_ms", settings.warnings);
+  settings.engine.queue_timeout = read_period(parameters, "queue_timeout_ms", settings.warnings);
+  settings.reader.request_timeout =
+      read_period(parameters, "request_timeout_ms", settings.warnings);
   settings.reader.exclude_input_in_output = parameters.flag("exclude_input_in_output", false);
   settings.reader.normalize_log_probs = parameters.flag("normalize_log_probs", true);
   const auto policy = config.value("model_transaction_policy", Json::object());

@@ -17,9 +17,9 @@ namespace inflight::triton {
 /// What of the model's configuration decides how a request is read.
 struct ReaderOptions {
   bool decoupled = false;
-  bool exclude_input_in_output = false;  // unless the request says otherwise
-  bool normalize_log_probs = true;       // SamplingParams::normalize_log_probs
-  bool has_batch_dim = true;             // max_batch_size > 0
+  bool exclude_input_in_output = false;          // unless the request says otherwise
+  bool normalize_log_probs = true;               // SamplingParams::normalize_log_probs
+  bool has_batch_dim = true;                     // max_batch_size > 0
   std::chrono::milliseconds request_timeout{0};  // of a request without timeout_ms; 0 = none
 };
 

@@ -41,6 +41,8 @@ const char* word_of(executor::FinishReason reason) {
       return "stop";
     case executor::FinishReason::kLength:
       return "length";
+    case executor::FinishReason::kDeadline:
+      return "deadline";
     case executor::FinishReason::kCancelled:
       return "cancelled";
     case executor::FinishReason::kNone:

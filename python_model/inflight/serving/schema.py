@@ -168,8 +168,8 @@ TENSORRT_LLM = Model(
         _output("total_draft_tokens", "INT32", 1),
         _output("num_input_tokens", "INT32", 1),
         _output("num_output_tokens", "INT32", 1),
-        # Empty until the last response of a sequence: "stop", "length" or "cancelled"; and the end
-        # id, or the ids of the stop word between blanks, that ended it.
+        # Empty until the last response of a sequence: "stop", "length", "deadline" or "cancelled";
+        # and the end id, or the ids of the stop word between blanks, that ended it.
         _output("finish_reason", "STRING", 1),
         _output("stop_reason", "STRING", 1),
     ),

@@ -51,6 +51,8 @@ std::map<std::string, double> gauges;
 std::map<std::string, inflight::testing::FakeHistogram> histograms;
 std::vector<std::string> verbose_lines;
 bool is_verbose = false;
+std::vector<std::string> unloaded_models;
+bool refuses_unloads = false;
 
 }  // namespace
 
@@ -69,6 +71,17 @@ std::map<std::string, double> fake_gauges() {
 FakeHistogram fake_histogram(const std::string& family) {
   std::lock_guard lock(gauges_mutex);
   return histograms[family];
+}
+
+void fake_refuse_unloads(bool refuse) {
+  std::lock_guard lock(gauges_mutex);
+  refuses_unloads = refuse;
+  unloaded_models.clear();
+}
+
+std::vector<std::string> fake_unloaded_models() {
+  std::lock_guard lock(gauges_mutex);
+  return unloaded_models;
 }
 
 void fake_log_verbosely(bool verbose) {
@@ -147,6 +160,13 @@ TRITONSERVER_Error* TRITONBACKEND_ModelConfig(TRITONBACKEND_Model* model, uint32
                                               TRITONSERVER_Message** config) {
   *config = new TRITONSERVER_Message{model->config};
   return nullptr;
+}
+
+TRITONSERVER_Error* TRITONSERVER_ServerUnloadModel(TRITONSERVER_Server*, const char* model) {
+  std::lock_guard lock(gauges_mutex);
+  unloaded_models.emplace_back(model);
+  return refuses_unloads ? TRITONSERVER_ErrorNew(TRITONSERVER_ERROR_UNAVAILABLE, "not explicit")
+                         : nullptr;
 }
 
 TRITONSERVER_Parameter* TRITONSERVER_ParameterNew(const char* name, TRITONSERVER_ParameterType,

@@ -66,6 +66,10 @@ struct FakeHistogram {
 /// By the name of its family.
 FakeHistogram fake_histogram(const std::string& family);
 
+/// Whether the server refuses to unload models when asked from inside; forgets those so far.
+void fake_refuse_unloads(bool refuse);
+std::vector<std::string> fake_unloaded_models();
+
 /// Whether the log shows level 1; forgets the lines so far.
 void fake_log_verbosely(bool verbose);
 std::vector<std::string> fake_verbose_lines();

@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include "backend/triton/backend_state.h"
 #include "backend/triton/instance_state.h"
 #include "tests/cpp/engine_fixture.h"
 #include "tests/cpp/triton/fake_triton.h"
@@ -30,8 +31,9 @@ struct Backend {
     settings.reader.decoupled = decoupled;
     auto engine = std::make_unique<Engine>(
         small_info(), config, std::make_unique<ScriptedExecutor>(small_info(), script));
-    state =
-        std::make_unique<triton::InstanceState>(nullptr, settings, *families, std::move(engine));
+    state = std::make_unique<triton::InstanceState>(
+        nullptr, settings, *families, std::move(engine),
+        [this] { shared.take_out_of_service(nullptr, settings.name); });
   }
   ~Backend() { close(); }
   void close() {
@@ -72,6 +74,7 @@ struct Backend {
     return answer.error.value_or("");
   }
 
+  triton::BackendState shared;  // but for the families, which instances may share here
   triton::ModelSettings settings;
   std::shared_ptr<triton::MetricFamilies> families;
   std::shared_ptr<Script> script = std::make_shared<Script>();

@@ -14,7 +14,7 @@ namespace {
 using Json = nlohmann::json;
 using Counts = std::vector<int>;
 
-constexpr size_t kNumGauges = 31;
+constexpr size_t kNumGauges = 32;
 
 void wait_until_idle() {
   for (int i = 0; i < 2000 && fake_gauges().at("nv_trt_llm_request_metrics active") != 0; ++i)

@@ -176,12 +176,14 @@ void periods_of_checks() {
   const ModelSettings given = parse(
       config(parameter("stats_check_period_ms", "250") + "," +
              parameter("cancellation_check_period_ms", "40") + "," +
-             parameter("request_timeout_ms", "5000") + "," + parameter("queue_timeout_ms", "700")),
+             parameter("request_timeout_ms", "5000") + "," + parameter("queue_timeout_ms", "700") +
+             "," + parameter("step_timeout_ms", "30000")),
       folder.path);
   EXPECT_EQ(given.stats_check_period.count(), 250);
   EXPECT_EQ(given.cancellation_check_period.count(), 40);
   EXPECT_EQ(given.reader.request_timeout.count(), 5000);
   EXPECT_EQ(given.engine.queue_timeout.count(), 700);
+  EXPECT_EQ(given.engine.step_timeout.count(), 30000);
   EXPECT(given.warnings.empty());
   EXPECT(given.batching_numbers == triton::BatchingNumbers::kInflight);
   const ModelSettings wrong = parse(config(parameter("stats_check_period_ms", "-1")), folder.path);

@@ -56,7 +56,8 @@ void how_tokens_are_chosen() {
   request->real("runtime_top_p", 0.9f).real("runtime_top_p_decay", 0.8f);
   request->real("runtime_top_p_min", 0.2f).number("runtime_top_p_reset_ids", 13);
   request->number("prompt_ignore_length", 5).number("no_repeat_ngram_size", 3);
-  request->add("embedding_bias", TRITONSERVER_TYPE_FP32, {1, 3}, std::vector<float>{0.0f, 2.0f, -1});
+  request->add("embedding_bias", TRITONSERVER_TYPE_FP32, {1, 3},
+               std::vector<float>{0.0f, 2.0f, -1});
   const decoding::SamplingParams all = read(*request).sampling;
   EXPECT(!all.greedy && all.top_p == 0.9f && all.top_p_decay == 0.8f && all.top_p_min == 0.2f);
   EXPECT_EQ(all.top_p_reset_id, 13);

@@ -186,7 +186,8 @@ def test_times_are_what_a_client_sees(server: Server) -> None:
         name: of_model(after, name + "_sum") - of_model(before, name + "_sum") for name in TIMES
     }
     assert told["nv_llm_time_to_first_token_seconds"] <= first
-    assert told["nv_llm_e2e_request_latency_seconds"] <= last
+    # The backend's ends when the server has taken the last response: the client may have it by then.
+    assert told["nv_llm_e2e_request_latency_seconds"] <= last + 0.1
     # All but the way to and from the client, which takes part of a step.
     assert told["nv_llm_e2e_request_latency_seconds"] >= 0.5 * last
     assert 99 * told["nv_llm_time_per_output_token_seconds"] <= last

@@ -1,0 +1,84 @@
+"""A model whose engine does not come back from a step: here a prompt that takes longer than the model
+is told to wait."""
+
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+import tritonclient.grpc as grpc
+from inflight.serving.metrics_page import parse
+from triton_server import Server, Setup, Stream, ask, llm_request, running
+
+MODELS = ["preprocessing", "tensorrt_llm", "postprocessing", "ensemble"]
+PROMPT = [5 + i % 200 for i in range(256)]  # a step of at least ten milliseconds
+
+
+def set_step_timeout(repository: Path, milliseconds: int) -> None:
+    config = repository / "tensorrt_llm" / "config.pbtxt"
+    lines = [line for line in config.read_text().splitlines() if "step_timeout_ms" not in line]
+    value = f'value {{ string_value: "{milliseconds}" }}'
+    lines.append(f'parameters {{ key: "step_timeout_ms" {value} }}')
+    config.write_text("\n".join(lines) + "\n")
+
+
+@pytest.fixture
+def repository(setup: Setup, tmp_path: Path) -> Path:
+    if setup.device != "cpu":
+        pytest.skip("on a GPU a step ends before it could be too long")
+    for model in MODELS:
+        shutil.copytree(setup.repository / model, tmp_path / "models" / model)
+    set_step_timeout(tmp_path / "models", 2)
+    return tmp_path / "models"
+
+
+def wait_until_ready_is(client: grpc.InferenceServerClient, model: str, expected: bool) -> None:
+    deadline = time.monotonic() + 60
+    while client.is_model_ready(model) is not expected:
+        assert time.monotonic() < deadline, f"{model} ready: {not expected}"
+        time.sleep(0.02)
+
+
+def healthy(server: Server) -> list[float]:
+    return [s.value for s in parse(server.metrics_page()) if s.name == "nv_llm_engine_metrics"]
+
+
+def test_hang_and_recovery(repository: Path, tmp_path: Path) -> None:
+    with (
+        running(repository, tmp_path, "--load-model=*") as server,
+        grpc.InferenceServerClient(f"localhost:{server.grpc_port}") as client,
+    ):
+        assert healthy(server) == [1]
+        with Stream(server, "tensorrt_llm") as stream:
+            for number in range(6):
+                stream.send(f"r{number}", **llm_request(PROMPT, 50, streaming=number % 2 == 0))
+            ends = []
+            while len(ends) < 6:
+                result, error = stream.answers.get(timeout=60)
+                if error is not None:
+                    ends.append(str(error))
+                elif result.get_response().parameters["triton_final_response"].bool_param:
+                    ends.append("")
+            time.sleep(0.5)
+            assert stream.answers.empty()  # one end each
+        # One that came when the engine was gone is told so; the others, what happened to theirs.
+        assert all("the engine hangs" in end or "not ready" in end for end in ends), ends
+        assert "step_timeout_ms is 2" in ends[0]
+
+        wait_until_ready_is(client, "tensorrt_llm", False)
+        wait_until_ready_is(client, "ensemble", False)
+        log = server.log.read_text()
+        assert "the engine hangs: a step has taken" in log
+        assert "running: prompt of 256" in log
+        assert "was unloaded since its engine has died" in log
+
+        set_step_timeout(repository, 0)
+        client.load_model("tensorrt_llm")
+        client.load_model("ensemble")
+        wait_until_ready_is(client, "ensemble", True)
+        assert healthy(server) == [1]
+        (answer,) = ask(server, "tensorrt_llm", **llm_request(PROMPT, 5))
+        assert len(answer.ids) == len(PROMPT) + 5
+        (text,) = ask(server, "ensemble", text_input="abc", max_tokens=5, end_id=-1)
+        assert text.text
+        server.wait_until_idle()
