@@ -26,6 +26,8 @@ PrefillArgs prefill_args(const AttentionParams& params, const OpContext& context
           .counters = context.counters,
           .partials = static_cast<float*>(context.workspace.data),
           .max_parts = 0,
+          // Those of one sequence are in order of length: dealt, nobody waits for a number.
+          .are_claimed = params.kv_lengths.shape[0] > 1,
           .block_bytes = cache.strides[0] * size,
           .value_bytes = params.num_kv_heads * cache.shape[3] * params.head_size * size,
           .num_sequences = static_cast<int>(params.kv_lengths.shape[0]),

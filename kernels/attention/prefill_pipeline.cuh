@@ -121,7 +121,7 @@ struct Pipeline {
     __syncwarp();
   }
 
-  /// A thread block's parts of tiles, of about as much work as any other's.
+  /// A thread block's tiles or, divided, parts of tiles of about as much work as any other's.
   class Parts {
    public:
     __device__ __forceinline__ explicit Parts(const PrefillArgs& args)
@@ -130,8 +130,11 @@ struct Pipeline {
     /// False: no more.
     __device__ __forceinline__ bool next(PrefillPart& part) {
       while (true) {
-        const int number = snake(round_++);
-        if (!walk_.find(args_, number / max_each_, part.tile)) break;
+        const int number = !kDivided && args_.are_claimed ? claim() : snake(round_++);
+        if (!walk_.find(args_, number / max_each_, part.tile)) {
+          if (!kDivided && args_.are_claimed) clear(number);
+          break;
+        }
         const int num_keys = part.tile.num_keys();
         if constexpr (!kDivided) {
           part.first_key = 0, part.end_key = num_keys;
@@ -152,6 +155,19 @@ struct Pipeline {
     }
 
    private:
+    /// Whole tiles of several sequences come in no order of length: who is done takes the next one.
+    __device__ __forceinline__ int claim() {
+      if (round_++ == 0) return static_cast<int>(blockIdx.x);
+      unsigned claimed = 0;
+      if (threadIdx.x % 32 == 0) claimed = atomicAdd(args_.counters, 1u);
+      return static_cast<int>(gridDim.x + __shfl_sync(~0u, claimed, 0));
+    }
+    /// Who had a first tile asks once in vain: as often as there are tiles somebody has asked.
+    __device__ __forceinline__ void clear(int number) {
+      const bool is_last = number - static_cast<int>(gridDim.x) == walk_.num_tiles() - 1;
+      if (round_ > 1 && is_last && threadIdx.x % 32 == 0) *args_.counters = 0;
+    }
+
     const PrefillArgs& args_;
     TileWalk walk_;
     int max_each_;

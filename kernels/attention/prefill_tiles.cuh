@@ -16,9 +16,10 @@ struct PrefillArgs {
   const int32_t* block_tables;  // [sequences, max_blocks]
   const int32_t* query_starts;
   const int32_t* kv_lengths;
-  uint32_t* counters;  // of divided tiles, zero before and after
+  uint32_t* counters;  // of tiles given out, or of divided ones; zero before and after
   float* partials;     // [max_parts] results of parts of tiles, if these are divided
   int max_parts;
+  bool are_claimed;     // whole tiles: by whoever is done first; else dealt by number
   int64_t block_bytes;  // from block to block
   int64_t value_bytes;  // from a key to its value
   int num_sequences;
@@ -111,19 +112,21 @@ class TileWalk {
     }
     return false;
   }
+  /// Once `find` has said false: tiles of the step.
+  __device__ __forceinline__ int num_tiles() const { return base_tiles_; }
 
  private:
-  __device__ __forceinline__ static int num_tiles(const PrefillArgs& args, int queries) {
+  __device__ __forceinline__ static int tiles_down(const PrefillArgs& args, int queries) {
     return (queries + args.tile_tokens - 1) / args.tile_tokens;
   }
   __device__ __forceinline__ static int tiles_of(const PrefillArgs& args, int queries) {
-    return queries >= 2 ? num_tiles(args, queries) * args.num_kv_heads : 0;
+    return queries >= 2 ? tiles_down(args, queries) * args.num_kv_heads : 0;
   }
   __device__ __forceinline__ static void fill(const PrefillArgs& args, int sequence, int number,
                                               PrefillTile& tile) {
     const int start = args.query_starts[sequence];
     const int queries = args.query_starts[sequence + 1] - start;
-    const int index = num_tiles(args, queries) - 1 - number / args.num_kv_heads;
+    const int index = tiles_down(args, queries) - 1 - number / args.num_kv_heads;
     tile.sequence = sequence;
     tile.kv_head = number % args.num_kv_heads;
     tile.first_token = index * args.tile_tokens;

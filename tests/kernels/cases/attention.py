@@ -120,6 +120,20 @@ CASES = (
         for size, dtype in ((64, "bfloat16"), (128, "float16"))
         for lengths in (tuple(range(100, 340, 8)), (5000, *range(1, 60, 3)))
     ),
+    # More tiles of several prompts than a GPU has multiprocessors.
+    *(
+        AttentionCase(
+            (400, 1, 77, 300, 500),
+            (400, 90, 77, 333, 500),
+            num_heads=32,
+            num_kv_heads=8,
+            head_size=size,
+            tokens_per_block=32,
+            dtype="bfloat16",
+            cache="bfloat16",
+        )
+        for size in (64, 128)
+    ),
     # Few rows over long prefixes, whose keys several thread blocks share.
     *(
         AttentionCase(
