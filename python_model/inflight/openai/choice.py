@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from inflight.openai.engine_request import Part
+from inflight.openai.errors import ended_early
 from inflight.openai.served_model import ServedModel
 from inflight.openai.translate import ChoiceRequest
 from inflight.text.stop_strings import StopStrings
@@ -43,7 +44,8 @@ class Choice:
         return self._tokenizer.decode(prompt.ids) if prompt.text is None else prompt.text
 
     def feed(self, part: Part) -> Delta:
-        """Ids after the choice's end are dropped. `finish_reason` is set when this was its end."""
+        """Ids after the choice's end are dropped. `finish_reason` is set when this was its end. Raises
+        ApiError if the server ended it before that."""
         delta = Delta()
         pieces: list[str] = []
         for index, id in enumerate(part.ids):
@@ -57,9 +59,9 @@ class Choice:
                 delta.log_probs.append(self._log_prob(id, part.log_probs[index]))
             pieces.append(self._tell(self._detokenizer.feed((id,))))
         if self.finish_reason is None and part.final:
-            # The engine leaves the end token out: an answer shorter than its limit met it.
-            stopped = self.num_tokens < self._request.engine.max_tokens
-            self.finish_reason = "stop" if stopped else "length"
+            if part.finish_reason not in ("stop", "length"):
+                raise ended_early(part.finish_reason)
+            self.finish_reason = part.finish_reason
         if self.finish_reason is not None and self._stop.matched is None:
             pieces += [self._tell(self._detokenizer.finish()), self._stop.finish()]
         delta.text = "".join(pieces)

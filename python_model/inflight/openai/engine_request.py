@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from tritonclient.grpc import service_pb2 as pb
 
 MODEL = "tensorrt_llm"
-_OUTPUTS = ("output_ids", "sequence_length")
+_OUTPUTS = ("output_ids", "sequence_length", "finish_reason")
 _EMPTY_FINAL = "triton_enable_empty_final_response"
 _FINAL = "triton_final_response"
 
@@ -41,6 +41,7 @@ class Part:
     ids: list[int]
     log_probs: list[float]
     final: bool
+    finish_reason: str = ""  # of a final one: "stop", "length", "deadline", "cancelled"
 
 
 def to_message(request: EngineRequest, request_id: str) -> pb.ModelInferRequest:
@@ -50,6 +51,7 @@ def to_message(request: EngineRequest, request_id: str) -> pb.ModelInferRequest:
     _add(message, "input_lengths", "INT32", 1, struct.pack("<i", len(prompt)))
     _add(message, "request_output_len", "INT32", 1, struct.pack("<i", request.max_tokens))
     _add(message, "exclude_input_in_output", "BOOL", 1, b"\1")
+    _add(message, "return_finish_reason", "BOOL", 1, b"\1")
     if request.streaming:
         _add(message, "streaming", "BOOL", 1, b"\1")
     if request.end_id is not None:
@@ -95,6 +97,8 @@ def to_part(response: pb.ModelInferResponse) -> Part:
         memoryview(raw["output_ids"]).cast("i").tolist(),
         memoryview(log_probs).cast("f").tolist(),
         final,
+        # Four bytes of a length come first.
+        raw.get("finish_reason", b"")[4:].decode() if final else "",
     )
 
 

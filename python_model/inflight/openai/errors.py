@@ -45,10 +45,24 @@ def unavailable(message: str) -> ApiError:
     return ApiError(message, status=503, type="server_error", code="unavailable")
 
 
+def timed_out(message: str) -> ApiError:
+    return ApiError(message, status=504, type="server_error", code="timeout")
+
+
+def ended_early(reason: str) -> ApiError:
+    """Of an answer that neither ended by itself nor reached its length."""
+    if reason == "deadline":
+        return timed_out("the server's time limit of a request ended the answer")
+    message = f"the server ended the answer ({reason or 'it does not say why'})"
+    return ApiError(message, status=503, type="server_error", code="cancelled")
+
+
 def of_engine(message: str) -> ApiError:
     """An error that the server sent over a stream, which carries a text and no code."""
     if "Maximum queue size" in message:
         return ApiError(message, status=503, type="server_error", code="engine_overloaded")
+    if "timeout expired" in message:
+        return timed_out(message)
     if "is not ready" in message or "unknown model" in message:
         return unavailable(message)
     if "Executor failed" in message or "populating response" in message:

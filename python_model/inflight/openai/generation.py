@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, Sequence
 from inflight.openai.choice import Choice, Delta
 from inflight.openai.engine_client import EngineClient
 from inflight.openai.engine_request import Part
-from inflight.openai.errors import ApiError
+from inflight.openai.errors import ApiError, timed_out
 from inflight.openai.served_model import ServedModel
 from inflight.openai.translate import ChoiceRequest
 
@@ -76,12 +76,7 @@ class Generation:
 
     def _time_is_up(self) -> None:
         self._events.put_nowait(
-            ApiError(
-                f"the answer took longer than {self._max_seconds:g} s, this server's limit",
-                status=504,
-                type="server_error",
-                code="timeout",
-            )
+            timed_out(f"the answer took longer than {self._max_seconds:g} s, this endpoint's limit")
         )
 
     @property

@@ -5,6 +5,7 @@ import random
 import pytest
 from inflight.openai.choice import Choice
 from inflight.openai.engine_request import EngineRequest, Part
+from inflight.openai.errors import ApiError
 from inflight.openai.served_model import ServedModel
 from inflight.openai.translate import ChoiceRequest, Prompt
 from inflight.text.tokenizer import Tokenizer
@@ -24,7 +25,9 @@ def choice_of(model: ServedModel, max_tokens: int, **options) -> Choice:
     return Choice(model, ChoiceRequest(prompt, engine, **{**defaults, **options}))
 
 
-def run(choice: Choice, ids: list[int], cuts: random.Random) -> tuple[str, str | None, int]:
+def run(
+    choice: Choice, ids: list[int], reason: str, cuts: random.Random
+) -> tuple[str, str | None, int]:
     """Text, reason, deltas after the end that said something."""
     text, late = "", 0
     at = 0
@@ -32,7 +35,7 @@ def run(choice: Choice, ids: list[int], cuts: random.Random) -> tuple[str, str |
         count = cuts.randint(0, 4)
         final = at + count >= len(ids)
         ended = choice.finish_reason is not None
-        delta = choice.feed(Part(ids[at : at + count], [], final))
+        delta = choice.feed(Part(ids[at : at + count], [], final, reason if final else ""))
         text += delta.text
         late += ended and bool(delta.text)
         at += count
@@ -47,9 +50,9 @@ def test_any_cut_gives_the_same_text(make) -> None:
     whole = tokenizer.text_of(tokenizer.encode("some prompt"), ids, final=True)
     for seed in range(40):
         cuts = random.Random(seed)
-        assert run(choice_of(model, len(ids)), ids, cuts) == (whole, "length", 0)
-        assert run(choice_of(model, len(ids) + 1), ids, cuts) == (whole, "stop", 0)
-        got = run(choice_of(model, 999, stop=("or not", "zzz")), ids, cuts)
+        assert run(choice_of(model, 999), ids, "length", cuts) == (whole, "length", 0)
+        assert run(choice_of(model, 999), ids, "stop", cuts) == (whole, "stop", 0)
+        got = run(choice_of(model, 999, stop=("or not", "zzz")), ids, "length", cuts)
         assert got == (whole[: whole.index("or not")], "stop", 0)
 
 
@@ -76,8 +79,19 @@ def test_a_stop_string_held_back_at_the_end_is_told() -> None:
     ids = tokenizer.encode("to be", add_special_tokens=False)
     choice = choice_of(model_of(tokenizer), len(ids), stop=("beast",))
     first = choice.feed(Part(ids[:-1], [], False)).text
-    assert first + choice.feed(Part(ids[-1:], [], True)).text == "to be"
+    assert first + choice.feed(Part(ids[-1:], [], True, "length")).text == "to be"
     assert choice.finish_reason == "length"
+
+
+@pytest.mark.parametrize(
+    ("reason", "status", "code"),
+    [("deadline", 504, "timeout"), ("cancelled", 503, "cancelled"), ("", 503, "cancelled")],
+)
+def test_an_answer_that_others_ended_is_an_error(reason: str, status: int, code: str) -> None:
+    choice = choice_of(model_of(byte_level()), 99)
+    with pytest.raises(ApiError) as ended:
+        choice.feed(Part([5], [], True, reason))
+    assert (ended.value.status, ended.value.code) == (status, code)
 
 
 def test_log_probs_go_with_their_tokens() -> None:

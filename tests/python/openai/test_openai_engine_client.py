@@ -13,6 +13,7 @@ from inflight.serving.schema import TENSORRT_LLM
 from tritonclient.grpc import InferResult
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc import service_pb2_grpc as rpc
+from tritonclient.utils import serialize_byte_tensor
 
 FULL = EngineRequest(
     prompt_ids=[5, 6, 7],
@@ -40,6 +41,7 @@ def test_a_message_holds_tensors_of_the_schema() -> None:
         "input_lengths": [[3]],
         "request_output_len": [[9]],
         "exclude_input_in_output": [[True]],
+        "return_finish_reason": [[True]],
         "streaming": [[True]],
         "end_id": [[2]],
         "temperature": [[0.5]],
@@ -51,7 +53,7 @@ def test_a_message_holds_tensors_of_the_schema() -> None:
         "embedding_bias": [[0.5, 0.0, -1.0]],
     }
     outputs = {output.name for output in message.outputs}
-    assert outputs == {"output_ids", "sequence_length", "output_log_probs"}
+    assert outputs == {"output_ids", "sequence_length", "finish_reason", "output_log_probs"}
     assert outputs <= {tensor.name for tensor in TENSORRT_LLM.outputs}
 
 
@@ -66,6 +68,9 @@ def response_of(ids: list[int], final: bool, id: str = "") -> pb.ModelInferRespo
         kind = "INT32" if array.dtype == np.int32 else "FP32"
         response.outputs.add(name=name, datatype=kind, shape=shape)
         response.raw_output_contents.append(array.tobytes())
+    reason = np.array([[b"length" if final else b""]], object)
+    response.outputs.add(name="finish_reason", datatype="BYTES", shape=[1, 1])
+    response.raw_output_contents.append(serialize_byte_tensor(reason).item())
     return response
 
 
@@ -76,7 +81,7 @@ def test_a_part_is_what_tritonclient_reads(ids: list[int]) -> None:
     result = InferResult(response)
     assert part.ids == result.as_numpy("output_ids").reshape(-1).tolist() == ids
     assert part.log_probs == result.as_numpy("output_log_probs").reshape(-1).tolist()
-    assert part.final == bool(ids)
+    assert part.final == bool(ids) and part.finish_reason == ("length" if ids else "")
 
 
 def test_responses_that_are_none() -> None:

@@ -52,8 +52,8 @@ def test_choices_come_with_their_numbers_and_usage_counts_the_prompt_once() -> N
         await asyncio.sleep(0)
         assert list(engine.sinks) == ["id-0", "id-1"]
         engine.sinks["id-1"](Part(ids_of("b"), [], False))
-        engine.sinks["id-0"](Part(ids_of("abc"), [], True))
-        engine.sinks["id-1"](Part([], [], True))
+        engine.sinks["id-0"](Part(ids_of("abc"), [], True, "length"))
+        engine.sinks["id-1"](Part([], [], True, "stop"))
         assert await task == [(1, "b", None), (0, "abc", "length"), (1, "", "stop")]
         assert generation.usage == {
             "prompt_tokens": 2,
@@ -73,8 +73,8 @@ def test_a_stop_string_ends_the_engines_request() -> None:
         engine.sinks["id-0"](Part(ids_of("ab"), [], False))
         await asyncio.sleep(0.01)
         assert engine.stopped == ["id-0"] and not task.done()
-        engine.sinks["id-0"](Part(ids_of("c"), [], True))  # was on its way
-        engine.sinks["id-1"](Part(ids_of("c"), [], True))
+        engine.sinks["id-0"](Part(ids_of("c"), [], True, "stop"))  # was on its way
+        engine.sinks["id-1"](Part(ids_of("c"), [], True, "stop"))
         assert await task == [(0, "a", "stop"), (1, "c", "stop")]
 
     asyncio.run(main())

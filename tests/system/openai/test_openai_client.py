@@ -4,8 +4,10 @@ import asyncio
 import math
 import time
 
+import numpy as np
 import openai
 import pytest
+import tritonclient.grpc as grpcclient
 from inflight.text.tokenizer import Tokenizer
 from openai_endpoint import KEY, MAX_SEQ_LEN, MODEL, Endpoint
 
@@ -146,13 +148,41 @@ def test_stop_strings_end_the_text_before_them(client: openai.OpenAI, stream: bo
         assert (text, reason) == (free[: free.index(word)], "stop"), word
 
 
-def test_the_end_token_ends_with_stop(client: openai.OpenAI, endpoint: Endpoint) -> None:
-    """The demo model never says it, so the last of its ids is made one by a stop string of its text;
-    ignore_eos changes nothing then, and max_tokens decides."""
-    got = client.completions.create(
-        model=MODEL, prompt=PROMPT, max_tokens=9, extra_body={"ignore_eos": True}
-    )
-    assert got.choices[0].finish_reason == "length" and got.usage.completion_tokens == 9
+def test_the_end_token_ends_with_stop(client: openai.OpenAI, tokenizer: Tokenizer) -> None:
+    """The demo model never says it by itself, so a bias makes it."""
+    end = {str(tokenizer.eos_token_id): 100}
+    options = {"model": MODEL, "prompt": PROMPT, "max_tokens": 9, "logit_bias": end}
+    got = client.completions.create(**options)
+    assert (got.choices[0].text, got.choices[0].finish_reason) == ("", "stop")
+    assert got.usage.completion_tokens == 0
+    more = client.completions.create(**options, extra_body={"min_tokens": 4})
+    assert more.choices[0].finish_reason == "stop" and more.usage.completion_tokens == 4
+    ignored = client.completions.create(**options, extra_body={"ignore_eos": True})
+    assert ignored.choices[0].finish_reason == "length" and ignored.usage.completion_tokens == 9
+
+
+def test_another_client_may_end_an_answer(client: openai.OpenAI, endpoint: Endpoint) -> None:
+    """By the request's id, which the answer tells, and the number of the choice."""
+    stream = client.completions.create(model=MODEL, prompt=PROMPT, max_tokens=480, stream=True)
+    first = next(stream)
+    stop_by_grpc(endpoint, f"{first.id}-0")
+    with pytest.raises(openai.APIError, match="the server ended the answer"):
+        for _ in stream:
+            pass
+
+
+def stop_by_grpc(endpoint: Endpoint, request_id: str) -> None:
+    dummies = {name: np.zeros((1, 1), np.int32) for name in
+               ("input_ids", "input_lengths", "request_output_len")}  # fmt: skip
+    inputs = []
+    for name, array in {**dummies, "stop": np.ones((1, 1), np.bool_)}.items():
+        kind = "BOOL" if array.dtype == np.bool_ else "INT32"
+        inputs.append(grpcclient.InferInput(name, [1, 1], kind).set_data_from_numpy(array))
+    client = grpcclient.InferenceServerClient(f"localhost:{endpoint.grpc_port}")
+    client.start_stream(lambda result, error: None)
+    client.async_stream_infer("tensorrt_llm", inputs, request_id=request_id)
+    client.stop_stream()
+    client.close()
 
 
 def test_logit_bias_makes_and_bans_tokens(client: openai.OpenAI, tokenizer: Tokenizer) -> None:
