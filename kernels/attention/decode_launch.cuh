@@ -145,6 +145,13 @@ void launch_decode_of_qkv(const AttentionParams& params, const TensorView& cos_s
                           OpContext& context) {
   const auto with_size = [&]<int kHeadSize>() {
     constexpr int kWarps = num_warps(kHeadSize, false, false);
+    if constexpr (kHeadSize == 64) {
+      // Fewer warps have fewer parts to merge: whole steps of 64 sequences of a 1B 1.27 ms
+      // for 1.30.
+      const int64_t sequences = params.kv_lengths.shape[0];
+      if (sequences > 32 && sequences <= 64)
+        return launch_decode<DecodeKernel<T, kHeadSize, 1, 8, true>>(params, &cos_sin, context);
+    }
     launch_decode<DecodeKernel<T, kHeadSize, 1, kWarps, true>>(params, &cos_sin, context);
   };
   params.head_size == 64 ? with_size.template operator()<64>()

@@ -40,14 +40,16 @@ StripePlan plan_stripe(const StripeQuery& query) {
   constexpr int64_t kLeastRows = 64, kMostRows = 128;  // narrower ones wait for x
   if (query.rows > kMaxSkinnyRows) return {};
   // Measured on an H200: ahead of all else in layers of an 8B of 16 and 32 rows; fewer are the work
-  // of 16, with rows of zeros. Above, x weighs more, and a layer by cuBLASLt is. In those of a 1B,
-  // at a depth of 2,048, smaller rings that begin beside the kernel before are ahead.
+  // of 16, with rows of zeros. Above, x weighs more, and cuBLASLt is ahead but of a large gate,
+  // which it needs a second kernel for. In layers of a 1B, at a depth of 2,048, smaller rings that
+  // begin beside the kernel before are ahead.
   if (query.depth < 4096) return {};
-  if (query.rows > kMaxSkinnyRows / 2 && query.has_library) return {};
+  const bool are_many = query.columns > query.num_multiprocessors * kMostRows;
+  const bool is_large_gate = query.is_gated && are_many;
+  if (query.rows > kMaxSkinnyRows / 2 && query.has_library && !is_large_gate) return {};
   for (int split : {1, 2}) {
     // As many stripes as there is room for, which end together; of weights too many for one to a
     // multiprocessor two, of which one ends its tile while the other reads.
-    const bool are_many = query.columns > query.num_multiprocessors * kMostRows;
     const int per_multiprocessor = are_many && split == 1 ? 2 : 1;
     const int64_t places = query.num_multiprocessors * per_multiprocessor / split;
     const int64_t rounds = (query.columns + places * kMostRows - 1) / (places * kMostRows);

@@ -88,7 +88,10 @@ void check_stripes() {
   }
   EXPECT(plan(33, 4096, 14336) == none);
   EXPECT(plan(33, 4096, 4096, false, false) == std::tuple(64, 2, 1));
-  EXPECT(plan(33, 28672, 4096, true) == none);
+  EXPECT(plan(33, 28672, 4096) == none);
+  EXPECT(plan(33, 28672, 4096, true) == std::tuple(112, 1, 2));  // the library lacks a gate
+  EXPECT(plan(64, 28672, 4096, true) == std::tuple(112, 1, 2));
+  EXPECT(plan(64, 16384, 4096, true) == none);
   EXPECT(plan(64, 28672, 4096, true, false) == std::tuple(112, 1, 2));
   EXPECT(plan(16, 57344, 8192, true) == std::tuple(112, 1, 2));  // in two rounds
   EXPECT(plan(16, 10240, 8192) == std::tuple(80, 1, 1));

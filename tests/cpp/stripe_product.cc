@@ -121,7 +121,7 @@ void shared_depths() {
 void gates() {
   const cuda::StripePlan plans[] = {{16, 1, 1}, {64, 1, 2}, {112, 1, 2}, {96, 2, 1}};
   for (const auto& plan : plans) {
-    for (const int64_t rows : {9, 32, 50}) {
+    for (const int64_t rows : {9, 32, 50, 64}) {
       const bool some = rows % 2 == 0;
       multiplies<cpu::BFloat16>(DType::kBFloat16, {rows, 120, 328, plan, true, some, !some});
       multiplies<cpu::Float16>(DType::kFloat16, {rows, 72, 520, plan, true, !some, some});

@@ -26,6 +26,7 @@ GENERATION = tuple(
         *((LENGTHS, group, 64, 16, "float16") for group in (1, 2, 7, 8, 12)),
         *((MANY, group, 128, 64, "bfloat16") for group in (1, 7, 8, 12, 16)),
         (MANY, 2, 128, 16, "float16"),
+        *((LENGTHS * 8, 4, 64, 32, dtype) for dtype in ("bfloat16", "float16")),
         ((2000,), 4, 128, 32, "bfloat16"),
         ((3000, 1), 8, 64, 16, "bfloat16"),
         (tuple(range(1, 100, 3)) * 3, 4, 128, 32, "bfloat16"),
