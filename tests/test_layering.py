@@ -56,7 +56,7 @@ CPP_ARROWS = {
 # Header of a library -> the only folders or files that may include it.
 CPP_LIBRARIES = {
     "pybind11/": ["backend/bindings"],
-    "nlohmann/": ["backend/plan", "backend/executor/config", "backend/triton/model_state"],
+    "nlohmann/": ["backend/plan", "backend/executor/config", "backend/triton/model_config"],
     "cblas.h": ["kernels/gemm"],
 }
 
@@ -71,12 +71,13 @@ PYTHON_ARROWS = {
     "builder": ["config", "ir", "checkpoint", "passes", "models"],
     "llm": ["_core", "config", "text", "builder"],
     "serving": ["config", "text", "builder"],
+    "check": ["_core", "text", "builder"],
     "openai": ["builder", "text"],
     "client": [],
     "bench": ["openai"],
     "cli": [
         *("config", "ir", "passes", "checkpoint", "builder", "llm", "serving", "openai", "text"),
-        *("client", "bench"),
+        *("client", "bench", "check"),
     ],
 }
 

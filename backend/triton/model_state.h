@@ -1,37 +1,10 @@
-// The model's configuration, parsed once: Triton's config.pbtxt (as JSON) into typed settings.
-// Shared by the instances of a model; immutable.
+// A model as the server knows it, with its settings. Shared by the model's instances; immutable.
 #pragma once
 
-#include <chrono>
-#include <cstdint>
-#include <filesystem>
-#include <string>
-#include <string_view>
-#include <vector>
-
-#include "backend/executor/engine.h"
-#include "backend/triton/metric_table.h"
-#include "backend/triton/request_reader.h"
+#include "backend/triton/model_config.h"
 #include "backend/triton/triton_c_api.h"
 
 namespace inflight::triton {
-
-struct ModelSettings {
-  std::string name;
-  uint64_t version = 0;
-  ReaderOptions reader;
-  executor::EngineConfig engine;
-  BatchingNumbers batching_numbers = BatchingNumbers::kInflight;
-  // At most so often; 0: after every step that brought somebody something, and every 5 ms.
-  std::chrono::milliseconds stats_check_period{0};
-  std::chrono::milliseconds cancellation_check_period{0};
-  std::vector<std::string> warnings;  // for the log: unparsable or unknown values
-};
-
-/// `config_json` is Triton's model configuration; a relative gpt_model_path is taken from
-/// `version_dir`, an absent one means that folder itself. Raises Error naming key and value.
-ModelSettings parse_model_config(std::string_view config_json, const std::string& name,
-                                 uint64_t version, const std::filesystem::path& version_dir);
 
 class ModelState {
  public:

@@ -1,6 +1,7 @@
 """Types of the compiled module: the engine section (ops, plans and schemas are used by tests only)."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -212,3 +213,17 @@ class Engine:
     def is_healthy(self) -> bool: ...
     def __enter__(self) -> Engine: ...
     def __exit__(self, *exc: object) -> None: ...
+
+# --- the Triton model's configuration -----------------------------------------------------------
+
+def read_model_config(
+    config_json: str, name: str, version: int, version_dir: str
+) -> dict[str, Any]:
+    """As the backend reads it: "engine_dir"; "parameters" as (key, value, source), source one of
+    "config.pbtxt", "default", "no effect", "unknown"; "warnings". Raises what a load would raise."""
+
+def forecast_kv_cache(
+    config_json: str, name: str, version_dir: str, taken_bytes: int, mapped_bytes: int
+) -> dict[str, Any]:
+    """Limits, and the KV pool that this machine would hold now: device, free_bytes, num_blocks,
+    bytes_per_block, tokens_per_block, max_seq_len, max_batch_size, max_num_tokens."""

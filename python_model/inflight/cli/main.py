@@ -2,7 +2,7 @@
 
 import typer
 
-from inflight.cli import bench, build, chat, generate, inspect, openai, repository, serve
+from inflight.cli import bench, build, chat, check, generate, inspect, openai, repository, serve
 
 app = typer.Typer(
     name="inflight",
@@ -14,6 +14,7 @@ app = typer.Typer(
 
 app.command("bench")(bench.bench)
 app.command("build")(build.build)
+app.command("check")(check.check)
 app.command("chat")(chat.chat)
 app.command("generate")(generate.generate)
 app.command("inspect")(inspect.inspect)

@@ -94,6 +94,20 @@ void cancelled_by_the_client() {
   }
 }
 
+void cancellations_are_looked_for_at_their_period() {
+  for (const bool often : {true, false}) {
+    triton::ModelSettings settings;
+    settings.cancellation_check_period = std::chrono::hours(often ? 0 : 1);
+    Backend backend(true, {}, nullptr, settings);
+    backend.run(make_request(prompt_of(3), 4));  // the first look is at once
+    backend.script->after_step = [] { std::this_thread::sleep_for(std::chrono::milliseconds(2)); };
+    const RequestPtr gone = make_request(prompt_of(3), 60);
+    gone->cancelled = true;
+    backend.send(gone);
+    EXPECT_EQ(output_ids(backend.ended(gone).back()).size() < 63u, often);
+  }
+}
+
 /// A server may still be writing to a client that has just left; see instance_state.cc.
 void final_response_to_nobody_waits() {
   using Clock = std::chrono::steady_clock;
@@ -200,6 +214,8 @@ int main(int argc, char** argv) {
           {"stop_by_id", stop_by_id},
           {"stop_by_engine_request_id", stop_by_engine_request_id},
           {"cancelled_by_the_client", cancelled_by_the_client},
+          {"cancellations_are_looked_for_at_their_period",
+           cancellations_are_looked_for_at_their_period},
           {"final_response_to_nobody_waits", final_response_to_nobody_waits},
           {"unloading_does_not_wait_for_nobody", unloading_does_not_wait_for_nobody},
           {"engine_failure_reaches_each_request", engine_failure_reaches_each_request},

@@ -1,0 +1,31 @@
+#include "backend/executor/forecast.h"
+
+#include <algorithm>
+#include <vector>
+
+#include "backend/executor/config.h"
+#include "backend/kv_cache/kv_storage.h"
+#include "backend/plan/engine_file.h"
+
+namespace inflight::executor {
+
+Forecast forecast(const EngineConfig& config, int64_t taken_bytes, int64_t mapped_bytes) {
+  const plan::EngineFile engine = plan::load_engine_file(config.engine_dir);
+  Forecast result;
+  result.info = effective_limits(config, engine);
+  std::vector<kv_cache::LayerSpec> layers;
+  for (const plan::KvLayerSpec& layer : engine.kv_cache.layers)
+    layers.push_back({layer.num_kv_heads, layer.head_size});
+  result.bytes_per_block = kv_cache::bytes_per_block(
+      layers, kv_cache::Geometry(engine.kv_cache.tokens_per_block), engine.kv_cache.dtype);
+  const Device device = parse_device(config.device);
+  const bool on_cpu = device.type == DeviceType::kCpu;
+  result.info.reserved_bytes = reserved_bytes(device);
+  const int64_t free_now = executor::free_bytes(device, result.info.reserved_bytes);
+  result.free_bytes = std::max<int64_t>(0, free_now - taken_bytes + (on_cpu ? mapped_bytes : 0));
+  result.info.num_blocks =
+      pool_blocks(config, result.info, result.bytes_per_block, result.free_bytes);
+  return result;
+}
+
+}  // namespace inflight::executor

@@ -1,0 +1,199 @@
+"""`inflight check`: what it says of good repositories and engines, and of every doubt."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from inflight.builder import build_engine
+from inflight.cli.main import app
+from inflight.cli.repository import ServingOptions, repository_settings
+from inflight.serving.repository import write_repository
+from typer.testing import CliRunner
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("check") / "engine"
+    return build_engine(ROOT / "demo_model", output, max_batch_size=8, max_seq_len=256)
+
+
+@pytest.fixture
+def repository(engine: Path, tmp_path: Path) -> Path:
+    options = ServingOptions(device="cpu", kv_cache_max_tokens=1024)
+    return write_repository(tmp_path / "models", repository_settings(engine, options))
+
+
+def run(path: Path, *options: str) -> tuple[int, str]:
+    result = CliRunner().invoke(app, ["check", str(path), *options])
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return result.exit_code, result.output
+
+
+def edit(repository: Path, model: str, change: Callable[[str], str]) -> None:
+    config = repository / model / "config.pbtxt"
+    changed = change(config.read_text())
+    assert changed != config.read_text()
+    config.write_text(changed)
+
+
+def parameter(key: str, value: str) -> str:
+    return f'parameters {{ key: "{key}" value {{ string_value: "{value}" }} }}\n'
+
+
+def row(output: str, key: str) -> list[str]:
+    """Of the table of parameters: value and source."""
+    line = next(line for line in output.splitlines() if re.search(rf"[│┃] {key} ", line))
+    return [cell.strip() for cell in re.split("[│┃]", line)[2:4]]
+
+
+def test_a_good_repository(repository: Path) -> None:
+    code, output = run(repository)
+    assert code == 0, output
+    assert "0 errors, 0 warnings" in output
+    assert row(output, "max_tokens_in_paged_kv_cache") == ["1024", "config.pbtxt"]
+    assert row(output, "device") == ["cpu", "config.pbtxt"]
+    assert row(output, "queue_timeout_ms") == ["0", "default"]
+    assert row(output, "max_num_tokens") == ["the engine's", "default"]
+    assert "1024 tokens" in output  # of the KV cache
+    assert re.search(r"arena .* MiB .* tokens in 8 sequences", output)
+
+
+def test_an_engine(engine: Path) -> None:
+    code, output = run(engine, "--device", "cpu")
+    assert code == 0, output
+    assert "memory on cpu" in output
+    assert "0 errors" in output
+    code, output = run(engine, "--device", "nowhere")
+    assert code == 1
+    assert "device is 'nowhere'" in output
+
+
+def test_neither(tmp_path: Path) -> None:
+    code, output = run(tmp_path)
+    assert code == 1
+    assert "neither a model repository" in output
+
+
+BATCHING = "dynamic_batching { max_queue_delay_microseconds: 100 }\n"
+DOUBTS = {
+    "unknown parameter": (
+        "tensorrt_llm", lambda t: t + parameter("max_qeue_size", "4"),
+        'warning tensorrt_llm: parameter max_qeue_size = "4" has no effect',
+    ),
+    "unreadable": (
+        "tensorrt_llm", lambda t: t + parameter("max_num_tokens", "many"),
+        'warning tensorrt_llm: parameter max_num_tokens = "many" is not a number',
+    ),
+    "placeholder": (
+        "tensorrt_llm", lambda t: t + parameter("max_num_tokens", "${max_num_tokens}"),
+        "note tensorrt_llm: parameter max_num_tokens is the unfilled placeholder ${max_num_tokens}",
+    ),
+    "batcher": (
+        "tensorrt_llm", lambda t: t + BATCHING,
+        "warning tensorrt_llm: dynamic_batching: the engine batches by itself",
+    ),
+    "old type": (
+        "tensorrt_llm", lambda t: t.replace("inflight_fused_batching", "V1"),
+        "warning tensorrt_llm: Static batching type is deprecated",
+    ),
+    "small cache": (
+        "tensorrt_llm", lambda t: t.replace('"1024"', '"128"'),
+        "warning tensorrt_llm: the KV cache holds 128 tokens, less than one sequence of max_seq_len",
+    ),
+    "engines": (
+        "tensorrt_llm", lambda t: t.replace("count: 1", "count: 2"),
+        "warning tensorrt_llm: instance_group: 2 instances are 2 engines",
+    ),
+    "no batch dimension": (
+        "tensorrt_llm", lambda t: re.sub(r"max_batch_size: \d+", "max_batch_size: 0", t),
+        "warning tensorrt_llm: max_batch_size is 0",
+    ),
+    "no streams": (
+        "tensorrt_llm", lambda t: t.replace("decoupled: true", "decoupled: false"),
+        "note tensorrt_llm: not decoupled",
+    ),
+    "batched text": (
+        "postprocessing", lambda t: t + BATCHING,
+        "warning postprocessing: with dynamic_batching and without preserve_ordering",
+    ),
+    "text in several processes": (
+        "postprocessing", lambda t: t.replace("count: 1", "count: 3"),
+        "warning postprocessing: with 3 instances and without preserve_ordering",
+    ),
+}  # fmt: skip
+ERRORS = {
+    "type": (
+        "tensorrt_llm", lambda t: t.replace("inflight_fused_batching", "fancy"),
+        'error tensorrt_llm: Invalid gpt_model_type "fancy"',
+    ),
+    "no engine": (
+        "tensorrt_llm", lambda t: re.sub('string_value: "/[^"]*engine"', 'string_value: "/gone"', t),
+        "error tensorrt_llm: gpt_model_path: the engine directory /gone does not exist",
+    ),
+    "beyond the engine": (
+        "tensorrt_llm", lambda t: t + parameter("max_seq_len", "100000"),
+        "error tensorrt_llm: max_seq_len is 100000",
+    ),
+    "less than a block": (
+        "tensorrt_llm", lambda t: t.replace('"1024"', '"1"'),
+        "error tensorrt_llm: kv_cache_max_tokens is 1, less than one block",
+    ),
+    "placeholder": (
+        "tensorrt_llm", lambda t: re.sub(r"max_batch_size: \d+", "max_batch_size: ${size}", t),
+        "error tensorrt_llm: unfilled placeholder, with which a server refuses the file: "
+        "max_batch_size: ${size}",
+    ),
+    "not pbtxt": (
+        "tensorrt_llm", lambda t: t + "}",
+        "error tensorrt_llm: config.pbtxt: line ",
+    ),
+    "other name": (
+        "preprocessing", lambda t: t.replace('name: "preprocessing"', 'name: "pre"', 1),
+        "error preprocessing: config.pbtxt names the model 'pre', its folder 'preprocessing'",
+    ),
+    "no tokenizer": (
+        "preprocessing", lambda t: re.sub('"/[^"]*engine"', '"/gone"', t),
+        "error preprocessing: tokenizer_dir: /gone holds no tokenizer",
+    ),
+    "lost step": (
+        "ensemble", lambda t: t.replace('model_name: "postprocessing"', 'model_name: "post"'),
+        "error ensemble: its step 'post' is no model of the repository",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", DOUBTS)
+def test_doubts(repository: Path, name: str) -> None:
+    model, change, expected = DOUBTS[name]
+    edit(repository, model, change)
+    code, output = run(repository)
+    assert expected in output
+    assert code == 0, output
+
+
+@pytest.mark.parametrize("name", ERRORS)
+def test_errors(repository: Path, name: str) -> None:
+    model, change, expected = ERRORS[name]
+    edit(repository, model, change)
+    code, output = run(repository)
+    assert expected in output
+    assert code == 1
+
+
+def test_missing_version_folder(repository: Path) -> None:
+    for path in (repository / "ensemble" / "1").iterdir():
+        path.unlink()
+    (repository / "ensemble" / "1").rmdir()
+    code, output = run(repository)
+    assert "error ensemble: no version folder 1" in output
+    assert code == 1
+
+
+def test_no_model_of_ours(repository: Path) -> None:
+    edit(repository, "tensorrt_llm", lambda t: t.replace('"inflight"', '"onnxruntime"'))
+    code, output = run(repository)
+    assert "no model has the backend inflight or tensorrtllm" in output
+    assert code == 1
