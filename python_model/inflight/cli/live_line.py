@@ -1,5 +1,6 @@
 """One line at the foot of a terminal that says what a server is doing."""
 
+import contextlib
 import shutil
 import sys
 import threading
@@ -77,7 +78,8 @@ class LiveLine:
 
     def _forward(self, log: IO[bytes]) -> None:
         for line in iter(log.readline, b""):
-            with self._lock:
+            # A terminal that is gone must not keep the server from writing.
+            with self._lock, contextlib.suppress(OSError):
                 self._out.write(_ERASE + line.decode(errors="replace") + self._line)
                 self._out.flush()
 
@@ -97,7 +99,7 @@ class LiveLine:
 
     def _draw(self, line: str) -> None:
         line = line[: shutil.get_terminal_size().columns - 1]  # one that wraps cannot be erased
-        with self._lock:
+        with self._lock, contextlib.suppress(OSError):
             if line == self._line == "":
                 return
             self._line = line

@@ -16,6 +16,7 @@ from typing import Annotated
 import typer
 
 from inflight.builder.cache import engine_dir_for
+from inflight.cli import live_line
 from inflight.cli.endpoint_process import EndpointCommand, EndpointProcess
 from inflight.cli.openai import EndpointOptions, api_keys
 from inflight.cli.option_groups import with_groups
@@ -115,12 +116,16 @@ def _run(
         with contextlib.suppress(ProcessLookupError):
             server.send_signal(signal.SIGTERM)
 
+    live = live_line.for_terminal(int(str(arguments["metrics-port"])))
     # A session of its own, so that a terminal's Ctrl-C reaches the server once, through us.
     server = subprocess.Popen(
         [str(installation.binary), f"--backend-directory={backends}", *flags],
         env=installation.environment(backends),
         start_new_session=True,
+        stderr=subprocess.PIPE if live else None,
     )
+    if live and server.stderr:
+        live.forward(server.stderr)
     health = [f"http://localhost:{http_port}/v2/health/ready"]
     with _signals(end):
         if openai is not None:
@@ -131,6 +136,8 @@ def _run(
         code = server.wait()
         if endpoint is not None:
             endpoint.close(_EXIT_SECONDS)
+        if live:
+            live.close()
     return 0 if asked_to_end else code or int(endpoint is not None)
 
 

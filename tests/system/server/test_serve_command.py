@@ -1,8 +1,11 @@
 """`inflight serve` and `inflight repository` as a user runs them."""
 
+import contextlib
 import json
 import os
+import pty
 import re
+import select
 import signal
 import subprocess
 import sys
@@ -99,3 +102,46 @@ def test_says_what_is_missing(tmp_path: Path) -> None:
     )
     assert result.returncode == 1
     assert f"{tmp_path} is neither an engine directory" in result.stderr
+
+
+def test_terminal_shows_a_live_line(setup, tmp_path: Path) -> None:
+    http_port, grpc_port, metrics_port = free_ports(3)
+    arguments = command(
+        "serve",
+        setup.checkpoint,
+        f"--http-port={http_port}",
+        f"--grpc-port={grpc_port}",
+        f"--metrics-port={metrics_port}",
+        f"--device={setup.device}",
+        "--kv-cache-max-tokens=8192",
+    )
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(arguments, env=environment(tmp_path), stderr=theirs)
+    os.close(theirs)
+    shown = b""
+
+    def read_until(text: bytes) -> None:
+        nonlocal shown
+        deadline = time.monotonic() + 90
+        while text not in shown:
+            assert time.monotonic() < deadline, shown[-4000:].decode(errors="replace")
+            if select.select([ours], [], [], 1)[0]:
+                shown += os.read(ours, 65536)
+
+    try:
+        read_until(b"Ready:")
+        read_until("running 0 · waiting 0 · 0 tokens/s".encode())
+        body = json.dumps({"text_input": "abc", "max_tokens": 2000, "end_id": -1}).encode()
+        url = f"http://localhost:{http_port}/v2/models/ensemble/generate"
+        urllib.request.urlopen(url, body, timeout=60).close()
+        read_until(b"running 1 ")
+        assert b"successfully loaded 'tensorrt_llm'" in shown  # the log is there, too
+        process.send_signal(signal.SIGTERM)
+        with contextlib.suppress(OSError):  # a terminal nobody writes to any more
+            while process.poll() is None:  # who does not read keeps it from ending
+                os.read(ours, 65536)
+        assert process.wait(60) == 0
+    finally:
+        process.kill()
+        process.wait()
+        os.close(ours)
