@@ -1,6 +1,6 @@
 """One tritonserver a device for all tests of this folder, with tiny random engines in it."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from inflight.serving.pbtxt import ModelConfig, render
 from inflight.serving.repository import write_repository
 from inflight.serving.schema import TENSORRT_LLM
 from inflight.text.tokenizer import Tokenizer
+from own_server import run_on_own_server
 from triton_server import MAX_SEQ_LEN, Server, Setup, running
 
 KV_TOKENS = 8192
@@ -110,6 +111,14 @@ def server(setup: Setup) -> Iterator[Server]:
     setup.server.wait_until_idle()
     yield setup.server
     setup.server.wait_until_idle()
+
+
+@pytest.fixture
+def on_own_server(setup: Setup, tmp_path: Path) -> Callable[..., None]:
+    """on_own_server(scenario, servers=1): runs it on a server that has the same models."""
+    return lambda scenario, servers=1: run_on_own_server(
+        scenario, setup.repository, tmp_path, servers
+    )
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,244 @@
+"""What days bring, compressed: loads and unloads, clients that leave, everything at once. Memory stays
+flat, blocks come back, each request ends once.
+
+Quick sizes by default; `scripts/soak` runs the full ones (INFLIGHT_SOAK=full).
+"""
+
+import http.client
+import json
+import os
+import random
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from statistics import median
+
+import pytest
+import tritonclient.grpc as grpc
+from inflight.serving.metrics_page import parse
+from own_server import SERVERS
+from triton_server import Server, Stream, ask, ask_text, llm_request, tensors
+
+PROMPT = [5, 17, 200]
+LONG = 3000  # tokens; nobody waits for all of them
+
+
+@dataclass(frozen=True)
+class Sizes:
+    loads: int
+    cancelled: int
+    mixed_seconds: float
+
+
+SIZES = {"quick": Sizes(10, 60, 6.0), "full": Sizes(100, 1000, 600.0)}[
+    os.environ.get("INFLIGHT_SOAK", "quick")
+]
+ALLOWED = 24 << 20  # bytes that the second half of a load may add
+
+
+def ended(server: Server, model: str = "tensorrt_llm") -> Counter[str]:
+    """Requests of the model by how they ended: the engine's ends, and the server's."""
+    counts: Counter[str] = Counter()
+    for sample in parse(server.metrics_page()):
+        if sample.labels.get("model") != model:
+            continue
+        if sample.name == "nv_llm_request_count":
+            counts[sample.labels["end"]] += int(sample.value)
+        if sample.name in ("nv_inference_request_success", "nv_inference_request_failure"):
+            counts["released"] += int(sample.value)
+    return counts
+
+
+def wait_until_unloaded(client: grpc.InferenceServerClient, name: str) -> None:
+    deadline = time.monotonic() + 60
+    while True:
+        models = client.get_model_repository_index().models
+        if next(model.state for model in models if model.name == name) == "UNAVAILABLE":
+            return
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_load_serve_unload(server: Server) -> None:
+    """Each load answers, some streams are under way when it is unloaded."""
+    sizes = []
+    with grpc.InferenceServerClient(f"localhost:{server.grpc_port}") as client:
+        (expected,) = ask(server, "second", **llm_request(PROMPT, 20))
+        for _ in range(SIZES.loads):
+            with Stream(server, "second") as stream:
+                stream.send(**llm_request(PROMPT, 100, streaming=True))
+                answers = [stream.next()]
+                client.unload_model("second")
+                while not answers[-1].final:
+                    answers.append(stream.next())
+            assert sum(len(answer.ids) for answer in answers) == 100
+            wait_until_unloaded(client, "second")
+            sizes.append(server.resident_bytes())
+            client.load_model("second")
+            (answer,) = ask(server, "second", **llm_request(PROMPT, 20))
+            assert answer.ids == expected.ids
+    print(f"resident after unloads: {[size >> 20 for size in sizes[:: max(1, len(sizes) // 20)]]}")
+    half = len(sizes) // 2
+    assert median(sizes[-5:]) - median(sizes[half - 2 : half + 3]) < ALLOWED, sizes
+
+
+def cancel_a_stream(server: Server, draw: random.Random) -> int:
+    with Stream(server, "tensorrt_llm") as stream:
+        count = draw.randint(1, 4)
+        for _ in range(count):
+            stream.send(**llm_request(PROMPT, LONG, streaming=True))
+        for _ in range(draw.randint(1, 12)):
+            stream.next()
+        stream.cancel()
+    return count
+
+
+def stop_by_id(server: Server, draw: random.Random) -> int:
+    """Its own answer ends with the tokens so far."""
+    request_id = f"stopped-{draw.random()}"
+    with Stream(server, "tensorrt_llm") as stream:
+        stream.send(request_id, **llm_request(PROMPT, LONG, streaming=True))
+        answers = [stream.next() for _ in range(draw.randint(1, 12))]
+        with Stream(server, "tensorrt_llm") as other:
+            other.run(request_id=request_id, stop=True, **llm_request([0], 0))
+        while not answers[-1].final:
+            answers.append(stream.next())
+    assert 0 < sum(len(answer.ids) for answer in answers) < LONG
+    return 2  # the command, too
+
+
+def test_cancelled_streams(on_own_server: Callable[..., None]) -> None:
+    def scenario(server: Server) -> None:
+        draw = random.Random(4)
+        expected = ask_text(server, "abc", 40, end_id=-1)
+        before = ended(server)
+        num_sent = 0
+        sizes = []
+        for number in range(SIZES.cancelled):
+            kind = cancel_a_stream if number % 2 else stop_by_id
+            num_sent += kind(server, draw)
+            if number % 10 == 9:
+                server.wait_until_idle()
+                sizes.append(server.resident_bytes())
+        server.wait_until_idle()
+        deadline = time.monotonic() + 10
+        while (counted := ended(server) - before)["released"] < num_sent:
+            assert time.monotonic() < deadline, (counted, num_sent)
+            time.sleep(0.05)
+        assert counted["released"] == num_sent
+        num_commands = (SIZES.cancelled + 1) // 2
+        assert counted["cancelled"] == num_sent - num_commands
+        assert counted["finished"] == counted["failed"] == 0
+        assert sizes[-1] - sizes[len(sizes) // 2] < ALLOWED, sizes
+        assert ask_text(server, "abc", 40, end_id=-1) == expected
+
+    on_own_server(scenario, SERVERS)
+
+
+def whole_answer(server: Server, draw: random.Random) -> None:
+    length = draw.randint(1, 60)
+    prompt = [draw.randint(3, 250) for _ in range(draw.randint(1, 200))]
+    (answer,) = ask(server, "tensorrt_llm", **llm_request(prompt, length))
+    assert len(answer.ids) == len(prompt) + length
+
+
+def streams_together(server: Server, draw: random.Random) -> None:
+    """Several on one connection; each gets one final response and all its tokens."""
+    lengths = {f"s{i}": draw.randint(1, 80) for i in range(draw.randint(1, 6))}
+    with Stream(server, "tensorrt_llm") as stream:
+        for request_id, length in lengths.items():
+            stream.send(request_id, **llm_request(PROMPT, length, streaming=True))
+        finals: Counter[str] = Counter()
+        tokens: Counter[str] = Counter()
+        while finals.total() < len(lengths):
+            result, error = stream.answers.get(timeout=60)
+            assert error is None
+            response = result.get_response()
+            tokens[response.id] += result.as_numpy("output_ids").size
+            finals[response.id] += response.parameters["triton_final_response"].bool_param
+        time.sleep(0.01)
+        assert stream.answers.empty()
+    assert finals == Counter(dict.fromkeys(lengths, 1))
+    assert tokens == Counter(lengths)
+
+
+def text_stream(server: Server, draw: random.Random) -> None:
+    length = draw.randint(1, 60)
+    answers = ask(server, "ensemble", text_input="abc", max_tokens=length, stream=True, end_id=-1)
+    assert sum(answer.final for answer in answers) == 1
+
+
+def refused(server: Server, draw: random.Random) -> None:
+    bad = draw.choice([{"temperature": -1.0}, {"runtime_top_k": -3}, {"end_id": 10**6}])
+    with pytest.raises(grpc.InferenceServerException):
+        ask(server, "tensorrt_llm", **llm_request(PROMPT, 5, **bad))
+
+
+def overdue(server: Server, draw: random.Random) -> None:
+    """Ends with what it has by then, or an error if that is nothing."""
+    try:
+        (answer,) = ask(server, "tensorrt_llm", **llm_request(PROMPT, LONG, timeout_ms=30))
+        assert len(answer.ids) < LONG
+    except grpc.InferenceServerException as error:
+        assert "Request timeout expired" in str(error)
+
+
+def leave_http(server: Server, draw: random.Random) -> None:
+    body = {"text_input": "abc", "max_tokens": 60, "stream": True, "end_id": -1}
+    connection = http.client.HTTPConnection("localhost", server.http_port)
+    connection.request("POST", "/v2/models/ensemble/generate_stream", json.dumps(body))
+    connection.getresponse().read(20)
+    connection.close()
+
+
+def cancel_a_call(server: Server, draw: random.Random) -> None:
+    errors: list[Exception | None] = []
+    done = threading.Event()
+    with grpc.InferenceServerClient(f"localhost:{server.grpc_port}") as client:
+        call = client.async_infer(
+            "plain",
+            tensors(**llm_request(PROMPT, LONG)),
+            callback=lambda result, error: (errors.append(error), done.set()),
+        )
+        time.sleep(0.02)
+        call.cancel()
+        assert done.wait(60)
+
+
+def test_mixed_load(on_own_server: Callable[..., None]) -> None:
+    kinds = [whole_answer, streams_together, text_stream, refused, overdue, leave_http]
+    kinds += [stop_by_id, cancel_a_call]
+
+    def client(server: Server, number: int, end: float) -> Counter[str]:
+        draw = random.Random(number)
+        done: Counter[str] = Counter()
+        while time.monotonic() < end:
+            kind = draw.choice(kinds)
+            kind(server, draw)
+            done[kind.__name__] += 1
+        return done
+
+    def all_clients(server: Server, seconds: float) -> Counter[str]:
+        end = time.monotonic() + seconds
+        with ThreadPoolExecutor(8) as pool:
+            counts = pool.map(lambda number: client(server, number, end), range(8))
+        return sum(counts, Counter())
+
+    def scenario(server: Server) -> None:
+        expected = ask_text(server, "abc", 40, end_id=-1)
+        all_clients(server, SIZES.mixed_seconds / 2)
+        server.wait_until_idle()
+        half = server.resident_bytes()
+        done = all_clients(server, SIZES.mixed_seconds / 2)
+        for model in ("tensorrt_llm", "plain"):
+            server.wait_until_idle(model)
+        grown = server.resident_bytes() - half
+        print(f"{done.total()} operations, resident {half >> 20} MiB and {grown >> 10} KiB more")
+        assert set(done) == {kind.__name__ for kind in kinds}
+        assert grown < ALLOWED
+        assert ask_text(server, "abc", 40, end_id=-1) == expected
+
+    on_own_server(scenario, SERVERS)
