@@ -69,14 +69,13 @@ void expect_failed(Answer& answer, const std::string& why) {
 
 void a_step_that_hangs_fails_every_request() {
   Log log;
-  Fixture fixture(two_at_a_time(), with_watchdog(milliseconds(60)));
+  Fixture fixture(two_at_a_time(), with_watchdog(milliseconds(400)));
   Failures failures(*fixture.engine);
   fixture.script->gate.close();
   Answer answers[4], refused;
   for (int i = 0; i < 4; ++i) fixture.submit(answers[i], prompt_of(4, i), 20, i % 2 == 0);
   fixture.script->gate.let_pass(3);
-  fixture.script->gate.wait_for_arrivals(4);
-  for (Answer& answer : answers) expect_failed(answer, "step_timeout_ms is 60");
+  for (Answer& answer : answers) expect_failed(answer, "step_timeout_ms is 400");
   failures.wait();
   EXPECT(!fixture.engine->is_healthy());
   EXPECT(!fixture.engine->stats().is_healthy);
@@ -134,13 +133,12 @@ void a_hang_while_shutting_down() {
 }
 
 void patience_is_for_a_step_not_for_a_request() {
-  Fixture fixture(small_info(), with_watchdog(milliseconds(250)));
-  std::this_thread::sleep_for(milliseconds(400));  // idle
-  fixture.script->after_step = [] { std::this_thread::sleep_for(milliseconds(20)); };
+  Fixture fixture(small_info(), with_watchdog(milliseconds(600)));
+  std::this_thread::sleep_for(milliseconds(700));  // idle
+  fixture.script->after_step = [] { std::this_thread::sleep_for(milliseconds(40)); };
   Answer answer;
-  fixture.submit(answer, prompt_of(4), 20);  // 400 ms in all
+  fixture.submit(answer, prompt_of(4), 20);  // 800 ms in all
   EXPECT(answer.wait().finish_reason == FinishReason::kLength);
-  std::this_thread::sleep_for(milliseconds(400));
   EXPECT(fixture.engine->is_healthy());
   fixture.expect_all_free();
 }

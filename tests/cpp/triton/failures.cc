@@ -17,7 +17,7 @@ void wait_for_unloads(size_t count) {
 
 executor::EngineConfig with_watchdog() {
   executor::EngineConfig config;
-  config.step_timeout = std::chrono::milliseconds(40);
+  config.step_timeout = std::chrono::milliseconds(400);
   return config;
 }
 

@@ -87,13 +87,18 @@ def test_load_serve_unload(server: Server) -> None:
 
 def cancel_a_stream(server: Server, draw: random.Random) -> int:
     with Stream(server, "tensorrt_llm") as stream:
-        count = draw.randint(1, 4)
-        for _ in range(count):
-            stream.send(**llm_request(PROMPT, LONG, streaming=True))
-        for _ in range(draw.randint(1, 12)):
+        ids = {f"r{i}" for i in range(draw.randint(1, 4))}
+        for request_id in ids:
+            stream.send(request_id, **llm_request(PROMPT, LONG, streaming=True))
+        heard: set[str] = set()
+        while heard != ids:  # one that the server has not read yet would never come to it
+            result, error = stream.answers.get(timeout=60)
+            assert error is None
+            heard.add(result.get_response().id)
+        for _ in range(draw.randint(0, 12)):
             stream.next()
         stream.cancel()
-    return count
+    return len(ids)
 
 
 def stop_by_id(server: Server, draw: random.Random) -> int:

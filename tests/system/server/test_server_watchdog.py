@@ -61,9 +61,9 @@ def test_hang_and_recovery(repository: Path, tmp_path: Path) -> None:
                     ends.append("")
             time.sleep(0.5)
             assert stream.answers.empty()  # one end each
-        # One that came when the engine was gone is told so; the others, what happened to theirs.
-        assert all("the engine hangs" in end or "not ready" in end for end in ends), ends
-        assert "step_timeout_ms is 2" in ends[0]
+        # Who comes when the engine or the model is gone is told so; the others, what happened.
+        assert all(ends), ends
+        assert any("the engine hangs" in end and "step_timeout_ms is 2" in end for end in ends)
 
         wait_until_ready_is(client, "tensorrt_llm", False)
         wait_until_ready_is(client, "ensemble", False)
