@@ -18,6 +18,13 @@ namespace {
 /// Sequences of a row: what one request may have the engine queue, and nothing else bounds.
 constexpr int32_t kMaxSequences = 1024;
 
+/// The sampler checks the upper bound, the vocabulary.
+int32_t read_num_top_log_probs(const Inputs& inputs) {
+  const int32_t count = inputs.scalar<int32_t>("num_top_log_probs").value_or(0);
+  check(count >= 0, "num_top_log_probs is ", count, ", expected at least 0");
+  return count;
+}
+
 decoding::SamplingParams read_sampling(const Inputs& inputs, const ReaderOptions& options) {
   decoding::SamplingParams sampling;
   const std::optional<int32_t> top_k = inputs.scalar<int32_t>("runtime_top_k");
@@ -40,7 +47,8 @@ decoding::SamplingParams read_sampling(const Inputs& inputs, const ReaderOptions
   sampling.embedding_bias = inputs.values<float>("embedding_bias");
   sampling.normalize_log_probs = options.normalize_log_probs;
   sampling.seed = inputs.scalar_of<uint64_t>("seed", "random_seed").value_or(0);
-  sampling.num_logprobs = inputs.flag("return_log_probs", false) ? 0 : -1;
+  sampling.num_logprobs =
+      inputs.flag("return_log_probs", false) ? read_num_top_log_probs(inputs) : -1;
   return sampling;
 }
 
@@ -86,6 +94,9 @@ ReplyOptions read_reply(const Inputs& inputs, const ReaderOptions& options) {
   const bool exclude = inputs.flag("exclude_input_in_output", options.exclude_input_in_output);
   reply.include_prompt = !reply.streaming && !exclude;
   reply.log_probs = inputs.flag("return_log_probs", false);
+  reply.num_top_log_probs = read_num_top_log_probs(inputs);
+  check(reply.log_probs || reply.num_top_log_probs == 0, "num_top_log_probs is ",
+        reply.num_top_log_probs, " without return_log_probs, expected both");
   reply.num_input_tokens = inputs.flag("return_num_input_tokens", false);
   reply.num_output_tokens = inputs.flag("return_num_output_tokens", false);
   reply.perf_metrics = inputs.flag("return_perf_metrics", false) ||

@@ -28,6 +28,7 @@ struct ReplyOptions {
   bool streaming = false;
   bool include_prompt = false;
   bool log_probs = false;
+  int32_t num_top_log_probs = 0;  // with log_probs
   bool num_input_tokens = false;
   bool num_output_tokens = false;
   bool perf_metrics = false;

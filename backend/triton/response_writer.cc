@@ -1,6 +1,7 @@
 #include "backend/triton/response_writer.h"
 
 #include <iterator>
+#include <limits>
 #include <string>
 #include <utility>
 
@@ -140,6 +141,7 @@ TRITONBACKEND_Response* ResponseWriter::build(const executor::Response& part,
     std::vector<float> chosen;
     for (const executor::TokenLogProbs& token : part.log_probs) chosen.push_back(token.chosen);
     response.add("output_log_probs", {1, 1, static_cast<int64_t>(chosen.size())}, chosen);
+    if (reply_.num_top_log_probs > 0) add_top_log_probs(response, part);
   }
   if (reply_.batch_index) response.add("batch_index", *reply_.batch_index);
   if (reply_.sequence_index) response.add("sequence_index", *reply_.sequence_index);
@@ -157,6 +159,23 @@ TRITONBACKEND_Response* ResponseWriter::build(const executor::Response& part,
                  std::vector<int64_t>{static_cast<int64_t>(public_id), part.is_final, num_new});
   }
   return response.take();
+}
+
+void ResponseWriter::add_top_log_probs(ResponseBuilder& response,
+                                       const executor::Response& part) const {
+  const auto num_new = static_cast<int64_t>(part.log_probs.size());
+  const int64_t count = reply_.num_top_log_probs;
+  std::vector<int32_t> ids(num_new * count, -1);
+  std::vector<float> values(ids.size(), -std::numeric_limits<float>::infinity());
+  for (int64_t at = 0; at < num_new; ++at) {
+    const auto& top = part.log_probs[at].top;
+    for (int64_t rank = 0; rank < std::min<int64_t>(count, top.size()); ++rank) {
+      ids[at * count + rank] = top[rank].first;
+      values[at * count + rank] = top[rank].second;
+    }
+  }
+  response.add("top_log_prob_ids", {1, 1, num_new, count}, ids);
+  response.add("top_log_probs", {1, 1, num_new, count}, values);
 }
 
 void ResponseWriter::add_perf_metrics(ResponseBuilder& response,

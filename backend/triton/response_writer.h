@@ -38,6 +38,7 @@ class ResponseWriter {
   void deliver(const executor::Response& part, uint64_t public_id, bool ends_request);
   TRITONBACKEND_Response* build(const executor::Response& part, uint64_t public_id) const;
   /// In every response of a request that asked, whatever outputs it listed.
+  void add_top_log_probs(ResponseBuilder& response, const executor::Response& part) const;
   void add_perf_metrics(ResponseBuilder& response, const executor::Response& part) const;
 
   TRITONBACKEND_ResponseFactory* factory_;

@@ -94,13 +94,7 @@ class ChatFormat(AnswerFormat):
     @staticmethod
     def _log_probs(tokens: list[TokenLogProb]) -> Json:
         content = [
-            {
-                "token": one.token,
-                "logprob": one.log_prob,
-                "bytes": list(one.bytes),
-                "top_logprobs": [],
-            }
-            for one in tokens
+            {**_spelt(one), "top_logprobs": [_spelt(other) for other in one.top]} for one in tokens
         ]
         return {"content": content, "refusal": None}
 
@@ -146,6 +140,15 @@ class CompletionFormat(AnswerFormat):
         return {
             "tokens": [one.token for one in tokens],
             "token_logprobs": [one.log_prob for one in tokens],
-            "top_logprobs": None,
+            # By spelling, of which two ids may have the same: the likelier one stays.
+            "top_logprobs": [
+                {other.token: other.log_prob for other in reversed(one.top)} for one in tokens
+            ]
+            if any(one.top for one in tokens)
+            else None,
             "text_offset": offsets,
         }
+
+
+def _spelt(one: TokenLogProb) -> Json:
+    return {"token": one.token, "logprob": one.log_prob, "bytes": list(one.bytes)}

@@ -16,6 +16,7 @@ class TokenLogProb:
     token: str
     bytes: bytes
     log_prob: float
+    top: list[TokenLogProb] = field(default_factory=list)  # likeliest first
 
 
 @dataclass
@@ -56,7 +57,10 @@ class Choice:
                 break
             self.num_tokens += 1
             if part.log_probs:
-                delta.log_probs.append(self._log_prob(id, part.log_probs[index]))
+                one = self._log_prob(id, part.log_probs[index])
+                if part.top_log_probs:
+                    one.top.extend(self._log_prob(*pair) for pair in part.top_log_probs[index])
+                delta.log_probs.append(one)
             pieces.append(self._tell(self._detokenizer.feed((id,))))
         if self.finish_reason is None and part.final:
             if part.finish_reason not in ("stop", "length"):

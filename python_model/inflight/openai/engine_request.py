@@ -14,6 +14,7 @@ from tritonclient.grpc import service_pb2 as pb
 
 MODEL = "tensorrt_llm"
 _OUTPUTS = ("output_ids", "sequence_length", "finish_reason")
+_TOP = ("top_log_prob_ids", "top_log_probs")
 _EMPTY_FINAL = "triton_enable_empty_final_response"
 _FINAL = "triton_final_response"
 
@@ -31,6 +32,7 @@ class EngineRequest:
     counts: Mapping[str, int] = field(default_factory=dict)  # INT32
     seed: int | None = None
     log_probs: bool = False
+    num_top_log_probs: int = 0  # alternatives beside each token's own; with log_probs
     bias: bytes = b""  # FP32 of every id of the vocabulary, added to the logits of every step
 
 
@@ -42,6 +44,8 @@ class Part:
     log_probs: list[float]
     final: bool
     finish_reason: str = ""  # of a final one: "stop", "length", "deadline", "cancelled"
+    # Of each id the likeliest ones, (id, log-probability), where asked for.
+    top_log_probs: list[list[tuple[int, float]]] = field(default_factory=list)
 
 
 def to_message(request: EngineRequest, request_id: str) -> pb.ModelInferRequest:
@@ -66,7 +70,12 @@ def to_message(request: EngineRequest, request_id: str) -> pb.ModelInferRequest:
         _add(message, "embedding_bias", "FP32", len(request.bias) // 4, request.bias)
     if request.log_probs:
         _add(message, "return_log_probs", "BOOL", 1, b"\1")
-    for name in (*_OUTPUTS, *(["output_log_probs"] if request.log_probs else [])):
+    if request.num_top_log_probs:
+        count = struct.pack("<i", request.num_top_log_probs)
+        _add(message, "num_top_log_probs", "INT32", 1, count)
+    for name in _OUTPUTS:
+        message.outputs.add(name=name)
+    for name in ("output_log_probs",) * request.log_probs + _TOP * bool(request.num_top_log_probs):
         message.outputs.add(name=name)
     return message
 
@@ -92,14 +101,26 @@ def to_part(response: pb.ModelInferResponse) -> Part:
         return Part([], [], final)
     if "output_ids" not in raw:
         raise ValueError(f"a response without output_ids, with {sorted(raw)}")
-    log_probs = raw.get("output_log_probs", b"")
+    ids = memoryview(raw["output_ids"]).cast("i").tolist()
     return Part(
-        memoryview(raw["output_ids"]).cast("i").tolist(),
-        memoryview(log_probs).cast("f").tolist(),
+        ids,
+        memoryview(raw.get("output_log_probs", b"")).cast("f").tolist(),
         final,
         # Four bytes of a length come first.
         raw.get("finish_reason", b"")[4:].decode() if final else "",
+        _top_of(raw, len(ids)) if _TOP[0] in raw else [],
     )
+
+
+def _top_of(raw: dict[str, bytes], num_ids: int) -> list[list[tuple[int, float]]]:
+    ids = memoryview(raw[_TOP[0]]).cast("i").tolist()
+    values = memoryview(raw[_TOP[1]]).cast("f").tolist()
+    count = len(ids) // num_ids if num_ids else 0
+    pairs = list(zip(ids, values, strict=True))
+    return [
+        [pair for pair in pairs[at * count : (at + 1) * count] if pair[0] >= 0]
+        for at in range(num_ids)
+    ]
 
 
 def _message(request_id: str) -> pb.ModelInferRequest:

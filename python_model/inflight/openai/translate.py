@@ -143,8 +143,6 @@ def _choices(
 ) -> list[ChoiceRequest]:
     if body.stream_options is not None and not body.stream:
         raise bad_value("stream_options", "stream_options needs stream: true")
-    if (body.num_logprobs or 0) > 0:
-        raise not_supported("top_logprobs", "log-probabilities of alternatives are not supported")
     if (body.min_tokens or 0) > max_tokens:
         raise bad_value(
             "min_tokens", f"min_tokens is {body.min_tokens}, more than the {max_tokens} tokens that "
@@ -172,6 +170,7 @@ def _choices(
                 counts=counts,
                 seed=(seed + index) % 2**64,
                 log_probs=body.num_logprobs is not None,
+                num_top_log_probs=min(body.num_logprobs or 0, model.vocab_size),
                 bias=bias,
             ),
             stop=stop,

@@ -86,6 +86,7 @@ TENSORRT_LLM = Model(
         _scalar("seed", "UINT64"),
         _scalar("random_seed", "UINT64"),
         _scalar("return_log_probs", "BOOL"),
+        _scalar("num_top_log_probs", "INT32"),  # ours: of the likeliest ids beside each one
         _scalar("return_perf_metrics", "BOOL"),
         _scalar("return_kv_cache_reuse_stats", "BOOL"),  # the same, an old name
         _scalar("return_num_input_tokens", "BOOL"),
@@ -146,6 +147,9 @@ TENSORRT_LLM = Model(
         _output("sequence_length", "INT32", -1),
         _output("cum_log_probs", "FP32", -1),
         _output("output_log_probs", "FP32", -1, -1),
+        # Ours: [beams, new tokens, num_top_log_probs], likeliest first; id -1 where there are fewer.
+        _output("top_log_prob_ids", "INT32", -1, -1, -1),
+        _output("top_log_probs", "FP32", -1, -1, -1),
         _output("batch_index", "INT32", 1),
         _output("sequence_index", "INT32", 1),
         # Ours, present only if the request gave a text_context.
@@ -303,6 +307,7 @@ _SAME_IN_LLM = (
     "seed",
     "random_seed",
     "return_log_probs",
+    "num_top_log_probs",
     "exclude_input_in_output",
     "num_return_sequences",
     "beam_width",

@@ -1,4 +1,5 @@
 // Requests through reader, engine loop (over the scripted model) and writer, without a server.
+#include <limits>
 #include <numeric>
 
 #include "tests/cpp/triton/instance_fixture.h"
@@ -56,6 +57,29 @@ void log_probs_when_asked() {
   EXPECT((answer.find("cum_log_probs")->shape == std::vector<int64_t>{1, 1}));
   const float sum = std::accumulate(each.begin(), each.end(), 0.0f);
   EXPECT(std::abs(answer.find("cum_log_probs")->values<float>()[0] - sum) < 1e-4f);
+}
+
+void log_probs_of_the_likeliest() {
+  Backend backend;
+  const RequestPtr request = make_request(prompt_of(4), 5);
+  request->flag("return_log_probs", true);
+  request->add("num_top_log_probs", TRITONSERVER_TYPE_INT32, {1, 1}, Ids{3});
+  const FakeAnswer& answer = backend.run(request)[0];
+  const auto ids = answer.find("top_log_prob_ids")->values<int32_t>();
+  const auto values = answer.find("top_log_probs")->values<float>();
+  EXPECT((answer.find("top_log_prob_ids")->shape == std::vector<int64_t>{1, 1, 5, 3}));
+  EXPECT((answer.find("top_log_probs")->shape == std::vector<int64_t>{1, 1, 5, 3}));
+  // The scripted engine tells none: the places are marked as empty.
+  EXPECT(ids == Ids(15, -1));
+  EXPECT(values == std::vector<float>(15, -std::numeric_limits<float>::infinity()));
+
+  const RequestPtr alone = make_request(prompt_of(4), 2);
+  alone->add("num_top_log_probs", TRITONSERVER_TYPE_INT32, {1, 1}, Ids{3});
+  EXPECT_CONTAINS(backend.error_of(alone), "without return_log_probs");
+  const RequestPtr negative = make_request(prompt_of(4), 2);
+  negative->flag("return_log_probs", true);
+  negative->add("num_top_log_probs", TRITONSERVER_TYPE_INT32, {1, 1}, Ids{-1});
+  EXPECT_CONTAINS(backend.error_of(negative), "at least 0");
 }
 
 void only_outputs_asked_for() {
@@ -206,6 +230,7 @@ int main(int argc, char** argv) {
           {"prompt_left_out_on_demand", prompt_left_out_on_demand},
           {"streams_new_tokens_only", streams_new_tokens_only},
           {"log_probs_when_asked", log_probs_when_asked},
+          {"log_probs_of_the_likeliest", log_probs_of_the_likeliest},
           {"only_outputs_asked_for", only_outputs_asked_for},
           {"tensors_in_pieces", tensors_in_pieces},
           {"ends_and_words", ends_and_words},

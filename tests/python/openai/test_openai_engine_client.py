@@ -23,6 +23,7 @@ FULL = EngineRequest(
     counts={"runtime_top_k": 3, "min_tokens": 1},
     seed=2**64 - 1,
     log_probs=True,
+    num_top_log_probs=2,
     bias=np.array([0.5, 0.0, -1.0], np.float32).tobytes(),
 )
 
@@ -50,10 +51,18 @@ def test_a_message_holds_tensors_of_the_schema() -> None:
         "min_tokens": [[1]],
         "seed": [[2**64 - 1]],
         "return_log_probs": [[True]],
+        "num_top_log_probs": [[2]],
         "embedding_bias": [[0.5, 0.0, -1.0]],
     }
     outputs = {output.name for output in message.outputs}
-    assert outputs == {"output_ids", "sequence_length", "finish_reason", "output_log_probs"}
+    assert outputs == {
+        "output_ids",
+        "sequence_length",
+        "finish_reason",
+        "output_log_probs",
+        "top_log_prob_ids",
+        "top_log_probs",
+    }
     assert outputs <= {tensor.name for tensor in TENSORRT_LLM.outputs}
 
 
@@ -63,6 +72,8 @@ def response_of(ids: list[int], final: bool, id: str = "") -> pb.ModelInferRespo
     for name, array in (
         ("output_ids", np.array([[ids]], np.int32)),
         ("output_log_probs", np.array([[[-0.5] * len(ids)]], np.float32)),
+        ("top_log_prob_ids", np.array([[[[id, -1] for id in ids]]], np.int32)),
+        ("top_log_probs", np.array([[[[-0.5, -np.inf]] * len(ids)]], np.float32)),
     ):
         shape = list(array.shape)
         kind = "INT32" if array.dtype == np.int32 else "FP32"
@@ -81,6 +92,7 @@ def test_a_part_is_what_tritonclient_reads(ids: list[int]) -> None:
     result = InferResult(response)
     assert part.ids == result.as_numpy("output_ids").reshape(-1).tolist() == ids
     assert part.log_probs == result.as_numpy("output_log_probs").reshape(-1).tolist()
+    assert part.top_log_probs == [[(id, -0.5)] for id in ids]
     assert part.final == bool(ids) and part.finish_reason == ("length" if ids else "")
 
 

@@ -94,6 +94,7 @@ OUR_INPUTS = set(
     ignore_eos priority timeout_ms return_finish_reason return_stop_reason
     return_kv_cache_reuse_stats
     no_repeat_ngram_size
+    num_top_log_probs
     text_context engine_request_id client_left""".split()
 )
 CONTRACT_OUTPUTS = """
@@ -120,7 +121,13 @@ num_input_tokens INT32 1
 num_output_tokens INT32 1
 """
 FOR_POSTPROCESSING = {"text_context", "previous_ids", "response_state"}
-OUR_OUTPUTS = {*FOR_POSTPROCESSING, "finish_reason", "stop_reason"}
+OUR_OUTPUTS = {
+    *FOR_POSTPROCESSING,
+    "finish_reason",
+    "stop_reason",
+    "top_log_prob_ids",
+    "top_log_probs",
+}
 CONTRACT_ENSEMBLE_INPUTS = set(
     """text_input max_tokens decoder_text_input bad_words stop_words embedding_bias_words
     embedding_bias_weights end_id pad_id prompt_table_extra_id top_k top_p length_penalty stream
@@ -133,7 +140,7 @@ CONTRACT_ENSEMBLE_INPUTS = set(
 
 OUR_ENSEMBLE_INPUTS = set(
     """min_p min_length random_seed
-    ignore_eos priority timeout_ms return_finish_reason return_stop_reason
+    num_top_log_probs ignore_eos priority timeout_ms return_finish_reason return_stop_reason
     include_stop_str_in_output""".split()
 )
 

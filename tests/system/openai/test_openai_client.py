@@ -217,6 +217,30 @@ def test_log_probs(client: openai.OpenAI) -> None:
     assert client.chat.completions.create(**options).choices[0].logprobs is None
 
 
+def test_log_probs_of_alternatives(client: openai.OpenAI) -> None:
+    """With the whole distribution (temperature 1, no filter) greedy or not."""
+    options = {"model": MODEL, "messages": MESSAGES, "max_tokens": 10, "seed": 4}
+    got = client.chat.completions.create(**options, logprobs=True, top_logprobs=5).choices[0]
+    for one in got.logprobs.content:
+        top = [other.logprob for other in one.top_logprobs]
+        assert len(top) == 5 and top == sorted(top, reverse=True)
+        assert sum(map(math.exp, top)) <= 1 + 1e-4 and one.logprob <= top[0] + 1e-5
+        same = [other for other in one.top_logprobs if other.token == one.token]
+        assert not same or math.isclose(same[0].logprob, one.logprob, abs_tol=1e-4)
+    greedy = (
+        client.completions.create(
+            model=MODEL, prompt=PROMPT, max_tokens=6, temperature=0, logprobs=3
+        )
+        .choices[0]
+        .logprobs
+    )
+    for token, own, top in zip(
+        greedy.tokens, greedy.token_logprobs, greedy.top_logprobs, strict=True
+    ):
+        assert len(top) == 3 and max(top, key=top.get) == token
+        assert math.isclose(top[token], own, abs_tol=1e-5)
+
+
 def test_log_probs_of_completions(client: openai.OpenAI) -> None:
     got = client.completions.create(model=MODEL, prompt=PROMPT, max_tokens=8, logprobs=0).choices[0]
     assert "".join(got.logprobs.tokens) == got.text
