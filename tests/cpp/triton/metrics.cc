@@ -176,6 +176,22 @@ void token_lengths_are_observed_once_a_request() {
   EXPECT_EQ(output.sum, 80);
 }
 
+void a_request_of_several_rows_is_observed_once() {
+  Backend backend;
+  const auto request = make_request({0}, 0);
+  request->inputs.clear();
+  request->add("input_ids", TRITONSERVER_TYPE_INT32, {2, 3}, Ids{1, 2, 3, 4, 5, 0});
+  request->add("input_lengths", TRITONSERVER_TYPE_INT32, {2, 1}, Ids{3, 2});
+  request->add("request_output_len", TRITONSERVER_TYPE_INT32, {2, 1}, Ids{8, 8});
+  request->add("num_return_sequences", TRITONSERVER_TYPE_INT32, {2, 1}, Ids{2, 2});
+  backend.run(request);
+  EXPECT_EQ(fake_histogram("nv_llm_input_token_len").num_observed, 1);
+  EXPECT_EQ(fake_histogram("nv_llm_input_token_len").sum, 5);  // each row's prompt once
+  EXPECT_EQ(fake_histogram("nv_llm_output_token_len").num_observed, 1);
+  EXPECT_EQ(fake_histogram("nv_llm_output_token_len").sum, 32);  // of four sequences
+  EXPECT_EQ(fake_histogram("nv_llm_e2e_request_latency_seconds").num_observed, 1);
+}
+
 void times_follow_one_another() {
   Backend backend;
   backend.script->gate.close();
@@ -262,6 +278,8 @@ int main(int argc, char** argv) {
           {"a_line_for_each_publication", a_line_for_each_publication},
           {"a_line_of_a_busy_engine", a_line_of_a_busy_engine},
           {"token_lengths_are_observed_once_a_request", token_lengths_are_observed_once_a_request},
+          {"a_request_of_several_rows_is_observed_once",
+           a_request_of_several_rows_is_observed_once},
           {"times_follow_one_another", times_follow_one_another},
           {"a_single_token_has_no_time_between_tokens", a_single_token_has_no_time_between_tokens},
           {"a_stopped_request_has_lengths_but_no_times",
