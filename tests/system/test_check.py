@@ -61,6 +61,16 @@ def test_a_good_repository(repository: Path) -> None:
     assert re.search(r"arena .* MiB .* tokens in 8 sequences", output)
 
 
+def test_time_limits(engine: Path, tmp_path: Path) -> None:
+    options = ServingOptions(
+        device="cpu", request_timeout_ms=9000, queue_timeout_ms=800, step_timeout_ms=70
+    )
+    _, output = run(write_repository(tmp_path / "models", repository_settings(engine, options)))
+    assert row(output, "request_timeout_ms") == ["9000", "config.pbtxt"]
+    assert row(output, "queue_timeout_ms") == ["800", "config.pbtxt"]
+    assert row(output, "step_timeout_ms") == ["70", "config.pbtxt"]
+
+
 def test_an_engine(engine: Path) -> None:
     code, output = run(engine, "--device", "cpu")
     assert code == 0, output

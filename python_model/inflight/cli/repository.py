@@ -35,6 +35,19 @@ class ServingOptions:
     max_queue_size: Annotated[
         int, typer.Option(min=0, help="Requests that may wait; 0 = any number.")
     ] = 0
+    request_timeout_ms: Annotated[
+        int, typer.Option(min=0, help="For requests that bring no timeout_ms; 0 = none.")
+    ] = 0
+    queue_timeout_ms: Annotated[
+        int,
+        typer.Option(min=0, help="How long a request may wait for its first step; 0 = any time."),
+    ] = 0
+    step_timeout_ms: Annotated[
+        int,
+        typer.Option(
+            min=0, help="A step that takes longer ends the engine, which hangs; 0 = never."
+        ),
+    ] = 0
     kv_cache_max_tokens: Annotated[
         int | None, typer.Option(min=1, help="Cap of the KV cache in tokens.")
     ] = None
@@ -80,6 +93,9 @@ def repository_settings(engine_dir: Path, options: ServingOptions) -> Repository
         "cuda_graph_mode": None if options.cuda_graphs else "false",
         "num_threads": options.num_threads or None,
         "max_queue_size": options.max_queue_size or None,
+        "request_timeout_ms": options.request_timeout_ms or None,
+        "queue_timeout_ms": options.queue_timeout_ms or None,
+        "step_timeout_ms": options.step_timeout_ms or None,
         "exclude_input_in_output": str(options.exclude_input_in_output).lower(),
     }
     return RepositorySettings(
