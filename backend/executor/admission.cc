@@ -16,8 +16,8 @@ int admit(const Request& request, const EngineInfo& info, const scheduler::Limit
         ") exceeds maximum input length (", info.max_prompt_len, ")");
   for (size_t i = 0; i < prompt_len; ++i) {
     const int32_t id = request.input_ids[i];
-    check(id >= 0 && id < info.vocab_size, "input_ids[", i, "] is ", id,
-          ", outside the vocabulary [0, ", info.vocab_size, ")");
+    check(id >= 0 && (id < info.vocab_size || request.allow_unknown_ids), "input_ids[", i, "] is ",
+          id, ", outside the vocabulary [0, ", info.vocab_size, ")");
   }
   decoding::validate(request.sampling, info.vocab_size);
   decoding::validate(request.stop, info.vocab_size);

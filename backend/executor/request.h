@@ -20,6 +20,7 @@ using RequestId = uint64_t;  // the engine's own, unique for its lifetime; 0 is 
 struct Request {
   std::string client_id;  // free text, may repeat; for logs
   std::vector<int32_t> input_ids;
+  bool allow_unknown_ids = false;  // ids beyond the vocabulary embed as zeros, else an error
   decoding::SamplingParams sampling;
   decoding::StopParams stop;
   bool streaming = false;  // false: one response with everything

@@ -75,11 +75,12 @@ INFLIGHT_EXPORT TRITONSERVER_Error* TRITONBACKEND_ModelInstanceInitialize(
     check_triton(TRITONBACKEND_BackendState(backend, &backend_state), "BackendState");
     check_triton(TRITONBACKEND_ModelServer(model, &server), "ModelServer");
     check_triton(TRITONBACKEND_ModelState(model, &model_state), "ModelState");
-    const auto& settings = static_cast<const ModelState*>(model_state)->settings();
+    auto& of_model = *static_cast<ModelState*>(model_state);
+    const auto& settings = of_model.settings();
     auto& shared = *static_cast<BackendState*>(backend_state);
     auto state = std::make_unique<InstanceState>(
         instance, settings, shared.families(),
-        std::make_unique<inflight::executor::Engine>(settings.engine),
+        std::make_unique<inflight::executor::Engine>(of_model.next_engine()),
         [&shared, server, &settings] { shared.take_out_of_service(server, settings.name); });
     check_triton(TRITONBACKEND_ModelInstanceSetState(instance, state.get()),
                  "ModelInstanceSetState");

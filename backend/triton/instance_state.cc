@@ -46,6 +46,7 @@ InstanceState::InstanceState(TRITONBACKEND_ModelInstance* instance, const ModelS
                                          settings.batching_numbers)),
       late_endings_(kQuietTime),
       engine_(std::move(engine)) {
+  check_attention_window(settings_, engine_->info());
   metrics_->publish(engine_->stats());
   engine_->on_failure(
       [this, take_out_of_service = std::move(take_out_of_service)](const std::string&) {

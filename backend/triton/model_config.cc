@@ -1,5 +1,7 @@
 #include "backend/triton/model_config.h"
 
+#include <algorithm>
+#include <charconv>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <optional>
@@ -46,35 +48,61 @@ BatchingNumbers read_model_type(Parameters& parameters, std::vector<std::string>
   return BatchingNumbers::kInflight;
 }
 
+/// An engine directory, or a checkpoint of which one is to be built.
 fs::path read_engine_dir(Parameters& parameters, const fs::path& version_dir) {
   const fs::path dir =
       version_dir / parameters.text("gpt_model_path", "the version's folder").value_or("");
   check(fs::is_directory(dir), "gpt_model_path: the engine directory ", dir.string(),
         " does not exist");
-  check(fs::exists(dir / "engine.json"), "gpt_model_path: ", dir.string(),
-        " holds no engine.json; make one with `inflight build`");
+  check(fs::exists(dir / "engine.json") || fs::exists(dir / "config.json"),
+        "gpt_model_path: ", dir.string(),
+        " holds no engine.json, nor a checkpoint's config.json; make an engine with ",
+        "`inflight build`");
   return dir;
 }
 
-/// The device of `gpu_device_ids`, unless `device` names one: "0", or a set for each instance of
-/// the model, "0;1", of which this one takes the first.
-std::string read_device(Parameters& parameters, const std::string& otherwise) {
+/// One for each set of `gpu_device_ids` ("0", or "0;1" for two instances of the model), unless
+/// `device` names the device of all.
+std::vector<std::string> read_devices(Parameters& parameters, const std::string& otherwise) {
   const std::string device = parameters.text("device", otherwise).value_or(otherwise);
   const std::optional<std::string> ids = parameters.text("gpu_device_ids", "none");
-  if (!ids || device != "auto") return device;
-  const std::string first = ids->substr(0, ids->find(';'));
-  check(first.find(',') == std::string::npos, "gpu_device_ids is \"", *ids,
-        "\"; this version runs a model on one GPU, expected one id");
-  check(!first.empty() && first.find_first_not_of("0123456789") == std::string::npos,
-        "gpu_device_ids is \"", *ids, "\", expected a number");
-  return concat("cuda:", first);
+  if (!ids || device != "auto") return {device};
+  std::vector<std::string> devices;
+  for (size_t begin = 0; begin <= ids->size();) {
+    const size_t end = std::min(ids->find(';', begin), ids->size());
+    const std::string set = ids->substr(begin, end - begin);
+    check(set.find(',') == std::string::npos, "gpu_device_ids is \"", *ids,
+          "\"; this version runs a model on one GPU, expected one id for each instance");
+    check(!set.empty() && set.find_first_not_of("0123456789") == std::string::npos,
+          "gpu_device_ids is \"", *ids, "\", expected numbers");
+    devices.push_back(concat("cuda:", set));
+    begin = end + 1;
+  }
+  return devices;
+}
+
+/// Comma-separated, one a layer or one for all; the smallest counts.
+std::optional<int> read_attention_window(Parameters& parameters) {
+  const std::optional<std::string> text =
+      parameters.text("max_attention_window_size", "the longest sequence");
+  if (!text) return std::nullopt;
+  std::optional<int> smallest;
+  for (size_t begin = 0; begin <= text->size();) {
+    const size_t end = std::min(text->find(',', begin), text->size());
+    int window = 0;
+    const auto [stop, failure] = std::from_chars(text->data() + begin, text->data() + end, window);
+    check(failure == std::errc() && stop == text->data() + end && window > 0,
+          "max_attention_window_size is \"", *text, "\", expected numbers above 0");
+    smallest = std::min(window, smallest.value_or(window));
+    begin = end + 1;
+  }
+  return smallest;
 }
 
 executor::EngineConfig read_engine_config(Parameters& parameters, const Json& config,
-                                          const fs::path& version_dir) {
+                                          const fs::path& version_dir, bool is_former_name) {
   executor::EngineConfig engine;
   engine.engine_dir = read_engine_dir(parameters, version_dir);
-  engine.device = read_device(parameters, engine.device);
   engine.load_format =
       parameters.text("load_format", engine.load_format).value_or(engine.load_format);
   engine.max_batch_size = parameters.number<int>("max_batch_size", kOfEngine);
@@ -84,7 +112,9 @@ executor::EngineConfig read_engine_config(Parameters& parameters, const Json& co
       parameters.number<int>("num_threads", "0, all cores").value_or(engine.num_threads);
   engine.enable_chunked_context =
       parameters.flag("enable_chunked_context", engine.enable_chunked_context);
-  engine.enable_cuda_graphs = parameters.flag("cuda_graph_mode", engine.enable_cuda_graphs);
+  // The former backend's knob was off by default, and filled in for its sake.
+  const bool cuda_graphs = parameters.flag("cuda_graph_mode", engine.enable_cuda_graphs);
+  if (!is_former_name) engine.enable_cuda_graphs = cuda_graphs;
   engine.kv_cache_max_tokens = parameters.number<int64_t>("max_tokens_in_paged_kv_cache", "no cap");
   engine.kv_cache_max_bytes = parameters.number<int64_t>("kv_cache_max_bytes", "no cap");
   engine.kv_cache_free_memory_fraction =
@@ -98,16 +128,15 @@ executor::EngineConfig read_engine_config(Parameters& parameters, const Json& co
   const int queue_size = queue.value("max_queue_size", 0);
   engine.max_queue_size =
       parameters.number<int>("max_queue_size", concat(queue_size)).value_or(queue_size);
-  const int max_beam_width = parameters.number<int>("max_beam_width", "1").value_or(1);
-  check(max_beam_width <= 1, "max_beam_width is ", max_beam_width,
-        "; beam search is not supported yet, expected 1");
   return engine;
 }
 
 }  // namespace
 
 ModelSettings parse_model_config(std::string_view config_json, const std::string& name,
-                                 uint64_t version, const fs::path& version_dir) {
+                                 uint64_t version, const fs::path& version_dir,
+                                 std::string_view backend) {
+  const bool is_former_name = backend == kFormerName;
   ModelSettings settings;
   settings.name = name;
   settings.version = version;
@@ -118,7 +147,11 @@ ModelSettings parse_model_config(std::string_view config_json, const std::string
   settings.stats_check_period = read_period(parameters, "stats_check_period_ms", settings.warnings);
   settings.cancellation_check_period =
       read_period(parameters, "cancellation_check_period_ms", settings.warnings);
-  settings.engine = read_engine_config(parameters, config, version_dir);
+  settings.engine = read_engine_config(parameters, config, version_dir, is_former_name);
+  settings.devices = read_devices(parameters, settings.engine.device);
+  settings.engine.device = settings.devices[0];
+  settings.attention_window = read_attention_window(parameters);
+  settings.reader.allow_unknown_ids = is_former_name;
   settings.engine.step_timeout = read_period(parameters, "step_timeout_ms", settings.warnings);
   settings.engine.queue_timeout = read_period(parameters, "queue_timeout_ms", settings.warnings);
   settings.reader.request_timeout =
@@ -128,9 +161,21 @@ ModelSettings parse_model_config(std::string_view config_json, const std::string
   const auto policy = config.value("model_transaction_policy", Json::object());
   settings.reader.decoupled = policy.value("decoupled", false);
   settings.reader.has_batch_dim = config.value("max_batch_size", 0) > 0;
-  parameters.warn_of_unknown();
+  parameters.judge_the_rest(settings.notes);
+  if (config.contains("dynamic_batching"))
+    settings.notes.push_back(
+        "dynamic_batching holds requests back that the engine would batch by itself, and the "
+        "batcher of some servers damages their memory when over 1,000 requests wait; better "
+        "without");
   settings.parameters = parameters.uses();
   return settings;
+}
+
+void check_attention_window(const ModelSettings& settings, const executor::EngineInfo& info) {
+  check(!settings.attention_window || *settings.attention_window >= info.max_seq_len,
+        "max_attention_window_size is ", settings.attention_window.value_or(0),
+        ", smaller than the longest sequence of ", info.max_seq_len,
+        "; sliding windows are not supported yet: leave it out, or set max_seq_len");
 }
 
 }  // namespace inflight::triton

@@ -1,13 +1,43 @@
 #include "backend/triton/model_state.h"
 
 #include <memory>
+#include <optional>
+#include <string>
+#include <vector>
 
+#include "backend/triton/engine_builder.h"
 #include "backend/triton/triton_error.h"
 #include "kernels/core/check.h"
 
 namespace inflight::triton {
 
 namespace fs = std::filesystem;
+
+namespace {
+
+/// The limits that an engine to be built is asked for.
+std::vector<std::string> build_options(const executor::EngineConfig& engine) {
+  std::vector<std::string> options = {"--load-format", engine.load_format};
+  const auto add = [&](const char* name, const std::optional<int>& limit) {
+    if (!limit) return;
+    options.push_back(name);
+    options.push_back(std::to_string(*limit));
+  };
+  add("--max-batch-size", engine.max_batch_size);
+  add("--max-seq-len", engine.max_seq_len);
+  add("--max-num-tokens", engine.max_num_tokens);
+  return options;
+}
+
+std::string backend_name(TRITONBACKEND_Model* model) {
+  TRITONBACKEND_Backend* backend = nullptr;
+  const char* name = nullptr;
+  check_triton(TRITONBACKEND_ModelBackend(model, &backend), "ModelBackend");
+  check_triton(TRITONBACKEND_BackendName(backend, &name), "BackendName");
+  return name;
+}
+
+}  // namespace
 
 ModelState::ModelState(TRITONBACKEND_Model* model) {
   const char* name = nullptr;
@@ -29,9 +59,20 @@ ModelState::ModelState(TRITONBACKEND_Model* model) {
   check_triton(TRITONSERVER_MessageSerializeToJson(message, &text, &length),
                "MessageSerializeToJson");
   settings_ = parse_model_config(std::string_view(text, length), name, version,
-                                 fs::path(location) / std::to_string(version));
+                                 fs::path(location) / std::to_string(version), backend_name(model));
   for (const std::string& warning : settings_.warnings)
     log(LogLevel::kWarning, name, ": ", warning);
+  for (const std::string& note : settings_.notes) log(LogLevel::kInfo, name, ": ", note);
+  if (fs::path& dir = settings_.engine.engine_dir; !fs::exists(dir / "engine.json")) {
+    log(LogLevel::kInfo, name, ": ", dir.string(), " is a checkpoint; its engine is looked for");
+    dir = build_engine(find_compiler(), dir, build_options(settings_.engine));
+  }
+}
+
+executor::EngineConfig ModelState::next_engine() {
+  executor::EngineConfig engine = settings_.engine;
+  engine.device = settings_.devices[num_engines_++ % settings_.devices.size()];
+  return engine;
 }
 
 }  // namespace inflight::triton

@@ -1,45 +1,14 @@
 #include "backend/triton/parameters.h"
 
 #include <algorithm>
-#include <array>
 #include <utility>
 
+#include "backend/triton/former_parameters.h"
 #include "kernels/core/error.h"
 
 namespace inflight::triton {
 
 namespace {
-
-// Keys of the former backend that change nothing here.
-constexpr std::array kHarmless = {
-    "FORCE_CPU_ONLY_INPUT_TENSORS",
-    "batch_scheduler_policy",
-    "cuda_graph_cache_size",
-    "enable_context_fmha_fp32_acc",
-    "enable_kv_cache_reuse",
-    "enable_trt_overlap",
-    "executor_worker_path",
-    "gpu_weights_percent",
-    "iter_stats_max_iterations",
-    "multi_block_mode",
-    "recv_poll_period_ms",
-    "request_stats_max_iterations",
-    "speculative_decoding_fast_logits",
-    "tokenizer_dir",
-    "xgrammar_tokenizer_info_path",
-    "cross_kv_cache_fraction",
-    "kv_cache_host_memory_bytes",
-    "kv_cache_onboard_blocks",
-    "lora_cache_optimal_adapter_size",
-    "lora_cache_max_adapter_size",
-    "lora_cache_gpu_memory_fraction",
-    "lora_cache_host_memory_bytes",
-    "num_nodes",
-};
-
-bool is_harmless(const std::string& key) {
-  return std::find(kHarmless.begin(), kHarmless.end(), key) != kHarmless.end();
-}
 
 bool counts_as_absent(const std::string& value) {
   return value.empty() || value.rfind("${", 0) == 0;
@@ -85,17 +54,38 @@ std::vector<ParameterUse> Parameters::uses() const {
   for (const auto& [key, value] : given_) {
     const auto is_this = [&key](const ParameterUse& use) { return use.key == key; };
     if (std::ranges::any_of(asked_, is_this)) continue;
-    uses.push_back(
-        {key, value,
-         is_harmless(key) ? ParameterUse::Source::kNoEffect : ParameterUse::Source::kUnknown});
+    const bool is_unknown =
+        judge_former_parameter(key, value).kind == FormerParameter::Kind::kUnknown;
+    uses.push_back({key, value,
+                    is_unknown ? ParameterUse::Source::kUnknown : ParameterUse::Source::kNoEffect});
   }
   return uses;
 }
 
-void Parameters::warn_of_unknown() {
-  for (const ParameterUse& use : uses())
-    if (use.source == ParameterUse::Source::kUnknown)
-      warnings_.push_back(concat("parameter ", use.key, " = \"", use.value, "\" has no effect"));
+void Parameters::judge_the_rest(std::vector<std::string>& notes) {
+  std::string harmless;
+  for (const ParameterUse& use : uses()) {
+    if (use.source != ParameterUse::Source::kUnknown &&
+        use.source != ParameterUse::Source::kNoEffect)
+      continue;
+    const FormerParameter judged = judge_former_parameter(use.key, use.value);
+    const std::string what = concat("parameter ", use.key, " = \"", use.value, "\"");
+    switch (judged.kind) {
+      case FormerParameter::Kind::kHarmless:
+        harmless += harmless.empty() ? use.key : concat(", ", use.key);
+        break;
+      case FormerParameter::Kind::kUnknown:
+        warnings_.push_back(concat(what, " has no effect"));
+        break;
+      case FormerParameter::Kind::kNoEffect:
+        warnings_.push_back(concat(what, " has no effect: ", judged.reason));
+        break;
+      case FormerParameter::Kind::kRefused:
+        throw Error(ErrorCode::kUnsupported, concat(what, ": ", judged.reason));
+    }
+  }
+  if (!harmless.empty())
+    notes.push_back(concat("parameters of the former backend that change nothing: ", harmless));
 }
 
 }  // namespace inflight::triton

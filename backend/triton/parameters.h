@@ -47,8 +47,9 @@ class Parameters {
 
   /// Those asked for, in that order, then the others that were given.
   std::vector<ParameterUse> uses() const;
-  /// Of given ones that are neither asked for nor the former backend's.
-  void warn_of_unknown();
+  /// What nobody asked for: parameters of the former backend, or mistakes. Warns of what has no
+  /// effect, raises Error for values that cannot be served, lists the harmless in `notes`.
+  void judge_the_rest(std::vector<std::string>& notes);
 
  private:
   /// The one asked for last.

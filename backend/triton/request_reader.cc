@@ -4,12 +4,14 @@
 #include <chrono>
 #include <limits>
 #include <optional>
+#include <string_view>
 #include <utility>
 
 #include "backend/triton/input_tensors.h"
 #include "backend/triton/retention_reader.h"
 #include "backend/triton/triton_error.h"
 #include "kernels/core/check.h"
+#include "kernels/core/log.h"
 
 namespace inflight::triton {
 
@@ -134,11 +136,46 @@ std::optional<std::chrono::steady_clock::time_point> read_deadline(
   return std::chrono::steady_clock::now() + timeout;
 }
 
+/// Ids that no vocabulary has, where they are allowed: the engine takes them if they are not below
+/// 0, where it keeps its notes of tokens in flight. Answers the ids as they were, if any changed.
+std::vector<int32_t> replace_negative_ids(executor::Request& request) {
+  if (!request.allow_unknown_ids ||
+      std::ranges::none_of(request.input_ids, [](int32_t id) { return id < 0; }))
+    return {};
+  std::vector<int32_t> given = request.input_ids;
+  for (int32_t& id : request.input_ids)
+    if (id < 0) id = std::numeric_limits<int32_t>::max();
+  return given;
+}
+
+/// Only one kind of request is served: context and generation of a prompt together.
+void check_request_type(TRITONBACKEND_Request* request) {
+  uint32_t count = 0;
+  check_triton(TRITONBACKEND_RequestParameterCount(request, &count), "RequestParameterCount");
+  for (uint32_t i = 0; i < count; ++i) {
+    const char* key = nullptr;
+    const void* value = nullptr;
+    TRITONSERVER_ParameterType type = TRITONSERVER_PARAMETER_STRING;
+    check_triton(TRITONBACKEND_RequestParameter(request, i, &key, &type, &value),
+                 "RequestParameter");
+    if (std::string_view(key) != "request_type" || type != TRITONSERVER_PARAMETER_STRING) continue;
+    const std::string_view kind = static_cast<const char*>(value);
+    if (kind == "context_only" || kind == "generation_only")
+      throw Error(ErrorCode::kUnsupported,
+                  concat("request_type is ", kind,
+                         "; context and generation in different engines are not supported yet"));
+    if (kind != "context_and_generation")
+      log(LogLevel::kWarning, "request_type \"", kind,
+          "\" is unknown; it is taken for context_and_generation");
+  }
+}
+
 executor::Request read_body(const Inputs& inputs, const ReaderOptions& options,
                             const std::string& client_id) {
   executor::Request body;
   body.client_id = client_id;
   body.input_ids = read_prompt(inputs);
+  body.allow_unknown_ids = options.allow_unknown_ids;
   body.sampling = read_sampling(inputs, options);
   body.stop = read_stop(inputs);
   body.streaming = inputs.flag("streaming", false);
@@ -161,11 +198,13 @@ void add_sequences(const Inputs& inputs, const ReaderOptions& options, IncomingR
         "; several sequences need a model with decoupled transactions; this one is not decoupled");
   check(count <= kMaxSequences, "num_return_sequences is ", count, "; it must be at most ",
         kMaxSequences);
-  const executor::Request body = read_body(inputs, options, incoming.id);
+  executor::Request body = read_body(inputs, options, incoming.id);
+  const std::vector<int32_t> given_ids = replace_negative_ids(body);
   for (int32_t i = 0; i < count; ++i) {
     IncomingSequence& sequence = incoming.sequences.emplace_back();
     sequence.reply = read_reply(inputs, options);
     sequence.reply.outputs = outputs;
+    sequence.reply.prompt = given_ids;
     if (count > 1) sequence.reply.sequence_index = i;
     auto request = std::make_shared<executor::Request>(body);
     request->sampling.seed += static_cast<uint64_t>(i);
@@ -220,6 +259,7 @@ IncomingRequest read_request(TRITONBACKEND_Request* request, const ReaderOptions
   check(tensors.num_rows() == 1 || options.decoupled, "a batch of ", tensors.num_rows(),
         " rows needs a model with decoupled transactions; this one is not decoupled");
   refuse_unsupported(tensors);
+  check_request_type(request);
   const std::vector<std::string> outputs = requested_outputs(request);
   for (int64_t row = 0; row < tensors.num_rows(); ++row)
     add_sequences(Inputs(tensors, row), options, incoming, outputs);

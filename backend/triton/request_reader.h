@@ -21,6 +21,7 @@ struct ReaderOptions {
   bool normalize_log_probs = true;               // SamplingParams::normalize_log_probs
   bool has_batch_dim = true;                     // max_batch_size > 0
   std::chrono::milliseconds request_timeout{0};  // of a request without timeout_ms; 0 = none
+  bool allow_unknown_ids = false;                // those outside the vocabulary embed as zeros
 };
 
 /// How the answer of one sequence is to look; immutable once read.
@@ -34,6 +35,7 @@ struct ReplyOptions {
   bool perf_metrics = false;
   bool finish_reason = false;
   bool stop_reason = false;
+  std::vector<int32_t> prompt;  // as the client gave it, where the engine is given other ids
   bool has_text_context = false;
   std::vector<uint8_t> text_context;      // opaque, sent back with every response
   std::vector<std::string> outputs;       // asked for by the client, or all of the model's

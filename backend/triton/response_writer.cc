@@ -128,7 +128,7 @@ void ResponseWriter::deliver(const executor::Response& part, uint64_t public_id,
 TRITONBACKEND_Response* ResponseWriter::build(const executor::Response& part,
                                               uint64_t public_id) const {
   std::vector<int32_t> ids;
-  if (reply_.include_prompt) ids = request_->input_ids;
+  if (reply_.include_prompt) ids = reply_.prompt.empty() ? request_->input_ids : reply_.prompt;
   ids.insert(ids.end(), part.token_ids.begin(), part.token_ids.end());
   const auto length = static_cast<int32_t>(ids.size());
   const auto num_new = static_cast<int64_t>(part.token_ids.size());

@@ -2,7 +2,18 @@
 
 import typer
 
-from inflight.cli import bench, build, chat, check, generate, inspect, openai, repository, serve
+from inflight.cli import (
+    bench,
+    build,
+    chat,
+    check,
+    generate,
+    inspect,
+    install,
+    openai,
+    repository,
+    serve,
+)
 
 app = typer.Typer(
     name="inflight",
@@ -17,6 +28,7 @@ app.command("build")(build.build)
 app.command("check")(check.check)
 app.command("chat")(chat.chat)
 app.command("generate")(generate.generate)
+app.command("install")(install.install)
 app.command("inspect")(inspect.inspect)
 app.command("serve")(serve.serve)
 app.command("openai")(openai.openai)

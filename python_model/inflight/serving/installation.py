@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import re
 import shutil
 import sys
 import sysconfig
@@ -12,6 +13,7 @@ from pathlib import Path
 import inflight
 
 _LIBRARY = "libtriton_inflight.so"
+_COMPILER_NOTE = "compiler.txt"  # read by backend/triton/engine_builder.cc
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,31 @@ def backend_library() -> Path:
     if not (folder / _LIBRARY).is_file():
         raise FileNotFoundError(f"{folder / _LIBRARY} is missing: build the C++ part first")
     return folder
+
+
+def install_backend(backends: str | Path, name: str = "inflight") -> Path:
+    """Copies our library into a server's folder of backends, under any name of a backend; answers
+    its folder there. The library is told how to call the compiler, for checkpoints it is to serve.
+
+    Raises FileNotFoundError if the library was not built, ValueError if `name` is no folder's name
+    or the folder holds another backend, and OSError if it cannot be written.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
+        raise ValueError(f"a backend cannot be called {name!r}: letters, digits, _ and - only")
+    source = backend_library()
+    target = Path(backends) / name
+    library = target / f"libtriton_{name}.so"
+    note = target / _COMPILER_NOTE
+    if library.exists() and not note.exists():
+        raise ValueError(f"{library} is another backend's: move {target} away first")
+    target.mkdir(parents=True, exist_ok=True)
+    for path in source.iterdir():
+        copy = library if path.name == _LIBRARY else target / path.name
+        # A server that has the old file open keeps it.
+        shutil.copy(path, copy.with_suffix(".new"))
+        copy.with_suffix(".new").replace(copy)
+    note.write_text(f"{sys.executable}\n{package_path()}\n")
+    return target
 
 
 def write_backends(output: str | Path, installation: Installation) -> Path:

@@ -141,6 +141,15 @@ TRITONSERVER_Error* TRITONSERVER_MessageDelete(TRITONSERVER_Message* message) {
   delete message;
   return nullptr;
 }
+TRITONSERVER_Error* TRITONBACKEND_ModelBackend(TRITONBACKEND_Model* model,
+                                               TRITONBACKEND_Backend** backend) {
+  *backend = reinterpret_cast<TRITONBACKEND_Backend*>(model);  // all that is asked is its name
+  return nullptr;
+}
+TRITONSERVER_Error* TRITONBACKEND_BackendName(TRITONBACKEND_Backend* backend, const char** name) {
+  *name = reinterpret_cast<TRITONBACKEND_Model*>(backend)->backend.c_str();
+  return nullptr;
+}
 TRITONSERVER_Error* TRITONBACKEND_ModelName(TRITONBACKEND_Model* model, const char** name) {
   *name = model->name.c_str();
   return nullptr;
@@ -294,6 +303,20 @@ TRITONSERVER_Error* TRITONBACKEND_RequestOutputCount(TRITONBACKEND_Request* requ
 TRITONSERVER_Error* TRITONBACKEND_RequestOutputName(TRITONBACKEND_Request* request, uint32_t index,
                                                     const char** name) {
   *name = request->outputs.at(index).c_str();
+  return nullptr;
+}
+TRITONSERVER_Error* TRITONBACKEND_RequestParameterCount(TRITONBACKEND_Request* request,
+                                                        uint32_t* count) {
+  *count = static_cast<uint32_t>(request->parameters.size());
+  return nullptr;
+}
+TRITONSERVER_Error* TRITONBACKEND_RequestParameter(TRITONBACKEND_Request* request, uint32_t index,
+                                                   const char** key,
+                                                   TRITONSERVER_ParameterType* type,
+                                                   const void** value) {
+  *key = request->parameters.at(index).first.c_str();
+  *type = TRITONSERVER_PARAMETER_STRING;
+  *value = request->parameters[index].second.c_str();
   return nullptr;
 }
 TRITONSERVER_Error* TRITONBACKEND_RequestRelease(TRITONBACKEND_Request* request, uint32_t) {

@@ -81,6 +81,7 @@ struct TRITONBACKEND_Model {
   uint64_t version = 1;
   std::string location;  // of the model, above its versions
   std::string config;    // JSON
+  std::string backend = "inflight";
 };
 
 struct TRITONBACKEND_Input {
@@ -92,6 +93,7 @@ struct TRITONBACKEND_Request {
   std::string id;
   std::vector<TRITONBACKEND_Input> inputs;
   std::vector<std::string> outputs;
+  std::vector<std::pair<std::string, std::string>> parameters;  // texts
   std::atomic<bool> cancelled{false};
 
   std::mutex mutex;  // guards what follows

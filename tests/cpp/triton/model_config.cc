@@ -3,9 +3,9 @@
 #include <filesystem>
 #include <fstream>
 
+#include "backend/triton/engine_builder.h"
 #include "backend/triton/model_state.h"
-#include "tests/cpp/testing.h"
-#include "tests/cpp/triton/fake_triton.h"
+#include "tests/cpp/triton/instance_fixture.h"
 
 namespace inflight::testing {
 namespace {
@@ -63,7 +63,8 @@ void reads_every_setting() {
                    "{\"default_queue_policy\": {\"max_queue_size\": 17}}, "),
             "/nowhere");
   EXPECT_EQ(settings.engine.engine_dir.string(), folder.path.string());
-  EXPECT_EQ(settings.engine.device, "cpu");
+  EXPECT_EQ(settings.devices.size(), 1u);
+  EXPECT_EQ(settings.devices[0], "cpu");
   EXPECT_EQ(settings.engine.kv_cache_max_tokens.value_or(0), 4096);
   EXPECT_EQ(settings.engine.kv_cache_max_bytes.value_or(0), 1000000);
   EXPECT_EQ(settings.engine.kv_cache_free_memory_fraction, 0.5);
@@ -94,16 +95,19 @@ void the_queue_is_bound_by_a_parameter_first() {
 void gpu_ids_name_the_device() {
   EngineFolder folder;
   const auto device_of = [&](const std::string& parameters) {
-    return parse(config(parameters), folder.path).engine.device;
+    std::string text;
+    for (const std::string& device : parse(config(parameters), folder.path).devices)
+      text += (text.empty() ? "" : " ") + device;
+    return text;
   };
   EXPECT_EQ(device_of(""), "auto");
   EXPECT_EQ(device_of(parameter("gpu_device_ids", "1")), "cuda:1");
-  EXPECT_EQ(device_of(parameter("gpu_device_ids", "2;3")), "cuda:2");
+  EXPECT_EQ(device_of(parameter("gpu_device_ids", "2;3")), "cuda:2 cuda:3");
   EXPECT_EQ(device_of(parameter("gpu_device_ids", "1") + "," + parameter("device", "cpu")), "cpu");
   const std::string two = error_of(config(parameter("gpu_device_ids", "0,1")), folder.path);
   EXPECT(two.find("one GPU") != std::string::npos);
   const std::string none = error_of(config(parameter("gpu_device_ids", "x")), folder.path);
-  EXPECT(none.find("expected a number") != std::string::npos);
+  EXPECT(none.find("expected numbers") != std::string::npos);
   const ModelSettings dummy = parse(config(parameter("load_format", "dummy")), folder.path);
   EXPECT_EQ(dummy.engine.load_format, "dummy");
   EXPECT(dummy.warnings.empty());
@@ -150,10 +154,10 @@ void wrong_values() {
             "inflight_batching or V1");
   EXPECT_EQ(error_of(config(parameter("gpt_model_path", "/no/such/folder")), folder.path),
             "gpt_model_path: the engine directory /no/such/folder does not exist");
-  EXPECT_EQ(error_of(config(parameter("gpt_model_path", "/")), folder.path),
-            "gpt_model_path: / holds no engine.json; make one with `inflight build`");
-  EXPECT_EQ(error_of(config(parameter("max_beam_width", "4")), folder.path),
-            "max_beam_width is 4; beam search is not supported yet, expected 1");
+  EXPECT_EQ(
+      error_of(config(parameter("gpt_model_path", "/")), folder.path),
+      "gpt_model_path: / holds no engine.json, nor a checkpoint's config.json; make an engine "
+      "with `inflight build`");
   EXPECT_EQ(error_of("[]", folder.path),
             "the configuration of model tensorrt_llm is not a JSON object");
 
@@ -191,6 +195,131 @@ void periods_of_checks() {
   EXPECT_EQ(wrong.warnings.size(), 1u);
 }
 
+/// Every parameter of the former backend is honoured, harmless, or named.
+void former_parameters() {
+  EngineFolder folder;
+  const auto parsed = [&](const std::string& parameters) {
+    return parse(config(parameters), folder.path);
+  };
+  const ModelSettings harmless = parsed(
+      parameter("FORCE_CPU_ONLY_INPUT_TENSORS", "no") + "," +
+      parameter("multi_block_mode", "true") + "," + parameter("enable_trt_overlap", "False") + "," +
+      parameter("gpu_weights_percent", "1.0") + "," + parameter("decoding_mode", "top_k_top_p") +
+      "," + parameter("batch_scheduler_policy", "guaranteed_no_evict") + "," +
+      parameter("sink_token_length", "0") + "," + parameter("encoder_model_path", "${encoder}") +
+      "," + parameter("participant_ids", "0") + "," + parameter("max_beam_width", "1"));
+  EXPECT(harmless.warnings.empty());
+  EXPECT_EQ(harmless.notes.size(), 1u);
+  EXPECT_CONTAINS(harmless.notes[0],
+                  "parameters of the former backend that change nothing: "
+                  "FORCE_CPU_ONLY_INPUT_TENSORS, batch_scheduler_policy, decoding_mode");
+
+  const auto warning = [&](const char* key, const char* value) {
+    const ModelSettings settings = parsed(parameter(key, value));
+    EXPECT_EQ(settings.warnings.size(), 1u);
+    return settings.warnings.empty() ? std::string() : settings.warnings[0];
+  };
+  EXPECT_EQ(warning("batch_scheduler_policy", "max_utilization"),
+            "parameter batch_scheduler_policy = \"max_utilization\" has no effect: the policy is "
+            "guaranteed_no_evict");
+  EXPECT_CONTAINS(warning("max_beam_width", "4"), "beam search is not supported yet");
+  EXPECT_CONTAINS(warning("guided_decoding_backend", "xgrammar"), "guided decoding is not");
+  EXPECT_CONTAINS(warning("lora_prefetch_dir", "/adapters"), "LoRA is not supported yet");
+  EXPECT_CONTAINS(warning("kv_cache_host_memory_bytes", "45000000"), "no second level");
+  EXPECT_CONTAINS(warning("decoding_mode", "lookahead"), "speculative decoding");
+  EXPECT_CONTAINS(warning("decoding_mode", "no_such_mode"), "expected top_k_top_p");
+  EXPECT_CONTAINS(warning("participant_ids", "1,2"), "one process");
+
+  const auto refusal = [&](const char* key, const char* value) {
+    return error_of(config(parameter(key, value)), folder.path);
+  };
+  EXPECT_EQ(refusal("encoder_model_path", "/encoder"),
+            "parameter encoder_model_path = \"/encoder\": models with an encoder are not supported "
+            "yet");
+  EXPECT_CONTAINS(refusal("sink_token_length", "4"), "sink tokens are not supported");
+  EXPECT_CONTAINS(refusal("num_nodes", "2"), "num_nodes = \"2\"");
+  EXPECT_CONTAINS(refusal("decoding_mode", "medusa"), "speculative decoding is not supported yet");
+  EXPECT_CONTAINS(refusal("max_attention_window_size", "many"), "expected numbers above 0");
+}
+
+void attention_windows() {
+  EngineFolder folder;
+  executor::EngineInfo info;
+  info.max_seq_len = 4096;
+  const auto error_for = [&](const std::string& parameters) -> std::string {
+    try {
+      triton::check_attention_window(parse(config(parameters), folder.path), info);
+    } catch (const Error& error) {
+      return error.what();
+    }
+    return "";
+  };
+  EXPECT_EQ(error_for(""), "");
+  EXPECT_EQ(error_for(parameter("max_attention_window_size", "4096,8192")), "");
+  EXPECT_CONTAINS(error_for(parameter("max_attention_window_size", "8192,1024")),
+                  "max_attention_window_size is 1024, smaller than the longest sequence of 4096");
+}
+
+void the_former_name() {
+  EngineFolder folder;
+  const std::string json = config(parameter("cuda_graph_mode", "false"));
+  const auto named = [&](const char* backend) {
+    return triton::parse_model_config(json, "llm", 1, folder.path, backend);
+  };
+  EXPECT(named("tensorrtllm").reader.allow_unknown_ids);
+  EXPECT(named("tensorrtllm").engine.enable_cuda_graphs);  // not what that backend meant by it
+  EXPECT(!named("inflight").reader.allow_unknown_ids);
+  EXPECT(!named("inflight").engine.enable_cuda_graphs);
+}
+
+void instances_take_devices_in_turn() {
+  EngineFolder folder;
+  fs::create_directory(folder.path / "1");
+  fs::rename(folder.path / "engine.json", folder.path / "1" / "engine.json");
+  TRITONBACKEND_Model model{"llm", 1, folder.path.string(),
+                            config(parameter("gpu_device_ids", "2;5"))};
+  triton::ModelState state(&model);
+  for (const char* device : {"cuda:2", "cuda:5", "cuda:2"})
+    EXPECT_EQ(state.next_engine().device, device);
+}
+
+/// A checkpoint where an engine is wanted: the compiler's answer is the engine, its words the
+/// error.
+void checkpoints_are_compiled() {
+  EngineFolder folder;
+  const fs::path engine = folder.path / "engine.json";
+  const fs::path checkpoint = folder.path / "checkpoint";
+  fs::create_directory(checkpoint);
+  std::ofstream(checkpoint / "config.json") << "{}";
+  EXPECT_EQ(parse(config(parameter("gpt_model_path", "checkpoint")), folder.path)
+                .engine.engine_dir.string(),
+            checkpoint.string());
+
+  const fs::path compiler = folder.path / "compiler";
+  const auto build_with = [&](const std::string& script) -> std::string {
+    std::ofstream(compiler) << "#!/bin/sh\n" << script;
+    fs::permissions(compiler, fs::perms::owner_all);
+    try {
+      const triton::Compiler how{compiler.string(), "/some/folder"};
+      return triton::build_engine(how, checkpoint, {"--max-seq-len", "7"}).string();
+    } catch (const Error& error) {
+      return error.what();
+    }
+  };
+  EXPECT_EQ(build_with("echo chatter; echo " + folder.path.string()), folder.path.string());
+  EXPECT_CONTAINS(build_with("echo $0 $* >&2; echo $PYTHONPATH >&2; exit 3"),
+                  "-m inflight.builder " + checkpoint.string() + " --max-seq-len 7\n/some/folder");
+  EXPECT_CONTAINS(build_with("exit 3"), "make one with `inflight build`");
+  EXPECT_CONTAINS(build_with("echo /no/such/engine"), "no engine could be built");
+  fs::remove(compiler);
+  try {
+    triton::build_engine({compiler.string(), ""}, checkpoint, {});
+    EXPECT(false);
+  } catch (const Error& error) {
+    EXPECT_CONTAINS(error.what(), "No such file");
+  }
+}
+
 }  // namespace
 }  // namespace inflight::testing
 
@@ -205,6 +334,11 @@ int main(int argc, char** argv) {
           {"relative_paths_belong_to_the_version", relative_paths_belong_to_the_version},
           {"reads_the_servers_model", reads_the_servers_model},
           {"wrong_values", wrong_values},
+          {"former_parameters", former_parameters},
+          {"attention_windows", attention_windows},
+          {"the_former_name", the_former_name},
+          {"instances_take_devices_in_turn", instances_take_devices_in_turn},
+          {"checkpoints_are_compiled", checkpoints_are_compiled},
           {"periods_of_checks", periods_of_checks},
       },
       argc, argv);

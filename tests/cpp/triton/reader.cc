@@ -1,4 +1,5 @@
 // What of a request's tensors reaches the engine's Request.
+#include <algorithm>
 #include <chrono>
 #include <limits>
 
@@ -140,6 +141,36 @@ void retention_that_makes_no_sense() {
   EXPECT_CONTAINS(backend.error_of(decode), "retention_decode_priority is -3");
 }
 
+void ids_of_no_vocabulary() {
+  const Ids wild = {3, -5, 1000, std::numeric_limits<int32_t>::max(), 7};
+  {
+    Backend strict;
+    EXPECT_CONTAINS(strict.error_of(make_request(wild, 2)), "input_ids[1] is -5");
+  }
+  Backend former;
+  former.settings.reader.allow_unknown_ids = true;
+  const RequestPtr request = make_request(wild, 4);
+  request->real("repetition_penalty", 1.5f);
+  const FakeAnswer& answer = former.run(request)[0];
+  const Ids ids = output_ids(answer);
+  EXPECT_EQ(ids.size(), 9u);
+  EXPECT(std::equal(wild.begin(), wild.end(), ids.begin()));  // told as they were given
+}
+
+void request_types() {
+  Backend backend;
+  for (const char* kind : {"context_only", "generation_only"}) {
+    const RequestPtr request = make_request({1}, 1);
+    request->parameters = {{"other", "x"}, {"request_type", kind}};
+    EXPECT_CONTAINS(backend.error_of(request), std::string("request_type is ") + kind);
+  }
+  for (const char* kind : {"context_and_generation", "no_such_type"}) {
+    const RequestPtr request = make_request({1}, 1);
+    request->parameters = {{"request_type", kind}, {"Streaming", "true"}};
+    EXPECT(!backend.run(request)[0].error.has_value());
+  }
+}
+
 }  // namespace
 }  // namespace inflight::testing
 
@@ -154,6 +185,8 @@ int main(int argc, char** argv) {
           {"end_ids_may_be_ignored", end_ids_may_be_ignored},
           {"retention_of_ranges", retention_of_ranges},
           {"retention_that_makes_no_sense", retention_that_makes_no_sense},
+          {"ids_of_no_vocabulary", ids_of_no_vocabulary},
+          {"request_types", request_types},
       },
       argc, argv);
 }
