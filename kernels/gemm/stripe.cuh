@@ -25,8 +25,10 @@ namespace inflight::cuda::stripe {
 inline constexpr int kDepth = 64;  // elements of a chunk: 128 bytes, the swizzle's width
 inline constexpr int kUnit = 4;    // chunks; blocks share the depth by so many
 inline constexpr int kMaxSlots = 16;
-/// Of shared memory, to one or two blocks on a multiprocessor, and of weights on their way.
-inline constexpr int kRingBytes[] = {0, 199 << 10, 111 << 10}, kWindowBytes = 80 << 10;
+/// Of shared memory, and of weights on their way, to one or two blocks on a multiprocessor.
+/// Measured in layers of an 8B: all of 80 KB 2 to 4 us slower, of 32 KB 5 to 9, of 24 KB 40.
+inline constexpr int kRingBytes[] = {0, 199 << 10, 111 << 10};
+inline constexpr int kWindowBytes[] = {0, 64 << 10, 40 << 10};
 inline constexpr int kProducers = 64;  // threads
 
 struct StripeArgs {
@@ -289,7 +291,7 @@ void launch_stripes(const FusedProductParams& p, const StripePlan& plan, const O
   const ProductOutput out = output_of(p);
   const int width = p.is_gated ? plan.rows / 2 : plan.rows;
   const int stripes = (out.columns + width - 1) / width;
-  const int window = kWindowBytes / (kChunks * plan.rows * kDepth * 2);
+  const int window = kWindowBytes[plan.per_multiprocessor] / (kChunks * plan.rows * kDepth * 2);
   launch(
       kernel,
       {.grid = dim3(static_cast<unsigned>(stripes * plan.split)),
