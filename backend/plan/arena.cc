@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "kernels/core/load.h"
+
 namespace inflight::plan {
 
 namespace {
@@ -25,6 +27,12 @@ void Arena::clear(const Stream& stream) const {
   for (const Buffer* buffer : {&activations_, &workspace_}) {
     fill_async(buffer->data(), 0, buffer->bytes(), stream);
   }
+}
+
+void Arena::fill_random(DType dtype, const Stream& stream) const {
+  fill_random_async(activations_.data(), dtype,
+                    static_cast<int64_t>(activations_.bytes() / size_of(dtype)),
+                    RandomValues::normal(1, 1.0f), stream);
 }
 
 }  // namespace inflight::plan

@@ -26,6 +26,8 @@ class Arena {
   /// Zeroes all of it on a CUDA device, in stream order, so that padded rows are numbers from the
   /// first step on.
   void clear(const Stream& stream) const;
+  /// Fills the values of a CUDA device's plan with normal numbers of this dtype, in stream order.
+  void fill_random(DType dtype, const Stream& stream) const;
   Workspace workspace() const { return {workspace_.data(), workspace_.bytes()}; }
   int64_t bytes() const { return static_cast<int64_t>(activations_.bytes() + workspace_.bytes()); }
 

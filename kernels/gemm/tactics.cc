@@ -13,7 +13,7 @@ namespace {
 
 // A file: this line, the machine's, a line per problem with its numbers and the algorithm's in
 // hexadecimal, and how many they are with the hash of all lines before.
-constexpr std::string_view kHeader = "inflight tactics 1";
+constexpr std::string_view kHeader = "inflight tactics 2";
 
 uint64_t hash_of(std::string_view text) {
   uint64_t hash = 14695981039346656037u;  // FNV-1a
