@@ -77,10 +77,12 @@ std::string machine_of(const CublasLt& library) {
 }
 
 /// Row counts that share an algorithm: eight ranges to a power of two, two of many rows, whose
-/// races take long (0.1 s for the linears of an 8B layer at 8,192 rows).
+/// races take long (0.1 s for the linears of an 8B layer at 8,192 rows). Up to 1,024 each range
+/// ends at a size that generation steps are padded to: what these have raced serves the sequences
+/// of steps with prompts, which are not padded.
 int64_t bucket_of(int64_t rows) {
   const auto floor = static_cast<int64_t>(std::bit_floor(static_cast<uint64_t>(rows)));
-  const int64_t step = std::max<int64_t>(16, floor / (rows <= 1024 ? 8 : 2));
+  const int64_t step = std::max<int64_t>(rows <= 128 ? 16 : 32, floor / (rows <= 1024 ? 8 : 2));
   return (rows + step - 1) / step * step;
 }
 
