@@ -1,0 +1,145 @@
+"""Every tensor of the engine's model is used by a test of a real server; those that no other file
+uses, here, with what they change."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tritonclient.grpc as grpc
+from inflight.serving.schema import ENSEMBLE, TENSORRT_LLM, Support
+from triton_server import Server, Stream, ask, llm_request, tensors
+from tritonclient.utils import InferenceServerException
+
+PROMPT = [5, 17, 200, 33, 90, 91, 4]
+ALONE = {"exclude_input_in_output": True}
+# Lists of tensors, which use none.
+LISTS = {"test_former_name.py", "test_old_repository.py", "triton_server.py"}
+
+
+@pytest.mark.parametrize("model", [TENSORRT_LLM, ENSEMBLE], ids=lambda model: model.name)
+def test_no_tensor_is_without_a_test(model) -> None:
+    sources = [
+        path.read_text()
+        for path in Path(__file__).parents[1].rglob("*.py")
+        if path.name not in LISTS
+    ]
+    used = [t.name for t in (*model.inputs, *model.outputs) if t.support is Support.USED]
+    untested = [
+        name for name in used if not any(re.search(rf"\b{name}\b", text) for text in sources)
+    ]
+    assert untested == []
+
+
+def ids_of(server: Server, prompt: list[int] = PROMPT, length: int = 24, **options) -> list[int]:
+    return ask(server, "tensorrt_llm", **llm_request(prompt, length, **ALONE, **options))[0].ids
+
+
+def test_top_p_that_decays(server: Server) -> None:
+    hot = {"runtime_top_p": 0.95, "temperature": 3.0, "seed": 4}
+    decay = {**hot, "runtime_top_p_decay": 0.001}
+    whole, narrow = ids_of(server, **hot), ids_of(server, **decay)
+    assert narrow[0] == whole[0]
+    assert narrow != whole
+    assert ids_of(server, **decay, runtime_top_p_min=0.95) == whole
+    # From the id on that resets it, the choice is wide again.
+    again = ids_of(server, **decay, runtime_top_p_reset_ids=narrow[1])
+    assert again[:2] == narrow[:2]
+    assert again != narrow
+
+
+def test_a_prompt_left_out_of_the_penalties(server: Server) -> None:
+    even = list(range(4, 258, 2))
+    penalised = ids_of(server, even, repetition_penalty=1e9)
+    assert not set(penalised) & set(even)
+    ignored = ids_of(server, even, repetition_penalty=1e9, prompt_ignore_length=len(even))
+    assert set(ignored) & set(even)
+    assert len(set(ignored)) == 24
+
+
+@pytest.mark.parametrize("model", ["tensorrt_llm", "ensemble"])
+def test_likeliest_ids(server: Server, model: str) -> None:
+    options = {"return_log_probs": True, "num_top_log_probs": 3, **ALONE}
+    if model == "ensemble":
+        request = {"text_input": "To be", "max_tokens": 6, "end_id": -1}
+    else:
+        request = llm_request(PROMPT, 6)
+    (answer,) = ask(server, model, **request, **options)
+    ids, log_probs = (answer.outputs[name] for name in ("top_log_prob_ids", "top_log_probs"))
+    assert ids.shape == log_probs.shape == (1, 1, 6, 3)
+    assert (np.diff(log_probs, axis=-1) <= 0).all()
+    np.testing.assert_allclose(  # greedy: the likeliest is the one chosen
+        log_probs[0, 0, :, 0], answer.outputs["output_log_probs"][0, 0], atol=1e-5
+    )
+    if model == "tensorrt_llm":
+        assert ids[0, 0, :, 0].tolist() == answer.ids
+
+
+def test_the_old_name_of_perf_metrics(server: Server) -> None:
+    request = llm_request(PROMPT, 2, return_kv_cache_reuse_stats=True)
+    (answer,) = ask(server, "tensorrt_llm", **request)
+    assert answer.outputs["kv_cache_alloc_new_blocks"].item() == 1
+
+
+def test_what_postprocessing_is_told(server: Server) -> None:
+    """And how it ends one request by the engine's number, heard or unheard."""
+    context = np.array([[1, 2, 3]], np.uint8)
+    for client_left in (False, True):
+        with Stream(server, "tensorrt_llm") as stream:
+            stream.send(**llm_request(PROMPT, 3000, streaming=True, text_context=context))
+            said: list[int] = []
+            for _ in range(5):
+                answer = stream.next()
+                assert answer.outputs["text_context"].tolist() == [[1, 2, 3]]
+                assert answer.outputs["previous_ids"].reshape(-1).tolist() == said
+                number, is_last, num_new = answer.outputs["response_state"].reshape(-1).tolist()
+                assert (is_last, num_new) == (0, len(answer.ids))
+                said += answer.ids
+            with Stream(server, "tensorrt_llm") as other:
+                command = llm_request([0], 0, stop=True, client_left=client_left)
+                other.send(**command, engine_request_id=np.array([[number]], np.uint64))
+                assert other.next().outputs == {}
+            while not answer.final:
+                answer = stream.next()
+            assert answer.outputs["response_state"].reshape(-1).tolist()[:2] == [number, 1]
+        server.wait_until_idle()
+
+
+def error_of(server: Server, parameters: dict[str, str] | None = None, **options) -> str:
+    answers = []
+    with grpc.InferenceServerClient(f"localhost:{server.grpc_port}") as client:
+        client.start_stream(lambda result, error: answers.append((result, error)))
+        client.async_stream_infer(
+            "tensorrt_llm", tensors(**llm_request(PROMPT, 2, **options)), parameters=parameters
+        )
+        client.stop_stream()
+    ((_, error),) = answers
+    return "" if error is None else error.message()
+
+
+def test_request_types(server: Server) -> None:
+    for kind in ("context_only", "generation_only"):
+        assert f"request_type is {kind}" in error_of(server, {"request_type": kind})
+    assert error_of(server, {"request_type": "context_and_generation"}) == ""
+    assert error_of(server, {"request_type": "no_such_type"}) == ""
+    assert 'request_type \\"no_such_type\\" is unknown' in server.log.read_text()
+
+
+def test_a_prompt_too_long(server: Server) -> None:
+    with pytest.raises(InferenceServerException) as caught:
+        ask(server, "tensorrt_llm", **llm_request([3] * 5000, 1))
+    assert "Prompt length (5000) exceeds maximum input length (4095)" in caught.value.message()
+
+
+def test_retention_that_makes_no_sense(server: Server) -> None:
+    ranges = {
+        "retention_token_range_starts": [0, 4],
+        "retention_token_range_ends": [4, -1],
+        "retention_token_range_priorities": [9, 9],
+    }
+    for field in ("ends", "priorities", "durations_ms"):
+        name = f"retention_token_range_{field}"
+        message = error_of(server, **{**ranges, name: [1, 2, 3]})
+        assert f"{name} has 3 elements" in message
+    message = error_of(server, **{**ranges, "retention_token_range_priorities": [9, 101]})
+    assert "retention_token_range_priorities[1] is 101" in message
