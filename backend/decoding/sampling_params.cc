@@ -28,9 +28,9 @@ void check_bias(std::string_view field, int64_t id, float bias) {
 
 void check_biases(const SamplingParams& params, int vocab_size) {
   const auto& dense = params.embedding_bias;
-  check(dense.empty() || dense.size() == static_cast<size_t>(vocab_size), kSampling,
-        "embedding_bias has ", dense.size(), " values; it must have ", vocab_size,
-        ", one for each id of the vocabulary (or none)");
+  // A tokenizer's vocabulary may end before the model's, which is often padded.
+  check(dense.size() <= static_cast<size_t>(vocab_size), kSampling, "embedding_bias has ",
+        dense.size(), " values; it must have at most ", vocab_size, ", the size of the vocabulary");
   for (size_t id = 0; id < dense.size(); ++id)
     check_bias("embedding_bias", static_cast<int64_t>(id), dense[id]);
   std::vector<int32_t> ids;

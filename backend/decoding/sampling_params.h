@@ -30,7 +30,7 @@ struct SamplingParams {
   uint64_t seed = 0;                // of the counter-based generator; same seed, same tokens
   int num_logprobs = -1;  // -1 = none; 0 = the chosen token's; n > 0 = and the n likeliest
   bool normalize_log_probs = true;    // of the distribution drawn from; false: before the filters
-  std::vector<float> embedding_bias;  // [V] or empty: added to the logits of every step
+  std::vector<float> embedding_bias;  // at most [V]: added to the logits of every step
   std::vector<TokenBias> logit_bias;  // the same for some ids, each at most once
 
   bool is_greedy() const { return greedy || temperature == 0.0f || top_k == 1; }

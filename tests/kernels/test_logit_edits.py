@@ -202,7 +202,7 @@ def test_cuda_edits_as_the_cpu_does(vocab_size: int, batch: int) -> None:
 @pytest.mark.parametrize(
     ("params", "message"),
     [
-        ({"embedding_bias": [0.0] * 7}, "embedding_bias has 7 values; it must have 50"),
+        ({"embedding_bias": [0.0] * 51}, "embedding_bias has 51 values; it must have at most 50"),
         ({"embedding_bias": [float("nan")] + [0.0] * 49}, "embedding_bias of token id 0 is nan"),
         ({"logit_bias": [(3, float("inf"))]}, "logit_bias of token id 3 is inf"),
         ({"logit_bias": [(50, 1.0)]}, "logit_bias holds token id 50"),

@@ -157,10 +157,10 @@ void refusals() {
   EXPECT_CONTAINS(error_with([](R& r) { r.flag("return_context_logits", true); }),
                   "return_context_logits is not supported yet");
   EXPECT_CONTAINS(error_with([](R& r) {
-                    r.add("embedding_bias", TRITONSERVER_TYPE_FP32, {1, 2},
-                          std::vector<float>{0.0f, 0.0f});
+                    r.add("embedding_bias", TRITONSERVER_TYPE_FP32, {1, 1001},
+                          std::vector<float>(1001));
                   }),
-                  "embedding_bias has 2 values; it must have 1000");
+                  "embedding_bias has 1001 values; it must have at most 1000");
   EXPECT_CONTAINS(error_with([](R& r) { r.real("runtime_top_p_decay", 0.0f); }),
                   "top_p_decay is 0; it must be greater than 0");
   EXPECT_CONTAINS(error_with([](R& r) { r.number("no_repeat_ngram_size", -1); }),
