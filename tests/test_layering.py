@@ -50,6 +50,7 @@ CPP_ARROWS = {
         "kernels/core/error.h",
         "kernels/core/check.h",
         "kernels/core/log.h",
+        "kernels/core/cpu/convert.h",
     ],
     "backend/bindings": ["kernels", "backend"],
 }

@@ -1,8 +1,11 @@
 // The engine for Python: submit, cancel, and one queue of response parts that Python waits on
 // without the GIL. The engine's threads never take the GIL, so nothing here can deadlock with it.
+#include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 #include <pybind11/stl/filesystem.h>
+
+#include <utility>
 
 #include "backend/bindings/bind_errors.h"
 #include "backend/bindings/bind_submit.h"
@@ -91,6 +94,15 @@ auto of_part(Get get) {
   return [get](const TaggedResponse& response) { return get(response.part); };
 }
 
+/// [n, V] that owns what was the part's; None where it has none.
+py::object to_rows(std::vector<float>& values, int vocab_size) {
+  if (values.empty()) return py::none();
+  auto* const owned = new std::vector<float>(std::exchange(values, {}));
+  const py::capsule owner(owned, [](void* data) { delete static_cast<std::vector<float>*>(data); });
+  const auto num_rows = static_cast<py::ssize_t>(owned->size() / vocab_size);
+  return py::array_t<float>({num_rows, static_cast<py::ssize_t>(vocab_size)}, owned->data(), owner);
+}
+
 void register_response(py::module_& module) {
   using executor::Response;
   py::class_<TokenLogProbs>(module, "TokenLogProbs")
@@ -105,6 +117,14 @@ void register_response(py::module_& module) {
                              of_part([](const Response& part) { return part.log_probs; }))
       .def_property_readonly("cumulative_log_prob",
                              of_part([](const Response& part) { return part.cumulative_log_prob; }))
+      .def_property_readonly("context_logits",
+                             [](TaggedResponse& response) {
+                               return to_rows(response.part.context_logits, response.vocab_size);
+                             })
+      .def_property_readonly("generation_logits",
+                             [](TaggedResponse& response) {
+                               return to_rows(response.part.generation_logits, response.vocab_size);
+                             })
       .def_property_readonly("is_final",
                              of_part([](const Response& part) { return part.is_final; }))
       .def_property_readonly("finish_reason", of_part([](const Response& part) {

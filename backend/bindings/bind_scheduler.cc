@@ -79,7 +79,7 @@ void register_kv_cache(py::module_ module) {
             return manager.match(prompt);
           },
           py::arg("prompt"))
-      .def("open", &KvCacheManager::open)
+      .def("open", [](KvCacheManager& manager) { return manager.open(); })
       .def(
           "reserve",
           [](KvCacheManager& manager,
@@ -123,11 +123,14 @@ void register_schedule(py::module_ module) {
       .def("max_running", &Limits::max_running);
   py::class_<SequenceView>(module, "SequenceView")
       .def(py::init([](uint64_t id, int32_t prompt_len, int32_t max_total_len, int32_t num_computed,
-                       int32_t num_blocks, int32_t priority) {
-             return SequenceView{id, priority, prompt_len, num_computed, max_total_len, num_blocks};
+                       int32_t num_blocks, int32_t priority, bool logits_of_prompt) {
+             return SequenceView{
+                 id,         priority,        prompt_len, num_computed, max_total_len,
+                 num_blocks, logits_of_prompt};
            }),
            py::arg("id"), py::arg("prompt_len"), py::arg("max_total_len"),
-           py::arg("num_computed") = 0, py::arg("num_blocks") = 0, py::arg("priority") = 0);
+           py::arg("num_computed") = 0, py::arg("num_blocks") = 0, py::arg("priority") = 0,
+           py::arg("logits_of_prompt") = false);
   py::class_<CacheView>(module, "CacheView")
       .def(py::init([](int32_t tokens_per_block, int32_t num_blocks, int32_t free_blocks) {
              return CacheView{kv_cache::Geometry(tokens_per_block), num_blocks, free_blocks};
@@ -140,6 +143,8 @@ void register_schedule(py::module_ module) {
       .def_readonly("num_tokens", &ScheduledSequence::num_tokens)
       .def_readonly("is_prompt_chunk", &ScheduledSequence::is_prompt_chunk)
       .def_readonly("is_last_chunk", &ScheduledSequence::is_last_chunk)
+      .def_readonly("logits_of_all", &ScheduledSequence::logits_of_all)
+      .def("num_logits", &ScheduledSequence::num_logits)
       .def("makes_token", &ScheduledSequence::makes_token);
   py::class_<Step>(module, "Step")
       .def_readonly("sequences", &Step::sequences)

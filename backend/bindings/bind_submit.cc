@@ -124,11 +124,13 @@ void bind_submit(py::class_<PyEngine, std::shared_ptr<PyEngine>>& engine) {
          float top_p_decay, float top_p_min, const py::int_& top_p_reset_ids,
          const py::int_& prompt_ignore_length, const py::int_& no_repeat_ngram_size,
          const std::optional<Floats>& embedding_bias, const py::dict& logit_bias,
-         bool normalize_log_probs) {
+         bool normalize_log_probs, bool return_context_logits, bool return_generation_logits) {
         auto request = std::make_shared<Request>();
         request->client_id = std::move(client_id);
         request->input_ids = to_ids("input_ids", input_ids);
         request->streaming = streaming;
+        request->return_context_logits = return_context_logits;
+        request->return_generation_logits = return_generation_logits;
         request->priority = to_int("priority", priority);
         request->stop = {.max_new_tokens = to_int("max_new_tokens", max_new_tokens),
                          .min_new_tokens = to_int("min_new_tokens", min_new_tokens),
@@ -167,7 +169,8 @@ void bind_submit(py::class_<PyEngine, std::shared_ptr<PyEngine>>& engine) {
       py::arg("num_logprobs") = -1, py::arg("top_p_decay") = 1.0f, py::arg("top_p_min") = 0.0f,
       py::arg("top_p_reset_ids") = -1, py::arg("prompt_ignore_length") = 0,
       py::arg("no_repeat_ngram_size") = 0, py::arg("embedding_bias") = py::none(),
-      py::arg("logit_bias") = py::dict(), py::arg("normalize_log_probs") = true);
+      py::arg("logit_bias") = py::dict(), py::arg("normalize_log_probs") = true,
+      py::arg("return_context_logits") = false, py::arg("return_generation_logits") = false);
 }
 
 }  // namespace inflight::bindings

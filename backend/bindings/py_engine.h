@@ -22,18 +22,19 @@ namespace inflight::bindings {
 
 struct TaggedResponse {
   int64_t tag = 0;
+  int vocab_size = 0;
   executor::Response part;
 };
 
 /// Parts between the response thread and Python's readers.
 class PartQueue {
  public:
-  void push(int64_t tag, executor::Response&& part) {
+  void push(int64_t tag, int vocab_size, executor::Response&& part) {
     bool wake = false;
     {
       std::lock_guard lock(mutex_);
       wake = parts_.empty();
-      parts_.push_back({tag, std::move(part)});
+      parts_.push_back({tag, vocab_size, std::move(part)});
       is_ready_ = true;
     }
     if (wake) wake_.notify_one();
@@ -86,8 +87,9 @@ class PyEngine {
   executor::RequestId submit(std::shared_ptr<const executor::Request> request, int64_t tag) {
     const std::shared_lock lock(mutex_);
     if (!engine_) throw Error(ErrorCode::kCancelled, "the engine is closed");
-    return engine_->submit(std::move(request), [parts = parts_, tag](executor::Response&& part) {
-      parts->push(tag, std::move(part));
+    return engine_->submit(std::move(request), [parts = parts_, tag, vocab_size = info_.vocab_size](
+                                                   executor::Response&& part) {
+      parts->push(tag, vocab_size, std::move(part));
     });
   }
 

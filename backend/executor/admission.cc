@@ -8,6 +8,24 @@
 #include "kernels/core/log.h"
 
 namespace inflight::executor {
+namespace {
+
+/// What a message of gRPC can be.
+constexpr int64_t kMaxLogitsBytes = (int64_t{1} << 31) - 1;
+
+/// Those of one response: a streaming request has its generation logits with each token.
+void check_logits(const Request& request, const EngineInfo& info, int max_new_tokens) {
+  const auto prompt_len = static_cast<int64_t>(request.input_ids.size());
+  const int64_t rows = (request.return_context_logits ? prompt_len : 0) +
+                       (!request.return_generation_logits ? 0
+                        : request.streaming               ? 1
+                                                          : int64_t{max_new_tokens});
+  const int64_t bytes = rows * info.vocab_size * int64_t{sizeof(float)};
+  check(bytes <= kMaxLogitsBytes, "the logits asked for, ", rows, " rows of ", info.vocab_size,
+        ", are ", bytes, " bytes in one response; at most ", kMaxLogitsBytes, " are possible");
+}
+
+}  // namespace
 
 int admit(const Request& request, const EngineInfo& info, const scheduler::Limits& limits) {
   check(!request.input_ids.empty(), "The prompt is empty: input_ids must hold at least 1 token");
@@ -31,6 +49,7 @@ int admit(const Request& request, const EngineInfo& info, const scheduler::Limit
         info.max_seq_len, ")");
     max_new_tokens = room;
   }
+  check_logits(request, info, max_new_tokens);
   const auto num_blocks = static_cast<int32_t>(info.num_blocks);
   scheduler::check_can_run(static_cast<int32_t>(prompt_len),
                            static_cast<int32_t>(prompt_len) + max_new_tokens,

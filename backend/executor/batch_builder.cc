@@ -56,47 +56,71 @@ BatchBuilder::Arrays BatchBuilder::lay_out(int num_tokens, int num_sequences, in
           .block_tables = place(inputs_.block_tables, {num_sequences, num_columns})};
 }
 
+void BatchBuilder::place_logits_row(const Arrays& arrays, int b, int32_t first_row,
+                                    int32_t last_row, int32_t kv_length,
+                                    std::span<const int32_t> table) {
+  arrays.query_starts[b] = first_row;
+  arrays.kv_lengths[b] = kv_length;
+  arrays.last_rows[b] = last_row;
+  // Attention reads no further than kv_lengths; what lies behind is of an older step.
+  std::ranges::copy(table, arrays.block_tables + b * inputs_.block_tables.shape[1]);
+}
+
 void BatchBuilder::build(const scheduler::Step& step, std::span<Sequence* const> sequences,
                          std::span<const int32_t> in_flight_tokens,
                          const kv_cache::KvCacheManager& cache, Staging& staging) {
-  const auto num_sequences = static_cast<int>(step.sequences.size());
-  check_internal(step.num_tokens <= max_num_tokens_ && num_sequences <= max_batch_size_,
-                 "a step of ", step.num_tokens, " tokens in ", num_sequences,
-                 " sequences exceeds the limits of ", max_num_tokens_, " and ", max_batch_size_);
+  // A row of logits is a sequence to the plan: a prompt's chunk with logits of all its tokens is as
+  // many sequences of one row, which share a table.
+  int num_logits = 0;
+  for (const scheduler::ScheduledSequence& part : step.sequences) num_logits += part.num_logits();
+  check_internal(step.num_tokens <= max_num_tokens_ && num_logits <= max_batch_size_, "a step of ",
+                 step.num_tokens, " tokens with ", num_logits,
+                 " rows of logits exceeds the limits of ", max_num_tokens_, " and ",
+                 max_batch_size_);
   size_t num_columns = 1;
   for (const Sequence* sequence : sequences)
     num_columns = std::max(num_columns, cache.block_table(sequence->table).size());
   const Arrays arrays =
-      lay_out(step.num_tokens, num_sequences, static_cast<int>(num_columns), staging);
+      lay_out(step.num_tokens, num_logits, static_cast<int>(num_columns), staging);
   rows_.clear();
+  wanted_logits_.clear();
+  inputs_.rows_share_cache = false;
   const kv_cache::Geometry& geometry = cache.geometry();
   int32_t row = 0;
-  for (int b = 0; b < num_sequences; ++b) {
-    const scheduler::ScheduledSequence& part = step.sequences[b];
-    const Sequence& sequence = *sequences[b];
+  int b = 0;  // row of logits
+  for (size_t i = 0; i < step.sequences.size(); ++i) {
+    const scheduler::ScheduledSequence& part = step.sequences[i];
+    const Sequence& sequence = *sequences[i];
     const std::span<const int32_t> table = cache.block_table(sequence.table);
     const int32_t end = part.first_position + part.num_tokens;
+    const int num_rows = part.num_logits();
+    if (part.logits_of_all) {
+      wanted_logits_.push_back({b, num_rows});
+      inputs_.rows_share_cache |= num_rows > 1;
+      for (int j = 0; j < num_rows; ++j)
+        place_logits_row(arrays, b + j, row + j, row + j, part.first_position + j + 1, table);
+    } else {
+      place_logits_row(arrays, b, row, row + part.num_tokens - 1, end, table);
+    }
+    b += num_rows;
 
-    arrays.query_starts[b] = row;
-    arrays.kv_lengths[b] = end;
-    arrays.last_rows[b] = row + part.num_tokens - 1;
-    // Attention reads no further than kv_lengths; what lies behind is of an older step.
-    std::copy(table.begin(), table.end(), arrays.block_tables + b * num_columns);
-
-    sequence.copy_ids(part.first_position, part.num_tokens, in_flight_tokens[b],
+    sequence.copy_ids(part.first_position, part.num_tokens, in_flight_tokens[i],
                       arrays.input_ids + row);
     int32_t* positions = arrays.positions + row;
     std::iota(positions, positions + part.num_tokens, part.first_position);
     int32_t* rope_lengths = arrays.rope_lengths + row;
-    for (int32_t i = 0; i < part.num_tokens; ++i) {
-      rope_lengths[i] = std::max(sequence.prompt_len(), part.first_position + i + 1);
+    for (int32_t t = 0; t < part.num_tokens; ++t) {
+      rope_lengths[t] = std::max(sequence.prompt_len(), part.first_position + t + 1);
     }
     fill_slots(part.first_position, end, table, geometry, arrays.slots + row);
 
-    if (part.makes_token()) rows_.push_back(sequence.sample_row(b, in_flight_tokens[b]));
+    if (part.makes_token()) {
+      rows_.push_back(sequence.sample_row(b - 1, in_flight_tokens[i]));
+      if (sequence.request().return_generation_logits) wanted_logits_.push_back({b - 1, 1});
+    }
     row += part.num_tokens;
   }
-  arrays.query_starts[num_sequences] = row;
+  arrays.query_starts[num_logits] = row;
 }
 
 }  // namespace inflight::executor

@@ -7,6 +7,7 @@
 #include <span>
 #include <vector>
 
+#include "backend/decoding/logits_copies.h"
 #include "backend/decoding/sampler.h"
 #include "backend/executor/sequence.h"
 #include "backend/kv_cache/kv_cache_manager.h"
@@ -33,6 +34,9 @@ class BatchBuilder {
   const plan::StepInputs& inputs() const { return inputs_; }
   /// The rows of the logits that sample, in the order of the step's sequences.
   std::span<const decoding::SampleRow> rows() const { return rows_; }
+  /// The rows of the logits that requests want to have, in the order of the step's sequences: those
+  /// of a prompt's chunk, then that of the token it makes.
+  std::span<const decoding::LogitsRows> wanted_logits() const { return wanted_logits_; }
 
  private:
   struct Arrays {  // where the host writes
@@ -45,12 +49,16 @@ class BatchBuilder {
     int32_t* last_rows;
     int32_t* block_tables;
   };
+  /// Writes row b of those that are one for each row of logits.
+  void place_logits_row(const Arrays& arrays, int b, int32_t first_row, int32_t last_row,
+                        int32_t kv_length, std::span<const int32_t> table);
   Arrays lay_out(int num_tokens, int num_sequences, int num_columns, Staging& staging);
 
   const int max_num_tokens_;
   const int max_batch_size_;
   plan::StepInputs inputs_;
   std::vector<decoding::SampleRow> rows_;
+  std::vector<decoding::LogitsRows> wanted_logits_;
 };
 
 }  // namespace inflight::executor

@@ -39,6 +39,31 @@ FinishReason finish_reason(decoding::StopReason reason) {
   return FinishReason::kNone;
 }
 
+/// Hands out the rows of logits that a step copied, in the order in which they were wanted.
+class LogitsReader {
+ public:
+  LogitsReader(std::span<const float> rows, std::span<const decoding::LogitsRows> wanted)
+      : rows_(rows), wanted_(wanted) {
+    size_t count = 0;
+    for (const decoding::LogitsRows& each : wanted) count += each.count;
+    check_internal(count == 0 ? rows.empty() : rows.size() % count == 0, "the step copied ",
+                   rows.size(), " logits for ", count, " rows");
+    row_size_ = count == 0 ? 0 : rows.size() / count;
+  }
+  std::span<const float> next() {
+    const size_t size = wanted_.front().count * row_size_;
+    const std::span<const float> result = rows_.first(size);
+    wanted_ = wanted_.subspan(1);
+    rows_ = rows_.subspan(size);
+    return result;
+  }
+
+ private:
+  std::span<const float> rows_;
+  std::span<const decoding::LogitsRows> wanted_;
+  size_t row_size_;
+};
+
 }  // namespace
 
 EngineLoop::EngineLoop(const EngineInfo& info, const scheduler::Limits& limits,
@@ -203,12 +228,13 @@ bool EngineLoop::schedule() {
   }
   admit(next.step.num_admitted);
   state.growths.clear();
+  int32_t num_logits = 0;  // rows
   for (const scheduler::ScheduledSequence& part : next.step.sequences) {
     Sequence& sequence = *state.running[part.index];
-    const auto row = static_cast<int32_t>(next.sequences.size());
+    num_logits += part.num_logits();
     next.in_flight_tokens.push_back(sequence.has_token_in_flight() ? sequence.row() : -1);
     next.sequences.push_back(&sequence);
-    sequence.scheduled(part, row);
+    sequence.scheduled(part, num_logits - 1);
     state.growths.push_back({sequence.table, part.first_position, part.num_tokens});
   }
   std::optional<kv_cache::Reservation> reservation = state.cache.reserve(state.growths);
@@ -249,7 +275,7 @@ void EngineLoop::launch() {
     dump_state(state_, step.step, dump_);
   }
   const int64_t start_ns = now_in_ns();
-  executor_.launch(step.builder.inputs(), step.builder.rows());
+  executor_.launch(step.builder.inputs(), step.builder.rows(), step.builder.wanted_logits());
   if (!state_.steps.any_in_flight()) device_busy_since_ns_ = start_ns;
   state_.steps.launched();
   // Where only one is in flight the step runs inside launch.
@@ -272,23 +298,31 @@ void EngineLoop::commit() {
   step.reservation->commit();
   step.reservation.reset();
   const int64_t now_ns = now_in_ns();
+  LogitsReader logits(executor_.logits(), step.builder.wanted_logits());
   size_t next_token = 0;
   for (size_t i = 0; i < step.sequences.size(); ++i) {
     Sequence& sequence = *step.sequences[i];
     const scheduler::ScheduledSequence& part = step.step.sequences[i];
     --sequence.num_steps_in_flight;
     if (part.is_prompt_chunk) state_.stats.prompt_tokens += part.num_tokens;
+    if (part.logits_of_all) {
+      const std::span<const float> rows = logits.next();
+      if (!sequence.has_ended())
+        responses_.context_logits(*sequence.channel, rows, part.num_tokens);
+    }
     if (!part.makes_token()) continue;
     const decoding::SampledToken& token = tokens_[next_token++];
+    const std::span<const float> row =
+        sequence.request().return_generation_logits ? logits.next() : std::span<const float>();
     // One that ended after this step was launched has a token too many here.
-    if (!sequence.has_ended()) commit_token(sequence, token, now_ns);
+    if (!sequence.has_ended()) commit_token(sequence, token, row, now_ns);
   }
   count_step();
   state_.steps.ended();
 }
 
 void EngineLoop::commit_token(Sequence& sequence, const decoding::SampledToken& token,
-                              int64_t now_ns) {
+                              std::span<const float> logits, int64_t now_ns) {
   if (token.status != decoding::SampleStatus::kOk) {
     const bool callers = token.status == decoding::SampleStatus::kNoToken;
     end(sequence, FinishReason::kError,
@@ -302,7 +336,7 @@ void EngineLoop::commit_token(Sequence& sequence, const decoding::SampledToken& 
   const FinishReason reason = finish_reason(stop.reason);
   if (reason != FinishReason::kEndId) {
     ++state_.stats.generated_tokens;
-    responses_.token(*sequence.channel, token, now_ns);
+    responses_.token(*sequence.channel, token, logits, now_ns);
   }
   if (reason != FinishReason::kNone) {
     end(sequence, reason, std::nullopt, {stop.matched.begin(), stop.matched.end()});

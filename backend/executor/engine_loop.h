@@ -70,7 +70,8 @@ class EngineLoop {
   void admit(int num_admitted);
   /// Tells who reads a prompt in the planned step what blocks it got.
   void count_context_blocks(const StepInFlight& planned);
-  void commit_token(Sequence& sequence, const decoding::SampledToken& token, int64_t now_ns);
+  void commit_token(Sequence& sequence, const decoding::SampledToken& token,
+                    std::span<const float> logits, int64_t now_ns);
   void end(Sequence& sequence, FinishReason reason, std::optional<Error> error = std::nullopt,
            std::vector<int32_t> matched_ids = {});
   void end_all(FinishReason reason, const std::optional<Error>& error);

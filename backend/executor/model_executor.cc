@@ -56,10 +56,10 @@ Staging& RankExecutor::staging() {
   return staging;
 }
 
-void RankExecutor::launch(const plan::StepInputs& inputs,
-                          std::span<const decoding::SampleRow> rows) {
+void RankExecutor::launch(const plan::StepInputs& inputs, std::span<const decoding::SampleRow> rows,
+                          std::span<const decoding::LogitsRows> wanted_logits) {
   try {
-    worker_->launch(inputs, rows, next_slot_);
+    worker_->launch(inputs, rows, wanted_logits, next_slot_);
   } catch (...) {
     is_usable_ = worker_->settle();
     throw;
@@ -70,6 +70,7 @@ void RankExecutor::launch(const plan::StepInputs& inputs,
 std::span<const decoding::SampledToken> RankExecutor::wait() {
   try {
     const std::span<const decoding::SampledToken> tokens = worker_->results(oldest_slot_);
+    waited_slot_ = oldest_slot_;
     oldest_slot_ = after(oldest_slot_);
     return tokens;
   } catch (...) {

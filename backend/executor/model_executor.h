@@ -6,6 +6,7 @@
 #include <memory>
 #include <span>
 
+#include "backend/decoding/logits_copies.h"
 #include "backend/decoding/sampler.h"
 #include "backend/executor/engine.h"
 #include "backend/executor/rank_worker.h"
@@ -27,11 +28,14 @@ class ModelExecutor {
   /// the order of launch. An input id ~i (-1 - i) and SampleRow::in_flight_token i are the token
   /// that row i of the step launched before makes. If it raises, nothing of the step runs on, and
   /// those launched before are as they were.
-  virtual void launch(const plan::StepInputs& inputs,
-                      std::span<const decoding::SampleRow> rows) = 0;
+  virtual void launch(const plan::StepInputs& inputs, std::span<const decoding::SampleRow> rows,
+                      std::span<const decoding::LogitsRows> wanted_logits) = 0;
   /// Ends the oldest step launched: one token per row, valid until the next launch. If it raises,
   /// all steps in flight have failed.
   virtual std::span<const decoding::SampledToken> wait() = 0;
+  /// Of the step that wait() ended: the rows of logits wanted, as the model made them, one after
+  /// another [N, V]; valid as long as its tokens.
+  virtual std::span<const float> logits() const = 0;
   /// False when after an error no further step can succeed.
   virtual bool is_usable() const { return true; }
 };
@@ -46,8 +50,10 @@ class RankExecutor : public ModelExecutor {
 
   int max_steps_in_flight() const override { return worker_->num_slots(); }
   Staging& staging() override;
-  void launch(const plan::StepInputs& inputs, std::span<const decoding::SampleRow> rows) override;
+  void launch(const plan::StepInputs& inputs, std::span<const decoding::SampleRow> rows,
+              std::span<const decoding::LogitsRows> wanted_logits) override;
   std::span<const decoding::SampledToken> wait() override;
+  std::span<const float> logits() const override { return worker_->logits(waited_slot_); }
   bool is_usable() const override { return is_usable_; }
 
   /// What was free before the KV pool was made, without the reserve.
@@ -61,6 +67,7 @@ class RankExecutor : public ModelExecutor {
   int64_t free_bytes_ = 0;
   int next_slot_ = 0;    // of the step launched next
   int oldest_slot_ = 0;  // of the step waited for next
+  int waited_slot_ = 0;  // of the step waited for last
   bool is_usable_ = true;
 };
 

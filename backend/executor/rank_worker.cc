@@ -53,6 +53,7 @@ void RankWorker::prepare(const plan::StepLimits& limits, bool cuda_graphs) {
   runner_.emplace(engine_, rank_, weights_, context_, limits, new_storage(1), cuda_graphs);
   sampler_.emplace(context_, static_cast<int>(engine_.model.vocab_size), limits.max_batch_size,
                    num_slots());
+  logits_copies_.emplace(context_, static_cast<int>(engine_.model.vocab_size), num_slots());
   const size_t staging_bytes =
       BatchBuilder::staging_bytes(limits.max_num_tokens, limits.max_batch_size,
                                   runner_->max_blocks_per_sequence()) +
@@ -81,10 +82,12 @@ int64_t RankWorker::pinned_bytes() const {
 }
 
 void RankWorker::launch(const plan::StepInputs& inputs, std::span<const decoding::SampleRow> rows,
-                        int slot) {
+                        std::span<const decoding::LogitsRows> wanted_logits, int slot) {
   sampler_->prepare(rows, stagings_[slot], slot);
   if (!context_.is_cuda()) {
-    sampler_->launch(runner_->run(inputs), {}, slot);
+    const TensorView logits = runner_->run(inputs);
+    logits_copies_->launch(logits, wanted_logits, slot);
+    sampler_->launch(logits, {}, slot);
     return;
   }
   use_device(device_);
@@ -94,6 +97,7 @@ void RankWorker::launch(const plan::StepInputs& inputs, std::span<const decoding
   plan::StepInputs step = inputs;
   step.previous_tokens = sampler_->tokens((slot + num_slots() - 1) % num_slots());
   const TensorView logits = runner_->run(step);
+  logits_copies_->launch(logits, wanted_logits, slot);
   sampler_->launch(logits, step.previous_tokens, slot);
 }
 

@@ -9,6 +9,7 @@
 #include <span>
 #include <vector>
 
+#include "backend/decoding/logits_copies.h"
 #include "backend/decoding/sampler.h"
 #include "backend/kv_cache/kv_storage.h"
 #include "backend/plan/engine_file.h"
@@ -41,9 +42,12 @@ class RankWorker {
   /// Where the slot's next step has its inputs; free once its last one is done.
   Staging& staging(int slot) { return stagings_[slot]; }
   /// Starts a step; `rows` is read now. Tokens still in flight are those of the slot before.
-  void launch(const plan::StepInputs& inputs, std::span<const decoding::SampleRow> rows, int slot);
+  void launch(const plan::StepInputs& inputs, std::span<const decoding::SampleRow> rows,
+              std::span<const decoding::LogitsRows> wanted_logits, int slot);
   /// Tokens for the rows of the slot's step once it is done; valid until its next one.
   std::span<const decoding::SampledToken> results(int slot);
+  /// After results: the rows of logits wanted [N, V].
+  std::span<const float> logits(int slot) const { return logits_copies_->rows(slot); }
   /// After an error: waits until the device does nothing more. False if it cannot go on.
   bool settle() noexcept;
 
@@ -66,6 +70,7 @@ class RankWorker {
   std::optional<kv_cache::KvStorage> storage_;
   std::optional<plan::PlanRunner> runner_;
   std::optional<decoding::Sampler> sampler_;
+  std::optional<decoding::LogitsCopies> logits_copies_;
   std::vector<Staging> stagings_;  // by slot
   // CUDA only: inputs are copied beside the step before; in the stream of steps a copy of 2 KB
   // keeps the device waiting for 11 µs.

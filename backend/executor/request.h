@@ -24,7 +24,9 @@ struct Request {
   decoding::SamplingParams sampling;
   decoding::StopParams stop;
   bool streaming = false;  // false: one response with everything
-  int priority = 0;        // larger first; ties in order of arrival
+  bool return_context_logits = false;
+  bool return_generation_logits = false;
+  int priority = 0;  // larger first; ties in order of arrival
   // When it must have ended: what it has by then is its answer (kDeadline), or an error that says
   // so if it has no token yet.
   std::optional<std::chrono::steady_clock::time_point> deadline;
@@ -60,6 +62,9 @@ struct Response {
   std::vector<int32_t> token_ids;        // new since the last part
   std::vector<TokenLogProbs> log_probs;  // one a token, if asked
   float cumulative_log_prob = 0.0f;      // of all tokens so far, if asked
+  // Logits as the model made them, before biases, penalties and temperature, if asked. [n, V] each.
+  std::vector<float> context_logits;     // of all of the prompt's tokens, in the first part
+  std::vector<float> generation_logits;  // that token_ids were chosen from
   bool is_final = false;
   FinishReason finish_reason = FinishReason::kNone;
   std::vector<int32_t> matched_ids;  // with kEndId the end id, with kStopWord the word's

@@ -46,6 +46,7 @@ ResponseChannel::ResponseChannel(RequestId id, const Request& request, ResponseC
     : id_(id),
       streaming_(request.streaming),
       log_probs_(request.sampling.num_logprobs >= 0),
+      prompt_len_(request.input_ids.size()),
       callback_(std::move(callback)) {
   part_.id = id;
   part_.times.arrival_ns = arrival_ns;
@@ -56,6 +57,7 @@ void ResponseQueue::Batch::append(Batch& newer) {
   move_append(allocations, newer.allocations);
   move_append(tokens, newer.tokens);
   move_append(top, newer.top);
+  move_append(logits, newer.logits);
   move_append(endings, newer.endings);
   if (newer.stats) stats = newer.stats;
   num_parts += newer.num_parts;
@@ -70,6 +72,7 @@ void ResponseQueue::Batch::clear() {
   allocations.clear();
   tokens.clear();
   top.clear();
+  logits.clear();
   endings.clear();
   stats.reset();
   num_parts = 0;
@@ -120,14 +123,24 @@ void ResponseQueue::allocated(ResponseChannel& channel, int32_t num_blocks) {
 }
 
 void ResponseQueue::token(ResponseChannel& channel, const decoding::SampledToken& token,
-                          int64_t time_ns) {
+                          std::span<const float> logits, int64_t time_ns) {
   const auto num_top = channel.log_probs_ ? static_cast<int32_t>(token.top_ids.size()) : 0;
   gathering_.tokens.push_back({&channel, time_ns, token.id, token.log_prob, num_top});
   for (int32_t i = 0; i < num_top; ++i) {
     gathering_.top.emplace_back(token.top_ids[i], token.top_log_probs[i]);
   }
+  if (!logits.empty()) {
+    gathering_.logits.push_back({&channel, 0, {logits.begin(), logits.end()}});
+    gathering_.urgent = true;
+  }
   if (channel.streaming_) ++gathering_.num_parts;
   gathering_.urgent |= channel.streaming_;
+}
+
+void ResponseQueue::context_logits(ResponseChannel& channel, std::span<const float> logits,
+                                   int num_tokens) {
+  gathering_.logits.push_back({&channel, num_tokens, {logits.begin(), logits.end()}});
+  gathering_.urgent = true;  // they are large: not to be kept here
 }
 
 void ResponseQueue::ended(ResponseChannel& channel, FinishReason reason, std::optional<Error> error,
@@ -175,7 +188,8 @@ void ResponseQueue::publish(const EngineStats* stats, bool rests) {
 
 bool ResponseQueue::can_deliver_here() const {
   return callbacks_return_at_once_ && !is_delivering_ && !step_callback_ &&
-         published_.num_parts <= kMaxPartsHere && published_.tokens.size() <= kMaxTokensHere;
+         published_.logits.empty() && published_.num_parts <= kMaxPartsHere &&
+         published_.tokens.size() <= kMaxTokensHere;
 }
 
 void ResponseQueue::run() {
@@ -233,11 +247,14 @@ void ResponseQueue::deliver(Batch& batch) {
   for (const Allocation& allocation : batch.allocations) {
     allocation.channel->part_.context_blocks.allocated += allocation.num_blocks;
   }
+  collect_logits(batch);
   collect_tokens(batch);
   for (Ending& ending : batch.endings) {
     ResponseChannel& channel = *ending.channel;
     channel.dirty_ = false;  // sent here, as one part with its last tokens
     channel.part_.is_final = true;
+    // Of a prompt that was not read to its end nothing is told.
+    if (channel.num_context_logits_ < channel.prompt_len_) channel.part_.context_logits = {};
     channel.part_.finish_reason = ending.reason;
     channel.part_.error = std::move(ending.error);
     channel.part_.matched_ids = std::move(ending.matched_ids);
@@ -247,6 +264,18 @@ void ResponseQueue::deliver(Batch& batch) {
   }
   dirty_.clear();
   for (Ending& ending : batch.endings) send(*ending.channel);
+}
+
+void ResponseQueue::collect_logits(Batch& batch) {
+  for (Logits& event : batch.logits) {
+    Response& part = event.channel->part_;
+    std::vector<float>& to = event.num_context > 0 ? part.context_logits : part.generation_logits;
+    if (event.num_context > 0 && to.empty())
+      to.reserve(event.channel->prompt_len_ * (event.values.size() / event.num_context));
+    to.insert(to.end(), event.values.begin(), event.values.end());
+    event.channel->num_context_logits_ += event.num_context;
+    event.values = {};
+  }
 }
 
 void ResponseQueue::collect_tokens(const Batch& batch) {

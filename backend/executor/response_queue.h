@@ -10,6 +10,7 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <span>
 #include <thread>
 #include <unordered_map>
 #include <utility>
@@ -36,11 +37,13 @@ class ResponseChannel {
   const RequestId id_;
   const bool streaming_;
   const bool log_probs_;
+  const size_t prompt_len_;
   const ResponseCallback callback_;
   // Whoever delivers, one at a time.
   Response part_;  // not yet delivered
   double cumulative_log_prob_ = 0.0;
-  bool dirty_ = false;  // listed for delivery in this round
+  size_t num_context_logits_ = 0;  // rows
+  bool dirty_ = false;             // listed for delivery in this round
 };
 
 class ResponseQueue {
@@ -67,7 +70,11 @@ class ResponseQueue {
   void started(ResponseChannel& channel, int64_t time_ns);
   /// Blocks for a chunk of its prompt.
   void allocated(ResponseChannel& channel, int32_t num_blocks);
-  void token(ResponseChannel& channel, const decoding::SampledToken& token, int64_t time_ns);
+  /// `logits` is the row that the token was chosen from, if the request wants it.
+  void token(ResponseChannel& channel, const decoding::SampledToken& token,
+             std::span<const float> logits, int64_t time_ns);
+  /// Of the next `num_tokens` of the prompt: [num_tokens, V].
+  void context_logits(ResponseChannel& channel, std::span<const float> logits, int num_tokens);
   void ended(ResponseChannel& channel, FinishReason reason,
              std::optional<Error> error = std::nullopt, std::vector<int32_t> matched_ids = {});
 
@@ -92,6 +99,11 @@ class ResponseQueue {
     float log_prob;
     int32_t num_top;  // entries of Batch::top, in order
   };
+  struct Logits {
+    ResponseChannel* channel;
+    int num_context;  // rows of the prompt's tokens; 0: one of a generated token
+    std::vector<float> values;
+  };
   struct Ending {
     ResponseChannel* channel;
     FinishReason reason;
@@ -104,6 +116,7 @@ class ResponseQueue {
     std::vector<Allocation> allocations;
     std::vector<Token> tokens;
     std::vector<std::pair<int32_t, float>> top;
+    std::vector<Logits> logits;        // of a channel: ahead of the tokens chosen from them
     std::vector<Ending> endings;       // of a channel: after all its tokens
     std::optional<EngineStats> stats;  // the newest
     size_t num_parts = 0;              // endings and tokens of streams: at least the parts to send
@@ -112,7 +125,8 @@ class ResponseQueue {
     void append(Batch& newer);  // leaves `newer` empty
     void clear();
     bool empty() const {
-      return starts.empty() && allocations.empty() && tokens.empty() && endings.empty() && !stats;
+      return starts.empty() && allocations.empty() && tokens.empty() && logits.empty() &&
+             endings.empty() && !stats;
     }
   };
 
@@ -121,6 +135,7 @@ class ResponseQueue {
   void deliver(Batch& batch);
   void forget(const Batch& batch);
   void end_abandoned(const Error& error);
+  static void collect_logits(Batch& batch);
   void collect_tokens(const Batch& batch);
   void send(ResponseChannel& channel);
 

@@ -38,7 +38,8 @@ scheduler::SequenceView Sequence::view(int32_t num_blocks) const {
           .prompt_len = prompt_len(),
           .num_computed = num_computed_,
           .max_total_len = prompt_len() + max_new_tokens_,
-          .num_blocks = num_blocks};
+          .num_blocks = num_blocks,
+          .logits_of_prompt = request_->return_context_logits};
 }
 
 decoding::SampleRow Sequence::sample_row(int row, int32_t in_flight_token) const {

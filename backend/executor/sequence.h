@@ -51,7 +51,7 @@ class Sequence {
     return num_computed_ >= prompt_len() &&
            num_computed_ - prompt_len() == static_cast<int32_t>(generated_.size());
   }
-  /// Its place in the newest step that names it: where that step's token is.
+  /// Its row of the logits of the newest step that names it: where that step's token is.
   int32_t row() const { return row_; }
   /// Whether its next row cannot be prepared while its newest token is unknown: what may follow
   /// depends on it.

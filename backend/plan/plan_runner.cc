@@ -222,7 +222,12 @@ class PlanRunner::Impl {
   TensorView run_from_fixed_inputs(const StepInputs& staged) {
     int num_tokens = staged.num_tokens, num_sequences = staged.num_sequences;
     bool is_recorded = false;
-    if (num_tokens == num_sequences) {
+    if (staged.rows_share_cache) {
+      // A row that is no sequence's tells it from a step that generates, whose rows an op may put
+      // into the cache when others have read it.
+      if (num_tokens == num_sequences) ++num_tokens;
+      check_step("num_tokens and a row of padding", num_tokens, limits_.max_num_tokens);
+    } else if (num_tokens == num_sequences) {
       const int most = std::min(limits_.max_batch_size, limits_.max_num_tokens);
       num_tokens = num_sequences = graph_batch_size(num_sequences, most);
       is_recorded = true;

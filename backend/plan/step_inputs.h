@@ -24,6 +24,9 @@ struct StepInputs {
   TensorView kv_lengths;    // [B] tokens each sequence can see, this step's included
   TensorView block_tables;  // [B, columns], as many as the longest table of the step needs or more
   TensorView last_rows;     // [B] row of each sequence's last token of the step
+  /// Several of the step's sequences are rows of one, each with a row of logits of its own: all
+  /// rows must be in the cache before any reads it. Such a step has fewer than max_num_tokens.
+  bool rows_share_cache = false;
   TensorView previous_tokens;  // no plan's business: the tokens of the step before, by its rows of
                                // logits; empty if no id needs it
 };

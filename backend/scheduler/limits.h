@@ -9,7 +9,7 @@
 namespace inflight::scheduler {
 
 struct Limits {
-  int32_t max_batch_size = 1;          // sequences that run at once
+  int32_t max_batch_size = 1;          // sequences that run at once; rows of logits in a step
   int32_t max_num_tokens = 1;          // tokens in a step
   bool enable_chunked_context = true;  // false: a prompt runs whole in one step
 

@@ -15,6 +15,10 @@ struct ScheduledSequence {
   int32_t num_tokens = 0;
   bool is_prompt_chunk = false;  // false: a generating sequence's newest token
   bool is_last_chunk = false;    // of the prompt
+  bool logits_of_all = false;    // of a prompt's chunk: each of its tokens has a row of logits
+
+  /// Rows of logits; without logits_of_all the last token's, needed or not.
+  int32_t num_logits() const { return logits_of_all ? num_tokens : 1; }
 
   /// Whether a new token comes out of it.
   bool makes_token() const { return !is_prompt_chunk || is_last_chunk; }

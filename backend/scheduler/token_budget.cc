@@ -16,17 +16,20 @@ class Budget {
     if (left() == 0) return;
     step_.sequences.push_back({sequence.id, index, sequence.num_computed, 1, false, false});
     step_.num_tokens += 1;
+    num_logits_ += 1;
     step_.num_generating += 1;
   }
 
   /// False if the prompt gets no token in this step, and so none behind it does.
   bool add_prompt(const SequenceView& sequence, int32_t index) {
     const int32_t remaining = sequence.prompt_len - sequence.num_computed;
-    const int32_t num_tokens = chunk(sequence.num_computed, remaining);
+    const int32_t num_tokens = chunk(sequence, remaining);
     if (num_tokens == 0) return false;
-    step_.sequences.push_back(
-        {sequence.id, index, sequence.num_computed, num_tokens, true, num_tokens == remaining});
+    step_.sequences.push_back({sequence.id, index, sequence.num_computed, num_tokens, true,
+                               num_tokens == remaining, sequence.logits_of_prompt});
     step_.num_tokens += num_tokens;
+    num_logits_ += step_.sequences.back().num_logits();
+    is_closed_ = step_.sequences.back().num_logits() > 1;
     return true;
   }
 
@@ -36,17 +39,26 @@ class Budget {
     return static_cast<int32_t>(step_.sequences.size()) > step_.num_generating;
   }
 
-  int32_t chunk(int32_t first_position, int32_t remaining) const {
-    if (remaining <= left()) return remaining;
-    if (!limits_.enable_chunked_context) return 0;
-    const int32_t border = geometry_.round_down(first_position + left());
+  int32_t chunk(const SequenceView& sequence, int32_t remaining) const {
+    int32_t most = left();
+    if (sequence.logits_of_prompt) {
+      most = std::min({most, limits_.max_batch_size - num_logits_,
+                       std::max(1, limits_.max_num_tokens - 1 - step_.num_tokens)});
+    }
+    if (is_closed_ || num_logits_ == limits_.max_batch_size) return 0;
+    if (remaining <= most) return remaining;
+    if (!limits_.enable_chunked_context && !sequence.logits_of_prompt) return 0;
+    const int32_t first_position = sequence.num_computed;
+    const int32_t border = geometry_.round_down(first_position + most);
     if (border > first_position) return border - first_position;
-    return has_prompt() ? 0 : left();
+    return has_prompt() ? 0 : most;
   }
 
   Step& step_;
   const kv_cache::Geometry geometry_;
   const Limits& limits_;
+  int32_t num_logits_ = 0;  // rows
+  bool is_closed_ = false;  // to further prompts
 };
 
 }  // namespace

@@ -17,6 +17,11 @@ namespace inflight::scheduler {
 /// With chunked context a chunk that does not end its prompt ends at a block border; only where the
 /// step has no room to reach one does its first chunk end earlier, so that every step moves on.
 /// Without, a prompt runs whole or waits, and those behind it wait too.
+///
+/// A step has max_batch_size rows of logits: one for every sequence, or for every token of a prompt
+/// with logits_of_prompt, which is cut into chunks by what is left of them, chunked context or not.
+/// A chunk of several such tokens is the step's last and leaves a token of max_num_tokens free, for
+/// the row that the runner pads such a step with.
 void assign_tokens(Step& step, Scratch& scratch, const EngineView& view, int32_t num_admissible,
                    const Limits& limits);
 

@@ -18,6 +18,7 @@ struct SequenceView {
                               // waiting one those of its prompt that the cache already has
   int32_t max_total_len = 0;  // prompt + output at the most, > prompt_len
   int32_t num_blocks = 0;     // held now
+  bool logits_of_prompt = false;  // every row of the prompt takes one of the step's logits
 
   bool is_generating() const { return num_computed >= prompt_len; }
   /// Nothing left to run: the newest step made its last token.

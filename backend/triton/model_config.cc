@@ -99,6 +99,18 @@ std::optional<int> read_attention_window(Parameters& parameters) {
   return smallest;
 }
 
+/// Whether the configuration declares an output of logits as FP16; FP32 where it does not name it.
+bool is_fp16(const Json& config, const std::string& output) {
+  for (const Json& declared : config.value("output", Json::array())) {
+    if (!declared.is_object() || declared.value("name", "") != output) continue;
+    const std::string type = declared.value("data_type", "TYPE_FP32");
+    check(type == "TYPE_FP32" || type == "TYPE_FP16", "output ", output, " is declared as ", type,
+          ", expected TYPE_FP32 or TYPE_FP16");
+    return type == "TYPE_FP16";
+  }
+  return false;
+}
+
 executor::EngineConfig read_engine_config(Parameters& parameters, const Json& config,
                                           const fs::path& version_dir, bool is_former_name) {
   executor::EngineConfig engine;
@@ -158,6 +170,8 @@ ModelSettings parse_model_config(std::string_view config_json, const std::string
       read_period(parameters, "request_timeout_ms", settings.warnings);
   settings.reader.exclude_input_in_output = parameters.flag("exclude_input_in_output", false);
   settings.reader.normalize_log_probs = parameters.flag("normalize_log_probs", true);
+  settings.reader.context_logits_are_fp16 = is_fp16(config, "context_logits");
+  settings.reader.generation_logits_are_fp16 = is_fp16(config, "generation_logits");
   const auto policy = config.value("model_transaction_policy", Json::object());
   settings.reader.decoupled = policy.value("decoupled", false);
   settings.reader.has_batch_dim = config.value("max_batch_size", 0) > 0;

@@ -105,6 +105,8 @@ ReplyOptions read_reply(const Inputs& inputs, const ReaderOptions& options) {
                        inputs.flag("return_kv_cache_reuse_stats", false);
   reply.finish_reason = inputs.flag("return_finish_reason", false);
   reply.stop_reason = inputs.flag("return_stop_reason", false);
+  reply.context_logits_are_fp16 = options.context_logits_are_fp16;
+  reply.generation_logits_are_fp16 = options.generation_logits_are_fp16;
   reply.text_context = inputs.values<uint8_t>("text_context");
   reply.has_text_context = !reply.text_context.empty();
   if (inputs.num_rows() > 1) reply.batch_index = static_cast<int32_t>(inputs.row());
@@ -179,6 +181,8 @@ executor::Request read_body(const Inputs& inputs, const ReaderOptions& options,
   body.sampling = read_sampling(inputs, options);
   body.stop = read_stop(inputs);
   body.streaming = inputs.flag("streaming", false);
+  body.return_context_logits = inputs.flag("return_context_logits", false);
+  body.return_generation_logits = inputs.flag("return_generation_logits", false);
   // Smaller runs first, as with Triton's priorities and vLLM's.
   const int32_t priority = inputs.scalar<int32_t>("priority").value_or(0);
   check(priority != std::numeric_limits<int32_t>::min(), "priority is ", priority,

@@ -22,6 +22,9 @@ struct ReaderOptions {
   bool has_batch_dim = true;                     // max_batch_size > 0
   std::chrono::milliseconds request_timeout{0};  // of a request without timeout_ms; 0 = none
   bool allow_unknown_ids = false;                // those outside the vocabulary embed as zeros
+  // The outputs' types: FP16, or FP32.
+  bool context_logits_are_fp16 = false;
+  bool generation_logits_are_fp16 = false;
 };
 
 /// How the answer of one sequence is to look; immutable once read.
@@ -36,6 +39,8 @@ struct ReplyOptions {
   bool finish_reason = false;
   bool stop_reason = false;
   std::vector<int32_t> prompt;  // as the client gave it, where the engine is given other ids
+  bool context_logits_are_fp16 = false;
+  bool generation_logits_are_fp16 = false;
   bool has_text_context = false;
   std::vector<uint8_t> text_context;      // opaque, sent back with every response
   std::vector<std::string> outputs;       // asked for by the client, or all of the model's

@@ -6,6 +6,7 @@
 
 #include "backend/triton/triton_error.h"
 #include "kernels/core/check.h"
+#include "kernels/core/cpu/convert.h"
 
 namespace inflight::triton {
 
@@ -24,6 +25,14 @@ bool ResponseBuilder::wants(std::string_view name) const {
 }
 
 TRITONBACKEND_Response* ResponseBuilder::take() { return std::exchange(response_, nullptr); }
+
+void ResponseBuilder::add_fp16(const char* name, std::initializer_list<int64_t> shape,
+                               const std::vector<float>& values) {
+  if (!wants(name)) return;
+  std::vector<cpu::Float16> halves(values.size());
+  std::ranges::transform(values, halves.begin(), cpu::from_float<cpu::Float16>);
+  write(name, TRITONSERVER_TYPE_FP16, shape, halves.data(), halves.size() * sizeof(cpu::Float16));
+}
 
 void ResponseBuilder::add_text(const char* name, std::string_view text) {
   if (!wants(name)) return;

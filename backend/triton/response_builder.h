@@ -37,6 +37,9 @@ class ResponseBuilder {
     static_assert(triton_type<T>() != TRITONSERVER_TYPE_INVALID);
     if (wants(name)) write(name, triton_type<T>(), shape, values.data(), values.size() * sizeof(T));
   }
+  /// The same as FP16.
+  void add_fp16(const char* name, std::initializer_list<int64_t> shape,
+                const std::vector<float>& values);
   /// [1, 1].
   template <typename T>
   void add(const char* name, T value) {

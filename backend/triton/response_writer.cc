@@ -23,6 +23,9 @@ executor::Response joined(executor::Response first, executor::Response second) {
   second.log_probs.insert(second.log_probs.begin(),
                           std::make_move_iterator(first.log_probs.begin()),
                           std::make_move_iterator(first.log_probs.end()));
+  for (auto logits : {&executor::Response::context_logits, &executor::Response::generation_logits})
+    (second.*logits)
+        .insert((second.*logits).begin(), (first.*logits).begin(), (first.*logits).end());
   return second;
 }
 
@@ -143,6 +146,7 @@ TRITONBACKEND_Response* ResponseWriter::build(const executor::Response& part,
     response.add("output_log_probs", {1, 1, static_cast<int64_t>(chosen.size())}, chosen);
     if (reply_.num_top_log_probs > 0) add_top_log_probs(response, part);
   }
+  add_logits(response, part);
   if (reply_.batch_index) response.add("batch_index", *reply_.batch_index);
   if (reply_.sequence_index) response.add("sequence_index", *reply_.sequence_index);
   if (reply_.num_input_tokens)
@@ -176,6 +180,28 @@ void ResponseWriter::add_top_log_probs(ResponseBuilder& response,
   }
   response.add("top_log_prob_ids", {1, 1, num_new, count}, ids);
   response.add("top_log_probs", {1, 1, num_new, count}, values);
+}
+
+void ResponseWriter::add_logits(ResponseBuilder& response, const executor::Response& part) const {
+  const auto add = [&](const char* name, std::initializer_list<int64_t> shape,
+                       const std::vector<float>& values, bool as_fp16) {
+    as_fp16 ? response.add_fp16(name, shape, values) : response.add(name, shape, values);
+  };
+  const std::vector<float>& context = part.context_logits;
+  if (!context.empty()) {
+    const auto length = static_cast<int64_t>(request_->input_ids.size());
+    add("context_logits", {1, length, static_cast<int64_t>(context.size()) / length}, context,
+        reply_.context_logits_are_fp16);
+  }
+  const std::vector<float>& generation = part.generation_logits;
+  if (!generation.empty()) {
+    const auto length = static_cast<int64_t>(part.token_ids.size());
+    const int64_t vocab_size = static_cast<int64_t>(generation.size()) / length;
+    // A stream has the beams, of which there is one, behind the tokens.
+    const int64_t before = reply_.streaming ? length : 1, behind = reply_.streaming ? 1 : length;
+    add("generation_logits", {1, before, behind, vocab_size}, generation,
+        reply_.generation_logits_are_fp16);
+  }
 }
 
 void ResponseWriter::add_perf_metrics(ResponseBuilder& response,

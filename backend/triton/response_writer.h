@@ -40,6 +40,7 @@ class ResponseWriter {
   /// In every response of a request that asked, whatever outputs it listed.
   void add_top_log_probs(ResponseBuilder& response, const executor::Response& part) const;
   void add_perf_metrics(ResponseBuilder& response, const executor::Response& part) const;
+  void add_logits(ResponseBuilder& response, const executor::Response& part) const;
 
   TRITONBACKEND_ResponseFactory* factory_;
   ReplyOptions reply_;

@@ -104,6 +104,11 @@ class Response:
     log_probs: list[TokenLogProbs]
     """One a token if asked (num_logprobs >= 0), else empty."""
     cumulative_log_prob: float
+    context_logits: np.ndarray | None
+    """If asked: float32 [prompt tokens, vocabulary], in the first part. Given away
+    when read."""
+    generation_logits: np.ndarray | None
+    """If asked: float32 [len(token_ids), vocabulary] that they were chosen from. Likewise."""
     is_final: bool
     finish_reason: str
     """"none" (not final), "end_id", "stop_word", "length", "cancelled", "error"."""
@@ -172,6 +177,8 @@ class Engine:
         embedding_bias: np.ndarray | Sequence[float] | None = None,
         logit_bias: Mapping[int, float] = {},
         normalize_log_probs: bool = True,
+        return_context_logits: bool = False,
+        return_generation_logits: bool = False,
     ) -> int:
         """Queue a request; returns its id (for `cancel`).
 

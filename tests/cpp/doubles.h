@@ -121,12 +121,14 @@ class ScriptedExecutor : public executor::ModelExecutor {
     return step.staging;
   }
 
-  void launch(const plan::StepInputs& inputs, std::span<const decoding::SampleRow> rows) override {
+  void launch(const plan::StepInputs& inputs, std::span<const decoding::SampleRow> rows,
+              std::span<const decoding::LogitsRows> wanted_logits) override {
     const int number = script_->num_steps++;
     StagedStep& step = steps_[num_launched_ % steps_.size()];
     step.number = number;
     step.inputs = inputs;
     step.rows.clear();
+    step.wanted_logits.assign(wanted_logits.begin(), wanted_logits.end());
     for (const decoding::SampleRow& row : rows) {
       check_internal(row.in_flight_token < 0 || max_steps_in_flight() > 1, "nothing is in flight");
       check_internal(row.in_flight_token < 0 ||
@@ -171,9 +173,12 @@ class ScriptedExecutor : public executor::ModelExecutor {
         std::rethrow_exception(step.error);
       }
     }
+    waited_ = &step;
     if (script_->after_step) script_->after_step();
     return step.results;
   }
+
+  std::span<const float> logits() const override { return waited_->logits; }
 
   bool is_usable() const override { return script_->usable; }
 
@@ -188,7 +193,9 @@ class ScriptedExecutor : public executor::ModelExecutor {
     Staging staging{{}, 256};
     plan::StepInputs inputs;
     std::vector<StagedRow> rows;
+    std::vector<decoding::LogitsRows> wanted_logits;
     std::vector<decoding::SampledToken> results;
+    std::vector<float> logits;  // 1 for the token that comes next, else 0
     std::exception_ptr error;
   };
 
@@ -227,10 +234,29 @@ class ScriptedExecutor : public executor::ModelExecutor {
         step.results.push_back(sample(inputs, staged));
         tokens[staged.row.row] = step.results.back().id;
       }
+      step.logits.clear();
+      for (const decoding::LogitsRows& wanted : step.wanted_logits) {
+        for (int b = wanted.first; b < wanted.first + wanted.count; ++b) {
+          step.logits.resize(step.logits.size() + kVocabSize);
+          step.logits.end()[next_token(history_of(inputs, b)) - kVocabSize] = 1.0f;
+        }
+      }
       previous_tokens_ = std::move(tokens);
     } catch (...) {
       step.error = std::current_exception();
     }
+  }
+
+  /// What sequence b of the step finds in the cache.
+  std::vector<int32_t> history_of(const plan::StepInputs& inputs, int b) {
+    const auto* table = inputs.block_tables.as<int32_t>() + b * inputs.block_tables.strides[0];
+    std::vector<int32_t> history;
+    for (int position = 0; position < inputs.kv_lengths.as<int32_t>()[b]; ++position) {
+      const int slot =
+          table[position / tokens_per_block_] * tokens_per_block_ + position % tokens_per_block_;
+      history.push_back(memory_.at(slot));
+    }
+    return history;
   }
 
   decoding::SampledToken sample(const plan::StepInputs& inputs, const StagedRow& staged) {
@@ -238,7 +264,6 @@ class ScriptedExecutor : public executor::ModelExecutor {
     const int length = inputs.kv_lengths.as<int32_t>()[b];
     const int first_row = inputs.query_starts.as<int32_t>()[b];
     const int end_row = inputs.query_starts.as<int32_t>()[b + 1];
-    const auto* table = inputs.block_tables.as<int32_t>() + b * inputs.block_tables.strides[0];
     check_internal(inputs.last_rows.as<int32_t>()[b] == end_row - 1, "last_rows is wrong");
     for (int t = first_row; t < end_row; ++t) {
       const int position = length - (end_row - t);
@@ -247,12 +272,7 @@ class ScriptedExecutor : public executor::ModelExecutor {
           inputs.rope_lengths.as<int32_t>()[t] == std::max(staged.prompt_len, position + 1),
           "rope_lengths are wrong");
     }
-    std::vector<int32_t> history;
-    for (int position = 0; position < length; ++position) {
-      const int slot =
-          table[position / tokens_per_block_] * tokens_per_block_ + position % tokens_per_block_;
-      history.push_back(memory_.at(slot));
-    }
+    const std::vector<int32_t> history = history_of(inputs, b);
     check_internal(history == staged.known, "the cache does not hold the sequence's tokens");
     decoding::SampledToken token;
     token.id = next_token(history);
@@ -264,6 +284,7 @@ class ScriptedExecutor : public executor::ModelExecutor {
   std::shared_ptr<Script> script_;
   std::vector<int32_t> previous_tokens_;  // by row of the step before
   std::vector<StagedStep> steps_;         // in turns
+  StagedStep* waited_ = nullptr;
   std::mutex mutex_;
   std::condition_variable changed_;
   int num_launched_ = 0;

@@ -12,6 +12,7 @@ class SequenceModel:
     max_total_len: int
     priority: int = 0
     num_computed: int = 0
+    logits_of_prompt: bool = False
 
     def num_blocks(self, tokens_per_block: int) -> int:
         return len({position // tokens_per_block for position in range(self.num_computed)})
@@ -28,6 +29,7 @@ class SequenceModel:
             num_computed=self.num_computed,
             num_blocks=self.num_blocks(tokens_per_block),
             priority=self.priority,
+            logits_of_prompt=self.logits_of_prompt,
         )
 
 
@@ -61,12 +63,14 @@ def expected_step(
 ) -> tuple[list[Part], int]:
     """The parts in order, and how many of the waiting are admitted."""
     left = config.max_num_tokens
+    logits_left = config.max_batch_size
     parts: list[Part] = []
     for sequence in running:
         ran_all = sequence.num_computed >= sequence.max_total_len - 1
         if sequence.num_computed >= sequence.prompt_len and not ran_all:
             parts.append(Part(sequence.id, sequence.num_computed, 1, False, False))
             left -= 1
+            logits_left -= 1
 
     may_hold_cache: list[SequenceModel] = []
     for sequence in waiting:
@@ -83,15 +87,22 @@ def expected_step(
     num_admitted = 0
     is_first = True
     for sequence in in_order:
+        if logits_left == 0:
+            break
+        most = left
+        if sequence.logits_of_prompt:  # a row of logits a token; several leave a token free
+            most = max((n for n in range(1, left + 1) if n == 1 or n <= left - 1), default=0)
+            most = min(most, logits_left)
+        may_be_cut = config.chunked or sequence.logits_of_prompt
         remaining = sequence.prompt_len - sequence.num_computed
         possible = [
             count
-            for count in range(1, min(left, remaining) + 1)
+            for count in range(1, min(most, remaining) + 1)
             if count == remaining
-            or (config.chunked and (sequence.num_computed + count) % config.tokens_per_block == 0)
+            or (may_be_cut and (sequence.num_computed + count) % config.tokens_per_block == 0)
         ]
-        if not possible and config.chunked and is_first and left > 0:
-            possible = [left]
+        if not possible and may_be_cut and is_first and left > 0:
+            possible = [most]
         if not possible:
             break
         count = max(possible)
@@ -99,6 +110,9 @@ def expected_step(
         left -= count
         is_first = False
         num_admitted += sequence in may_hold_cache
+        logits_left -= count if sequence.logits_of_prompt else 1
+        if sequence.logits_of_prompt and count > 1:
+            break
     return parts, num_admitted
 
 

@@ -124,6 +124,46 @@ def test_the_place_of_a_complete_sequence_goes_to_another():
     assert [part.id for part in step.sequences] == [2, 3]
 
 
+def with_logits(id: int, prompt_len: int, num_computed: int = 0) -> SequenceModel:
+    return SequenceModel(
+        id, prompt_len, prompt_len + 4, num_computed=num_computed, logits_of_prompt=True
+    )
+
+
+def test_a_prompt_with_logits_is_cut_by_the_rows_of_logits():
+    step = schedule([generating(1), generating(2)], [with_logits(3, 30), new(4, 2)], ROOMY)
+    # 6 of 8 rows are left, a block of 4 fits; it is the step's last.
+    assert parts_of(step)[2:] == [Part(3, 0, 4, True, False)]
+    assert [part.num_logits() for part in step.sequences] == [1, 1, 4]
+    assert step.num_admitted == 1
+    last = schedule([with_logits(3, 30, num_computed=24)], [], ROOMY)
+    assert parts_of(last) == [Part(3, 24, 6, True, True)]
+    assert last.sequences[0].logits_of_all and last.sequences[0].makes_token()
+
+
+def test_a_prompt_with_logits_leaves_a_token_free():
+    narrow = Config(tokens_per_block=4, num_blocks=100, max_batch_size=8, max_num_tokens=8)
+    assert parts_of(schedule([], [with_logits(1, 8)], narrow)) == [Part(1, 0, 4, True, False)]
+    one = Config(tokens_per_block=4, num_blocks=100, max_batch_size=8, max_num_tokens=1)
+    assert parts_of(schedule([], [with_logits(1, 8)], one)) == [Part(1, 0, 1, True, False)]
+    # A single row needs none, and others may follow it.
+    step = schedule([], [with_logits(1, 1), new(2, 7)], narrow)
+    assert parts_of(step) == [Part(1, 0, 1, True, True), Part(2, 0, 7, True, True)]
+
+
+def test_a_prompt_with_logits_is_cut_without_chunked_context_too():
+    whole = Config(4, 100, max_batch_size=8, max_num_tokens=64, chunked=False)
+    assert parts_of(schedule([], [with_logits(1, 20)], whole)) == [Part(1, 0, 8, True, False)]
+
+
+def test_prompts_find_no_row_of_logits_left():
+    step = schedule([generating(i) for i in range(6)], [with_logits(7, 1), new(8, 3)], ROOMY)
+    assert [part.id for part in step.sequences[6:]] == [7, 8]
+    full = Config(4, 100, max_batch_size=7, max_num_tokens=16)
+    step = schedule([generating(i) for i in range(5)], [with_logits(7, 30), new(8, 3)], full)
+    assert parts_of(step)[5:] == [Part(7, 0, 2, True, False)]
+
+
 def test_waiting_out_of_order_is_our_mistake():
     with pytest.raises(InternalError, match="sequence 2 waits behind one of lower priority"):
         schedule([], [new(1, 1, priority=1), new(2, 1, priority=2)], ROOMY)
@@ -168,7 +208,8 @@ def states(draw: st.DrawFn) -> tuple[list[SequenceModel], list[SequenceModel], C
         prompt_len = draw(st.integers(1, 30))
         max_total_len = prompt_len + draw(st.integers(1, 20))
         num_computed = draw(st.integers(0, max_total_len - 1)) if is_running else 0
-        return SequenceModel(id, prompt_len, max_total_len, draw(st.integers(-1, 2)), num_computed)
+        priority, wants_logits = draw(st.integers(-1, 2)), draw(st.integers(0, 3)) == 0
+        return SequenceModel(id, prompt_len, max_total_len, priority, num_computed, wants_logits)
 
     running = [sequence(id, True) for id in range(num_running)]
     waiting = [sequence(100 + id, False) for id in range(draw(st.integers(0, 6)))]
@@ -193,6 +234,10 @@ def test_any_state_equals_the_model(state: tuple[list[SequenceModel], list[Seque
     assert parts_of(step) == parts
     assert step.num_admitted == num_admitted
     assert step.num_generating == sum(not part.is_prompt_chunk for part in parts)
+    num_logits = sum(part.num_logits() for part in step.sequences)
+    assert num_logits <= config.max_batch_size
+    if any(part.num_logits() > 1 for part in step.sequences):
+        assert step.num_tokens < config.max_num_tokens
     assert step.num_tokens == sum(part.num_tokens for part in parts) <= config.max_num_tokens
     everybody = [*running, *waiting]
     assert [everybody[part.index].id for part in step.sequences] == [part.id for part in parts]

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
+
 from inflight.llm.outputs import CompletionOutput, Logprob
 from inflight.llm.sampling_params import SamplingParams
 from inflight.text.detokenizer import Detokenizer
@@ -43,6 +45,7 @@ class Answer:
         self._token_ids: list[int] = []
         self._num_generated = 0
         self._logprobs: list[dict[int, Logprob]] = []
+        self._logits: list[np.ndarray] = []  # [vocabulary] a token
         self._cumulative_logprob = 0.0
         self._stop_reason: str | int | None = None
         self.finish_reason: str | None = None
@@ -56,8 +59,13 @@ class Answer:
                 self._detokenizer = tokenizer.detokenizer((), params.skip_special_tokens)
                 self._text = self._detokenizer.feed(prompt_ids)
 
-    def add(self, token_ids: Iterable[int], log_probs: Sequence[TokenLogProbs] = ()) -> None:
-        """Take new tokens. Afterwards `finish_reason` says whether one of them was the last."""
+    def add(
+        self,
+        token_ids: Iterable[int],
+        log_probs: Sequence[TokenLogProbs] = (),
+        logits: np.ndarray | None = None,
+    ) -> None:
+        """Take new tokens; `logits` is [tokens, vocabulary]. Afterwards `finish_reason` says whether one of them was the last."""
         for index, id in enumerate(token_ids):
             if self.finish_reason is not None:
                 return
@@ -70,6 +78,8 @@ class Answer:
                 self._token_ids.append(id)
                 if log_probs:
                     self._add_log_probs(id, log_probs[index])
+                if logits is not None:
+                    self._logits.append(logits[index])
                 if self._detokenizer is not None:
                     self._add_text(self._detokenizer.feed((id,)), may_stop)
             if stops or self._stop_strings.matched is not None:
@@ -99,6 +109,10 @@ class Answer:
         self._cumulative_logprob += log_probs.chosen
 
     @property
+    def params(self) -> SamplingParams:
+        return self._params
+
+    @property
     def cursor(self) -> Cursor:
         """The place of a reader who has seen everything."""
         return Cursor(len(self._token_ids), len(self._text))
@@ -113,6 +127,7 @@ class Answer:
             stop_reason=self._stop_reason,
             logprobs=list(self._logprobs) if wants_logprobs else None,
             cumulative_logprob=self._cumulative_logprob if wants_logprobs else None,
+            generation_logits=np.stack(self._logits) if self._logits else None,
             text_diff=self._text[seen.num_characters :],
             token_ids_diff=self._token_ids[seen.num_tokens :],
         )

@@ -7,8 +7,11 @@ import threading
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from typing import Any
 
+import numpy as np
+
 from inflight.llm.answer import Answer, Cursor
-from inflight.llm.outputs import RequestOutput
+from inflight.llm.outputs import Logprob, RequestOutput
+from inflight.llm.prompt_logits import prompt_logprobs
 
 # The engine's words for an end, in ours.
 _FINISH_REASONS = {
@@ -47,6 +50,8 @@ class GenerationResult:
         self._changed = threading.Condition()
         self._engine_id: int | None = None
         self._wants_cancel = False
+        self._context_logits: np.ndarray | None = None
+        self._prompt_logprobs: list[dict[int, Logprob] | None] | None = None
         self._error: BaseException | None = None
         self._is_done = False
         self._is_new = False  # is there anything the iterators have not given?
@@ -134,6 +139,8 @@ class GenerationResult:
             prompt_token_ids=self.prompt_token_ids,
             outputs=[self._answer.snapshot(seen)],
             finished=self._is_done,
+            context_logits=self._context_logits,
+            prompt_logprobs=self._prompt_logprobs,
         )
 
     def _new_waiter(self) -> asyncio.Future[None]:
@@ -158,7 +165,10 @@ class GenerationResult:
             if self._is_done:  # ended by a stop in the text; this is what came after
                 return
             before = self._answer.cursor
-            self._answer.add(response.token_ids, response.log_probs)
+            self._answer.add(response.token_ids, response.log_probs, response.generation_logits)
+            context_logits = response.context_logits
+            if context_logits is not None:
+                self._take_context_logits(context_logits)
             ends_early = self._answer.finish_reason is not None and not response.is_final
             if response.is_final:
                 self._error = response.error
@@ -181,6 +191,15 @@ class GenerationResult:
             _wake(loop, future)
         if self._is_done and self._on_done is not None:
             self._on_done()
+
+    def _take_context_logits(self, logits: np.ndarray) -> None:
+        params = self._answer.params
+        if params.return_context_logits:
+            self._context_logits = logits
+        if params.prompt_logprobs is not None:
+            self._prompt_logprobs = prompt_logprobs(
+                logits, self.prompt_token_ids, params.prompt_logprobs
+            )
 
     def fail(self, error: BaseException) -> None:
         """It cannot go on, by our own fault."""

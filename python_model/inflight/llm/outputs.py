@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 
 @dataclass(frozen=True)
 class Logprob:
@@ -33,6 +35,9 @@ class CompletionOutput:
     """A dict a token, chosen token first; None when not asked for."""
     cumulative_logprob: float | None = None
     """Sum over the chosen tokens; None when log-probabilities were not asked for."""
+    generation_logits: np.ndarray | None = None
+    """float32 [len(token_ids), vocabulary] that the tokens were chosen from, before biases, penalties
+    and temperature; None when not asked for."""
     text_diff: str = ""
     """What is new in `text` since the stream's last item; everything if it is not a stream."""
     token_ids_diff: list[int] | None = None
@@ -49,3 +54,8 @@ class RequestOutput:
     prompt_token_ids: list[int]
     outputs: list[CompletionOutput]
     finished: bool
+    context_logits: np.ndarray | None = None
+    """float32 [len(prompt_token_ids), vocabulary]: row i is what comes after token i. None when not
+    asked for, or not there yet."""
+    prompt_logprobs: list[dict[int, Logprob] | None] | None = None
+    """A dict a token of the prompt, None for the first, which follows nothing."""

@@ -81,6 +81,8 @@ def engine_arguments(
         "bad_words": _bad_words(params, tokenizer),
         "num_logprobs": -1 if params.logprobs is None else params.logprobs,
         "normalize_log_probs": params.normalize_log_probs,
+        "return_context_logits": params.return_context_logits or params.prompt_logprobs is not None,
+        "return_generation_logits": params.return_generation_logits,
     }
     wanted: dict[str, Any] = {
         "repetition_penalty": params.repetition_penalty,

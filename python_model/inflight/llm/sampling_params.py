@@ -74,6 +74,12 @@ class SamplingParams:
     normalize_log_probs: bool = True
     """Log-probabilities of the distribution drawn from; False: of all ids, as if top_k, top_p and
     min_p were off. A greedy answer has the latter in both cases."""
+    prompt_logprobs: int | None = None
+    """Likewise of the prompt's tokens, each given those before it: 0, n, or None."""
+    return_context_logits: bool = False
+    """The prompt's logits, as the model made them: RequestOutput.context_logits."""
+    return_generation_logits: bool = False
+    """Those that the answer's tokens were chosen from: CompletionOutput.generation_logits."""
     n: int = 1
     """Answers for a prompt. Only 1 is supported."""
 
@@ -126,8 +132,9 @@ class SamplingParams:
             _require(self.top_k >= 0, f"top_k={self.top_k} must be at least 0")
         if self.seed is not None:
             _require(0 <= self.seed < 2**64, f"seed={self.seed} must be in [0, 2^64)")
-        if self.logprobs is not None:
-            _require(self.logprobs >= 0, f"logprobs={self.logprobs} must be at least 0")
+        for name in ("logprobs", "prompt_logprobs"):
+            value = getattr(self, name)
+            _require(value is None or value >= 0, f"{name}={value} must be at least 0")
         for name, texts in (("stop", self.stop_list), ("bad", self.bad_list)):
             _require(
                 all(isinstance(text, str) and text for text in texts),

@@ -87,6 +87,8 @@ TENSORRT_LLM = Model(
         _scalar("random_seed", "UINT64"),
         _scalar("return_log_probs", "BOOL"),
         _scalar("num_top_log_probs", "INT32"),  # ours: of the likeliest ids beside each one
+        _scalar("return_context_logits", "BOOL"),
+        _scalar("return_generation_logits", "BOOL"),
         _scalar("return_perf_metrics", "BOOL"),
         _scalar("return_kv_cache_reuse_stats", "BOOL"),  # the same, an old name
         _scalar("return_num_input_tokens", "BOOL"),
@@ -118,8 +120,6 @@ TENSORRT_LLM = Model(
         _scalar("early_stopping", "BOOL", support=_IGNORED),
         _scalar("beam_search_diversity_rate", "FP32", support=_IGNORED),
         _refused_scalar("beam_width", "INT32", 1),
-        _refused_scalar("return_context_logits", "BOOL", 0),
-        _refused_scalar("return_generation_logits", "BOOL", 0),
         _refused("encoder_input_features", "FP16", -1, -1),
         _refused_scalar("encoder_output_lengths", "INT32", 0),
         _refused("draft_input_ids", "INT32", -1),
@@ -150,6 +150,8 @@ TENSORRT_LLM = Model(
         # Ours: [beams, new tokens, num_top_log_probs], likeliest first; id -1 where there are fewer.
         _output("top_log_prob_ids", "INT32", -1, -1, -1),
         _output("top_log_probs", "FP32", -1, -1, -1),
+        _output("context_logits", "FP32", -1, -1),  # or FP16, as the configuration declares it
+        _output("generation_logits", "FP32", -1, -1, -1),
         _output("batch_index", "INT32", 1),
         _output("sequence_index", "INT32", 1),
         # Ours, present only if the request gave a text_context.
@@ -157,8 +159,6 @@ TENSORRT_LLM = Model(
         _output("previous_ids", "INT32", -1),  # generated and sent before this response
         # [engine request id, 1 in the last response, generated ids in this output_ids]
         _output("response_state", "INT64", 3),
-        _output("context_logits", "FP32", -1, -1, support=_LATER),
-        _output("generation_logits", "FP32", -1, -1, -1, support=_LATER),
         _output("context_phase_params", "UINT8", -1, support=_LATER),
         _output("kv_cache_alloc_new_blocks", "INT32", 1),
         _output("kv_cache_reused_blocks", "INT32", 1),

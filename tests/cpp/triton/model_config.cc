@@ -147,6 +147,23 @@ void reads_the_servers_model() {
   EXPECT(fs::equivalent(state.settings().engine.engine_dir, folder.path / "7"));
 }
 
+void logits_are_of_the_type_declared() {
+  EngineFolder folder;
+  const auto with_outputs = [&](const std::string& outputs) {
+    return parse(config("", "\"output\": [" + outputs + "], "), folder.path).reader;
+  };
+  EXPECT(!with_outputs("").context_logits_are_fp16);
+  const std::string context = R"({"name": "context_logits", "data_type": "TYPE_FP16"})";
+  const std::string generation = R"({"name": "generation_logits", "data_type": "TYPE_FP32"})";
+  const triton::ReaderOptions both = with_outputs(context + "," + generation);
+  EXPECT(both.context_logits_are_fp16 && !both.generation_logits_are_fp16);
+  EXPECT_EQ(
+      error_of(
+          config("", R"("output": [{"name": "generation_logits", "data_type": "TYPE_BF16"}], )"),
+          folder.path),
+      "output generation_logits is declared as TYPE_BF16, expected TYPE_FP32 or TYPE_FP16");
+}
+
 void wrong_values() {
   EngineFolder folder;
   EXPECT_EQ(error_of(config(parameter("gpt_model_type", "fancy")), folder.path),
@@ -333,6 +350,7 @@ int main(int argc, char** argv) {
           {"placeholders_and_empty_values_are_absent", placeholders_and_empty_values_are_absent},
           {"relative_paths_belong_to_the_version", relative_paths_belong_to_the_version},
           {"reads_the_servers_model", reads_the_servers_model},
+          {"logits_are_of_the_type_declared", logits_are_of_the_type_declared},
           {"wrong_values", wrong_values},
           {"former_parameters", former_parameters},
           {"attention_windows", attention_windows},

@@ -154,8 +154,6 @@ void refusals() {
   using R = TRITONBACKEND_Request;
   EXPECT_CONTAINS(error_with([](R& r) { r.number("beam_width", 2); }),
                   "beam_width is not supported yet");
-  EXPECT_CONTAINS(error_with([](R& r) { r.flag("return_context_logits", true); }),
-                  "return_context_logits is not supported yet");
   EXPECT_CONTAINS(error_with([](R& r) {
                     r.add("embedding_bias", TRITONSERVER_TYPE_FP32, {1, 1001},
                           std::vector<float>(1001));

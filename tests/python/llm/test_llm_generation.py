@@ -7,9 +7,11 @@ import threading
 import time
 from dataclasses import dataclass, field
 
+import numpy as np
 import pytest
 from inflight.llm import GenerationResult, SamplingParams
 from inflight.llm.answer import Answer
+from inflight.llm.prompt_logits import prompt_logprobs
 
 
 @dataclass
@@ -18,6 +20,8 @@ class Part:
     finish_reason: str = "none"
     error: Exception | None = None
     log_probs: list = field(default_factory=list)
+    context_logits: np.ndarray | None = None
+    generation_logits: np.ndarray | None = None
 
     @property
     def is_final(self) -> bool:
@@ -43,6 +47,40 @@ def later(*steps) -> threading.Thread:
 
 def ids(output) -> list[int]:
     return output.outputs[0].token_ids
+
+
+def test_logits_of_a_stream():
+    result = handle(return_generation_logits=True, return_context_logits=True, prompt_logprobs=1)
+    rows = np.arange(12, dtype=np.float32).reshape(3, 4)
+    context = np.array([[0, 0, 0, np.log(3)]], np.float32)
+    result.deliver(Part([3], context_logits=context, generation_logits=rows[:1]))
+    output = next(result)
+    assert output.context_logits is context and output.prompt_logprobs == [None]
+    np.testing.assert_array_equal(output.outputs[0].generation_logits, rows[:1])
+    result.deliver(Part([1, 2], "length", generation_logits=rows[1:]))
+    output = result.result()
+    assert output.context_logits is context
+    np.testing.assert_array_equal(output.outputs[0].generation_logits, rows)
+
+
+def test_prompt_logprobs():
+    rng = np.random.default_rng(0)
+    logits, prompt = rng.standard_normal((150, 30), np.float32), rng.integers(0, 30, 150).tolist()
+    exact = np.log(np.exp(logits.astype(np.float64)))
+    exact -= np.log(np.exp(exact).sum(axis=1, keepdims=True))
+    first, *others = prompt_logprobs(logits, prompt, 2)
+    assert first is None and len(others) == 149
+    for row, (token, entry) in enumerate(zip(prompt[1:], others, strict=True)):
+        order = np.argsort(-exact[row])
+        assert entry[token].logprob == pytest.approx(exact[row, token])
+        assert entry[token].rank == order.tolist().index(token) + 1
+        assert set(entry) == {token, *order[:2].tolist()}
+        assert next(iter(entry)) == token
+    assert all(
+        set(entry) == {token}
+        for token, entry in zip(prompt[1:], prompt_logprobs(logits, prompt, 0)[1:], strict=True)
+    )
+    assert prompt_logprobs(logits[:1], prompt[:1], 3) == [None]
 
 
 def test_walking_a_stream():

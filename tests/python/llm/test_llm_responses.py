@@ -20,6 +20,8 @@ class Part:
     finish_reason: str = "length"
     error: Exception | None = None
     log_probs: list = field(default_factory=list)
+    context_logits: None = None
+    generation_logits: None = None
     is_final = True
 
 
