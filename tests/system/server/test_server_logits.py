@@ -1,0 +1,56 @@
+"""Logits from a real server, next to the log-probabilities that it gives itself."""
+
+import numpy as np
+import pytest
+from triton_server import Server, Stream, ask, llm_request
+
+PROMPT = [5, 17, 200, 33, 90, 91, 4]
+WANTED = {"return_context_logits": True, "return_generation_logits": True, "return_log_probs": True}
+ALONE = {"exclude_input_in_output": True}
+
+
+def log_softmax(logits: np.ndarray) -> np.ndarray:
+    wide = logits.astype(np.float64)
+    wide -= wide.max(axis=-1, keepdims=True)
+    return wide - np.log(np.exp(wide).sum(axis=-1, keepdims=True))
+
+
+def test_logits_of_a_whole_answer(server: Server) -> None:
+    (answer,) = ask(server, "tensorrt_llm", **llm_request(PROMPT, 5, **ALONE, **WANTED))
+    context = answer.outputs["context_logits"]
+    generation = answer.outputs["generation_logits"]
+    assert context.shape[:2] == (1, 7) and generation.shape[:3] == (1, 1, 5)
+    assert generation[0, 0].argmax(axis=-1).tolist() == answer.ids
+    np.testing.assert_array_equal(context[0, -1], generation[0, 0, 0])
+    chosen = log_softmax(generation[0, 0])[range(5), answer.ids]
+    np.testing.assert_allclose(answer.outputs["output_log_probs"][0, 0], chosen, atol=1e-4)
+
+
+def test_logits_of_a_stream(server: Server) -> None:
+    (whole,) = ask(server, "tensorrt_llm", **llm_request(PROMPT, 5, **ALONE, **WANTED))
+    rows = []
+    with Stream(server, "tensorrt_llm") as stream:
+        stream.send(**llm_request(PROMPT, 5, streaming=True, **WANTED))
+        answer = stream.next()
+        np.testing.assert_array_equal(
+            answer.outputs["context_logits"], whole.outputs["context_logits"]
+        )
+        while True:
+            if "generation_logits" in answer.outputs:
+                step = answer.outputs["generation_logits"]
+                assert step.shape[0] == step.shape[2] == 1 and step.shape[1] == len(answer.ids)
+                rows += list(step[0, :, 0])
+            if answer.final:
+                break
+            answer = stream.next()
+            assert "context_logits" not in answer.outputs
+    np.testing.assert_array_equal(np.stack(rows), whole.outputs["generation_logits"][0, 0])
+
+
+@pytest.mark.parametrize("name", ["context_logits", "generation_logits"])
+def test_logits_through_the_ensemble(server: Server, name: str) -> None:
+    request = {"text_input": "To be", "max_tokens": 4, "end_id": -1}
+    (answer,) = ask(server, "ensemble", **request, **{f"return_{name}": True})
+    other = {"context_logits", "generation_logits"} - {name}
+    assert name in answer.outputs and not other & set(answer.outputs)
+    assert answer.outputs[name].ndim == (3 if name == "context_logits" else 4)
