@@ -19,9 +19,11 @@ class InstantExecutor : public executor::ModelExecutor {
     staging_.reset();
     return staging_;
   }
-  void launch(const plan::StepInputs&, std::span<const decoding::SampleRow> rows) override {
+  void launch(const plan::StepInputs&, std::span<const decoding::SampleRow> rows,
+              std::span<const decoding::LogitsRows>) override {
     results_[num_launched_++ % depth_].assign(rows.size(), decoding::SampledToken{.id = 1});
   }
+  std::span<const float> logits() const override { return {}; }
   std::span<const decoding::SampledToken> wait() override {
     gate_.pass();
     return results_[num_waited_++ % depth_];
