@@ -70,14 +70,21 @@ void launch(void (*kernel)(Params...), const LaunchShape& shape, const OpContext
              "kernel launch");
 }
 
-/// Raises the kernel's limit of dynamic shared memory above 48 KB. Cheap enough for every call.
+/// Raises the kernel's limit of dynamic shared memory above 48 KB, for launches of `bytes`: to what
+/// the device has, whatever they ask for, since the limit is the kernel's and two engines' threads
+/// may launch it at the same time.
 template <typename Kernel>
 void allow_shared_bytes(Kernel kernel, size_t bytes) {
-  if (bytes > (48u << 10)) {
-    check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                    static_cast<int>(bytes)),
-               "cudaFuncSetAttribute");
-  }
+  if (bytes <= (48u << 10)) return;
+  int device = 0, most = 0;
+  cudaFuncAttributes facts;
+  check_cuda(cudaGetDevice(&device), "cudaGetDevice");
+  check_cuda(cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device),
+             "cudaDeviceGetAttribute");
+  check_cuda(cudaFuncGetAttributes(&facts, kernel), "cudaFuncGetAttributes");
+  check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                  most - static_cast<int>(facts.sharedSizeBytes)),
+             "cudaFuncSetAttribute");
 }
 
 }  // namespace inflight::cuda
