@@ -59,7 +59,7 @@ def test_forms_of_prompts_agree(llm: LLM):
     assert llm.generate([]) == []
 
 
-def test_chat(llm: LLM):
+def test_chat(llm: LLM, monkeypatch: pytest.MonkeyPatch):
     """The answer to what the template makes of the messages, special tokens and all."""
     template = (
         "{{ bos_token }}{% for message in messages %}{{ message.role }}: {{ message.content }}\n"
@@ -79,6 +79,7 @@ def test_chat(llm: LLM):
         assert text(output) == text(llm.generate(ids, params))
     alone = llm.chat(conversations[1], params, chat_template=template)
     assert text(alone) == text(outputs[1])
+    monkeypatch.setattr(llm.tokenizer, "chat_template", None)
     with pytest.raises(ValueError, match="no chat template"):
         llm.chat(conversations[0], params)
     with pytest.raises(ValueError, match="conversation 1 of 2: .*at least one message"):
