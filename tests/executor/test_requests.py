@@ -283,8 +283,13 @@ def test_waiting_readers_use_no_processor(client: Client) -> None:
 
 
 def test_a_reader_may_stay_awake_for_a_while(client: Client) -> None:
-    before = time.process_time()
-    started = time.monotonic()
-    assert client.engine.next_responses(timeout=0.0, spin=0.2) == []
-    assert time.monotonic() - started >= 0.2
-    assert time.process_time() - before > 0.02
+    used = []
+    for _ in range(5):  # a busy machine may give a reader that yields nothing at all for a while
+        before = time.process_time()
+        started = time.monotonic()
+        assert client.engine.next_responses(timeout=0.0, spin=0.2) == []
+        assert time.monotonic() - started >= 0.2
+        used.append(time.process_time() - before)
+        if used[-1] > 0.02:
+            return
+    raise AssertionError(used)

@@ -43,7 +43,7 @@ def test_an_unknown_id_is_taken_for_none_that_resets() -> None:
 
 def ladder() -> np.ndarray:
     """Logits of probabilities that halve from id to id: top_p says how many ids are kept."""
-    return np.log(2.0) * -np.arange(VOCAB, dtype=np.float32)
+    return np.float32(np.log(2.0)) * -np.arange(VOCAB, dtype=np.float32)
 
 
 def kept(new_sampler, generated: list[int], newest: int | None, **params) -> int:
