@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+import threading
 import traceback
 from concurrent.futures import ThreadPoolExecutor
 
@@ -82,10 +83,16 @@ class TritonPythonModel:
 
 
 class _Client:
-    """One request's; a model that is not decoupled keeps its one response."""
+    """One request's; a model that is not decoupled keeps its one response.
+
+    The last response frees what the server keeps of a request, also under a question that is on its
+    way whether the request was cancelled, and the server dies (Python backend of 24.10): the two
+    take turns.
+    """
 
     def __init__(self, request, is_decoupled):
         self._request = request
+        self._turn = threading.Lock()
         self._sender = request.get_response_sender() if is_decoupled else None
         self._has_ended = False
         self.response = None
@@ -96,7 +103,8 @@ class _Client:
 
     def has_left(self):
         asked = self._request if self._sender is None else self._sender
-        return asked.is_cancelled()
+        with self._turn:
+            return not self._has_ended and asked.is_cancelled()
 
     def fail(self, message, code):
         if not self._has_ended:
@@ -106,20 +114,24 @@ class _Client:
         """In case that the engine's model ended without a last response."""
         if self._has_ended:
             return
-        if self._sender is not None:
-            self._sender.send(flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
-        elif self.response is None:
+        if self._sender is None and self.response is None:
             self.fail("the engine's model gave no response", pb_utils.TritonError.INTERNAL)
-        self._has_ended = True
+            return
+        with self._turn:
+            self._has_ended = True
+            if self._sender is not None:
+                self._sender.send(flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
 
     def _send(self, response, is_last):
-        self._has_ended = is_last
-        if self._sender is None:
-            self.response = response
-        elif is_last:
-            self._sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
-        else:
+        if not is_last and self._sender is not None:
             self._sender.send(response)
+            return
+        with self._turn:
+            self._has_ended = is_last
+            if self._sender is None:
+                self.response = response
+            else:
+                self._sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
 
 
 class _LlmError(Exception):

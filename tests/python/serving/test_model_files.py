@@ -4,6 +4,7 @@ import importlib.util
 import json
 import sys
 import threading
+import time
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -210,6 +211,51 @@ def test_bls_answers_requests_and_errors(
     assert empty.error == ("text_input is empty", "invalid")
     assert refused.error == ("input tensor beam_width is not supported yet", "invalid")
     assert {sent.model_name for sent in Request.sent} == {"tensorrt_llm"}
+
+
+class SlowSender(Sender):
+    """Takes its time over a question, as another process does, and sees what comes meanwhile."""
+
+    asked = 0
+    is_asked = False
+    crossed = False
+
+    def is_cancelled(self) -> bool:
+        self.crossed |= self.has_ended.is_set()
+        self.asked += 1
+        self.is_asked = True
+        time.sleep(0.01)
+        self.is_asked = False
+        return False
+
+    def send(self, response: object = None, flags: int = 0) -> None:
+        self.crossed |= self.is_asked and flags != 0
+        super().send(response, flags)
+
+
+def test_bls_asks_nothing_about_a_request_that_ends(
+    load, tokenizer_dir: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last response frees what such a question is about."""
+
+    def engine(request: Request, decoupled: bool = False) -> object:
+        if "stop" not in {tensor.name for tensor in request.inputs}:
+            time.sleep(0.05 + 0.001 * len(Request.sent))
+            Request.sent.append(request)
+        return []
+
+    monkeypatch.setattr(Request, "exec", engine)
+    model = load("tensorrt_llm_bls", True, tokenizer_dir=tokenizer_dir)
+    senders = []
+    for _ in range(30):
+        one = request(text_input=np.array([[b"abc"]], object), max_tokens=np.array([[3]], np.int32))
+        senders.append(SlowSender(one))
+        one.get_response_sender = lambda sender=senders[-1]: sender
+        model.execute([one])
+    assert all(sender.has_ended.wait(10) for sender in senders)
+    model.finalize()
+    assert sum(sender.asked for sender in senders) > 5
+    assert not any(sender.crossed for sender in senders)
 
 
 @pytest.mark.parametrize("key", ["tensorrt_llm_draft_model_name", "multimodal_encoders_name"])
