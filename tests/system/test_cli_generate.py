@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -48,7 +49,6 @@ def test_several_prompts_and_seeds():
     ("arguments", "message"),
     [
         (("--prompt", "a", "--top-p", "3"), "top_p=3"),
-        (("--prompt", "a", "--chat"), "no chat template"),
         (("--prompt", "a", "--device", "tpu"), "tpu"),
         (("--prompt", "a", "--max-seq-len", "100000"), "100000"),
     ],
@@ -62,3 +62,10 @@ def test_errors(arguments: tuple[str, ...], message: str):
 def test_a_folder_that_is_no_model(tmp_path: Path):
     result = run("--prompt", "a", model=tmp_path)
     assert result.exit_code == 1 and "neither an engine" in result.stderr
+
+
+def test_no_chat_template(tmp_path: Path):
+    model = tmp_path / "model"
+    shutil.copytree(DEMO_MODEL, model, ignore=shutil.ignore_patterns("chat_template.jinja"))
+    result = run("--prompt", "a", "--chat", model=model)
+    assert result.exit_code == 1 and "no chat template" in result.stderr

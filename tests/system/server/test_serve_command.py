@@ -9,8 +9,10 @@ import select
 import signal
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -133,8 +135,19 @@ def test_terminal_shows_a_live_line(setup, tmp_path: Path) -> None:
         read_until("running 0 · waiting 0 · 0 tokens/s".encode())
         body = json.dumps({"text_input": "abc", "max_tokens": 2000, "end_id": -1}).encode()
         url = f"http://localhost:{http_port}/v2/models/ensemble/generate"
-        urllib.request.urlopen(url, body, timeout=60).close()
-        read_until(b"running 1 ")
+        seen = threading.Event()
+
+        def ask() -> None:
+            while not seen.is_set():  # the line looks once a second
+                urllib.request.urlopen(url, body, timeout=60).close()
+
+        with ThreadPoolExecutor(1) as client:
+            asking = client.submit(ask)
+            try:
+                read_until(b"running 1 ")
+            finally:
+                seen.set()
+            asking.result()
         assert b"successfully loaded 'tensorrt_llm'" in shown  # the log is there, too
         process.send_signal(signal.SIGTERM)
         with contextlib.suppress(OSError):  # a terminal nobody writes to any more

@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from statistics import median
 
@@ -85,20 +86,19 @@ def test_load_serve_unload(server: Server) -> None:
     assert median(sizes[-5:]) - median(sizes[half - 2 : half + 3]) < ALLOWED, sizes
 
 
-def cancel_a_stream(server: Server, draw: random.Random) -> int:
-    with Stream(server, "tensorrt_llm") as stream:
-        ids = {f"r{i}" for i in range(draw.randint(1, 4))}
-        for request_id in ids:
-            stream.send(request_id, **llm_request(PROMPT, LONG, streaming=True))
-        heard: set[str] = set()
-        while heard != ids:  # one that the server has not read yet would never come to it
-            result, error = stream.answers.get(timeout=60)
-            assert error is None
-            heard.add(result.get_response().id)
-        for _ in range(draw.randint(0, 12)):
-            stream.next()
-        stream.cancel()
-    return len(ids)
+def cancel_streams(server: Server, draw: random.Random) -> int:
+    """A request each: of several on one stream the server (2.51) does not tell all."""
+    with ExitStack() as stack:
+        count = draw.randint(1, 4)
+        streams = [stack.enter_context(Stream(server, "tensorrt_llm")) for _ in range(count)]
+        for stream in streams:
+            stream.send(**llm_request(PROMPT, LONG, streaming=True))
+        for stream in streams:  # one that the server has not read yet would never come to it
+            for _ in range(draw.randint(1, 12)):
+                stream.next()
+        for stream in streams:
+            stream.cancel()
+    return count
 
 
 def stop_by_id(server: Server, draw: random.Random) -> int:
@@ -123,7 +123,7 @@ def test_cancelled_streams(on_own_server: Callable[..., None]) -> None:
         num_sent = 0
         sizes = []
         for number in range(SIZES.cancelled):
-            kind = cancel_a_stream if number % 2 else stop_by_id
+            kind = cancel_streams if number % 2 else stop_by_id
             num_sent += kind(server, draw)
             if number % 10 == 9:
                 server.wait_until_idle()
