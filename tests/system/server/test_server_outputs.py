@@ -48,9 +48,9 @@ def test_perf_metrics(server: Server, model: str, streaming: bool) -> None:
     num_tokens = 3 * DEFAULT_TOKENS_PER_BLOCK + 5
     if model == "ensemble":
         text = "x" * num_tokens
-        request = {"text_input": text, "max_tokens": 20, "stream": streaming, "end_id": -1}
+        request = {"text_input": text, "max_tokens": 100, "stream": streaming, "end_id": -1}
     else:
-        request = llm_request([9] * num_tokens, 20, streaming=streaming)
+        request = llm_request([9] * num_tokens, 100, streaming=streaming)
     before = time.time_ns()
     answers = ask(server, model, return_perf_metrics=True, **request)
     after = time.time_ns()
