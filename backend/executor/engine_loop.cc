@@ -6,18 +6,12 @@
 #include <utility>
 
 #include "backend/decoding/stop.h"
+#include "backend/executor/clock.h"
 #include "backend/kv_cache/invariants.h"
 #include "kernels/core/log.h"
 
 namespace inflight::executor {
 namespace {
-
-using Clock = std::chrono::steady_clock;
-
-int64_t now_in_ns() {
-  return std::chrono::duration_cast<std::chrono::nanoseconds>(Clock::now().time_since_epoch())
-      .count();
-}
 
 int64_t unix_time_us() {
   return std::chrono::duration_cast<std::chrono::microseconds>(
@@ -69,13 +63,12 @@ class LogitsReader {
 EngineLoop::EngineLoop(const EngineInfo& info, const scheduler::Limits& limits,
                        const LoopOptions& options, ModelExecutor& executor, Inbox& inbox,
                        ResponseQueue& responses)
-    : limits_(limits),
-      options_(options),
+    : options_(options),
       executor_(executor),
       inbox_(inbox),
       responses_(responses),
-      state_(info, executor.max_steps_in_flight()) {
-  scheduler::validate(limits_);
+      state_(info, executor.max_steps_in_flight()),
+      planner_(limits, state_, inbox, responses) {
   state_.stats.max_blocks = info.num_blocks;
   state_.stats.tokens_per_block = info.tokens_per_block;
   publish(false);
@@ -121,7 +114,7 @@ bool EngineLoop::make_step() {
   std::optional<std::string> failure;
   bool launched = false;
   try {
-    launched = schedule();
+    launched = planner_.plan();
     if (launched) launch();
   } catch (const std::exception& error) {
     failure = error.what();
@@ -145,7 +138,7 @@ bool EngineLoop::make_step() {
 }
 
 bool EngineLoop::receive() {
-  const bool wait = is_idle() && !state_.steps.any_in_flight();
+  const bool wait = state_.is_idle() && !state_.steps.any_in_flight();
   if (wait) heartbeat_.rest();
   const bool open = inbox_.take(state_.arrivals, state_.cancels, wait);
   take_arrivals();
@@ -190,80 +183,6 @@ void EngineLoop::end_overdue() {
   };
   for (const auto& sequence : state_.waiting) look_at(*sequence);
   for (const auto& sequence : state_.running) look_at(*sequence);
-}
-
-bool EngineLoop::schedule() {
-  EngineState& state = state_;
-  state.running_views.clear();
-  int num_going_on = 0;
-  for (const auto& sequence : state.running) {
-    const auto num_blocks = static_cast<int32_t>(state.cache.block_table(sequence->table).size());
-    state.running_views.push_back(sequence->view(num_blocks));
-    num_going_on += state.running_views.back().is_complete() ? 0 : 1;
-  }
-  state.waiting_views.clear();
-  const auto num_shown =
-      std::min<size_t>(state.waiting.size(), std::max(0, limits_.max_running() - num_going_on));
-  for (size_t i = 0; i < num_shown; ++i) state.waiting_views.push_back(state.waiting[i]->view(0));
-
-  StepInFlight& next = state.steps.planned();
-  next.sequences.clear();
-  next.in_flight_tokens.clear();
-  scheduler::schedule(next.step, state.scratch,
-                      {.running = state.running_views,
-                       .waiting = state.waiting_views,
-                       .cache = {.geometry = state.cache.geometry(),
-                                 .num_blocks = state.cache.num_blocks(),
-                                 .free_blocks = state.cache.num_free_blocks()}},
-                      limits_);
-  if (next.step.is_empty()) {
-    check_internal(is_idle() || !state.retired.empty() || state.steps.any_in_flight(),
-                   "nothing was scheduled with ", state.running.size(), " requests running and ",
-                   state.waiting.size(), " waiting");
-    return false;
-  }
-  for (int32_t i = 0; i < next.step.num_generating; ++i) {
-    const Sequence& sequence = *state.running[next.step.sequences[i].index];
-    if (sequence.needs_newest_token() && sequence.has_token_in_flight()) return false;
-  }
-  admit(next.step.num_admitted);
-  state.growths.clear();
-  int32_t num_logits = 0;  // rows
-  for (const scheduler::ScheduledSequence& part : next.step.sequences) {
-    Sequence& sequence = *state.running[part.index];
-    num_logits += part.num_logits();
-    next.in_flight_tokens.push_back(sequence.has_token_in_flight() ? sequence.row() : -1);
-    next.sequences.push_back(&sequence);
-    sequence.scheduled(part, num_logits - 1);
-    state.growths.push_back({sequence.table, part.first_position, part.num_tokens});
-  }
-  std::optional<kv_cache::Reservation> reservation = state.cache.reserve(state.growths);
-  check_internal(reservation.has_value(), "the KV pool has too few free blocks for ", next.step);
-  next.reservation.emplace(std::move(*reservation));
-  count_context_blocks(next);
-  return true;
-}
-
-void EngineLoop::count_context_blocks(const StepInFlight& planned) {
-  for (size_t i = planned.step.num_generating; i < planned.sequences.size(); ++i) {
-    Sequence& sequence = *planned.sequences[i];
-    const auto held = static_cast<int32_t>(state_.cache.block_table(sequence.table).size());
-    if (held == sequence.num_context_blocks) continue;
-    responses_.allocated(*sequence.channel, held - sequence.num_context_blocks);
-    sequence.num_context_blocks = held;
-  }
-}
-
-void EngineLoop::admit(int num_admitted) {
-  const int64_t now_ns = now_in_ns();
-  for (int i = 0; i < num_admitted; ++i) {
-    Sequence& sequence = *state_.waiting.front();
-    sequence.table = state_.cache.open(sequence.request().input_ids);
-    state_.running.push_back(std::move(state_.waiting.front()));
-    state_.waiting.pop_front();
-    inbox_.left_queue();
-    responses_.started(*sequence.channel, now_ns);
-  }
 }
 
 void EngineLoop::launch() {
@@ -496,7 +415,7 @@ void EngineLoop::publish(bool made_step) {
   stats.prefix_queried_tokens = prefixes.queried_tokens;
   stats.prefix_hit_tokens = prefixes.hit_tokens;
   const EngineStats of_step = stats;
-  if (is_idle()) {
+  if (state_.is_idle()) {
     stats.scheduled_requests = stats.context_requests = stats.generation_requests = 0;
     stats.context_tokens = 0;
   }
@@ -505,7 +424,8 @@ void EngineLoop::publish(bool made_step) {
     published_stats_ = stats;
   }
   // Statistics first: who has seen its final part finds the blocks free.
-  responses_.publish(made_step ? &of_step : nullptr, is_idle() && !state_.steps.any_in_flight());
+  responses_.publish(made_step ? &of_step : nullptr,
+                     state_.is_idle() && !state_.steps.any_in_flight());
 }
 
 }  // namespace inflight::executor

@@ -17,6 +17,7 @@
 #include "backend/executor/model_executor.h"
 #include "backend/executor/response_queue.h"
 #include "backend/executor/state_dump.h"
+#include "backend/executor/step_planner.h"
 #include "backend/executor/watchdog.h"
 #include "backend/scheduler/limits.h"
 
@@ -51,9 +52,6 @@ class EngineLoop {
  private:
   /// Takes arrivals and cancels, waiting if there is nothing to do; false when the inbox is closed.
   bool receive();
-  /// Plans the next step and reserves its blocks; false if there is nothing to run, or not before
-  /// the tokens in flight are known.
-  bool schedule();
   /// Builds the planned step's inputs and launches it.
   void launch();
   /// Waits for the oldest step's tokens.
@@ -67,9 +65,6 @@ class EngineLoop {
   void end_overdue();
   void take_arrivals();
   void insert_waiting(std::unique_ptr<Sequence> sequence);
-  void admit(int num_admitted);
-  /// Tells who reads a prompt in the planned step what blocks it got.
-  void count_context_blocks(const StepInFlight& planned);
   void commit_token(Sequence& sequence, const decoding::SampledToken& token,
                     std::span<const float> logits, int64_t now_ns);
   void end(Sequence& sequence, FinishReason reason, std::optional<Error> error = std::nullopt,
@@ -87,15 +82,14 @@ class EngineLoop {
   void die(const std::string& what);
   void count_step();
   void publish(bool made_step);
-  bool is_idle() const { return state_.waiting.empty() && state_.running.empty(); }
 
-  const scheduler::Limits limits_;
   const LoopOptions options_;
   ModelExecutor& executor_;
   Inbox& inbox_;
   ResponseQueue& responses_;
 
   EngineState state_;
+  StepPlanner planner_;
   std::span<const decoding::SampledToken> tokens_;  // of the step just waited for
   int64_t device_busy_since_ns_ = 0;                // while steps are in flight
   int64_t waited_ns_ = 0;                           // in this round of the loop, not host work

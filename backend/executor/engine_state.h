@@ -14,7 +14,7 @@
 #include "backend/executor/engine.h"
 #include "backend/executor/sequence.h"
 #include "backend/kv_cache/kv_cache_manager.h"
-#include "backend/scheduler/schedule.h"
+#include "backend/scheduler/step.h"
 
 namespace inflight::executor {
 
@@ -78,10 +78,9 @@ struct EngineState {
   // Memory used again in every step.
   std::vector<Arrival> arrivals;
   std::vector<RequestId> cancels;
-  std::vector<scheduler::SequenceView> running_views;
-  std::vector<scheduler::SequenceView> waiting_views;
-  std::vector<kv_cache::Growth> growths;
-  scheduler::Scratch scratch;
+
+  /// Nobody runs or waits to.
+  bool is_idle() const { return waiting.empty() && running.empty(); }
 };
 
 }  // namespace inflight::executor
