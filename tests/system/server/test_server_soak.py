@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from statistics import median
 
@@ -24,6 +25,7 @@ from triton_server import Server, Stream, ask, ask_text, llm_request, tensors
 
 PROMPT = [5, 17, 200]
 LONG = 3000  # tokens; nobody waits for all of them
+ALL_FIT = 1900  # tokens; of four requests at once, into the cache: one that waits says nothing
 
 
 @dataclass(frozen=True)
@@ -85,13 +87,24 @@ def test_load_serve_unload(server: Server) -> None:
     assert median(sizes[-5:]) - median(sizes[half - 2 : half + 3]) < ALLOWED, sizes
 
 
-def cancel_a_stream(server: Server, draw: random.Random) -> int:
-    with Stream(server, "tensorrt_llm") as stream:
-        stream.send(**llm_request(PROMPT, LONG, streaming=True))
-        for _ in range(draw.randint(1, 12)):  # one not read yet would never come to the server
-            stream.next()
-        stream.cancel()
-    return 1
+def cancel_streams(server: Server, draw: random.Random) -> int:
+    """Several at once, each on a stream of its own or all on one."""
+    num_streams, num_requests = draw.choice([(1, 1), (4, 1), (1, 4), (2, 2)])
+    with ExitStack() as stack:
+        streams = [stack.enter_context(Stream(server, "tensorrt_llm")) for _ in range(num_streams)]
+        for stream in streams:
+            for number in range(num_requests):
+                stream.send(str(number), **llm_request(PROMPT, ALL_FIT, streaming=True))
+        for stream in streams:  # one not read yet would never come to the server
+            heard: Counter[str] = Counter()
+            enough = draw.randint(1, 12)
+            while len(heard) < num_requests or heard.total() < enough:
+                result, error = stream.answers.get(timeout=60)
+                assert error is None
+                heard[result.get_response().id] += 1
+        for stream in streams:
+            stream.cancel()
+    return num_streams * num_requests
 
 
 def stop_by_id(server: Server, draw: random.Random) -> int:
@@ -116,7 +129,7 @@ def test_cancelled_streams(on_own_server: Callable[..., None]) -> None:
         num_sent = 0
         sizes = []
         for number in range(SIZES.cancelled):
-            kind = cancel_a_stream if number % 2 else stop_by_id
+            kind = cancel_streams if number % 2 else stop_by_id
             num_sent += kind(server, draw)
             if number % 10 == 9:
                 server.wait_until_idle()
