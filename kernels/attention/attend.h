@@ -22,17 +22,20 @@ struct AttendArgs {
   int64_t head_size;
   int64_t stride;        // floats from row to row of queries and outputs, padded
   const float* queries;  // [rows, stride], zero beyond head_size
-  const int32_t*
-      visible;  // [rows] keys that a row sees, counted from the sequence's start; ascending
+  // [rows] A row sees keys [first, visible) of its sequence, and the first num_sinks; ascending,
+  // and none empty. Null: from 0.
+  const int32_t* first;
+  const int32_t* visible;
+  int64_t num_sinks;
   float scale;
 
   const uint8_t* cache;  // keys of this kv head in block 0
   int64_t block_bytes;   // from block to block
   int64_t value_bytes;   // from a key to its value
   int64_t tokens_per_block;
-  const int32_t* block_table;
-  int64_t begin, end;  // positions of the keys; begin is a multiple of kKeyTile,
-                       // end at most kSegmentKeys beyond
+  const int32_t* block_table;  // read, like the blocks, where a row sees one of its keys
+  int64_t begin, end;          // positions of the keys; begin is a multiple of kKeyTile,
+                               // end at most kSegmentKeys beyond
 
   float* scores;   // [rows, kKeyTile + 1] scratch
   float* maxima;   // [rows] out: largest score, -infinity if the row sees no key of the range

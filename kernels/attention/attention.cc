@@ -10,6 +10,10 @@ void check_attention(const AttentionParams& p) {
         "attention: num_heads must be a multiple of num_kv_heads, got ", p.num_heads, " and ",
         p.num_kv_heads);
   check(p.head_size > 0, "attention: head_size must be positive, got ", p.head_size);
+  check(p.window >= 0 && p.num_sinks >= 0 && (p.window > 0 || p.num_sinks == 0),
+        "attention: window must be at least 0 (all tokens), num_sinks too, and without a window 0; "
+        "got ",
+        p.window, " and ", p.num_sinks);
   check_dense("attention: q", p.q, {-1, p.num_heads * p.head_size});
   check_shape("attention: kv_cache", p.kv_cache, {-1, 2, p.num_kv_heads, -1, p.head_size});
   check_blocks_dense("attention: kv_cache", p.kv_cache);
@@ -43,7 +47,9 @@ AttentionParams params_of(const OpArgs& args) {
           .num_heads = args.attribute<int64_t>("num_heads"),
           .num_kv_heads = args.attribute<int64_t>("num_kv_heads"),
           .head_size = args.attribute<int64_t>("head_size"),
-          .scale = static_cast<float>(args.attribute<double>("scale"))};
+          .scale = static_cast<float>(args.attribute<double>("scale")),
+          .window = args.attribute_or<int64_t>("window", 0),
+          .num_sinks = args.attribute_or<int64_t>("num_sinks", 0)};
 }
 
 }  // namespace
@@ -66,7 +72,9 @@ OpDef attention_op() {
                     .attributes = {{"num_heads", "int"},
                                    {"num_kv_heads", "int"},
                                    {"head_size", "int"},
-                                   {"scale", "float"}}},
+                                   {"scale", "float"},
+                                   {.name = "window", .type = "int", .optional = true},
+                                   {.name = "num_sinks", .type = "int", .optional = true}}},
       .check = [](const OpArgs& args) { check_attention(params_of(args)); },
       .workspace_bytes =
           [](const OpArgs& args, Device device, int num_threads) {

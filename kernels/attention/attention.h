@@ -1,5 +1,9 @@
 // Causal attention of the step's queries over their sequences' paged keys and values: prompt chunks
 // over an existing prefix and generated tokens alike. Softmax in float32, computed online.
+//
+// With a window the token at position p sees positions (p - window, p] and, as StreamingLLM (Xiao
+// et al. 2023) has it, the first num_sinks of its sequence. A block none of whose tokens is seen by
+// any row of the step is not read, nor is its place in the block table: it may hold anything.
 #pragma once
 
 #include "kernels/core/op.h"
@@ -20,6 +24,8 @@ struct AttentionParams {
   int64_t num_kv_heads;
   int64_t head_size;
   float scale;
+  int64_t window = 0;     // tokens that a token sees, itself included; 0: all before it
+  int64_t num_sinks = 0;  // tokens at the start that are seen beside the window; needs one
 };
 
 void attention(const AttentionParams& params, OpContext& context);

@@ -52,9 +52,9 @@ struct Geometry {
   int64_t max_segments;  // of the longest sequence
 
   int64_t partial_floats(int64_t rows) const { return rows * (stride + 2); }
-  /// Queries, visible, scores and factors, and two partials.
+  /// Queries, first, visible, scores and factors, and two partials.
   int64_t thread_floats() const {
-    return round_up(max_rows * (stride + 1 + kKeyTile + 1) + 2 * partial_floats(max_rows), 16);
+    return round_up(max_rows * (stride + 2 + kKeyTile + 1) + 2 * partial_floats(max_rows), 16);
   }
   Partial partial_at(float* data, int64_t rows) const {
     return {.maxima = data + rows * stride, .sums = data + rows * (stride + 1), .outputs = data};
@@ -65,6 +65,31 @@ struct Geometry {
 int64_t first_row(const AttentionParams& params, int64_t sequence) {
   return params.query_starts ? params.query_starts.as<int32_t>()[sequence] : sequence;
 }
+
+/// The keys that some adjacent rows of a sequence read: [0, sinks) and [first, end).
+struct KeySpan {
+  int64_t sinks, first, end;
+
+  /// Rows at positions [position, position + count).
+  KeySpan(const AttentionParams& params, int64_t position, int64_t count)
+      : sinks(0), first(0), end(position + count) {
+    if (params.window == 0 || position - params.window + 1 <= params.num_sinks) return;
+    sinks = params.num_sinks;
+    first = position - params.window + 1;
+  }
+  int64_t count() const { return sinks + end - first; }
+  // Segments are at fixed positions: those that have a key, in order.
+  int64_t sink_segments() const { return divide_up(sinks, kSegmentKeys); }
+  int64_t first_segment() const { return std::max(first / kSegmentKeys, sink_segments()); }
+  int64_t segments() const {
+    return sink_segments() + divide_up(end, kSegmentKeys) - first_segment();
+  }
+  /// Where segment `index` of them begins.
+  int64_t segment_begin(int64_t index) const {
+    const int64_t skipped = index < sink_segments() ? 0 : first_segment() - sink_segments();
+    return (index + skipped) * kSegmentKeys;
+  }
+};
 
 /// The step as numbered tasks: sequence by sequence, in a sequence tile by tile, in a tile head by
 /// head, in a head segment by segment if these are divided.
@@ -79,7 +104,7 @@ struct Tasks {
   int64_t kv_length(int64_t sequence) const { return params.kv_lengths.as<int32_t>()[sequence]; }
   int64_t segments(int64_t sequence) const {
     return divides_segments && num_queries(sequence) == 1
-               ? divide_up(kv_length(sequence), kSegmentKeys)
+               ? KeySpan(params, kv_length(sequence) - 1, 1).segments()
                : 1;
   }
   int64_t count(int64_t sequence) const {
@@ -148,8 +173,12 @@ class Step {
  private:
   int64_t bytes_per_task(int64_t count) const {
     int64_t keys = 0;
-    for (int64_t b = 0; b < params_.kv_lengths.shape[0]; ++b)
-      keys += tasks_.kv_length(b) * divide_up(tasks_.num_queries(b), geometry_.tile_queries);
+    for (int64_t b = 0; b < params_.kv_lengths.shape[0]; ++b) {
+      const int64_t queries = tasks_.num_queries(b);
+      const int64_t last_tile = std::min(queries, geometry_.tile_queries);
+      keys += KeySpan(params_, tasks_.kv_length(b) - last_tile, last_tile).count() *
+              divide_up(queries, geometry_.tile_queries);
+    }
     const int64_t rows_cost = 1 + std::min(geometry_.max_rows, params_.q.shape[0]) / 8;
     return keys * params_.num_kv_heads * params_.head_size * 2 *
            static_cast<int64_t>(size_of(params_.kv_cache.dtype)) * rows_cost /
@@ -172,7 +201,8 @@ class Step {
 
     float* memory = scratch_ + thread * geometry_.thread_floats();
     float* padded = memory;
-    auto* visible = reinterpret_cast<int32_t*>(padded + rows * stride);
+    auto* first_keys = reinterpret_cast<int32_t*>(padded + rows * stride);
+    int32_t* visible = first_keys + rows;
     float* scores = reinterpret_cast<float*>(visible + rows);
     float* after_scores = scores + rows * (kKeyTile + 1);
     const Partial total = geometry_.partial_at(after_scores, rows);
@@ -181,8 +211,10 @@ class Step {
     const int64_t token = first_row(params_, sequence) + first;
     const int64_t position = tasks_.kv_length(sequence) - tasks_.num_queries(sequence) + first;
     load_queries(padded, token, queries, head);
-    for (int64_t r = 0; r < rows; ++r)
+    for (int64_t r = 0; r < rows; ++r) {
       visible[r] = static_cast<int32_t>(position + r / geometry_.group + 1);
+      first_keys[r] = static_cast<int32_t>(std::max<int64_t>(visible[r] - params_.window, 0));
+    }
 
     const TensorView& cache = params_.kv_cache;
     const auto element = static_cast<int64_t>(size_of(cache.dtype));
@@ -190,7 +222,9 @@ class Step {
                     .head_size = params_.head_size,
                     .stride = stride,
                     .queries = padded,
+                    .first = params_.window > 0 ? first_keys : nullptr,
                     .visible = visible,
+                    .num_sinks = params_.num_sinks,
                     .scale = params_.scale,
                     .cache = cache.as<uint8_t>() + head * cache.strides[2] * element,
                     .block_bytes = cache.strides[0] * element,
@@ -204,22 +238,22 @@ class Step {
                     .maxima = nullptr,
                     .sums = nullptr,
                     .outputs = nullptr};
-    const int64_t num_keys = visible[rows - 1];
-    const auto attend_segment = [&](int64_t begin, const Partial& to) {
-      args.begin = begin;
-      args.end = std::min(begin + kSegmentKeys, num_keys);
+    const KeySpan span(params_, position, queries);
+    const auto attend_segment = [&](int64_t index, const Partial& to) {
+      args.begin = span.segment_begin(index);
+      args.end = std::min(args.begin + kSegmentKeys, span.end);
       args.maxima = to.maxima;
       args.sums = to.sums;
       args.outputs = to.outputs;
       kernel_(args);
     };
     if (segments > 1) {
-      attend_segment(segment * kSegmentKeys, segment_partial(number));
+      attend_segment(segment, segment_partial(number));
       return;
     }
     attend_segment(0, total);
-    for (int64_t begin = kSegmentKeys; begin < num_keys; begin += kSegmentKeys) {
-      attend_segment(begin, part);
+    for (int64_t index = 1; index < span.segments(); ++index) {
+      attend_segment(index, part);
       merge(total, part, rows);
     }
     store_outputs(total, token, queries, head);
@@ -232,9 +266,10 @@ class Step {
     store_outputs(total, first_row(params_, sequence), 1, head);
   }
 
-  /// Adds the state over later keys to that over earlier ones.
+  /// Adds the state over later keys to that over earlier ones; a row may have seen none of either.
   void merge(const Partial& total, const Partial& part, int64_t rows) const {
     for (int64_t r = 0; r < rows; ++r) {
+      if (part.maxima[r] == -INFINITY) continue;
       const float maximum = std::max(total.maxima[r], part.maxima[r]);
       const float before = fast_exp(total.maxima[r] - maximum);
       const float after = fast_exp(part.maxima[r] - maximum);

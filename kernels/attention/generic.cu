@@ -2,6 +2,8 @@
 // walks its keys in tiles from position 0 with an online softmax (Milakov and Gimelshein, "Online
 // normalizer calculation for softmax"): scores a warp to a key, then weighted values a thread to a
 // component. The order of all sums is fixed by the row's own length.
+#include <algorithm>
+
 #include "kernels/attention/attention_cuda.h"
 #include "kernels/core/cuda/convert.cuh"
 #include "kernels/core/cuda/launch.cuh"
@@ -28,6 +30,7 @@ struct GenericArgs {
   int32_t num_sequences, max_blocks, tokens_per_block;
   int32_t num_heads, group, head_size;
   float scale;
+  int32_t window, num_sinks;
   Rows rows;
 };
 
@@ -42,8 +45,9 @@ __device__ int sequence_of(const int32_t* query_starts, int num_sequences, int r
 }
 
 /// Thread t owns components d = t % lanes + i * lanes of the output, for keys k = t / lanes mod
-/// parts of each tile. kOwned is the number of i's.
-template <typename T, typename Cache, int kOwned>
+/// parts of each tile. kOwned is the number of i's. With a window the keys that the row sees are
+/// numbered without a gap: sinks, then those of the window.
+template <typename T, typename Cache, int kOwned, bool kWindow>
 __global__ void __launch_bounds__(kThreads) generic_kernel(const GenericArgs args) {
   extern __shared__ float query[];  // [head_size], then parts x head_size sums
   __shared__ float weights[kTileKeys];
@@ -61,7 +65,13 @@ __global__ void __launch_bounds__(kThreads) generic_kernel(const GenericArgs arg
   wait_for_previous();
   let_next_start();
   if (args.rows == Rows::kOne ? count != 1 : args.rows == Rows::kMany && count < 2) return;
-  const int visible = args.kv_lengths[sequence] - count + (row - begin) + 1;
+  const int length = args.kv_lengths[sequence] - count + (row - begin) + 1;
+  int visible = length, sinks = 0;
+  if constexpr (kWindow) {
+    const int first = max(length - args.window, 0);  // of the window
+    sinks = min(args.num_sinks, first);
+    visible = length - first + sinks;
+  }
 
   const int64_t offset = (int64_t{row} * args.num_heads + head) * size;
   const T* q = static_cast<const T*>(args.q) + offset;
@@ -80,8 +90,12 @@ __global__ void __launch_bounds__(kThreads) generic_kernel(const GenericArgs arg
     const int num_keys = min(kTileKeys, visible - tile);
     __syncthreads();  // the tile before is done with
     for (int k = threadIdx.x; k < num_keys; k += kThreads) {
-      const int block = (tile + k) / args.tokens_per_block;
-      const int slot = (tile + k) - block * args.tokens_per_block;
+      int position = tile + k;
+      if constexpr (kWindow) {
+        if (position >= sinks) position += length - visible;
+      }
+      const int block = position / args.tokens_per_block;
+      const int slot = position - block * args.tokens_per_block;
       keys[k] = cache + table[block] * args.block_stride + int64_t{slot} * size;
     }
     __syncthreads();
@@ -142,14 +156,14 @@ __global__ void __launch_bounds__(kThreads) generic_kernel(const GenericArgs arg
   }
 }
 
-template <typename T, typename Cache>
+template <typename T, typename Cache, bool kWindow>
 void launch_generic(const GenericArgs& args, int64_t num_rows, const OpContext& context) {
   const int size = args.head_size, parts = size < kThreads ? kThreads / size : 1;
   const LaunchShape shape = {
       dim3(static_cast<unsigned>(args.num_heads), static_cast<unsigned>(num_rows)), dim3(kThreads),
       static_cast<size_t>(size) * (parts + 1) * sizeof(float)};
-  if (size <= kThreads) return launch(generic_kernel<T, Cache, 1>, shape, context, args);
-  launch(generic_kernel<T, Cache, kMaxHeadSize / kThreads>, shape, context, args);
+  if (size <= kThreads) return launch(generic_kernel<T, Cache, 1, kWindow>, shape, context, args);
+  launch(generic_kernel<T, Cache, kMaxHeadSize / kThreads, kWindow>, shape, context, args);
 }
 
 }  // namespace
@@ -161,6 +175,7 @@ void attention_generic(const AttentionParams& params, OpContext& context, Rows r
                        ", the most that CUDA takes"));
   }
   const TensorView& cache = params.kv_cache;
+  const int64_t longest = params.block_tables.shape[1] * cache.shape[3];
   GenericArgs args = {.q = params.q.data,
                       .cache = cache.data,
                       .y = params.y.data,
@@ -176,6 +191,8 @@ void attention_generic(const AttentionParams& params, OpContext& context, Rows r
                       .group = static_cast<int32_t>(params.num_heads / params.num_kv_heads),
                       .head_size = static_cast<int32_t>(params.head_size),
                       .scale = params.scale,
+                      .window = static_cast<int32_t>(std::min(params.window, longest)),
+                      .num_sinks = static_cast<int32_t>(std::min(params.num_sinks, longest)),
                       .rows = rows};
   // Rows are the grid's second axis, which takes so many.
   constexpr int64_t kMaxRows = 65535;
@@ -183,7 +200,8 @@ void attention_generic(const AttentionParams& params, OpContext& context, Rows r
         kMaxRows, ", the most that CUDA takes in one step");
   with_floating(params.q.dtype, [&]<typename T>() {
     with_floating(cache.dtype, [&]<typename Cache>() {
-      launch_generic<T, Cache>(args, params.q.shape[0], context);
+      params.window > 0 ? launch_generic<T, Cache, true>(args, params.q.shape[0], context)
+                        : launch_generic<T, Cache, false>(args, params.q.shape[0], context);
     });
   });
 }

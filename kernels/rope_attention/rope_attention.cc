@@ -28,7 +28,9 @@ AttentionParams attention_of(const RopeAttentionParams& p, const TensorView& q) 
           .num_heads = p.num_heads,
           .num_kv_heads = p.num_kv_heads,
           .head_size = p.head_size,
-          .scale = p.scale};
+          .scale = p.scale,
+          .window = p.window,
+          .num_sinks = p.num_sinks};
 }
 
 void check_params(const RopeAttentionParams& p) {
@@ -49,7 +51,9 @@ RopeAttentionParams params_of(const OpArgs& args) {
           .num_heads = args.attribute<int64_t>("num_heads"),
           .num_kv_heads = args.attribute<int64_t>("num_kv_heads"),
           .head_size = args.attribute<int64_t>("head_size"),
-          .scale = static_cast<float>(args.attribute<double>("scale"))};
+          .scale = static_cast<float>(args.attribute<double>("scale")),
+          .window = args.attribute_or<int64_t>("window", 0),
+          .num_sinks = args.attribute_or<int64_t>("num_sinks", 0)};
 }
 
 /// Of the rotated queries, which begin the workspace.
@@ -92,7 +96,9 @@ OpDef rope_attention_op() {
                     .attributes = {{"num_heads", "int"},
                                    {"num_kv_heads", "int"},
                                    {"head_size", "int"},
-                                   {"scale", "float"}}},
+                                   {"scale", "float"},
+                                   {.name = "window", .type = "int", .optional = true},
+                                   {.name = "num_sinks", .type = "int", .optional = true}}},
       .check = [](const OpArgs& args) { check_params(params_of(args)); },
       .workspace_bytes =
           [](const OpArgs& args, Device device, int num_threads) {

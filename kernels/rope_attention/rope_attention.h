@@ -21,6 +21,8 @@ struct RopeAttentionParams {
   int64_t num_kv_heads;
   int64_t head_size;
   float scale;
+  int64_t window = 0;
+  int64_t num_sinks = 0;
 };
 
 void rope_attention(const RopeAttentionParams& params, OpContext& context);

@@ -1,18 +1,25 @@
 """attention against float64 over a paged, strided cache; chunked prompts against whole ones."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from arrays import float64, guards_intact, normal, numpy_dtype, poisoned
-from cases.attention import CASES, AttentionCase
+from cases.attention import CASES, WINDOWS, AttentionCase
 from inflight import _core
 from tolerance import assert_close
+
+# Without a window, and with some that begin within tiles and segments of keys.
+EITHER_WAY = ({}, {"window": 77}, {"window": 700, "num_sinks": 3}, {"window": 3, "num_sinks": 530})
 
 
 def paged_cache(rng, case: AttentionCase, keys: list[np.ndarray], values: list[np.ndarray]):
     """The sequences' keys and values [length, kv heads, head size] in shuffled blocks of layer 1 of
-    3; every slot that no token has is NaN. Returns the layer's view and the block tables."""
+    3; every slot that no token has is NaN, and tables name a block of such slots in the place of
+    those that no row sees. Returns the layer's view and the block tables."""
     blocks = [-(-length // case.tokens_per_block) for length in case.lengths]
-    order = rng.permutation(sum(blocks) + 3)[: sum(blocks)].astype(np.int32)
+    order = rng.permutation(sum(blocks) + 3).astype(np.int32)
+    hole = order[-1]
     shape = (
         sum(blocks) + 3,
         3,
@@ -32,6 +39,10 @@ def paged_cache(rng, case: AttentionCase, keys: list[np.ndarray], values: list[n
             slot = layer[tables[sequence, block]]
             slot[0, :, offset] = keys[sequence][position]
             slot[1, :, offset] = values[sequence][position]
+        if case.window > 0:
+            rows = range(case.lengths[sequence] - case.queries[sequence], case.lengths[sequence])
+            seen = {p // case.tokens_per_block for row in rows for p in case.seen_by(row)}
+            tables[sequence, [i for i in range(count) if i not in seen]] = hole
     return layer, tables
 
 
@@ -40,15 +51,12 @@ def reference(case: AttentionCase, q, keys, values, scale):
     group = case.num_heads // case.num_kv_heads
     for count, length, k, v in zip(case.queries, case.lengths, keys, values, strict=True):
         for position in range(length - count, length):
+            seen = case.seen_by(position)
             for head in range(case.num_heads):
                 columns = slice(head * case.head_size, (head + 1) * case.head_size)
-                scores = (
-                    float64(k[: position + 1, head // group]) @ float64(q[row, columns]) * scale
-                )
+                scores = float64(k[seen, head // group]) @ float64(q[row, columns]) * scale
                 weights = np.exp(scores - scores.max())
-                y[row, columns] = (
-                    weights / weights.sum() @ float64(v[: position + 1, head // group])
-                )
+                y[row, columns] = weights / weights.sum() @ float64(v[seen, head // group])
             row += 1
     return y
 
@@ -79,6 +87,8 @@ def run_attention(runner, case: AttentionCase, q, cache, tables, gives_starts=Tr
         "head_size": case.head_size,
         "scale": case.head_size**-0.5,
     }
+    if case.window > 0:
+        attributes |= {"window": case.window, "num_sinks": case.num_sinks}
     runner.run("attention", inputs, {"y": y}, attributes)
     assert guards_intact(y)
     return y
@@ -89,6 +99,41 @@ def test_attention(runner, case: AttentionCase):
     q, keys, values, cache, tables = make(case)
     y = run_attention(runner, case, q, cache, tables)
     assert_close(y, reference(case, q, keys, values, case.head_size**-0.5))
+
+
+@pytest.mark.parametrize("case", WINDOWS, ids=str)
+def test_attention_of_a_window(runner, case: AttentionCase):
+    q, keys, values, cache, tables = make(case)
+    y = run_attention(runner, case, q, cache, tables)
+    assert_close(y, reference(case, q, keys, values, case.head_size**-0.5))
+
+
+def test_a_window_of_the_whole_sequence_changes_no_bit(device, runner):
+    case = AttentionCase((1, 30, 5), (700, 30, 90))
+    q, _, _, cache, tables = make(case)
+    want = run_attention(runner, case, q, cache, tables)
+    got = run_attention(runner, replace(case, window=700), q, cache, tables)
+    if device == "cpu":
+        np.testing.assert_array_equal(got, want)
+    else:
+        assert_close(got, float64(want))
+
+
+@pytest.mark.parametrize(("window", "num_sinks"), [(-1, 0), (5, -1), (0, 1)])
+def test_impossible_windows_are_refused(runner, window, num_sinks):
+    case = AttentionCase((2,), (2,))
+    q, _, _, cache, tables = make(case)
+    inputs = {
+        "q": q,
+        "kv_cache": cache,
+        "block_tables": tables,
+        "query_starts": np.array([0, 2], np.int32),
+        "kv_lengths": np.array([2], np.int32),
+    }
+    attributes = {"num_heads": 4, "num_kv_heads": 2, "head_size": 64, "scale": 1.0}
+    attributes |= {"window": window, "num_sinks": num_sinks}
+    with pytest.raises(Exception, match=f"window must be .* got {window} and {num_sinks}"):
+        runner.run("attention", inputs, {"y": poisoned(q.shape, "float32")}, attributes)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -123,13 +168,14 @@ def test_large_scores(runner):
 
 
 @pytest.mark.parametrize("chunk", [1, 3, 16, 50])
-def test_chunked_prompt_equals_whole(device, runner, chunk):
-    whole_case = AttentionCase((600,), (600,))
+@pytest.mark.parametrize("window", EITHER_WAY)
+def test_chunked_prompt_equals_whole(device, runner, chunk, window):
+    whole_case = AttentionCase((600,), (600,), **window)
     q, _, _, cache, tables = make(whole_case)
     whole = run_attention(runner, whole_case, q, cache, tables)
     for start in range(0, 600, chunk):
         end = min(start + chunk, 600)
-        case = AttentionCase((end - start,), (end,))
+        case = AttentionCase((end - start,), (end,), **window)
         part = run_attention(runner, case, np.ascontiguousarray(q[start:end]), cache, tables)
         if device == "cpu":
             np.testing.assert_array_equal(part, whole[start:end])
@@ -138,13 +184,14 @@ def test_chunked_prompt_equals_whole(device, runner, chunk):
 
 
 @pytest.mark.parametrize("length", [40, 700, 3000])
-def test_a_sequence_does_not_depend_on_the_others(runner, length):
+@pytest.mark.parametrize("window", EITHER_WAY)
+def test_a_sequence_does_not_depend_on_the_others(runner, length, window):
     """Alone, a long one is divided among the threads; in company it is not."""
     others = (33, 128, 3, 90, 250, 7)
-    case = AttentionCase((1,) * 7, (length, *others))
+    case = AttentionCase((1,) * 7, (length, *others), **window)
     q, _, _, cache, tables = make(case)
     together = run_attention(runner, case, q, cache, tables)
-    alone_case = AttentionCase((1,), (length,))
+    alone_case = AttentionCase((1,), (length,), **window)
     alone = run_attention(runner, alone_case, q[:1].copy(), cache, tables[:1].copy())
     np.testing.assert_array_equal(alone, together[:1])
 
@@ -176,10 +223,11 @@ def test_large_scores_of_a_16_bit_dtype(runner):
     assert_close(y, reference(case, q, keys, values, 128**-0.5))
 
 
-def test_the_number_of_threads_does_not_matter(device, runner):
+@pytest.mark.parametrize("window", EITHER_WAY)
+def test_the_number_of_threads_does_not_matter(device, runner, window):
     if device != "cpu":
         pytest.skip("threads are the CPU's")
-    case = AttentionCase((1, 9), (2000, 40), num_heads=6, num_kv_heads=1)
+    case = AttentionCase((1, 9), (2000, 40), num_heads=6, num_kv_heads=1, **window)
     q, _, _, cache, tables = make(case)
     want = run_attention(runner, case, q, cache, tables)
     for num_threads in (1, 3, 8):

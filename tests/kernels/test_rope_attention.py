@@ -1,5 +1,7 @@
 """rope_attention against rope and attention in float64, and what it leaves in the cache."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from arrays import float64, guards_intact, normal, numpy_dtype, poisoned, rounded
@@ -39,6 +41,11 @@ MIXED = (
     AttentionCase((1, 9, 1), (37, 50, 200), 8, 2, 128, 32, "bfloat16", "bfloat16"),
     AttentionCase((30,), (30,), 8, 2, 128, 32, "bfloat16", "bfloat16"),
     AttentionCase((1, 1), (20, 300), 8, 2, 64, 16, "float32", "bfloat16"),
+)
+WINDOWS = tuple(
+    replace(case, window=window, num_sinks=num_sinks)
+    for case in (*MIXED, AttentionCase((1,) * 8, LENGTHS, 8, 2, 64, 16, "bfloat16", "bfloat16"))
+    for window, num_sinks in ((1, 0), (20, 0), (16, 3))
 )
 
 
@@ -97,6 +104,8 @@ def run_step(runner, case: AttentionCase, rope_size: int, padded: tuple[int, ...
         "head_size": size,
         "scale": size**-0.5,
     }
+    if case.window > 0:
+        attributes |= {"window": case.window, "num_sinks": case.num_sinks}
     runner.run("rope_attention", inputs, {"y": y}, attributes)
     assert guards_intact(y)
     assert np.isnan(float64(pool[:, [0, 2]])).all(), "another layer was written"
@@ -104,7 +113,7 @@ def run_step(runner, case: AttentionCase, rope_size: int, padded: tuple[int, ...
     return y, want, pool[:, 1], after, before
 
 
-@pytest.mark.parametrize("case", GENERATION + MIXED, ids=str)
+@pytest.mark.parametrize("case", GENERATION + MIXED + WINDOWS, ids=str)
 def test_rope_attention(runner, case: AttentionCase):
     y, want, cache, after, before = run_step(runner, case, case.head_size)
     assert_close(y, want)

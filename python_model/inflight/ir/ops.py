@@ -155,6 +155,11 @@ def _infer_rope_kv_append(types: Types, attributes: Attributes) -> dict[str, Ten
 def _infer_attention(types: Types, attributes: Attributes) -> dict[str, TensorType]:
     heads, kv_heads, size = (attributes[k] for k in ("num_heads", "num_kv_heads", "head_size"))
     _require(heads % kv_heads == 0, f"{kv_heads} kv heads do not divide {heads} heads")
+    window, num_sinks = (attributes.get(k, 0) for k in ("window", "num_sinks"))
+    _require(
+        window >= 0 and num_sinks >= 0 and (window > 0 or num_sinks == 0),
+        f"window and num_sinks must be at least 0, num_sinks needs a window: {window}, {num_sinks}",
+    )
     if "query_starts" in types:
         q = _columns(types, "q", heads * size)
         _indices(types, "query_starts", SEQUENCES_PLUS_1)
@@ -228,6 +233,9 @@ def _attributes(**types: str) -> tuple[AttributeSpec, ...]:
 
 
 _HEADS = {"num_heads": "int", "num_kv_heads": "int", "head_size": "int"}
+# Tokens that a token sees, itself included (absent or 0: all before it), and how many of the
+# sequence's first it sees besides.
+_WINDOW = {"window": "int?", "num_sinks": "int?"}
 
 _SCHEMAS = (
     OpSchema("embedding", _tensors("ids", "table"), _tensors("y"), (), _infer_embedding),
@@ -285,7 +293,7 @@ _SCHEMAS = (
         "attention",
         _tensors("q", "kv_cache", "block_tables", "query_starts?", "kv_lengths"),
         _tensors("y"),
-        _attributes(**_HEADS, scale="float"),
+        _attributes(**_HEADS, scale="float", **_WINDOW),
         _infer_attention,
     ),
     OpSchema(
@@ -294,7 +302,7 @@ _SCHEMAS = (
             "qkv", "cos_sin", "slots", "kv_cache!", "block_tables", "query_starts", "kv_lengths"
         ),
         _tensors("y"),
-        _attributes(**_HEADS, scale="float"),
+        _attributes(**_HEADS, scale="float", **_WINDOW),
         _infer_rope_attention,
     ),
     OpSchema("silu_mul", _tensors("gate_up"), _tensors("y"), (), _infer_silu_mul),

@@ -148,6 +148,13 @@ def _rope_kv_append(inputs: Arrays, attributes: Attributes, compute: type) -> di
     return {"q": _rotate(q, cos_sin, size, compute)}
 
 
+def _seen(keys: np.ndarray, queries: np.ndarray, attributes: Attributes) -> np.ndarray:
+    """Whether the token at position `queries` sees that at `keys`."""
+    window, num_sinks = attributes.get("window", 0), attributes.get("num_sinks", 0)
+    near = keys > queries - window if window > 0 else True
+    return (keys <= queries) & (near | (keys < num_sinks))
+
+
 def _attention(inputs: Arrays, attributes: Attributes, compute: type) -> dict[str, np.ndarray]:
     cache = inputs["kv_cache"]
     starts = inputs.get("query_starts", np.arange(len(inputs["kv_lengths"]) + 1))
@@ -158,16 +165,18 @@ def _attention(inputs: Arrays, attributes: Attributes, compute: type) -> dict[st
         begin, end = int(starts[b]), int(starts[b + 1])
         if begin == end:
             continue
+        first = int(kv_length) - (end - begin)
         positions = np.arange(kv_length)
+        seen = _seen(positions[None, :], np.arange(first, kv_length)[:, None], attributes)
+        # What no row sees is not read: its blocks may be another sequence's.
+        positions, seen = positions[seen.any(axis=0)], seen[:, seen.any(axis=0)]
         blocks = inputs["block_tables"][b, positions // tokens_per_block]
-        # [kv_length, 2, Hk, D]
+        # [positions, 2, Hk, D]
         rows = cache[blocks, :, :, positions % tokens_per_block, :].astype(compute)
         keys, values = (np.repeat(rows[:, i], heads // kv_heads, axis=1) for i in (0, 1))
         q = inputs["q"][begin:end].astype(compute).reshape(-1, heads, size)
         scores = np.einsum("thd,shd->hts", q, keys) * compute(attributes["scale"])
-        first = int(kv_length) - (end - begin)
-        visible = positions[None, :] <= np.arange(first, kv_length)[:, None]
-        scores = np.where(visible[None], scores, compute(-np.inf))
+        scores = np.where(seen[None], scores, compute(-np.inf))
         weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
         weights /= weights.sum(axis=-1, keepdims=True)
         y[begin:end] = np.einsum("hts,shd->thd", weights, values).reshape(end - begin, -1)

@@ -13,7 +13,49 @@ class AttentionCase:
     tokens_per_block: int = 16
     dtype: str = "float32"
     cache: str = "float32"
+    window: int = 0  # 0: all
+    num_sinks: int = 0
 
+    def seen_by(self, position: int) -> list[int]:
+        """The positions that the token at `position` sees, in order."""
+        if self.window == 0:
+            return list(range(position + 1))
+        first = max(position - self.window + 1, 0)
+        return [*range(min(self.num_sinks, first)), *range(first, position + 1)]
+
+
+WINDOWS = (
+    # Around the edges of windows, blocks, tiles and segments of keys, one row each.
+    *(
+        AttentionCase((1,), (length,), window=window, num_sinks=sinks)
+        for length in (1, 16, 17, 64, 65, 200, 1300)
+        for window, sinks in ((1, 0), (1, 1), (16, 0), (17, 4), (64, 3), (100, 70), (5000, 4))
+    ),
+    # Prompts whole, and chunks over a prefix that windows reach into or have left behind.
+    *(
+        AttentionCase((queries,), (length,), window=window, num_sinks=sinks)
+        for queries, length in ((40, 40), (130, 130), (33, 100), (64, 300), (3, 1300), (70, 1100))
+        for window, sinks in ((1, 0), (1, 2), (7, 0), (50, 4), (100, 600))
+    ),
+    # Sequences that are shorter and longer than the window in one step, and one without rows.
+    *(
+        AttentionCase((1, 17, 0, 1, 40, 5), (70, 17, 9, 1, 90, 1333), 8, kv, 64, block, **window)
+        for kv in (1, 2, 8)
+        for block in (1, 5, 32, 100)
+        for window in ({"window": 13}, {"window": 33, "num_sinks": 4})
+    ),
+    *(
+        AttentionCase(
+            (1, 21, 1), (40, 70, 900), 4, 2, size, 32, dtype, cache, window=50, num_sinks=5
+        )
+        for dtype, cache in (
+            ("bfloat16", "bfloat16"),
+            ("float16", "float16"),
+            ("float32", "bfloat16"),
+        )
+        for size in (64, 80, 128, 33)
+    ),
+)
 
 CASES = (
     # Generation: one query each, lengths around the edges of blocks and tiles.
