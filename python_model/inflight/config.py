@@ -13,6 +13,9 @@ LOAD_FORMATS = ("auto", "dummy")  # of weights: from files, or random
 DEFAULT_MAX_BATCH_SIZE = 64
 DEFAULT_MAX_NUM_TOKENS = 2048
 DEFAULT_TOKENS_PER_BLOCK = 32
+FULL_ATTENTION, SLIDING_ATTENTION = "full_attention", "sliding_attention"  # in layer_types
+# Of model types whose configuration may leave the key out, as transformers has it.
+_DEFAULT_WINDOWS = {"mistral": 4096, "ministral": 4096}
 
 
 class ProblemsError(ValueError):
@@ -67,8 +70,8 @@ class ModelConfig:
     bos_token_id: int | None = None
     eos_token_ids: tuple[int, ...] = ()
     pad_token_id: int | None = None
-    sliding_window: int | None = None
-    layer_types: tuple[str, ...] = ()
+    sliding_window: int | None = None  # tokens that a token sees, itself included
+    layer_types: tuple[str, ...] = ()  # by layer; without: all have the window, if there is one
     quantization_method: str | None = None
 
     @staticmethod
@@ -91,6 +94,12 @@ class ModelConfig:
         """The same for those who have other problems to add: stand-ins where a key is wrong."""
         reader = _HfReader(config, generation_config or {})
         return reader.read(), reader.problems
+
+    def window_of(self, layer: int) -> int:
+        """Tokens that a token sees in `layer`, itself included; 0: all before it."""
+        if self.layer_types and self.layer_types[layer] != SLIDING_ATTENTION:
+            return 0
+        return self.sliding_window or 0
 
     @property
     def longest_sequence(self) -> int:
@@ -244,7 +253,7 @@ class _HfReader:
             eos_token_ids=self._token_ids("eos_token_id"),
             pad_token_id=self._token_id("pad_token_id"),
             sliding_window=self._sliding_window(),
-            layer_types=tuple(self._config.get("layer_types") or ()),
+            layer_types=self._layer_types(),
             quantization_method=self._quantization(),
         )
 
@@ -303,8 +312,20 @@ class _HfReader:
         return ids[0] if ids else None
 
     def _sliding_window(self) -> int | None:
-        window = self._config.get("sliding_window")
-        return window if self._config.get("use_sliding_window", True) else None
+        default = _DEFAULT_WINDOWS.get(str(self._config.get("model_type")))
+        window = self._config.get("sliding_window", default)
+        if window is None or not self._config.get("use_sliding_window", True):
+            return None
+        return self._count("sliding_window", default)
+
+    def _layer_types(self) -> tuple[str, ...]:
+        types = tuple(map(str, self._config.get("layer_types") or ()))
+        num_layers = self._config.get("num_hidden_layers")
+        if types and len(types) != num_layers:
+            self._problem("layer_types", f"{len(types)} types of {num_layers} layers")
+        if SLIDING_ATTENTION in types and self._sliding_window() is None:
+            self._problem("sliding_window", f"missing, layers of {SLIDING_ATTENTION} need it")
+        return types
 
     def _quantization(self) -> str | None:
         settings = self._config.get("quantization_config") or self._config.get("compression_config")

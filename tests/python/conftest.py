@@ -31,13 +31,16 @@ TINY: dict[str, Any] = {
 }
 
 
-def save_checkpoint(folder: Path, seed: int, dtype: str, shard: str, **overrides: Any) -> Path:
-    """A LlamaForCausalLM of random weights, biases and norms, as transformers saves it."""
+def save_checkpoint(
+    folder: Path, seed: int, dtype: str, shard: str, family: str, **overrides: Any
+) -> Path:
+    """A <family>ForCausalLM of random weights, biases and norms, as transformers saves it."""
     import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
+    import transformers
 
     torch.manual_seed(seed)
-    model = LlamaForCausalLM(LlamaConfig(**{**TINY, **overrides}))
+    config = getattr(transformers, f"{family}Config")(**{**TINY, **overrides})
+    model = getattr(transformers, f"{family}ForCausalLM")(config)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if name.endswith("bias"):
@@ -50,11 +53,18 @@ def save_checkpoint(folder: Path, seed: int, dtype: str, shard: str, **overrides
 
 @pytest.fixture(scope="session")
 def make_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """make_checkpoint(seed=0, dtype="float32", shard="5GB", **config overrides) -> folder."""
+    """make_checkpoint(seed=0, dtype="float32", shard="5GB", family="Llama", **config overrides)
+    -> folder."""
 
-    def make(seed: int = 0, dtype: str = "float32", shard: str = "5GB", **overrides: Any) -> Path:
+    def make(
+        seed: int = 0,
+        dtype: str = "float32",
+        shard: str = "5GB",
+        family: str = "Llama",
+        **overrides: Any,
+    ) -> Path:
         folder = tmp_path_factory.mktemp("checkpoint")
-        return save_checkpoint(folder, seed, dtype, shard, **overrides)
+        return save_checkpoint(folder, seed, dtype, shard, family, **overrides)
 
     return make
 

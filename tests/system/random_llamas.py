@@ -89,13 +89,14 @@ def _rope_parameters(rope_type: str, draw: random.Random) -> dict[str, Any]:
     return parameters
 
 
-def make_model(case: Case, dtype: str = "float32"):
-    """The LlamaForCausalLM of a case, with biases and norms that matter."""
+def make_model(case: Case, dtype: str = "float32", family: str = "Llama"):
+    """The <family>ForCausalLM of a case, with biases and norms that matter."""
     import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
+    import transformers
 
     torch.manual_seed(case.seed)
-    model = LlamaForCausalLM(LlamaConfig(**case.config))
+    config = getattr(transformers, f"{family}Config")(**case.config)
+    model = getattr(transformers, f"{family}ForCausalLM")(config)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if name.endswith("bias"):
@@ -103,3 +104,22 @@ def make_model(case: Case, dtype: str = "float32"):
             elif "norm" in name:
                 parameter.uniform_(0.5, 1.5)
     return model.to(getattr(torch, dtype)).eval()
+
+
+def greedy_of_transformers(model, prompt: tuple[int, ...], num_tokens: int) -> list[int]:
+    """One request with its KV cache, as `generate(do_sample=False)` runs it, without its overhead."""
+    import torch
+    from transformers import DynamicCache
+
+    # Dynamic scaling keeps the longest length it has met: each request starts afresh.
+    model.model.rotary_emb = type(model.model.rotary_emb)(model.config)
+    cache = (
+        DynamicCache()
+    )  # that of a configuration with a window of 1 forgets nothing, nor masks it
+    ids, tokens = torch.tensor([prompt]), []
+    with torch.inference_mode():
+        for _ in range(num_tokens):
+            logits = model(ids, past_key_values=cache, use_cache=True, logits_to_keep=1).logits
+            tokens.append(int(logits[0, -1].argmax()))
+            ids = torch.tensor([tokens[-1:]])
+    return tokens

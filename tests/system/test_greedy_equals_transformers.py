@@ -12,27 +12,9 @@ from pathlib import Path
 import pytest
 from inflight import LLM, SamplingParams
 from inflight.builder import build_engine
-from random_llamas import NUM_GENERATED, Case, make_case, make_model
+from random_llamas import NUM_GENERATED, Case, greedy_of_transformers, make_case, make_model
 
 CASES = [make_case(seed, num_prompts=10) for seed in range(30)]
-
-
-def greedy_of_transformers(model, prompt: tuple[int, ...], num_tokens: int) -> list[int]:
-    """One request with its KV cache, as `generate(do_sample=False)` runs it, without its overhead."""
-    import torch
-    from transformers import DynamicCache
-    from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
-
-    # Dynamic scaling keeps the longest length it has met: each request starts afresh.
-    model.model.rotary_emb = LlamaRotaryEmbedding(model.config)
-    cache = DynamicCache(config=model.config)
-    ids, tokens = torch.tensor([prompt]), []
-    with torch.inference_mode():
-        for _ in range(num_tokens):
-            logits = model(ids, past_key_values=cache, use_cache=True, logits_to_keep=1).logits
-            tokens.append(int(logits[0, -1].argmax()))
-            ids = torch.tensor([tokens[-1:]])
-    return tokens
 
 
 @pytest.mark.usefixtures("one_torch_thread")

@@ -6,7 +6,7 @@ Nodes are written plainly, one idea each; fusing them is the passes' work.
 from dataclasses import dataclass
 
 from inflight.checkpoint.mapping import CheckpointMapping
-from inflight.config import ModelConfig
+from inflight.config import FULL_ATTENTION, SLIDING_ATTENTION, ModelConfig
 from inflight.ir.graph import Graph
 from inflight.ir.graph_builder import GraphBuilder
 from inflight.models.rope import ROPE_TYPES, rope_attributes
@@ -79,6 +79,7 @@ class Attention:
             head_size=size,
         )
         tables = {name: name for name in ("block_tables", "query_starts", "kv_lengths")}
+        window = config.window_of(self.layer)
         (y,) = graph.add(
             "attention",
             {"q": q, "kv_cache": cache, **tables},
@@ -86,6 +87,7 @@ class Attention:
             num_kv_heads=kv_heads,
             head_size=size,
             scale=size**-0.5,
+            **({"window": window} if window > 0 else {}),
         )
         return Linear(f"{name}.output", heads * size, hidden, bias)(context, y)
 
@@ -141,18 +143,22 @@ def build_decoder(
     return graph.finish(logits=logits)
 
 
-def unsupported(config: ModelConfig) -> list[str]:
-    """What this decoder does not do, each setting with its value."""
+def unsupported(config: ModelConfig, *, has_windows: bool = False) -> list[str]:
+    """What this decoder does not do, each setting with its value. `has_windows`: the family's layers
+    may see a sliding window; others have none, whatever their configuration says."""
     found = []
     if config.quantization_method is not None:
         found.append(f"quantization_config: {config.quantization_method!r} is not supported")
     if config.hidden_act not in ("silu", "swish"):
         found.append(f"hidden_act: {config.hidden_act!r} is not supported, only silu is")
-    if config.sliding_window is not None:
+    if config.sliding_window is not None and not has_windows:
         found.append(f"sliding_window: {config.sliding_window} is not supported, only null is")
-    other = sorted(set(config.layer_types) - {"full_attention"})
+    known = [FULL_ATTENTION, *([SLIDING_ATTENTION] if has_windows else [])]
+    other = sorted(set(config.layer_types) - set(known))
     if other:
-        found.append(f"layer_types: {', '.join(other)} is not supported, only full_attention is")
+        found.append(
+            f"layer_types: {', '.join(other)} is not supported, only {' and '.join(known)} is"
+        )
     if config.rope.rope_type not in ROPE_TYPES:
         found.append(
             f"rope_type: {config.rope.rope_type!r} is not supported, only "

@@ -2,9 +2,11 @@
 
 from collections.abc import Mapping
 
-from inflight.models import llama
+from inflight.models import llama, mistral
 from inflight.models.family import ModelFamily
 
 FAMILIES: Mapping[str, ModelFamily] = {
     "LlamaForCausalLM": llama.FAMILY,
+    "MinistralForCausalLM": mistral.FAMILY,
+    "MistralForCausalLM": mistral.FAMILY,
 }

@@ -143,7 +143,10 @@ def test_rope_kv_append_writes_by_slot_and_skips_negative_ones() -> None:
 
 
 @pytest.mark.parametrize("heads, kv_heads", [(4, 4), (4, 2), (5, 1)])
-def test_attention_over_blocks_is_causal_attention(heads: int, kv_heads: int) -> None:
+@pytest.mark.parametrize(("window", "num_sinks"), [(0, 0), (1, 0), (3, 0), (4, 2), (50, 1)])
+def test_attention_over_blocks_is_causal_attention(
+    heads: int, kv_heads: int, window: int, num_sinks: int
+) -> None:
     import torch
     from torch.nn.functional import scaled_dot_product_attention
 
@@ -165,12 +168,19 @@ def test_attention_over_blocks_is_causal_attention(heads: int, kv_heads: int) ->
         "head_size": size,
         "scale": 0.3,
     }
+    if window > 0:
+        attributes |= {"window": window, "num_sinks": num_sinks}
     y = evaluate("attention", inputs, attributes)["y"]
     for b, length in enumerate(kv_lengths):
         rows = cache[tables[b]].transpose(1, 2, 0, 3, 4).reshape(2, kv_heads, -1, size)
         k, v = (torch.from_numpy(np.ascontiguousarray(r[None, :, :length])) for r in rows)
         queries = torch.from_numpy(q[starts[b] : starts[b + 1]]).view(1, -1, heads, size)
-        mask = torch.ones(length, length).tril()[-new[b] :].bool()
+        mask = torch.ones(length, length).tril().bool()
+        if window > 0:
+            near = torch.ones(length, length).triu(1 - window).bool()
+            near[:, :num_sinks] = True
+            mask &= near
+        mask = mask[-new[b] :]
         expected = scaled_dot_product_attention(
             queries.transpose(1, 2), k, v, attn_mask=mask, scale=0.3, enable_gqa=True
         )
