@@ -64,7 +64,7 @@ void register_kv_cache(py::module_ module) {
       .def("truncate", &BlockList::truncate, py::arg("size"));
 
   py::class_<Reservation>(module, "Reservation")
-      .def("commit", &Reservation::commit)
+      .def("commit", [](Reservation& reservation) { reservation.commit(); })
       .def("give_back", &Reservation::give_back)
       .def_property_readonly("is_open", &Reservation::is_open)
       .def_property_readonly("num_blocks", &Reservation::num_blocks);
@@ -76,7 +76,7 @@ void register_kv_cache(py::module_ module) {
       .def(
           "match",
           [](const KvCacheManager& manager, const std::vector<int32_t>& prompt) {
-            return manager.match(prompt);
+            return manager.match({.prompt = prompt}).num_tokens;
           },
           py::arg("prompt"))
       .def("open", [](KvCacheManager& manager) { return manager.open(); })
@@ -91,7 +91,9 @@ void register_kv_cache(py::module_ module) {
           },
           py::arg("step"), py::keep_alive<0, 1>(),
           "step: (table, first_position, num_tokens) of each; None if the blocks do not suffice.")
-      .def("release", &KvCacheManager::release, py::arg("table"))
+      .def(
+          "release", [](KvCacheManager& manager, TableId table) { manager.release(table); },
+          py::arg("table"))
       .def(
           "block_table",
           [](const KvCacheManager& manager, TableId table) {
@@ -132,10 +134,13 @@ void register_schedule(py::module_ module) {
            py::arg("num_computed") = 0, py::arg("num_blocks") = 0, py::arg("priority") = 0,
            py::arg("logits_of_prompt") = false);
   py::class_<CacheView>(module, "CacheView")
-      .def(py::init([](int32_t tokens_per_block, int32_t num_blocks, int32_t free_blocks) {
-             return CacheView{kv_cache::Geometry(tokens_per_block), num_blocks, free_blocks};
+      .def(py::init([](int32_t tokens_per_block, int32_t num_blocks, int32_t free_blocks,
+                       int32_t evictable_blocks) {
+             return CacheView{kv_cache::Geometry(tokens_per_block), num_blocks, free_blocks,
+                              evictable_blocks};
            }),
-           py::arg("tokens_per_block"), py::arg("num_blocks"), py::arg("free_blocks"));
+           py::arg("tokens_per_block"), py::arg("num_blocks"), py::arg("free_blocks"),
+           py::arg("evictable_blocks") = 0);
   py::class_<ScheduledSequence>(module, "ScheduledSequence")
       .def_readonly("id", &ScheduledSequence::id)
       .def_readonly("index", &ScheduledSequence::index)

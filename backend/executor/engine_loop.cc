@@ -194,7 +194,9 @@ void EngineLoop::launch() {
     dump_state(state_, step.step, dump_);
   }
   const int64_t start_ns = now_in_ns();
-  executor_.launch(step.builder.inputs(), step.builder.rows(), step.builder.wanted_logits());
+  executor_.launch(step.builder.inputs(), step.builder.rows(), step.builder.wanted_logits(),
+                   state_.cache.copies());
+  state_.cache.clear_copies();
   if (!state_.steps.any_in_flight()) device_busy_since_ns_ = start_ns;
   state_.steps.launched();
   // Where only one is in flight the step runs inside launch.

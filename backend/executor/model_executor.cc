@@ -57,9 +57,10 @@ Staging& RankExecutor::staging() {
 }
 
 void RankExecutor::launch(const plan::StepInputs& inputs, std::span<const decoding::SampleRow> rows,
-                          std::span<const decoding::LogitsRows> wanted_logits) {
+                          std::span<const decoding::LogitsRows> wanted_logits,
+                          std::span<const kv_cache::BlockCopy> copies) {
   try {
-    worker_->launch(inputs, rows, wanted_logits, next_slot_);
+    worker_->launch(inputs, rows, wanted_logits, copies, next_slot_);
   } catch (...) {
     is_usable_ = worker_->settle();
     throw;

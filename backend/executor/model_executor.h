@@ -10,6 +10,7 @@
 #include "backend/decoding/sampler.h"
 #include "backend/executor/engine.h"
 #include "backend/executor/rank_worker.h"
+#include "backend/kv_cache/block_copy.h"
 #include "backend/plan/engine_file.h"
 #include "backend/plan/step_inputs.h"
 #include "kernels/core/staging.h"
@@ -26,10 +27,12 @@ class ModelExecutor {
   virtual Staging& staging() = 0;
   /// Starts a step, whose inputs lie in staging(); what `rows` point to is read now. Steps run in
   /// the order of launch. An input id ~i (-1 - i) and SampleRow::in_flight_token i are the token
-  /// that row i of the step launched before makes. If it raises, nothing of the step runs on, and
-  /// those launched before are as they were.
+  /// that row i of the step launched before makes. `copies` of the KV cache are made in their order
+  /// after the steps before and before this one reads. If it raises, nothing of the step runs on,
+  /// and those launched before are as they were.
   virtual void launch(const plan::StepInputs& inputs, std::span<const decoding::SampleRow> rows,
-                      std::span<const decoding::LogitsRows> wanted_logits) = 0;
+                      std::span<const decoding::LogitsRows> wanted_logits,
+                      std::span<const kv_cache::BlockCopy> copies) = 0;
   /// Ends the oldest step launched: one token per row, valid until the next launch. If it raises,
   /// all steps in flight have failed.
   virtual std::span<const decoding::SampledToken> wait() = 0;
@@ -51,7 +54,8 @@ class RankExecutor : public ModelExecutor {
   int max_steps_in_flight() const override { return worker_->num_slots(); }
   Staging& staging() override;
   void launch(const plan::StepInputs& inputs, std::span<const decoding::SampleRow> rows,
-              std::span<const decoding::LogitsRows> wanted_logits) override;
+              std::span<const decoding::LogitsRows> wanted_logits,
+              std::span<const kv_cache::BlockCopy> copies) override;
   std::span<const decoding::SampledToken> wait() override;
   std::span<const float> logits() const override { return worker_->logits(waited_slot_); }
   bool is_usable() const override { return is_usable_; }

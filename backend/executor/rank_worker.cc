@@ -82,7 +82,9 @@ int64_t RankWorker::pinned_bytes() const {
 }
 
 void RankWorker::launch(const plan::StepInputs& inputs, std::span<const decoding::SampleRow> rows,
-                        std::span<const decoding::LogitsRows> wanted_logits, int slot) {
+                        std::span<const decoding::LogitsRows> wanted_logits,
+                        std::span<const kv_cache::BlockCopy> copies, int slot) {
+  check_internal(copies.empty(), "this version copies no blocks");
   sampler_->prepare(rows, stagings_[slot], slot);
   if (!context_.is_cuda()) {
     const TensorView logits = runner_->run(inputs);

@@ -11,6 +11,7 @@
 
 #include "backend/decoding/logits_copies.h"
 #include "backend/decoding/sampler.h"
+#include "backend/kv_cache/block_copy.h"
 #include "backend/kv_cache/kv_storage.h"
 #include "backend/plan/engine_file.h"
 #include "backend/plan/plan_runner.h"
@@ -43,7 +44,8 @@ class RankWorker {
   Staging& staging(int slot) { return stagings_[slot]; }
   /// Starts a step; `rows` is read now. Tokens still in flight are those of the slot before.
   void launch(const plan::StepInputs& inputs, std::span<const decoding::SampleRow> rows,
-              std::span<const decoding::LogitsRows> wanted_logits, int slot);
+              std::span<const decoding::LogitsRows> wanted_logits,
+              std::span<const kv_cache::BlockCopy> copies, int slot);
   /// Tokens for the rows of the slot's step once it is done; valid until its next one.
   std::span<const decoding::SampledToken> results(int slot);
   /// After results: the rows of logits wanted [N, V].

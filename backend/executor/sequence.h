@@ -10,6 +10,7 @@
 #include "backend/decoding/sampler.h"
 #include "backend/executor/request.h"
 #include "backend/executor/response_queue.h"
+#include "backend/kv_cache/prefix.h"
 #include "backend/kv_cache/reservation.h"
 #include "backend/scheduler/step.h"
 #include "backend/scheduler/view.h"
@@ -34,6 +35,8 @@ class Sequence {
   const Request& request() const { return *request_; }
   int32_t prompt_len() const { return static_cast<int32_t>(request_->input_ids.size()); }
   std::span<const int32_t> generated() const { return generated_; }
+  /// Of both, those that are known.
+  kv_cache::TokenView tokens() const { return {request_->input_ids, generated_}; }
   int max_new_tokens() const { return max_new_tokens_; }
   int64_t arrival_ns() const { return arrival_ns_; }
 

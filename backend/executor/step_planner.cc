@@ -38,7 +38,8 @@ bool StepPlanner::plan() {
                        .waiting = waiting_views_,
                        .cache = {.geometry = state_.cache.geometry(),
                                  .num_blocks = state_.cache.num_blocks(),
-                                 .free_blocks = state_.cache.num_free_blocks()}},
+                                 .free_blocks = state_.cache.num_free_blocks(),
+                                 .evictable_blocks = state_.cache.num_cached_blocks()}},
                       limits_);
   if (next.step.is_empty()) {
     check_internal(state_.is_idle() || !state_.retired.empty() || state_.steps.any_in_flight(),
@@ -82,7 +83,7 @@ void StepPlanner::admit(int num_admitted) {
   const int64_t now_ns = now_in_ns();
   for (int i = 0; i < num_admitted; ++i) {
     Sequence& sequence = *state_.waiting.front();
-    sequence.table = state_.cache.open(sequence.request().input_ids);
+    sequence.table = state_.cache.open({.tokens = sequence.tokens()});
     state_.running.push_back(std::move(state_.waiting.front()));
     state_.waiting.pop_front();
     inbox_.left_queue();

@@ -6,8 +6,8 @@
 
 namespace inflight::kv_cache {
 
-KvCacheManager::KvCacheManager(Geometry geometry, int32_t num_blocks)
-    : geometry_(geometry), pool_(num_blocks) {
+KvCacheManager::KvCacheManager(Geometry geometry, int32_t num_blocks, const CacheOptions& options)
+    : geometry_(geometry), options_(options), pool_(num_blocks) {
   check(num_blocks <= geometry.max_pool_blocks(), "KV pool of ", num_blocks, " blocks of ",
         geometry.tokens_per_block(), " tokens: at most ", geometry.max_pool_blocks(),
         " blocks, slots are 32 bit");
@@ -15,9 +15,9 @@ KvCacheManager::KvCacheManager(Geometry geometry, int32_t num_blocks)
 
 KvCacheManager::~KvCacheManager() { assert(num_open_reservations_ == 0); }
 
-int32_t KvCacheManager::match(std::span<const int32_t>) const { return 0; }
+PrefixMatch KvCacheManager::match(const TokenView&, const PrefixScope*) const { return {}; }
 
-TableId KvCacheManager::open(std::span<const int32_t> prompt) {
+TableId KvCacheManager::open(const TableRequest& request) {
   if (free_tables_.empty()) {
     tables_.push_back(Table{BlockList(pool_)});
     free_tables_.reserve(tables_.capacity());  // so that release never allocates
@@ -27,12 +27,11 @@ TableId KvCacheManager::open(std::span<const int32_t> prompt) {
   free_tables_.pop_back();
   tables_[id].is_open = true;
   ++num_tables_;
-  const int32_t hit_tokens = match(prompt);
-  prefix_statistics_.queried_tokens += static_cast<int64_t>(prompt.size());
-  prefix_statistics_.hit_tokens += hit_tokens;
-  prefix_statistics_.hit_blocks += geometry_.num_blocks(hit_tokens);
+  prefix_statistics_.queried_tokens += request.tokens.size();
   return id;
 }
+
+int32_t KvCacheManager::num_held_blocks(TableId table) const { return at(table).blocks.size(); }
 
 std::optional<Reservation> KvCacheManager::reserve(std::span<const Growth> step) {
   std::vector<Reservation::Entry> memory;
@@ -66,7 +65,7 @@ std::optional<Reservation> KvCacheManager::reserve(std::span<const Growth> step)
   return reservation;
 }
 
-void KvCacheManager::release(TableId id) {
+void KvCacheManager::release(TableId id, const TokenView&) {
   Table& table = at(id);
   check_internal(table.num_open_reservations == 0, "release of table ", id, " with ",
                  table.num_open_reservations, " open reservations");

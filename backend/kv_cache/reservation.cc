@@ -32,7 +32,7 @@ Reservation::~Reservation() {
   if (is_open()) undo();
 }
 
-void Reservation::commit() {
+void Reservation::commit(std::span<const TokenView>) {
   check_internal(is_open(), "commit of a closed reservation");
   for (const Entry& entry : entries_) {
     const auto& table = manager_->at(entry.table);

@@ -4,7 +4,10 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <vector>
+
+#include "backend/kv_cache/prefix.h"
 
 namespace inflight::kv_cache {
 
@@ -30,9 +33,11 @@ class Reservation {
   Reservation(Reservation&& other) noexcept;
   Reservation& operator=(Reservation&& other) noexcept;  // as if the old one were destroyed
 
-  /// The step ran: its tokens count as cached. Raises internal, with nothing changed, if an older
-  /// reservation of one of the tables is not committed.
-  void commit();
+  /// The step ran: its tokens count as cached. `tokens[i]` are those of the i-th table of reserve,
+  /// as far as they are known; a block that is full with known tokens can be matched from now on,
+  /// and one whose like is there already is replaced by that. Without tokens none can. Raises
+  /// internal, with nothing changed, if an older reservation of one of the tables is not committed.
+  void commit(std::span<const TokenView> tokens = {});
   /// The step will not run: tables and pool are as before reserve. Raises internal, with nothing
   /// changed, if a newer reservation of one of the tables is still open.
   void give_back();

@@ -26,7 +26,7 @@ int32_t num_admissible(const EngineView& view, const Limits& limits) {
       std::min<int64_t>(view.waiting.size(), limits.max_running() - num_running);
   if (num_candidates <= 0) return 0;
 
-  int64_t unclaimed = view.cache.free_blocks;
+  int64_t unclaimed = int64_t{view.cache.free_blocks} + view.cache.evictable_blocks;
   for (const SequenceView& sequence : view.running)
     unclaimed -= blocks_to_come(sequence, view.cache.geometry);
   int32_t count = 0;

@@ -17,7 +17,8 @@ struct SequenceView {
   int32_t num_computed = 0;   // tokens in the cache, or sure to be after the steps in flight; for a
                               // waiting one those of its prompt that the cache already has
   int32_t max_total_len = 0;  // prompt + output at the most, > prompt_len
-  int32_t num_blocks = 0;     // held now
+  int32_t num_blocks = 0;     // held now; for a waiting one those of its prompt that are in use by
+                              // others, which it will share
   bool logits_of_prompt = false;  // every row of the prompt takes one of the step's logits
 
   bool is_generating() const { return num_computed >= prompt_len; }
@@ -29,6 +30,7 @@ struct CacheView {
   kv_cache::Geometry geometry{1};
   int32_t num_blocks = 0;  // of the pool
   int32_t free_blocks = 0;
+  int32_t evictable_blocks = 0;  // hold what nobody uses now, and are free when needed
 };
 
 /// What `schedule` sees. `running` is in order of admission. `waiting` is in order of priority,

@@ -122,13 +122,15 @@ class ScriptedExecutor : public executor::ModelExecutor {
   }
 
   void launch(const plan::StepInputs& inputs, std::span<const decoding::SampleRow> rows,
-              std::span<const decoding::LogitsRows> wanted_logits) override {
+              std::span<const decoding::LogitsRows> wanted_logits,
+              std::span<const kv_cache::BlockCopy> copies) override {
     const int number = script_->num_steps++;
     StagedStep& step = steps_[num_launched_ % steps_.size()];
     step.number = number;
     step.inputs = inputs;
     step.rows.clear();
     step.wanted_logits.assign(wanted_logits.begin(), wanted_logits.end());
+    step.copies.assign(copies.begin(), copies.end());
     for (const decoding::SampleRow& row : rows) {
       check_internal(row.in_flight_token < 0 || max_steps_in_flight() > 1, "nothing is in flight");
       check_internal(row.in_flight_token < 0 ||
@@ -194,6 +196,7 @@ class ScriptedExecutor : public executor::ModelExecutor {
     plan::StepInputs inputs;
     std::vector<StagedRow> rows;
     std::vector<decoding::LogitsRows> wanted_logits;
+    std::vector<kv_cache::BlockCopy> copies;
     std::vector<decoding::SampledToken> results;
     std::vector<float> logits;  // 1 for the token that comes next, else 0
     std::exception_ptr error;
@@ -220,6 +223,10 @@ class ScriptedExecutor : public executor::ModelExecutor {
     try {
       if (step.number == script_->break_at_step) throw std::runtime_error("scripted break");
       const plan::StepInputs& inputs = step.inputs;
+      for (const kv_cache::BlockCopy& copy : step.copies) {
+        std::copy_n(block(copy.from_tier, copy.from_block), copy.num_tokens,
+                    block(copy.to_tier, copy.to_block));
+      }
       script_->max_sequences = std::max(script_->max_sequences.load(), inputs.num_sequences);
       script_->max_tokens = std::max(script_->max_tokens.load(), inputs.num_tokens);
       const auto* ids = inputs.input_ids.as<int32_t>();
@@ -245,6 +252,14 @@ class ScriptedExecutor : public executor::ModelExecutor {
     } catch (...) {
       step.error = std::current_exception();
     }
+  }
+
+  int32_t* block(kv_cache::Tier tier, int32_t id) {
+    std::vector<int32_t>& memory = tier == kv_cache::Tier::kDevice ? memory_ : host_memory_;
+    const size_t end = (size_t{1} + id) * tokens_per_block_;
+    if (tier == kv_cache::Tier::kHost && memory.size() < end) memory.resize(end, -1);
+    check_internal(id >= 0 && end <= memory.size(), "block ", id, " is copied");
+    return memory.data() + end - tokens_per_block_;
   }
 
   /// What sequence b of the step finds in the cache.
@@ -281,6 +296,7 @@ class ScriptedExecutor : public executor::ModelExecutor {
 
   const int tokens_per_block_;
   std::vector<int32_t> memory_;  // by slot
+  std::vector<int32_t> host_memory_;
   std::shared_ptr<Script> script_;
   std::vector<int32_t> previous_tokens_;  // by row of the step before
   std::vector<StagedStep> steps_;         // in turns

@@ -20,7 +20,8 @@ class InstantExecutor : public executor::ModelExecutor {
     return staging_;
   }
   void launch(const plan::StepInputs&, std::span<const decoding::SampleRow> rows,
-              std::span<const decoding::LogitsRows>) override {
+              std::span<const decoding::LogitsRows>,
+              std::span<const kv_cache::BlockCopy>) override {
     results_[num_launched_++ % depth_].assign(rows.size(), decoding::SampledToken{.id = 1});
   }
   std::span<const float> logits() const override { return {}; }
