@@ -42,6 +42,11 @@ CPP_ARROWS = {
         "backend/scheduler",
         "backend/decoding",
     ],
+    "backend/simulation": [
+        "kernels/core",
+        "backend/kv_cache",
+        "backend/scheduler",
+    ],
     "backend/triton": [
         "backend/executor/engine.h",
         "backend/executor/request.h",
@@ -76,6 +81,7 @@ PYTHON_ARROWS = {
     "openai": ["builder", "text"],
     "client": [],
     "bench": ["openai"],
+    "simulation": ["_core", "bench"],
     "cli": [
         *("config", "ir", "passes", "checkpoint", "builder", "llm", "serving", "openai", "text"),
         *("client", "bench", "check"),

@@ -12,6 +12,7 @@ void register_ops(pybind11::module_& module);
 void register_plan(pybind11::module_& module);
 void register_scheduler(pybind11::module_& module);
 void register_schema(pybind11::module_& module);
+void register_simulation(pybind11::module_& module);
 
 }  // namespace inflight::bindings
 
@@ -25,4 +26,5 @@ PYBIND11_MODULE(_core, module) {
   inflight::bindings::register_plan(module);
   inflight::bindings::register_scheduler(module);
   inflight::bindings::register_schema(module);
+  inflight::bindings::register_simulation(module);
 }

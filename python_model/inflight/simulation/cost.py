@@ -1,0 +1,109 @@
+"""The price of a step: bytes and operations of a model over the rates of a GPU."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from inflight._core.simulation import CostModel
+from inflight.simulation.gpus import GPUS, Gpu
+from inflight.simulation.models import ModelShape
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What is fitted to measured steps of one H200 (calibration.py), bfloat16."""
+
+    launch: float  # seconds a layer that neither bytes nor operations explain
+    linear_flops: float  # operations/s of linears of many rows
+    attention_flops: float  # operations/s of prompts' attention
+    sharpness: float  # of the maximum of reading weights and multiplying by them
+
+    @property
+    def linear_share(self) -> float:
+        """Of the peak; other GPUs are taken to reach as much of theirs."""
+        return self.linear_flops / GPUS["H200"].peak_flops
+
+    @property
+    def attention_share(self) -> float:
+        return self.attention_flops / GPUS["H200"].peak_flops
+
+
+# By `scripts/simulate.py --calibrate`.
+CALIBRATION = Calibration(
+    launch=18.73e-6, linear_flops=723.7e12, attention_flops=407.9e12, sharpness=1.473
+)
+
+# Measured, not fitted (docs/performance.md): norms and rope pass over a row of a layer's
+# activations so often; from a step's last kernel to the next one's first; the host's work.
+_PASSES_OF_ROWS = 10
+_GAP = 10e-6
+_HOST_FIXED = 2e-6
+_HOST_PER_SEQUENCE = 0.05e-6
+_LOGITS_BYTES = 4 * 2  # float32, written and read
+# An all-reduce of few bytes among the GPUs of a host; a guess, nothing here has measured one.
+_COLLECTIVE_LATENCY = 10e-6
+_MEMORY_SHARE = 0.9  # of the GPU's that weights and cache may take, the rest is working memory
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A replica's hardware: `num_gpus` of a kind that share a model by tensor parallelism."""
+
+    model: ModelShape
+    gpu: Gpu
+    num_gpus: int = 1
+    weight_bytes: float = 2  # a value
+    kv_bytes: float = 2  # a value
+
+    def __post_init__(self) -> None:
+        if self.num_gpus < 1 or self.model.num_kv_heads % self.num_gpus:
+            raise ValueError(
+                f"{self.num_gpus} GPUs cannot share {self.model.num_kv_heads} kv heads evenly"
+            )
+
+    @property
+    def kv_bytes_per_token(self) -> float:
+        """Of one GPU."""
+        return self.model.kv_bytes_per_token(self.kv_bytes) / self.num_gpus
+
+    def num_blocks(self, tokens_per_block: int) -> int:
+        """Of the KV pool. Raises ValueError if the weights leave no room for one."""
+        weights = self.model.num_params * self.weight_bytes / self.num_gpus
+        left = self.gpu.memory * _MEMORY_SHARE - weights
+        count = int(left // (self.kv_bytes_per_token * tokens_per_block))
+        if count < 1:
+            raise ValueError(
+                f"{self.model.name} has {weights / 1e9:.1f} GB of weights a GPU; "
+                f"{_MEMORY_SHARE:.0%} of a {self.gpu.name}'s {self.gpu.memory / 1e9:.1f} GB leave "
+                "no room for a KV cache: more GPUs a replica?"
+            )
+        return count
+
+
+def cost_model(machine: Machine, calibration: Calibration = CALIBRATION) -> CostModel:
+    """Coefficients of one GPU's share of a step; all GPUs of a replica work alike."""
+    model, gpu, n = machine.model, machine.gpu, machine.num_gpus
+    linear_flops = gpu.peak_flops * calibration.linear_share * n
+    attention_flops = gpu.peak_flops * calibration.attention_share * n
+    weights = (model.layer_params + model.head_params) * machine.weight_bytes / n
+    row_bytes = _PASSES_OF_ROWS * model.num_layers * model.hidden_size * 2
+    fixed = model.num_layers * calibration.launch + _GAP
+    per_row_moved = row_bytes / gpu.read
+    if n > 1:  # two all-reduces a layer, each moves 2 (n - 1) / n of the bytes (ring)
+        fixed += 2 * model.num_layers * _COLLECTIVE_LATENCY
+        moved = 2 * model.num_layers * model.hidden_size * 2 * 2 * (n - 1) / n
+        per_row_moved += moved / gpu.peer_link
+    return CostModel(
+        fixed=fixed,
+        weights=weights / gpu.read,
+        per_row=2 * model.layer_params / linear_flops,
+        sharpness=calibration.sharpness,
+        per_row_moved=per_row_moved,
+        per_logits_row=2 * model.head_params / linear_flops
+        + _LOGITS_BYTES * model.vocab_size / n / gpu.read,
+        per_generation_key=machine.kv_bytes_per_token / gpu.read,
+        per_prompt_pair=4 * model.num_heads * model.head_dim * model.num_layers / attention_flops,
+        per_host_copy_byte=1 / gpu.host_link,
+        host_fixed=_HOST_FIXED,
+        host_per_sequence=_HOST_PER_SEQUENCE,
+    )
