@@ -1,6 +1,6 @@
 """Steps for the attention op, for tests and benchmarks."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 
 @dataclass(frozen=True)
@@ -15,6 +15,12 @@ class AttentionCase:
     cache: str = "float32"
     window: int = 0  # 0: all
     num_sinks: int = 0
+
+    def __str__(self) -> str:
+        """A test's id: as it is written, without a window where there is none."""
+        left_out = {"window", "num_sinks"} if self.window == 0 else set()
+        shown = [f.name for f in fields(self) if f.name not in left_out]
+        return f"AttentionCase({', '.join(f'{name}={getattr(self, name)!r}' for name in shown)})"
 
     def seen_by(self, position: int) -> list[int]:
         """The positions that the token at `position` sees, in order."""
