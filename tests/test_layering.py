@@ -28,7 +28,7 @@ CPP_ARROWS = {
     ],
     "kernels/registry": ["kernels"],
     "backend/plan": ["kernels/registry.h", "kernels/step_inputs", "kernels/core"],
-    "backend/kv_cache": ["kernels/core"],
+    "backend/kv_cache": ["kernels/core", "kernels/kv_cache"],
     "backend/scheduler": [
         "kernels/core/error.h",
         "kernels/core/check.h",

@@ -9,67 +9,84 @@
 namespace inflight::kv_cache {
 namespace {
 
-constexpr int64_t kMaxBytes = std::numeric_limits<int64_t>::max();
-
-int64_t multiply(int64_t a, int64_t b) {
-  int64_t product = 0;
-  check(!__builtin_mul_overflow(a, b, &product), "KV pool too large: ", a, " * ", b, " > ",
-        kMaxBytes, " bytes");
-  return product;
-}
-
-/// Elements of one layer in one block, keys and values.
-int64_t layer_elements(const LayerSpec& layer, const Geometry& geometry) {
-  check(layer.num_kv_heads >= 1, "num_kv_heads ", layer.num_kv_heads, " < 1");
-  check(layer.head_size >= 1, "head_size ", layer.head_size, " < 1");
-  return multiply(multiply(2 * int64_t{layer.num_kv_heads}, geometry.tokens_per_block()),
-                  layer.head_size);
+int64_t pool_bytes(int64_t block_bytes, int32_t num_blocks) {
+  int64_t bytes = 0;
+  check(!__builtin_mul_overflow(block_bytes, int64_t{num_blocks}, &bytes),
+        "KV pool too large: ", num_blocks, " blocks of ", block_bytes, " bytes > ",
+        std::numeric_limits<int64_t>::max(), " bytes");
+  return bytes;
 }
 
 }  // namespace
 
-int64_t bytes_per_block(std::span<const LayerSpec> layers, const Geometry& geometry, DType dtype) {
-  int64_t bytes = 0;
-  for (const LayerSpec& layer : layers) {
-    const int64_t layer_bytes = multiply(layer_elements(layer, geometry), size_of(dtype));
-    check(!__builtin_add_overflow(bytes, layer_bytes, &bytes), "a KV block of ", layers.size(),
-          " layers is larger than ", kMaxBytes, " bytes");
-  }
-  return bytes;
-}
-
 KvStorage::KvStorage(std::vector<LayerSpec> layers, Geometry geometry, DType dtype,
-                     int32_t num_blocks, Device device)
-    : layers_(std::move(layers)), geometry_(geometry), dtype_(dtype), num_blocks_(num_blocks) {
+                     int32_t num_blocks, Device device, int32_t num_host_blocks)
+    : layers_(std::move(layers)),
+      geometry_(geometry),
+      dtype_(dtype),
+      layout_(layers_, geometry, dtype),
+      num_blocks_(num_blocks),
+      num_host_blocks_(num_host_blocks) {
   check(!layers_.empty(), "a KV pool needs at least one layer");
   check(num_blocks >= 1 && num_blocks <= geometry.max_pool_blocks(), "KV pool of ", num_blocks,
         " blocks of ", geometry.tokens_per_block(), " tokens: from 1 to ",
         geometry.max_pool_blocks(), " blocks, slots are 32 bit");
-  block_bytes_ = bytes_per_block(layers_, geometry, dtype);
-  int64_t offset = 0;
-  for (const LayerSpec& layer : layers_) {
-    layer_offsets_.push_back(offset);
-    offset += layer_elements(layer, geometry);
-  }
-  memory_ = Buffer(multiply(block_bytes_, num_blocks), device);
-  if (device.type == DeviceType::kCuda) {
-    const Stream stream(device);
-    fill_async(memory_.data(), 0, memory_.bytes(), stream);
-    stream.synchronize();
-  }
+  check(num_host_blocks >= 0, "host tier of ", num_host_blocks, " KV blocks: at least 0");
+  memory_ = Buffer(pool_bytes(block_bytes(), num_blocks), device);
+  const int64_t host_bytes = pool_bytes(block_bytes(), num_host_blocks);
+  const bool is_cuda = device.type == DeviceType::kCuda;
+  host_memory_ = is_cuda ? Buffer::pinned(host_bytes) : Buffer(host_bytes);
+  if (!is_cuda) return;
+  const Stream stream(device);
+  fill_async(memory_.data(), 0, memory_.bytes(), stream);
+  stream.synchronize();
+}
+
+const LayerSpec& KvStorage::spec_of(int layer) const {
+  check_internal(layer >= 0 && layer < num_layers(), "layer ", layer, " of a KV pool of ",
+                 num_layers());
+  return layers_[layer];
 }
 
 TensorView KvStorage::layer_view(int layer) const {
-  check_internal(layer >= 0 && layer < num_layers(), "layer ", layer, " of a KV pool of ",
-                 num_layers());
-  const LayerSpec& spec = layers_[layer];
-  auto* data = static_cast<std::byte*>(memory_.data()) + layer_offsets_[layer] * size_of(dtype_);
+  const LayerSpec& spec = spec_of(layer);
   TensorView view = TensorView::dense(
-      data, dtype_,
+      static_cast<std::byte*>(memory_.data()) + layout_.values_offset(layer), dtype_,
       {num_blocks_, 2, spec.num_kv_heads, geometry_.tokens_per_block(), spec.head_size},
       memory_.device());
-  view.strides[0] = block_bytes_ / static_cast<int64_t>(size_of(dtype_));
+  view.strides[0] = block_bytes() / static_cast<int64_t>(size_of(dtype_));
   return view;
+}
+
+TensorView KvStorage::layer_scales(int layer) const {
+  const LayerSpec& spec = spec_of(layer);
+  if (scale_place(dtype_) != ScalePlace::kBlock) return {};
+  TensorView view = TensorView::dense(
+      static_cast<std::byte*>(memory_.data()) + layout_.scales_offset(layer), DType::kFloat32,
+      {num_blocks_, 2, spec.num_kv_heads, geometry_.tokens_per_block()}, memory_.device());
+  view.strides[0] = block_bytes() / static_cast<int64_t>(sizeof(float));
+  return view;
+}
+
+std::vector<TensorView> KvStorage::row_views() const {
+  std::vector<TensorView> views;
+  for (const BlockLayout::Rows& rows : layout_.rows()) {
+    views.push_back(TensorView::dense(
+        static_cast<std::byte*>(memory_.data()) + rows.offset, DType::kUInt8,
+        {num_blocks_, rows.num_rows, geometry_.tokens_per_block(), rows.token_bytes},
+        memory_.device()));
+    views.back().strides[0] = block_bytes();
+  }
+  return views;
+}
+
+void* KvStorage::block(Tier tier, int32_t block) const {
+  const bool is_host = tier == Tier::kHost;
+  const int32_t count = is_host ? num_host_blocks_ : num_blocks_;
+  check_internal(block >= 0 && block < count, is_host ? "host" : "device", " block ", block, " of ",
+                 count);
+  const Buffer& memory = is_host ? host_memory_ : memory_;
+  return static_cast<std::byte*>(memory.data()) + block * block_bytes();
 }
 
 }  // namespace inflight::kv_cache

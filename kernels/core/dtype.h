@@ -9,7 +9,17 @@
 
 namespace inflight {
 
-enum class DType : uint8_t { kFloat32, kFloat16, kBFloat16, kInt32, kInt64, kUInt8, kInt8, kBool };
+enum class DType : uint8_t {
+  kFloat32,
+  kFloat16,
+  kBFloat16,
+  kInt32,
+  kInt64,
+  kUInt8,
+  kInt8,
+  kBool,
+  kFloat8E4M3,  // 4 bits of exponent, 3 of mantissa, no infinity, largest 448; a storage format
+};
 
 constexpr size_t size_of(DType dtype) {
   switch (dtype) {
@@ -24,6 +34,7 @@ constexpr size_t size_of(DType dtype) {
     case DType::kUInt8:
     case DType::kInt8:
     case DType::kBool:
+    case DType::kFloat8E4M3:
       return 1;
   }
   return 0;
@@ -47,6 +58,8 @@ constexpr std::string_view name_of(DType dtype) {
       return "int8";
     case DType::kBool:
       return "bool";
+    case DType::kFloat8E4M3:
+      return "float8_e4m3fn";
   }
   return "?";
 }
@@ -58,7 +71,8 @@ constexpr bool is_floating(DType dtype) {
 /// The dtype called `name` ("float32", "bfloat16", ...), or nothing.
 constexpr std::optional<DType> dtype_from_name(std::string_view name) {
   for (DType dtype : {DType::kFloat32, DType::kFloat16, DType::kBFloat16, DType::kInt32,
-                      DType::kInt64, DType::kUInt8, DType::kInt8, DType::kBool}) {
+                      DType::kInt64, DType::kUInt8, DType::kInt8, DType::kBool,
+                      DType::kFloat8E4M3}) {
     if (name_of(dtype) == name) return dtype;
   }
   return std::nullopt;

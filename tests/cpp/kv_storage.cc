@@ -58,6 +58,35 @@ void views_are_the_layout() {
   EXPECT_EQ(count * int64_t{4}, storage.bytes());
 }
 
+/// int8: each layer's values, then a factor for each token's head, both where vectors may begin.
+void scales_lie_behind_their_layer() {
+  const Geometry geometry(4);
+  const KvStorage storage({{1, 3}, {2, 8}}, geometry, DType::kInt8, 3, Device{});
+  const auto* start = static_cast<std::byte*>(storage.block(Tier::kDevice, 0));
+  const auto offset_of = [&](const TensorView& view) {
+    return static_cast<std::byte*>(view.data) - start;
+  };
+  EXPECT_EQ(offset_of(storage.layer_view(0)), 0);      // 2 * 1 * 4 * 3 = 24 bytes
+  EXPECT_EQ(offset_of(storage.layer_scales(0)), 32);   // 2 * 1 * 4 floats
+  EXPECT_EQ(offset_of(storage.layer_view(1)), 64);     // 2 * 2 * 4 * 8 = 128 bytes
+  EXPECT_EQ(offset_of(storage.layer_scales(1)), 192);  // 2 * 2 * 4 floats
+  EXPECT_EQ(storage.block_bytes(), int64_t{256});
+  EXPECT(storage.layer_scales(1).shape == (std::array<int64_t, 5>{3, 2, 2, 4}));
+  EXPECT_EQ(storage.layer_scales(1).strides[0], int64_t{64});
+  EXPECT_EQ(storage.layer_view(1).strides[0], int64_t{256});
+  const KvStorage plain({{1, 3}}, geometry, DType::kFloat8E4M3, 1, Device{});
+  EXPECT_EQ(plain.block_bytes(), int64_t{24});
+  EXPECT(!plain.layer_scales(0));
+}
+
+void host_tier_is_beside_the_pool() {
+  const KvStorage storage({{1, 8}}, Geometry(4), DType::kFloat32, 3, Device{}, 5);
+  EXPECT_EQ(storage.bytes(), 3 * storage.block_bytes());
+  EXPECT_EQ(storage.host_bytes(), 5 * storage.block_bytes());
+  EXPECT_RAISES(storage.block(Tier::kHost, 5), "host block 5 of 5");
+  EXPECT_RAISES(storage.block(Tier::kDevice, -1), "device block -1 of 3");
+}
+
 void untouched_pool_takes_no_memory_and_all_goes_back() {
   const std::vector<LayerSpec> layers(4, LayerSpec{8, 128});
   const Geometry geometry(32);
@@ -84,6 +113,8 @@ void impossible_sizes_are_refused() {
   EXPECT_RAISES(make({{2, -1}}, 1), "head_size -1 < 1");
   EXPECT_RAISES(make({{2, 64}}, 0), "KV pool of 0 blocks");
   EXPECT_RAISES(make({{2, 64}}, kMax / 32 + 1), "slots are 32 bit");
+  EXPECT_RAISES(KvStorage({{1, 8}}, geometry, DType::kFloat32, 1, {}, -1).host_bytes(),
+                "host tier of -1 KV blocks");
   EXPECT_RAISES(make({{kMax, kMax}}, 1), "too large");
   EXPECT_RAISES(make({{kMax / 2, 4096}}, kMax / 32), "too large");
   EXPECT_RAISES(make({{4096, 4096}}, kMax / 32), "cannot allocate");
@@ -99,6 +130,8 @@ int main(int argc, char** argv) {
   return inflight::testing::run_cases(
       {
           {"views_are_the_layout", views_are_the_layout},
+          {"scales_lie_behind_their_layer", scales_lie_behind_their_layer},
+          {"host_tier_is_beside_the_pool", host_tier_is_beside_the_pool},
           {"untouched_pool_takes_no_memory_and_all_goes_back",
            untouched_pool_takes_no_memory_and_all_goes_back},
           {"impossible_sizes_are_refused", impossible_sizes_are_refused},
