@@ -54,11 +54,15 @@ void register_facts(py::module_& module) {
       .def_readonly("max_prompt_len", &EngineInfo::max_prompt_len)
       .def_readonly("tokens_per_block", &EngineInfo::tokens_per_block)
       .def_readonly("num_blocks", &EngineInfo::num_blocks)
+      .def_readonly("num_host_blocks", &EngineInfo::num_host_blocks)
+      .def_readonly("block_bytes", &EngineInfo::block_bytes)
+      .def_readonly("kv_cache_dtype", &EngineInfo::kv_cache_dtype)
       .def_readonly("weight_bytes_mapped", &EngineInfo::weight_bytes_mapped)
       .def_readonly("weight_bytes_allocated", &EngineInfo::weight_bytes_allocated)
       .def_readonly("arena_bytes", &EngineInfo::arena_bytes)
       .def_readonly("workspace_bytes", &EngineInfo::workspace_bytes)
       .def_readonly("kv_cache_bytes", &EngineInfo::kv_cache_bytes)
+      .def_readonly("kv_cache_host_bytes", &EngineInfo::kv_cache_host_bytes)
       .def_readonly("reserved_bytes", &EngineInfo::reserved_bytes)
       .def_readonly("pinned_bytes", &EngineInfo::pinned_bytes);
   py::class_<EngineStats>(module, "EngineStats")
@@ -175,7 +179,9 @@ void register_engine(py::module_& module) {
                    std::optional<int> max_seq_len, int max_queue_size, bool enable_chunked_context,
                    int num_threads, std::optional<int64_t> kv_cache_max_tokens,
                    std::optional<int64_t> kv_cache_max_bytes, double kv_cache_free_memory_fraction,
-                   bool check_invariants, const std::string& load_format, bool enable_cuda_graphs) {
+                   bool check_invariants, const std::string& load_format, bool enable_cuda_graphs,
+                   int64_t kv_cache_host_memory_bytes, bool kv_cache_onboard_blocks,
+                   const std::string& kv_cache_dtype) {
                  EngineConfig config;
                  config.engine_dir = engine_dir;
                  config.device = device;
@@ -191,6 +197,9 @@ void register_engine(py::module_& module) {
                  config.check_invariants = check_invariants;
                  config.load_format = load_format;
                  config.enable_cuda_graphs = enable_cuda_graphs;
+                 config.kv_cache_host_memory_bytes = kv_cache_host_memory_bytes;
+                 config.kv_cache_onboard_blocks = kv_cache_onboard_blocks;
+                 config.kv_cache_dtype = kv_cache_dtype;
                  const py::gil_scoped_release release;
                  const std::shared_ptr<PyEngine> engine(new PyEngine(config), destroy);
                  open_engines->add(engine);
@@ -202,7 +211,9 @@ void register_engine(py::module_& module) {
            py::arg("enable_chunked_context") = true, py::arg("num_threads") = 0,
            py::arg("kv_cache_max_tokens") = py::none(), py::arg("kv_cache_max_bytes") = py::none(),
            py::arg("kv_cache_free_memory_fraction") = 0.9, py::arg("check_invariants") = false,
-           py::arg("load_format") = "auto", py::arg("enable_cuda_graphs") = true)
+           py::arg("load_format") = "auto", py::arg("enable_cuda_graphs") = true,
+           py::arg("kv_cache_host_memory_bytes") = 0, py::arg("kv_cache_onboard_blocks") = true,
+           py::arg("kv_cache_dtype") = "auto")
       .def("cancel", &PyEngine::cancel, py::arg("request_id"), released)
       .def(
           "next_responses",

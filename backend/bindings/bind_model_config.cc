@@ -54,6 +54,7 @@ py::dict forecast_kv_cache(const std::string& config_json, const std::string& na
   result["device"] = forecast.info.device;
   result["free_bytes"] = forecast.free_bytes;
   result["num_blocks"] = forecast.info.num_blocks;
+  result["num_host_blocks"] = forecast.info.num_host_blocks;
   result["bytes_per_block"] = forecast.bytes_per_block;
   result["tokens_per_block"] = forecast.info.tokens_per_block;
   result["max_seq_len"] = forecast.info.max_seq_len;

@@ -120,6 +120,7 @@ EngineInfo effective_limits(const EngineConfig& config, const plan::EngineFile& 
   check(info.max_seq_len >= 2, "max_seq_len is ", info.max_seq_len,
         ", must be at least 2: a token of prompt and one of output");
   info.max_prompt_len = info.max_seq_len - 1;
+  info.kv_cache_dtype = name_of(kv_cache_dtype(config.kv_cache_dtype, engine.kv_cache.dtype));
   if (!config.enable_chunked_context) {
     info.max_prompt_len = std::min(info.max_prompt_len, info.max_num_tokens);
   }
@@ -193,6 +194,31 @@ int32_t pool_blocks(const EngineConfig& config, const EngineInfo& info, int64_t 
   return static_cast<int32_t>(blocks);
 }
 
+int32_t host_blocks(const EngineConfig& config, const EngineInfo& info, int64_t bytes_per_block,
+                    int64_t free_host_bytes) {
+  const int64_t bytes = config.kv_cache_host_memory_bytes;
+  check(bytes >= 0, "kv_cache_host_memory_bytes is ", bytes, ", must be 0 (none) or more");
+  if (bytes == 0) return 0;
+  check(bytes >= bytes_per_block, "kv_cache_host_memory_bytes is ", bytes,
+        ", less than one block of ", bytes_per_block, " bytes (", info.tokens_per_block,
+        " tokens)");
+  check(bytes <= free_host_bytes, "kv_cache_host_memory_bytes is ", bytes, ", this machine has ",
+        free_host_bytes, " bytes free");
+  return static_cast<int32_t>(
+      std::min<int64_t>(bytes / bytes_per_block, std::numeric_limits<int32_t>::max()));
+}
+
+DType kv_cache_dtype(const std::string& name, DType engine_dtype) {
+  if (name == "auto" || name == name_of(engine_dtype)) return engine_dtype;
+  const bool is_known = name == "fp8" || name == "int8" || name == "float32" || name == "float16" ||
+                        name == "bfloat16";
+  check(is_known, "kv_cache_dtype is '", name,
+        "', must be \"auto\", \"float32\", \"float16\", \"bfloat16\", \"fp8\" or \"int8\"");
+  throw Error(ErrorCode::kUnsupported,
+              concat("kv_cache_dtype is '", name, "', not supported: this version's kernels keep ",
+                     "keys and values as the engine was built, ", name_of(engine_dtype)));
+}
+
 std::string memory_table(const EngineInfo& info, int64_t free_bytes) {
   std::ostringstream out;
   const auto row = [&out](const char* use, int64_t bytes, const std::string& note) {
@@ -213,6 +239,11 @@ std::string memory_table(const EngineInfo& info, int64_t free_bytes) {
   row("KV cache", info.kv_cache_bytes,
       concat(info.num_blocks, " blocks of ", info.tokens_per_block,
              " tokens = ", info.num_blocks * info.tokens_per_block, " tokens"));
+  if (info.num_host_blocks > 0) {
+    row("KV cache on host", info.kv_cache_host_bytes,
+        concat(info.num_host_blocks, " blocks",
+               info.device == "cpu" ? "" : ", page-locked; not of the device's memory"));
+  }
   if (info.device == "cpu") {
     row("free before KV cache", free_bytes, "");
   } else {

@@ -47,6 +47,15 @@ int64_t reserved_bytes(Device device);
 int32_t pool_blocks(const EngineConfig& config, const EngineInfo& info, int64_t bytes_per_block,
                     int64_t free_bytes);
 
+/// Blocks of the host tier. Raises invalid_argument naming key, value and limit if it is to have
+/// less than one block, or on the machine more than `free_host_bytes` leaves.
+int32_t host_blocks(const EngineConfig& config, const EngineInfo& info, int64_t bytes_per_block,
+                    int64_t free_host_bytes);
+
+/// What the cache's values are stored as. Raises invalid_argument for a name that is none,
+/// unsupported for a format that no kernel of this version reads.
+DType kv_cache_dtype(const std::string& name, DType engine_dtype);
+
 /// The memory of a loaded engine as a table, one row a use.
 std::string memory_table(const EngineInfo& info, int64_t free_bytes);
 

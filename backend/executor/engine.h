@@ -38,7 +38,14 @@ struct EngineConfig {
   std::optional<int64_t> kv_cache_max_bytes;
   double kv_cache_free_memory_fraction = 0.9;  // of what is free after loading (on the CPU only if
                                                // neither cap is given, see config.h)
-  bool check_invariants = false;               // snapshot checks after every step, for tests
+  int64_t kv_cache_host_memory_bytes = 0;      // host tier: evicted blocks; 0 = none
+  // Blocks of the host tier that a prompt meets come back into the pool; else they are computed
+  // again.
+  bool kv_cache_onboard_blocks = true;
+  // How keys and values are stored: "auto" is the engine's; "fp8", "int8" need kernels that this
+  // version has not.
+  std::string kv_cache_dtype = "auto";
+  bool check_invariants = false;  // snapshot checks after every step, for tests
   // The engine's thread may call back itself where it is little: a thread fewer to wake before an
   // answer is there.
   bool callbacks_return_at_once = false;
@@ -56,13 +63,17 @@ struct EngineInfo {
   int max_prompt_len = 0;  // longest prompt accepted
   int tokens_per_block = 0;
   int64_t num_blocks = 0;
+  int64_t num_host_blocks = 0;
+  int64_t block_bytes = 0;  // of all layers
+  std::string kv_cache_dtype;
   int64_t weight_bytes_mapped = 0;     // read in place from the memory-mapped checkpoint
   int64_t weight_bytes_allocated = 0;  // assembled or copied into memory of our own
   int64_t arena_bytes = 0;             // activations and workspace
   int64_t workspace_bytes = 0;         // of them, the scratch memory of ops
   int64_t kv_cache_bytes = 0;
-  int64_t reserved_bytes = 0;  // CUDA: left free for recorded graphs and code loaded late
-  int64_t pinned_bytes = 0;    // CUDA: page-locked host memory for the inputs of steps
+  int64_t kv_cache_host_bytes = 0;  // page-locked for a CUDA device
+  int64_t reserved_bytes = 0;       // CUDA: left free for recorded graphs and code loaded late
+  int64_t pinned_bytes = 0;         // CUDA: page-locked host memory for the inputs of steps
 };
 
 /// A snapshot, consistent in itself, taken after the newest step.

@@ -23,8 +23,14 @@ Forecast forecast(const EngineConfig& config, int64_t taken_bytes, int64_t mappe
   result.info.reserved_bytes = reserved_bytes(device);
   const int64_t free_now = executor::free_bytes(device, result.info.reserved_bytes);
   result.free_bytes = std::max<int64_t>(0, free_now - taken_bytes + (on_cpu ? mapped_bytes : 0));
+  result.info.block_bytes = result.bytes_per_block;
   result.info.num_blocks =
       pool_blocks(config, result.info, result.bytes_per_block, result.free_bytes);
+  const int64_t free_on_host =
+      on_cpu ? result.free_bytes - result.info.num_blocks * result.bytes_per_block
+             : free_host_bytes();
+  result.info.num_host_blocks =
+      host_blocks(config, result.info, result.bytes_per_block, free_on_host);
   return result;
 }
 

@@ -38,15 +38,25 @@ RankExecutor::RankExecutor(plan::EngineFile engine, const EngineConfig& config, 
                [&] { worker_->prepare(limits, config.enable_cuda_graphs); });
   info.reserved_bytes = reserved_bytes(device);
   free_bytes_ = executor::free_bytes(device, info.reserved_bytes);
-  info.num_blocks = pool_blocks(config, info, worker_->bytes_per_block(), free_bytes_);
-  with_purpose(concat("KV cache of ", info.num_blocks, " blocks"),
-               [&] { worker_->make_kv_cache(static_cast<int32_t>(info.num_blocks)); });
+  info.block_bytes = worker_->bytes_per_block();
+  info.num_blocks = pool_blocks(config, info, info.block_bytes, free_bytes_);
+  const bool on_cpu = device.type == DeviceType::kCpu;
+  const int64_t free_on_host =
+      on_cpu ? free_bytes_ - info.num_blocks * info.block_bytes : free_host_bytes();
+  info.num_host_blocks = host_blocks(config, info, info.block_bytes, free_on_host);
+  with_purpose(
+      concat("KV cache of ", info.num_blocks, " blocks and ", info.num_host_blocks, " on the host"),
+      [&] {
+        worker_->make_kv_cache(static_cast<int32_t>(info.num_blocks),
+                               static_cast<int32_t>(info.num_host_blocks));
+      });
   worker_->warm_up();
   info.weight_bytes_mapped = worker_->weights().bytes_mapped();
   info.weight_bytes_allocated = worker_->weights().bytes_allocated();
   info.arena_bytes = worker_->arena_bytes();
   info.workspace_bytes = worker_->workspace_bytes();
   info.kv_cache_bytes = worker_->kv_cache_bytes();
+  info.kv_cache_host_bytes = worker_->kv_cache_host_bytes();
   info.pinned_bytes = worker_->pinned_bytes();
 }
 
@@ -60,7 +70,8 @@ void RankExecutor::launch(const plan::StepInputs& inputs, std::span<const decodi
                           std::span<const decoding::LogitsRows> wanted_logits,
                           std::span<const kv_cache::BlockCopy> copies) {
   try {
-    worker_->launch(inputs, rows, wanted_logits, copies, next_slot_);
+    worker_->copy_blocks(copies);
+    worker_->launch(inputs, rows, wanted_logits, next_slot_);
   } catch (...) {
     is_usable_ = worker_->settle();
     throw;

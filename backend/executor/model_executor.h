@@ -28,8 +28,9 @@ class ModelExecutor {
   /// Starts a step, whose inputs lie in staging(); what `rows` point to is read now. Steps run in
   /// the order of launch. An input id ~i (-1 - i) and SampleRow::in_flight_token i are the token
   /// that row i of the step launched before makes. `copies` of the KV cache are made in their order
-  /// after the steps before and before this one reads. If it raises, nothing of the step runs on,
-  /// and those launched before are as they were.
+  /// after the steps before and before this one reads, also if it fails, unless the executor is no
+  /// longer usable. If it raises, nothing of the step runs on, and those launched before are as
+  /// they were.
   virtual void launch(const plan::StepInputs& inputs, std::span<const decoding::SampleRow> rows,
                       std::span<const decoding::LogitsRows> wanted_logits,
                       std::span<const kv_cache::BlockCopy> copies) = 0;

@@ -36,11 +36,13 @@ int64_t RankWorker::bytes_per_block() const {
                                    spec.dtype);
 }
 
-std::vector<TensorView> RankWorker::new_storage(int32_t num_blocks) {
+std::vector<TensorView> RankWorker::new_storage(int32_t num_blocks, int32_t num_host_blocks) {
   const plan::KvCacheSpec& spec = engine_.kv_cache;
+  copier_.reset();
   storage_.reset();
   storage_.emplace(layer_specs(spec), kv_cache::Geometry(spec.tokens_per_block), spec.dtype,
-                   num_blocks, device_);
+                   num_blocks, device_, num_host_blocks);
+  copier_.emplace(*storage_, context_);
   std::vector<TensorView> kv_layers;
   for (int layer = 0; layer < storage_->num_layers(); ++layer) {
     kv_layers.push_back(storage_->layer_view(layer));
@@ -50,7 +52,7 @@ std::vector<TensorView> RankWorker::new_storage(int32_t num_blocks) {
 
 void RankWorker::prepare(const plan::StepLimits& limits, bool cuda_graphs) {
   // Bound over a pool of one block, since the real one takes what all others leave.
-  runner_.emplace(engine_, rank_, weights_, context_, limits, new_storage(1), cuda_graphs);
+  runner_.emplace(engine_, rank_, weights_, context_, limits, new_storage(1, 0), cuda_graphs);
   sampler_.emplace(context_, static_cast<int>(engine_.model.vocab_size), limits.max_batch_size,
                    num_slots());
   logits_copies_.emplace(context_, static_cast<int>(engine_.model.vocab_size), num_slots());
@@ -64,8 +66,8 @@ void RankWorker::prepare(const plan::StepLimits& limits, bool cuda_graphs) {
   for (int slot = 0; slot < num_slots(); ++slot) uploaded_.emplace_back(device_);
 }
 
-void RankWorker::make_kv_cache(int32_t num_blocks) {
-  runner_->set_kv_layers(new_storage(num_blocks));
+void RankWorker::make_kv_cache(int32_t num_blocks, int32_t num_host_blocks) {
+  runner_->set_kv_layers(new_storage(num_blocks, num_host_blocks));
 }
 
 void RankWorker::warm_up() {
@@ -81,10 +83,13 @@ int64_t RankWorker::pinned_bytes() const {
   return bytes;
 }
 
+void RankWorker::copy_blocks(std::span<const kv_cache::BlockCopy> copies) {
+  if (context_.is_cuda()) use_device(device_);
+  copier_->launch(copies);
+}
+
 void RankWorker::launch(const plan::StepInputs& inputs, std::span<const decoding::SampleRow> rows,
-                        std::span<const decoding::LogitsRows> wanted_logits,
-                        std::span<const kv_cache::BlockCopy> copies, int slot) {
-  check_internal(copies.empty(), "this version copies no blocks");
+                        std::span<const decoding::LogitsRows> wanted_logits, int slot) {
   sampler_->prepare(rows, stagings_[slot], slot);
   if (!context_.is_cuda()) {
     const TensorView logits = runner_->run(inputs);
@@ -108,10 +113,12 @@ std::span<const decoding::SampledToken> RankWorker::results(int slot) {
 }
 
 bool RankWorker::settle() noexcept {
+  if (copier_ && !copier_->is_intact()) return false;
   if (!context_.is_cuda()) return true;
   try {
     use_device(device_);
     if (upload_stream_) upload_stream_->synchronize();
+    if (copier_) copier_->synchronize();
     context_.stream().synchronize();
     return true;
   } catch (const std::exception&) {

@@ -11,7 +11,7 @@
 
 #include "backend/decoding/logits_copies.h"
 #include "backend/decoding/sampler.h"
-#include "backend/kv_cache/block_copy.h"
+#include "backend/kv_cache/block_copier.h"
 #include "backend/kv_cache/kv_storage.h"
 #include "backend/plan/engine_file.h"
 #include "backend/plan/plan_runner.h"
@@ -33,8 +33,8 @@ class RankWorker {
   /// Binds the plan and takes all memory but that of the KV pool; once. `cuda_graphs`: generation
   /// steps on a CUDA device are recorded.
   void prepare(const plan::StepLimits& limits, bool cuda_graphs);
-  /// Makes the KV pool; once, after prepare and before the first step.
-  void make_kv_cache(int32_t num_blocks);
+  /// Makes the KV pool and its host tier; once, after prepare and before the first step.
+  void make_kv_cache(int32_t num_blocks, int32_t num_host_blocks);
   /// Spares the first requests what the device does once; after make_kv_cache.
   void warm_up();
 
@@ -42,10 +42,11 @@ class RankWorker {
   int num_slots() const { return context_.is_cuda() ? 2 : 1; }
   /// Where the slot's next step has its inputs; free once its last one is done.
   Staging& staging(int slot) { return stagings_[slot]; }
+  /// Makes the copies, which must precede the step and are made even if it fails.
+  void copy_blocks(std::span<const kv_cache::BlockCopy> copies);
   /// Starts a step; `rows` is read now. Tokens still in flight are those of the slot before.
   void launch(const plan::StepInputs& inputs, std::span<const decoding::SampleRow> rows,
-              std::span<const decoding::LogitsRows> wanted_logits,
-              std::span<const kv_cache::BlockCopy> copies, int slot);
+              std::span<const decoding::LogitsRows> wanted_logits, int slot);
   /// Tokens for the rows of the slot's step once it is done; valid until its next one.
   std::span<const decoding::SampledToken> results(int slot);
   /// After results: the rows of logits wanted [N, V].
@@ -55,13 +56,14 @@ class RankWorker {
 
   const plan::Weights& weights() const { return weights_; }
   int64_t kv_cache_bytes() const { return storage_->bytes(); }
+  int64_t kv_cache_host_bytes() const { return storage_->host_bytes(); }
   int64_t pinned_bytes() const;  // 0 on the CPU
   int64_t arena_bytes() const { return runner_->arena_bytes(); }
   int64_t workspace_bytes() const { return runner_->workspace_bytes(); }
 
  private:
   /// Replaces the pool and answers its layers.
-  std::vector<TensorView> new_storage(int32_t num_blocks);
+  std::vector<TensorView> new_storage(int32_t num_blocks, int32_t num_host_blocks);
 
   const plan::EngineFile& engine_;
   const int rank_;
@@ -70,6 +72,7 @@ class RankWorker {
   DeviceContext context_;
   plan::Weights weights_;
   std::optional<kv_cache::KvStorage> storage_;
+  std::optional<kv_cache::BlockCopier> copier_;
   std::optional<plan::PlanRunner> runner_;
   std::optional<decoding::Sampler> sampler_;
   std::optional<decoding::LogitsCopies> logits_copies_;

@@ -21,7 +21,6 @@ struct Row {
 
 constexpr const char* kNoSpeculation = "speculative decoding is not supported yet";
 constexpr const char* kNoLora = "LoRA is not supported yet; requests that ask for it are refused";
-constexpr const char* kNoOffload = "the KV cache has no second level in host memory yet";
 constexpr const char* kOneProcess = "one process on one host runs a model in this version";
 
 const std::vector<Row>& rows() {
@@ -51,8 +50,6 @@ const std::vector<Row>& rows() {
        Kind::kNoEffect,
        "requests do not share blocks of the KV cache yet"},
       {"cross_kv_cache_fraction", {}},
-      {"kv_cache_host_memory_bytes", {"0"}, Kind::kNoEffect, kNoOffload},
-      {"kv_cache_onboard_blocks", {}},
       {"sink_token_length", {"0"}, Kind::kRefused, "sink tokens are not supported"},
       // Kinds of models and of decoding.
       {"encoder_model_path", {""}, Kind::kRefused, "models with an encoder are not supported yet"},

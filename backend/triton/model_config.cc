@@ -134,6 +134,13 @@ executor::EngineConfig read_engine_config(Parameters& parameters, const Json& co
           .number<double>("kv_cache_free_gpu_mem_fraction",
                           concat(engine.kv_cache_free_memory_fraction))
           .value_or(engine.kv_cache_free_memory_fraction);
+  engine.kv_cache_host_memory_bytes =
+      parameters.number<int64_t>("kv_cache_host_memory_bytes", "0, none")
+          .value_or(engine.kv_cache_host_memory_bytes);
+  engine.kv_cache_onboard_blocks =
+      parameters.flag("kv_cache_onboard_blocks", engine.kv_cache_onboard_blocks);
+  engine.kv_cache_dtype =
+      parameters.text("kv_cache_dtype", engine.kv_cache_dtype).value_or(engine.kv_cache_dtype);
   engine.check_invariants = parameters.flag("check_invariants", false);
   const auto queue =
       config.value(Json::json_pointer("/dynamic_batching/default_queue_policy"), Json::object());

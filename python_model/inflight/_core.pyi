@@ -50,11 +50,15 @@ class EngineInfo:
     max_prompt_len: int
     tokens_per_block: int
     num_blocks: int
+    num_host_blocks: int
+    block_bytes: int
+    kv_cache_dtype: str
     weight_bytes_mapped: int
     weight_bytes_allocated: int
     arena_bytes: int
     workspace_bytes: int
     kv_cache_bytes: int
+    kv_cache_host_bytes: int
     reserved_bytes: int
     pinned_bytes: int
 
@@ -145,6 +149,9 @@ class Engine:
         check_invariants: bool = False,
         load_format: str = "auto",
         enable_cuda_graphs: bool = True,
+        kv_cache_host_memory_bytes: int = 0,
+        kv_cache_onboard_blocks: bool = True,
+        kv_cache_dtype: str = "auto",
     ) -> None: ...
     def submit(
         self,

@@ -86,6 +86,7 @@ class ScriptedExecutor : public executor::ModelExecutor {
   struct Script {
     Gate gate;  // steps wait there before they run
     std::atomic<int> num_steps{0};
+    std::atomic<int> num_copies{0};
     std::atomic<int> fail_at_step{-1};   // at launch, counted from 0
     std::atomic<int> break_at_step{-1};  // while it runs, which wait hears of
     std::atomic<bool> usable{true};
@@ -99,6 +100,7 @@ class ScriptedExecutor : public executor::ModelExecutor {
   ScriptedExecutor(const executor::EngineInfo& info, std::shared_ptr<Script> script, int depth = 1)
       : tokens_per_block_(info.tokens_per_block),
         memory_(info.num_blocks * info.tokens_per_block, -1),
+        host_memory_(info.num_host_blocks * info.tokens_per_block, -1),
         script_(std::move(script)),
         steps_(depth) {
     if (depth > 1) device_ = std::thread([this] { run_device(); });
@@ -125,12 +127,15 @@ class ScriptedExecutor : public executor::ModelExecutor {
               std::span<const decoding::LogitsRows> wanted_logits,
               std::span<const kv_cache::BlockCopy> copies) override {
     const int number = script_->num_steps++;
+    script_->num_copies += static_cast<int>(copies.size());
     StagedStep& step = steps_[num_launched_ % steps_.size()];
     step.number = number;
+    // Those of a step that failed at launch are made all the same.
+    step.copies = std::exchange(unmade_copies_, {});
+    step.copies.insert(step.copies.end(), copies.begin(), copies.end());
     step.inputs = inputs;
     step.rows.clear();
     step.wanted_logits.assign(wanted_logits.begin(), wanted_logits.end());
-    step.copies.assign(copies.begin(), copies.end());
     for (const decoding::SampleRow& row : rows) {
       check_internal(row.in_flight_token < 0 || max_steps_in_flight() > 1, "nothing is in flight");
       check_internal(row.in_flight_token < 0 ||
@@ -142,7 +147,10 @@ class ScriptedExecutor : public executor::ModelExecutor {
       step.rows.push_back({row, std::move(known), static_cast<int>(row.prompt_ids.size())});
     }
     if (!device_.joinable()) script_->gate.pass();
-    if (number == script_->fail_at_step) throw std::runtime_error("scripted failure");
+    if (number == script_->fail_at_step) {
+      unmade_copies_ = std::move(step.copies);
+      throw std::runtime_error("scripted failure");
+    }
     {
       std::lock_guard lock(mutex_);
       ++num_launched_;
@@ -192,11 +200,11 @@ class ScriptedExecutor : public executor::ModelExecutor {
   };
   struct StagedStep {
     int number = 0;
+    std::vector<kv_cache::BlockCopy> copies;
     Staging staging{{}, 256};
     plan::StepInputs inputs;
     std::vector<StagedRow> rows;
     std::vector<decoding::LogitsRows> wanted_logits;
-    std::vector<kv_cache::BlockCopy> copies;
     std::vector<decoding::SampledToken> results;
     std::vector<float> logits;  // 1 for the token that comes next, else 0
     std::exception_ptr error;
@@ -221,12 +229,9 @@ class ScriptedExecutor : public executor::ModelExecutor {
     step.error = nullptr;
     step.results.clear();
     try {
+      for (const kv_cache::BlockCopy& copy : step.copies) make(copy);
       if (step.number == script_->break_at_step) throw std::runtime_error("scripted break");
       const plan::StepInputs& inputs = step.inputs;
-      for (const kv_cache::BlockCopy& copy : step.copies) {
-        std::copy_n(block(copy.from_tier, copy.from_block), copy.num_tokens,
-                    block(copy.to_tier, copy.to_block));
-      }
       script_->max_sequences = std::max(script_->max_sequences.load(), inputs.num_sequences);
       script_->max_tokens = std::max(script_->max_tokens.load(), inputs.num_tokens);
       const auto* ids = inputs.input_ids.as<int32_t>();
@@ -254,12 +259,19 @@ class ScriptedExecutor : public executor::ModelExecutor {
     }
   }
 
-  int32_t* block(kv_cache::Tier tier, int32_t id) {
-    std::vector<int32_t>& memory = tier == kv_cache::Tier::kDevice ? memory_ : host_memory_;
-    const size_t end = (size_t{1} + id) * tokens_per_block_;
-    if (tier == kv_cache::Tier::kHost && memory.size() < end) memory.resize(end, -1);
-    check_internal(id >= 0 && end <= memory.size(), "block ", id, " is copied");
-    return memory.data() + end - tokens_per_block_;
+  void make(const kv_cache::BlockCopy& copy) {
+    check_internal(copy.num_tokens >= 1 && copy.num_tokens <= tokens_per_block_, "a copy of ",
+                   copy.num_tokens, " tokens");
+    const std::span<int32_t> to = block(copy.to_tier, copy.to_block);
+    std::ranges::copy(block(copy.from_tier, copy.from_block).first(copy.num_tokens), to.begin());
+    std::ranges::fill(to.subspan(copy.num_tokens), -1);  // undefined
+  }
+
+  std::span<int32_t> block(kv_cache::Tier tier, int32_t id) {
+    auto& memory = tier == kv_cache::Tier::kHost ? host_memory_ : memory_;
+    check_internal(id >= 0 && (size_t{1} + id) * tokens_per_block_ <= memory.size(),
+                   "a copy names block ", id);
+    return std::span(memory).subspan(size_t(id) * tokens_per_block_, tokens_per_block_);
   }
 
   /// What sequence b of the step finds in the cache.
@@ -295,8 +307,9 @@ class ScriptedExecutor : public executor::ModelExecutor {
   }
 
   const int tokens_per_block_;
-  std::vector<int32_t> memory_;  // by slot
-  std::vector<int32_t> host_memory_;
+  std::vector<int32_t> memory_;       // by slot
+  std::vector<int32_t> host_memory_;  // likewise
+  std::vector<kv_cache::BlockCopy> unmade_copies_;
   std::shared_ptr<Script> script_;
   std::vector<int32_t> previous_tokens_;  // by row of the step before
   std::vector<StagedStep> steps_;         // in turns

@@ -30,6 +30,7 @@ class MemoryPlan:
     memory: EngineMemory
     free_bytes: int  # beside weights and arena
     num_blocks: int
+    num_host_blocks: int
     bytes_per_block: int
     tokens_per_block: int
     max_seq_len: int

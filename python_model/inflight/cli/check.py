@@ -72,7 +72,12 @@ def _memory(name: str, plan: MemoryPlan) -> Table:
     cache = plan.num_blocks * plan.bytes_per_block
     per = f"{plan.num_blocks} blocks of {plan.tokens_per_block} tokens = {plan.num_tokens} tokens"
     table.add_row("KV cache", _size(cache), per)
-    table.add_row("free", _size(plan.free_bytes - cache), "now, beside all of these")
+    on_host = plan.num_host_blocks * plan.bytes_per_block
+    if on_host:
+        where = "" if on_cpu else ", page-locked host memory"
+        table.add_row("KV cache on host", _size(on_host), f"{plan.num_host_blocks} blocks{where}")
+    taken = cache + on_host if on_cpu else cache
+    table.add_row("free", _size(plan.free_bytes - taken), "now, beside all of these")
     return table
 
 

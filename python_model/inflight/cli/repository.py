@@ -54,6 +54,9 @@ class ServingOptions:
     kv_cache_max_bytes: Annotated[
         int | None, typer.Option(min=1, help="Cap of the KV cache in bytes.")
     ] = None
+    kv_cache_host_bytes: Annotated[
+        int, typer.Option(min=0, help="Host memory for blocks that the KV cache has no room for.")
+    ] = 0
     cuda_graphs: Annotated[
         bool,
         typer.Option(
@@ -90,6 +93,7 @@ def repository_settings(engine_dir: Path, options: ServingOptions) -> Repository
         "load_format": None if load_format == LoadFormat.auto else load_format.value,
         "max_tokens_in_paged_kv_cache": options.kv_cache_max_tokens,
         "kv_cache_max_bytes": options.kv_cache_max_bytes,
+        "kv_cache_host_memory_bytes": options.kv_cache_host_bytes or None,
         "cuda_graph_mode": None if options.cuda_graphs else "false",
         "num_threads": options.num_threads or None,
         "max_queue_size": options.max_queue_size or None,

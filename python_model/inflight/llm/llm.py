@@ -35,6 +35,12 @@ class KvCacheConfig:
     max_bytes: int | None = None
     free_gpu_memory_fraction: float = 0.9
     """Of what is free after loading."""
+    host_cache_size: int = 0
+    """Bytes of host memory for blocks that the pool has no room for; 0 = none."""
+    onboard_blocks: bool = True
+    """Blocks found in host memory come back into the pool; else they are computed again."""
+    dtype: str = "auto"
+    """Of keys and values; "auto" is the engine's."""
 
 
 class LLM:
@@ -103,6 +109,9 @@ class LLM:
             kv_cache_max_tokens=cache.max_tokens,
             kv_cache_max_bytes=cache.max_bytes,
             kv_cache_free_memory_fraction=cache.free_gpu_memory_fraction,
+            kv_cache_host_memory_bytes=cache.host_cache_size,
+            kv_cache_onboard_blocks=cache.onboard_blocks,
+            kv_cache_dtype=cache.dtype,
         )
         self._tags = count(1)
         self._responses = Responses(self._engine)

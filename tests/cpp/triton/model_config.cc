@@ -54,6 +54,9 @@ void reads_every_setting() {
                        parameter("max_tokens_in_paged_kv_cache", "4096") + "," +
                        parameter("kv_cache_max_bytes", "1000000") + "," +
                        parameter("kv_cache_free_gpu_mem_fraction", "0.5") + "," +
+                       parameter("kv_cache_host_memory_bytes", "3000000000") + "," +
+                       parameter("kv_cache_onboard_blocks", "false") + "," +
+                       parameter("kv_cache_dtype", "int8") + "," +
                        parameter("enable_chunked_context", "False") + "," +
                        parameter("cuda_graph_mode", "false") + "," +
                        parameter("exclude_input_in_output", "TRUE") + "," +
@@ -68,6 +71,9 @@ void reads_every_setting() {
   EXPECT_EQ(settings.engine.kv_cache_max_tokens.value_or(0), 4096);
   EXPECT_EQ(settings.engine.kv_cache_max_bytes.value_or(0), 1000000);
   EXPECT_EQ(settings.engine.kv_cache_free_memory_fraction, 0.5);
+  EXPECT_EQ(settings.engine.kv_cache_host_memory_bytes, 3000000000);
+  EXPECT(!settings.engine.kv_cache_onboard_blocks);
+  EXPECT_EQ(settings.engine.kv_cache_dtype, "int8");
   EXPECT(!settings.engine.enable_chunked_context);
   EXPECT(!settings.engine.enable_cuda_graphs);
   EXPECT_EQ(settings.engine.max_num_tokens.value_or(0), 256);
@@ -242,7 +248,6 @@ void former_parameters() {
   EXPECT_CONTAINS(warning("max_beam_width", "4"), "beam search is not supported yet");
   EXPECT_CONTAINS(warning("guided_decoding_backend", "xgrammar"), "guided decoding is not");
   EXPECT_CONTAINS(warning("lora_prefetch_dir", "/adapters"), "LoRA is not supported yet");
-  EXPECT_CONTAINS(warning("kv_cache_host_memory_bytes", "45000000"), "no second level");
   EXPECT_CONTAINS(warning("decoding_mode", "lookahead"), "speculative decoding");
   EXPECT_CONTAINS(warning("decoding_mode", "no_such_mode"), "expected top_k_top_p");
   EXPECT_CONTAINS(warning("participant_ids", "1,2"), "one process");
