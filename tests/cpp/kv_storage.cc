@@ -71,9 +71,10 @@ void scales_lie_behind_their_layer() {
   EXPECT_EQ(offset_of(storage.layer_view(1)), 64);     // 2 * 2 * 4 * 8 = 128 bytes
   EXPECT_EQ(offset_of(storage.layer_scales(1)), 192);  // 2 * 2 * 4 floats
   EXPECT_EQ(storage.block_bytes(), int64_t{256});
-  EXPECT(storage.layer_scales(1).shape == (std::array<int64_t, 5>{3, 2, 2, 4}));
-  EXPECT_EQ(storage.layer_scales(1).strides[0], int64_t{64});
-  EXPECT_EQ(storage.layer_view(1).strides[0], int64_t{256});
+  const TensorView values = storage.layer_view(1), scales = storage.layer_scales(1);
+  EXPECT(scales.shape == (std::array<int64_t, 5>{3, 2, 2, 4}));
+  EXPECT_EQ(scales.strides[0], int64_t{64});
+  EXPECT_EQ(values.strides[0], int64_t{256});
   const KvStorage plain({{1, 3}}, geometry, DType::kFloat8E4M3, 1, Device{});
   EXPECT_EQ(plain.block_bytes(), int64_t{24});
   EXPECT(!plain.layer_scales(0));
