@@ -37,11 +37,23 @@ void register_kv_cache(py::module_ module) {
       .def_readwrite("table", &TableSnapshot::table)
       .def_readwrite("block_ids", &TableSnapshot::block_ids)
       .def_readwrite("num_committed", &TableSnapshot::num_committed)
-      .def_readwrite("num_reserved", &TableSnapshot::num_reserved);
+      .def_readwrite("num_reserved", &TableSnapshot::num_reserved)
+      .def_readwrite("num_to_come", &TableSnapshot::num_to_come)
+      .def_readwrite("copied_block", &TableSnapshot::copied_block)
+      .def_readwrite("num_stored", &TableSnapshot::num_stored);
+  py::class_<NodeSnapshot>(module, "NodeSnapshot")
+      .def_readwrite("node", &NodeSnapshot::node)
+      .def_readwrite("parent", &NodeSnapshot::parent)
+      .def_readwrite("tokens", &NodeSnapshot::tokens)
+      .def_readwrite("device_block", &NodeSnapshot::device_block)
+      .def_readwrite("host_block", &NodeSnapshot::host_block)
+      .def_readwrite("priority", &NodeSnapshot::priority)
+      .def_readwrite("is_used", &NodeSnapshot::is_used);
   py::class_<CacheSnapshot>(module, "CacheSnapshot")
       .def_readwrite("tokens_per_block", &CacheSnapshot::tokens_per_block)
       .def_readwrite("pool", &CacheSnapshot::pool)
-      .def_readwrite("tables", &CacheSnapshot::tables);
+      .def_readwrite("tables", &CacheSnapshot::tables)
+      .def_readwrite("nodes", &CacheSnapshot::nodes);
   module.def("violations", &violations, py::arg("snapshot"));
   module.def("check_invariants", &check_invariants, py::arg("snapshot"));
 
@@ -64,22 +76,88 @@ void register_kv_cache(py::module_ module) {
       .def("truncate", &BlockList::truncate, py::arg("size"));
 
   py::class_<Reservation>(module, "Reservation")
-      .def("commit", [](Reservation& reservation) { reservation.commit(); })
+      .def(
+          "commit",
+          [](Reservation& reservation, const std::vector<std::vector<int32_t>>& tokens) {
+            std::vector<TokenView> views;
+            for (const std::vector<int32_t>& each : tokens) views.push_back({.prompt = each});
+            reservation.commit(views);
+          },
+          py::arg("tokens") = std::vector<std::vector<int32_t>>(),
+          "tokens: of each table of the reserve, all that are known, or none at all.")
       .def("give_back", &Reservation::give_back)
       .def_property_readonly("is_open", &Reservation::is_open)
       .def_property_readonly("num_blocks", &Reservation::num_blocks);
-  py::class_<KvCacheManager>(module, "KvCacheManager")
-      .def(py::init([](int32_t tokens_per_block, int32_t num_blocks) {
-             return std::make_unique<KvCacheManager>(Geometry(tokens_per_block), num_blocks);
+  py::class_<PrefixMatch>(module, "PrefixMatch")
+      .def_readonly("num_tokens", &PrefixMatch::num_tokens)
+      .def_readonly("num_blocks", &PrefixMatch::num_blocks)
+      .def_readonly("num_used_blocks", &PrefixMatch::num_used_blocks)
+      .def_readonly("num_host_blocks", &PrefixMatch::num_host_blocks)
+      .def_readonly("num_copied_tokens", &PrefixMatch::num_copied_tokens);
+  py::enum_<Tier>(module, "Tier").value("DEVICE", Tier::kDevice).value("HOST", Tier::kHost);
+  py::class_<BlockCopy>(module, "BlockCopy")
+      .def_readonly("from_tier", &BlockCopy::from_tier)
+      .def_readonly("from_block", &BlockCopy::from_block)
+      .def_readonly("to_tier", &BlockCopy::to_tier)
+      .def_readonly("to_block", &BlockCopy::to_block)
+      .def_readonly("num_tokens", &BlockCopy::num_tokens);
+  py::class_<PrefixStatistics>(module, "PrefixStatistics")
+      .def_readonly("queried_tokens", &PrefixStatistics::queried_tokens)
+      .def_readonly("hit_tokens", &PrefixStatistics::hit_tokens)
+      .def_readonly("hit_blocks", &PrefixStatistics::hit_blocks)
+      .def_readonly("copied_blocks", &PrefixStatistics::copied_blocks)
+      .def_readonly("stored_blocks", &PrefixStatistics::stored_blocks)
+      .def_readonly("evicted_blocks", &PrefixStatistics::evicted_blocks);
+  py::class_<PrefixScope>(module, "PrefixScope")
+      .def(py::init(
+               [](uint64_t adapter_id, std::string cache_salt, std::vector<uint64_t> extra_ids) {
+                 return PrefixScope{adapter_id, std::move(cache_salt), std::move(extra_ids)};
+               }),
+           py::arg("adapter_id") = 0, py::arg("cache_salt") = "",
+           py::arg("extra_ids") = std::vector<uint64_t>());
+  py::class_<Retention>(module, "Retention")
+      .def(py::init([](const std::vector<std::tuple<int32_t, std::optional<int32_t>, int32_t,
+                                                    std::optional<int64_t>>>& ranges,
+                       int32_t decode_priority, std::optional<int64_t> decode_duration_ms) {
+             const auto duration = [](std::optional<int64_t> ms) {
+               return ms ? std::optional(std::chrono::milliseconds(*ms)) : std::nullopt;
+             };
+             Retention retention;
+             for (const auto& [begin, end, priority, ms] : ranges)
+               retention.ranges.push_back({begin, end, priority, duration(ms)});
+             retention.decode_priority = decode_priority;
+             retention.decode_duration = duration(decode_duration_ms);
+             validate(retention);
+             return retention;
            }),
-           py::arg("tokens_per_block"), py::arg("num_blocks"))
+           py::arg("ranges"), py::arg("decode_priority") = Retention::kDefaultPriority,
+           py::arg("decode_duration_ms") = std::nullopt,
+           "ranges: (begin, end or None, priority, milliseconds or None) of the prompt.");
+  py::class_<KvCacheManager>(module, "KvCacheManager")
+      .def(py::init([](int32_t tokens_per_block, int32_t num_blocks, bool enable_reuse,
+                       bool enable_partial_reuse, int32_t vocab_size, int32_t num_host_blocks) {
+             return std::make_unique<KvCacheManager>(
+                 Geometry(tokens_per_block), num_blocks,
+                 CacheOptions{enable_reuse, enable_partial_reuse, vocab_size, num_host_blocks});
+           }),
+           py::arg("tokens_per_block"), py::arg("num_blocks"), py::arg("enable_reuse") = false,
+           py::arg("enable_partial_reuse") = true,
+           py::arg("vocab_size") = std::numeric_limits<int32_t>::max(),
+           py::arg("num_host_blocks") = 0)
       .def(
           "match",
-          [](const KvCacheManager& manager, const std::vector<int32_t>& prompt) {
-            return manager.match({.prompt = prompt}).num_tokens;
+          [](const KvCacheManager& manager, const std::vector<int32_t>& tokens,
+             const PrefixScope* scope) { return manager.match({.prompt = tokens}, scope); },
+          py::arg("tokens"), py::arg("scope") = nullptr)
+      .def(
+          "open",
+          [](KvCacheManager& manager, const std::vector<int32_t>& tokens, const PrefixScope* scope,
+             const Retention* retention, bool may_reuse, TableId twin) {
+            return manager.open({{.prompt = tokens}, scope, retention, may_reuse, twin});
           },
-          py::arg("prompt"))
-      .def("open", [](KvCacheManager& manager) { return manager.open(); })
+          py::arg("tokens") = std::vector<int32_t>(), py::arg("scope") = nullptr,
+          py::arg("retention") = nullptr, py::arg("may_reuse") = true, py::arg("twin") = -1,
+          py::keep_alive<1, 4>(), "A retention is kept alive as long as the manager.")
       .def(
           "reserve",
           [](KvCacheManager& manager,
@@ -92,8 +170,23 @@ void register_kv_cache(py::module_ module) {
           py::arg("step"), py::keep_alive<0, 1>(),
           "step: (table, first_position, num_tokens) of each; None if the blocks do not suffice.")
       .def(
-          "release", [](KvCacheManager& manager, TableId table) { manager.release(table); },
-          py::arg("table"))
+          "release",
+          [](KvCacheManager& manager, TableId table, const std::vector<int32_t>& tokens) {
+            manager.release(table, {.prompt = tokens});
+          },
+          py::arg("table"), py::arg("tokens") = std::vector<int32_t>())
+      .def("copies",
+           [](const KvCacheManager& manager) {
+             return std::vector<BlockCopy>(manager.copies().begin(), manager.copies().end());
+           })
+      .def("clear_copies", &KvCacheManager::clear_copies)
+      .def("forget_cached", &KvCacheManager::forget_cached)
+      .def(
+          "set_time_ms",
+          [](KvCacheManager& manager, int64_t now) {
+            manager.set_time(std::chrono::milliseconds(now));
+          },
+          py::arg("now"))
       .def(
           "block_table",
           [](const KvCacheManager& manager, TableId table) {
@@ -104,7 +197,9 @@ void register_kv_cache(py::module_ module) {
       .def("num_cached_tokens", &KvCacheManager::num_cached_tokens, py::arg("table"))
       .def_property_readonly("num_blocks", &KvCacheManager::num_blocks)
       .def_property_readonly("num_free_blocks", &KvCacheManager::num_free_blocks)
+      .def_property_readonly("num_cached_blocks", &KvCacheManager::num_cached_blocks)
       .def_property_readonly("num_used_blocks", &KvCacheManager::num_used_blocks)
+      .def_property_readonly("prefix_statistics", &KvCacheManager::prefix_statistics)
       .def_property_readonly("num_tables", &KvCacheManager::num_tables)
       .def("snapshot", &KvCacheManager::snapshot);
 }

@@ -1,18 +1,17 @@
 #include "backend/kv_cache/block_pool.h"
 
+#include <algorithm>
 #include <cassert>
-#include <numeric>
 #include <utility>
 
 #include "kernels/core/check.h"
 
 namespace inflight::kv_cache {
 
-BlockPool::BlockPool(int32_t num_blocks) {
+BlockPool::BlockPool(int32_t num_blocks, BlockKeeper* keeper) : keeper_(keeper) {
   check(num_blocks >= 1, "KV pool of ", num_blocks, " blocks: at least 1 is needed");
   ref_counts_.resize(num_blocks);
-  free_ids_.resize(num_blocks);
-  std::iota(free_ids_.rbegin(), free_ids_.rend(), 0);  // block 0 is taken first
+  for (int32_t id = num_blocks - 1; id >= 0; --id) put_free(id);  // block 0 is taken first
 }
 
 BlockPool::~BlockPool() { assert(num_used() == 0 && "KV blocks did not come home"); }
@@ -20,29 +19,54 @@ BlockPool::~BlockPool() { assert(num_used() == 0 && "KV blocks did not come home
 int32_t BlockPool::ref_count(int32_t block_id) const {
   check_internal(block_id >= 0 && block_id < num_blocks(), "block ", block_id, " of a pool of ",
                  num_blocks());
-  return ref_counts_[block_id];
+  return std::max(0, ref_counts_[block_id]);
 }
 
-PoolSnapshot BlockPool::snapshot() const { return {num_blocks(), free_ids_, ref_counts_}; }
+PoolSnapshot BlockPool::snapshot() const {
+  PoolSnapshot snapshot{num_blocks(), {}, {}};
+  for (int32_t id = first_free_; id != kNone; id = -2 - ref_counts_[id])
+    snapshot.free_ids.push_back(id);
+  for (int32_t count : ref_counts_) snapshot.ref_counts.push_back(std::max(0, count));
+  return snapshot;
+}
+
+void BlockPool::put_free(int32_t block_id) {
+  ref_counts_[block_id] = -2 - first_free_;
+  first_free_ = block_id;
+  ++num_free_;
+}
 
 int32_t BlockPool::take() {
-  assert(!free_ids_.empty());
-  const int32_t block_id = free_ids_.back();
-  free_ids_.pop_back();
-  assert(ref_counts_[block_id] == 0);
+  assert(num_free_ > 0);
+  const int32_t block_id = first_free_;
+  first_free_ = -2 - ref_counts_[block_id];
+  --num_free_;
   ref_counts_[block_id] = 1;
   return block_id;
 }
 
+void BlockPool::let_go(int32_t block_id) {
+  assert(ref_counts_[block_id] == 0);
+  --num_kept_;
+  put_free(block_id);
+}
+
 void BlockPool::retain(int32_t block_id) {
-  assert(ref_counts_[block_id] > 0);
-  ++ref_counts_[block_id];
+  assert(ref_counts_[block_id] >= 0);
+  if (ref_counts_[block_id]++ == 0) {
+    --num_kept_;
+    keeper_->use(block_id);
+  }
 }
 
 void BlockPool::release(int32_t block_id) {
   assert(ref_counts_[block_id] > 0);
-  // Never allocates: free_ids_ was as long as the pool from the start.
-  if (--ref_counts_[block_id] == 0) free_ids_.push_back(block_id);
+  if (--ref_counts_[block_id] > 0) return;
+  if (keeper_ != nullptr && keeper_->keep(block_id)) {
+    ++num_kept_;
+  } else {
+    put_free(block_id);
+  }
 }
 
 BlockList::BlockList(BlockList&& other) noexcept
@@ -72,6 +96,15 @@ void BlockList::append_shared(const BlockList& other, int32_t index) {
   const int32_t block_id = other.ids_[index];
   ids_.push_back(block_id);
   pool_->retain(block_id);
+}
+
+void BlockList::append_kept(int32_t block_id) {
+  ids_.push_back(block_id);
+  pool_->retain(block_id);
+}
+
+int32_t BlockList::replace(int32_t index, int32_t block_id) {
+  return std::exchange(ids_[index], block_id);
 }
 
 void BlockList::truncate(int32_t size) {

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "backend/kv_cache/block_pool.h"
+#include "backend/kv_cache/prefix_nodes.h"
 
 namespace inflight::kv_cache {
 
@@ -15,20 +16,31 @@ struct TableSnapshot {
   std::vector<int32_t> block_ids;
   int32_t num_committed = 0;  // tokens
   int32_t num_reserved = 0;   // tokens, those committed included
+  int32_t num_to_come = 0;    // blocks of committed tokens that it gets with its first reserve
+  int32_t copied_block = -1;  // on the device, the next of them begins as its copy
+  int32_t num_stored = 0;     // of its blocks, the first, which are in the tree
 };
 
 struct CacheSnapshot {
   int32_t tokens_per_block = 1;
   PoolSnapshot pool;
   std::vector<TableSnapshot> tables;
+  std::vector<int32_t> replaced;    // blocks that only a step in flight still reads
+  std::vector<NodeSnapshot> nodes;  // of the prefix tree
+  int32_t num_host_blocks = 0;
 };
 
 /// Every broken rule, a sentence each; empty if all hold:
-///  - free + used = total: a block is either listed free once with count 0, or counted and not
-///    listed;
-///  - every reference is explained: a block's count is the number of table entries that name it;
-///  - one owner per writable block: a block with slots not yet committed is in one table only;
-///  - a table has exactly the blocks that its tokens need, and no block twice.
+///  - free + used + cached = total: a block is listed free once with count 0, or counted and not
+///    listed, or has count 0 and is in the tree;
+///  - every reference is explained: a block's count is the number of table entries that name it, of
+///    tables that copy from it, and of steps in flight that alone still read it;
+///  - one owner per writable block: a block with slots not yet committed is in one table only, and
+///    not in the tree;
+///  - a table has exactly the blocks that its tokens need, and no block twice;
+///  - the tree is one: parents are there, full, on the device if a child is, used if a child is; no
+///    two children of one parent have the same tokens, no two nodes the same block; a node is used
+///    if its block is, and the first blocks of a table are a path from a root.
 std::vector<std::string> violations(const CacheSnapshot& snapshot);
 
 /// Raises internal with all violations, if there are any.

@@ -7,15 +7,20 @@
 namespace inflight::kv_cache {
 
 KvCacheManager::KvCacheManager(Geometry geometry, int32_t num_blocks, const CacheOptions& options)
-    : geometry_(geometry), options_(options), pool_(num_blocks) {
+    : geometry_(geometry),
+      options_(options),
+      index_(options.enable_reuse
+                 ? std::make_optional<PrefixIndex>(geometry, options.vocab_size, num_blocks,
+                                                   options.num_host_blocks)
+                 : std::nullopt),
+      pool_(num_blocks, index_ ? &*index_ : nullptr),
+      tokens_(geometry.tokens_per_block()) {
   check(num_blocks <= geometry.max_pool_blocks(), "KV pool of ", num_blocks, " blocks of ",
         geometry.tokens_per_block(), " tokens: at most ", geometry.max_pool_blocks(),
         " blocks, slots are 32 bit");
 }
 
-KvCacheManager::~KvCacheManager() { assert(num_open_reservations_ == 0); }
-
-PrefixMatch KvCacheManager::match(const TokenView&, const PrefixScope*) const { return {}; }
+KvCacheManager::~KvCacheManager() { assert(open_reservations_.empty()); }
 
 TableId KvCacheManager::open(const TableRequest& request) {
   if (free_tables_.empty()) {
@@ -28,22 +33,13 @@ TableId KvCacheManager::open(const TableRequest& request) {
   tables_[id].is_open = true;
   ++num_tables_;
   prefix_statistics_.queried_tokens += request.tokens.size();
+  if (index_) begin(tables_[id], request);
   return id;
 }
 
-int32_t KvCacheManager::num_held_blocks(TableId table) const { return at(table).blocks.size(); }
-
 std::optional<Reservation> KvCacheManager::reserve(std::span<const Growth> step) {
-  std::vector<Reservation::Entry> memory;
-  if (!spare_memory_.empty()) {
-    memory = std::move(spare_memory_.back());
-    spare_memory_.pop_back();
-  } else {
-    spare_memory_.reserve(num_open_reservations_ + 1);  // so that closing never allocates
-  }
-  memory.reserve(step.size());
   const uint64_t serial = ++newest_reservation_;
-  Reservation reservation(*this, std::move(memory));  // undoes the part done if we leave early
+  int32_t num_needed = 0;
   for (const Growth& growth : step) {
     Table& table = at(growth.table);
     check_internal(table.newest_reservation != serial, "table ", growth.table,
@@ -51,27 +47,51 @@ std::optional<Reservation> KvCacheManager::reserve(std::span<const Growth> step)
     check_internal(growth.first_position == table.num_reserved && growth.num_tokens >= 1,
                    "growth of table ", growth.table, " by ", growth.num_tokens, " tokens at ",
                    growth.first_position, "; it ends at ", table.num_reserved);
+    table.newest_reservation = serial;
+    num_needed +=
+        geometry_.num_blocks(growth.first_position + growth.num_tokens) - table.blocks.size();
+  }
+  bool is_tight = false;
+  if (!is_enough(step, num_needed, is_tight)) return std::nullopt;
+
+  std::vector<Reservation::Entry> memory;
+  if (!spare_memory_.empty()) {
+    memory = std::move(spare_memory_.back());
+    spare_memory_.pop_back();
+  } else {
+    spare_memory_.reserve(open_reservations_.size() + 1);  // so that closing never allocates
+  }
+  memory.reserve(step.size());
+  Reservation reservation(*this, std::move(memory), serial);  // undoes the part done, if we raise
+  reservation.num_blocks_ = num_needed;
+  for (const Growth& growth : step) {
+    Table& table = tables_[growth.table];
+    if (table.source.num_tokens > 0 || table.num_missing > 0) complete_start(table, is_tight);
     const int32_t num_tokens = growth.first_position + growth.num_tokens;
-    const int32_t num_fresh = geometry_.num_blocks(num_tokens) - table.blocks.size();
-    if (num_fresh > pool_.num_free()) return std::nullopt;
     reservation.entries_.push_back(
         {growth.table, table.blocks.size(), table.num_reserved, num_tokens});
-    table.newest_reservation = serial;
     ++table.num_open_reservations;
-    if (num_fresh > 0) table.blocks.append_fresh(num_fresh);
     table.num_reserved = num_tokens;
-    reservation.num_blocks_ += num_fresh;
+    const int32_t num_blocks = geometry_.num_blocks(num_tokens);
+    table.blocks.reserve(num_blocks);
+    while (table.blocks.size() < num_blocks) table.blocks.append_owned(take_block());
   }
+  // Only now: what is copied must not be evicted for what is written before it.
+  for (const Growth& growth : step) drop_source(tables_[growth.table]);
   return reservation;
 }
 
-void KvCacheManager::release(TableId id, const TokenView&) {
+void KvCacheManager::release(TableId id, const TokenView& tokens) {
   Table& table = at(id);
   check_internal(table.num_open_reservations == 0, "release of table ", id, " with ",
                  table.num_open_reservations, " open reservations");
+  if (table.may_store) store_last_block(table, tokens);
+  drop_source(table);
+  drop_missing(table);
   table.blocks.truncate(0);
-  table.num_committed = table.num_reserved = 0;
-  table.is_open = false;
+  if (table.root != PrefixRoots::kNone) index_->roots().release(table.root);
+  BlockList blocks = std::move(table.blocks);
+  table = Table{std::move(blocks)};
   free_tables_.push_back(id);
   --num_tables_;
 }
@@ -83,14 +103,24 @@ const KvCacheManager::Table& KvCacheManager::at(TableId id) const {
 }
 
 CacheSnapshot KvCacheManager::snapshot() const {
-  CacheSnapshot snapshot{geometry_.tokens_per_block(), pool_.snapshot(), {}};
+  CacheSnapshot snapshot{.tokens_per_block = geometry_.tokens_per_block(),
+                         .pool = pool_.snapshot(),
+                         .num_host_blocks = options_.num_host_blocks};
   for (TableId id = 0; id < static_cast<TableId>(tables_.size()); ++id) {
     const Table& table = tables_[id];
     if (!table.is_open) continue;
     const std::span<const int32_t> ids = table.blocks.ids();
     snapshot.tables.push_back(
-        {id, {ids.begin(), ids.end()}, table.num_committed, table.num_reserved});
+        {.table = id,
+         .block_ids = {ids.begin(), ids.end()},
+         .num_committed = table.num_committed,
+         .num_reserved = table.num_reserved,
+         .num_to_come = table.num_missing + (table.source.num_tokens > 0 ? 1 : 0),
+         .copied_block = table.source.block,
+         .num_stored = table.num_stored});
   }
+  for (const Replaced& replaced : replaced_) snapshot.replaced.push_back(replaced.block);
+  if (index_) snapshot.nodes = index_->snapshot();
   return snapshot;
 }
 

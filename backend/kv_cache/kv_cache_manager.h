@@ -23,6 +23,7 @@
 #include "backend/kv_cache/geometry.h"
 #include "backend/kv_cache/invariants.h"
 #include "backend/kv_cache/prefix.h"
+#include "backend/kv_cache/prefix_index.h"
 #include "backend/kv_cache/reservation.h"
 #include "backend/kv_cache/retention.h"
 
@@ -52,6 +53,8 @@ struct TableRequest {
   const PrefixScope* scope = nullptr;    // none: the default one
   const Retention* retention = nullptr;  // none: the default priority, for ever
   bool may_reuse = true;                 // false: all tokens are run, say for their logits
+  /// Of a table that began with the same tokens: its last block, part full, is copied from, too.
+  TableId twin = -1;
 };
 
 class KvCacheManager {
@@ -86,25 +89,26 @@ class KvCacheManager {
 
   /// A step failed: what was cached is not to be trusted, nor what was to be copied. Cached blocks
   /// become free; tables keep their blocks, which nobody else will find.
-  void forget_cached() { copies_.clear(); }
+  void forget_cached();
 
   /// For durations of retention; any clock that does not go back.
-  void set_time(std::chrono::nanoseconds now) { now_ = now; }
+  void set_time(std::chrono::nanoseconds now) {
+    if (index_) index_->set_time(now);
+  }
 
   /// The block ids of a table in order of position, those of open reservations too. Valid until
   /// the next reserve, commit, give back or release.
   std::span<const int32_t> block_table(TableId table) const { return at(table).blocks.ids(); }
   /// Tokens of committed steps, those that it was opened with included.
   int32_t num_cached_tokens(TableId table) const { return at(table).num_committed; }
-  /// Blocks that the table need not ask for any more: all it has, but for a part-full one that it
-  /// would have to copy.
-  int32_t num_held_blocks(TableId table) const;
+  /// Blocks that the table need not ask for any more.
+  int32_t num_held_blocks(TableId table) const { return at(table).blocks.size(); }
 
   const Geometry& geometry() const { return geometry_; }
   int32_t num_blocks() const { return pool_.num_blocks(); }
   int32_t num_free_blocks() const { return pool_.num_free(); }
-  int32_t num_cached_blocks() const { return 0; }  // used by none, can be evicted
-  int32_t num_used_blocks() const { return pool_.num_used() - num_cached_blocks(); }
+  int32_t num_cached_blocks() const { return pool_.num_kept(); }  // used by none, can be evicted
+  int32_t num_used_blocks() const { return pool_.num_used(); }
   int32_t num_tables() const { return num_tables_; }
   const PrefixStatistics& prefix_statistics() const { return prefix_statistics_; }
 
@@ -113,6 +117,12 @@ class KvCacheManager {
 
  private:
   friend class Reservation;
+  /// Tokens at the start of a block that are copied into the table's next one.
+  struct CopySource {
+    int32_t num_tokens = 0;      // 0: nothing is
+    int32_t block = kNoBlock;    // on the device, referenced; or
+    NodeId host_node = kNoNode;  // marked as used
+  };
   struct Table {
     BlockList blocks;
     int32_t num_committed = 0;  // tokens
@@ -120,22 +130,60 @@ class KvCacheManager {
     int32_t num_open_reservations = 0;
     uint64_t newest_reservation = 0;  // serial
     bool is_open = false;
+
+    // Where reuse is on.
+    bool may_store = false;  // its next full block can be found by others
+    int32_t root = PrefixRoots::kNone;
+    PrefixPlace place;  // of the first num_stored blocks
+    int32_t num_stored = 0;
+    int32_t num_missing = 0;  // of them, the last, which are in host memory and not in `blocks`
+    CopySource source;
+    const Retention* retention = nullptr;
+    int32_t prompt_len = 0;
   };
+  /// A block that a table has replaced while a step that reads it was in flight.
+  struct Replaced {
+    uint64_t newest_reservation;  // serial of the last that may read it
+    int32_t block;
+  };
+
   const Table& at(TableId table) const;
   Table& at(TableId table) { return const_cast<Table&>(std::as_const(*this).at(table)); }
 
+  // cache_reuse.cc
+  PrefixIndex::Found find(const TokenView& tokens, int32_t root) const;
+  void begin(Table& table, const TableRequest& request);
+  void begin_in_part(Table& table, const TableRequest& request, const PrefixIndex::Found& found);
+  BlockRetention retention_of(const Table& table, int32_t block_index) const;
+  void store_full_blocks(Table& table, const TokenView& tokens);
+  void store_last_block(Table& table, const TokenView& tokens);
+  void use_stored(Table& table, int32_t block_index, NodeId node);
+  void drop_source(Table& table);
+  void drop_missing(Table& table);
+  void bring_back(Table& table);
+  bool is_enough(std::span<const Growth> step, int32_t needed, bool& is_tight);
+  void complete_start(Table& table, bool is_tight);
+  int32_t take_block();
+  void evict_one();
+  void forget(NodeId node);
+  void free_replaced();
+
   Geometry geometry_;
   const CacheOptions options_;
+  std::optional<PrefixIndex> index_;
   BlockPool pool_;
-  std::vector<BlockCopy> copies_;
-  std::chrono::nanoseconds now_{0};
   std::vector<Table> tables_;
   std::vector<TableId> free_tables_;  // a stack
   int32_t num_tables_ = 0;
   PrefixStatistics prefix_statistics_;
-  int32_t num_open_reservations_ = 0;
-  uint64_t newest_reservation_ = 0;                            // serial
+  std::vector<uint64_t> open_reservations_;  // serials, oldest first
+  uint64_t newest_reservation_ = 0;          // serial
+  std::vector<BlockCopy> copies_;
+  std::vector<Replaced> replaced_;  // oldest first
+  // Memory used again.
   std::vector<std::vector<Reservation::Entry>> spare_memory_;  // of closed reservations
+  std::vector<NodeId> path_;
+  std::vector<int32_t> tokens_;  // of a block
 };
 
 }  // namespace inflight::kv_cache

@@ -8,14 +8,15 @@
 
 namespace inflight::kv_cache {
 
-Reservation::Reservation(KvCacheManager& manager, std::vector<Entry> memory)
-    : manager_(&manager), entries_(std::move(memory)) {
-  ++manager_->num_open_reservations_;
+Reservation::Reservation(KvCacheManager& manager, std::vector<Entry> memory, uint64_t serial)
+    : manager_(&manager), entries_(std::move(memory)), serial_(serial) {
+  manager_->open_reservations_.push_back(serial_);
 }
 
 Reservation::Reservation(Reservation&& other) noexcept
     : manager_(std::exchange(other.manager_, nullptr)),
       entries_(std::move(other.entries_)),
+      serial_(other.serial_),
       num_blocks_(other.num_blocks_) {}
 
 Reservation& Reservation::operator=(Reservation&& other) noexcept {
@@ -23,6 +24,7 @@ Reservation& Reservation::operator=(Reservation&& other) noexcept {
     if (is_open()) undo();
     manager_ = std::exchange(other.manager_, nullptr);
     entries_ = std::move(other.entries_);
+    serial_ = other.serial_;
     num_blocks_ = other.num_blocks_;
   }
   return *this;
@@ -32,18 +34,22 @@ Reservation::~Reservation() {
   if (is_open()) undo();
 }
 
-void Reservation::commit(std::span<const TokenView>) {
+void Reservation::commit(std::span<const TokenView> tokens) {
   check_internal(is_open(), "commit of a closed reservation");
+  check_internal(tokens.empty() || tokens.size() == entries_.size(), "commit with tokens of ",
+                 tokens.size(), " tables, ", entries_.size(), " were reserved for");
   for (const Entry& entry : entries_) {
     const auto& table = manager_->at(entry.table);
     check_internal(table.num_committed == entry.old_num_tokens, "table ", entry.table, " has ",
                    table.num_committed, " committed tokens, the reservation begins at ",
                    entry.old_num_tokens);
   }
-  for (const Entry& entry : entries_) {
-    auto& table = manager_->tables_[entry.table];
-    table.num_committed = entry.new_num_tokens;
+  for (size_t i = 0; i < entries_.size(); ++i) {
+    auto& table = manager_->tables_[entries_[i].table];
+    table.num_committed = entries_[i].new_num_tokens;
     --table.num_open_reservations;
+    if (table.may_store)
+      manager_->store_full_blocks(table, tokens.empty() ? TokenView() : tokens[i]);
   }
   close();
 }
@@ -74,7 +80,8 @@ void Reservation::undo() noexcept {
 void Reservation::close() noexcept {
   entries_.clear();
   manager_->spare_memory_.push_back(std::move(entries_));
-  --manager_->num_open_reservations_;
+  std::erase(manager_->open_reservations_, serial_);
+  manager_->free_replaced();
   manager_ = nullptr;
 }
 

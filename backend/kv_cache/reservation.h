@@ -43,7 +43,7 @@ class Reservation {
   void give_back();
   bool is_open() const { return manager_ != nullptr; }
 
-  /// Blocks newly taken from the pool.
+  /// Blocks newly taken from the pool, those that begin as copies included.
   int32_t num_blocks() const { return num_blocks_; }
 
  private:
@@ -55,12 +55,13 @@ class Reservation {
     int32_t old_num_tokens;  // those of older open reservations included
     int32_t new_num_tokens;
   };
-  Reservation(KvCacheManager& manager, std::vector<Entry> memory);
+  Reservation(KvCacheManager& manager, std::vector<Entry> memory, uint64_t serial);
   void undo() noexcept;
   void close() noexcept;
 
   KvCacheManager* manager_;  // null once closed
   std::vector<Entry> entries_;
+  uint64_t serial_ = 0;
   int32_t num_blocks_ = 0;
 };
 

@@ -55,7 +55,7 @@ def test_full_committed_block_may_be_shared():
 
 
 BROKEN: dict[str, Callable[[kv_cache.CacheSnapshot], None]] = {
-    "block 4 is neither free nor used": lambda s: set_pool(s, free_ids=[5]),
+    "block 4 is neither free nor used nor cached": lambda s: set_pool(s, free_ids=[5]),
     "block 5 is free twice": lambda s: set_pool(s, free_ids=[4, 5, 5]),
     "free block 3 has count 1": lambda s: set_pool(s, free_ids=[3, 4, 5]),
     "block 6 of the free list is not of the pool of 6": lambda s: set_pool(s, free_ids=[4, 5, 6]),

@@ -173,8 +173,8 @@ def test_closed_reservation_stays_closed():
             again()
 
 
-def test_nothing_is_matched_yet():
-    assert KvCacheManager(4, 8).match([1, 2, 3, 4, 5]) == 0
+def test_nothing_is_matched_without_reuse():
+    assert KvCacheManager(4, 8).match([1, 2, 3, 4, 5]).num_tokens == 0
 
 
 def test_pool_must_fit_32_bit_slots():

@@ -1,0 +1,264 @@
+// The part of KvCacheManager that has to do with blocks used again: what a table begins with, what
+// of it others can find, and what goes when blocks are needed.
+#include <algorithm>
+#include <cassert>
+
+#include "backend/kv_cache/kv_cache_manager.h"
+#include "kernels/core/check.h"
+
+namespace inflight::kv_cache {
+
+PrefixIndex::Found KvCacheManager::find(const TokenView& tokens, int32_t root) const {
+  if (tokens.size() == 0) return {};
+  return index_->find(tokens, tokens.size() - 1, {~root, PrefixRoots::hash(root)},
+                      options_.enable_partial_reuse);
+}
+
+PrefixMatch KvCacheManager::match(const TokenView& tokens, const PrefixScope* scope) const {
+  const int32_t root = index_ ? index_->roots().find(scope) : PrefixRoots::kNone;
+  if (root == PrefixRoots::kNone) return {};
+  const PrefixIndex::Found found = find(tokens, root);
+  return {.num_tokens = found.num_blocks * geometry_.tokens_per_block() + found.num_partial,
+          .num_blocks = found.num_blocks,
+          .num_used_blocks = found.num_used,
+          .num_host_blocks = found.num_in_host,
+          .num_copied_tokens = found.num_partial};
+}
+
+void KvCacheManager::begin(Table& table, const TableRequest& request) {
+  table.may_store = true;
+  table.root = index_->roots().acquire(request.scope);
+  table.place = {~table.root, PrefixRoots::hash(table.root)};
+  table.retention = request.retention;
+  table.prompt_len = static_cast<int32_t>(request.tokens.prompt.size());
+  if (!request.may_reuse) return;
+
+  const PrefixIndex::Found found = find(request.tokens, table.root);
+  if (found.num_blocks > 0) table.place = found.last;
+  table.num_stored = found.num_blocks;
+  table.num_missing = found.num_in_host;
+  path_.resize(found.num_blocks);
+  index_->path(table.place.node, path_);
+  table.blocks.reserve(geometry_.num_blocks(request.tokens.size()));
+  for (int32_t i = 0; i < found.num_blocks; ++i) {
+    const PrefixNode& node = index_->node(path_[i]);
+    if (node.is_in(Tier::kDevice)) {
+      table.blocks.append_kept(node.block(Tier::kDevice));
+    } else {
+      index_->use_node(path_[i]);
+    }
+    if (request.retention != nullptr) index_->set_retention(path_[i], retention_of(table, i));
+  }
+
+  const int32_t first = found.num_blocks * geometry_.tokens_per_block();
+  begin_in_part(table, request, found);
+  const int32_t num_tokens = first + table.source.num_tokens;
+  table.num_committed = table.num_reserved = num_tokens;
+  prefix_statistics_.hit_tokens += num_tokens;
+  prefix_statistics_.hit_blocks += geometry_.num_blocks(num_tokens);
+  prefix_statistics_.copied_blocks += table.source.num_tokens > 0 ? 1 : 0;
+}
+
+void KvCacheManager::begin_in_part(Table& table, const TableRequest& request,
+                                   const PrefixIndex::Found& found) {
+  CopySource& source = table.source;
+  if (request.twin >= 0 && options_.enable_partial_reuse) {
+    const Table& twin = at(request.twin);
+    const int32_t first = found.num_blocks * geometry_.tokens_per_block();
+    const int32_t count = std::min({twin.num_committed, table.prompt_len, request.tokens.size() - 1,
+                                    first + geometry_.tokens_per_block()}) -
+                          first;
+    if (count > found.num_partial && twin.num_missing == 0) {
+      source = {.num_tokens = count, .block = twin.blocks.ids()[found.num_blocks]};
+      pool_.retain(source.block);
+      return;
+    }
+  }
+  if (found.partial == kNoNode) return;
+  const PrefixNode& node = index_->node(found.partial);
+  source.num_tokens = found.num_partial;
+  if (node.is_in(Tier::kDevice)) {
+    source.block = node.block(Tier::kDevice);
+    pool_.retain(source.block);
+  } else {
+    source.host_node = found.partial;
+    index_->use_node(found.partial);
+  }
+}
+
+BlockRetention KvCacheManager::retention_of(const Table& table, int32_t block_index) const {
+  if (table.retention == nullptr) return {};
+  const Retention& retention = *table.retention;
+  const int32_t position = block_index * geometry_.tokens_per_block();
+  if (position >= table.prompt_len) return {retention.decode_priority, retention.decode_duration};
+  for (const RetentionRange& range : retention.ranges) {
+    if (position >= range.begin && position < range.end.value_or(table.prompt_len))
+      return {range.priority, range.duration};
+  }
+  return {};
+}
+
+void KvCacheManager::store_full_blocks(Table& table, const TokenView& tokens) {
+  const int32_t size = geometry_.tokens_per_block();
+  for (; (table.num_stored + 1) * size <= table.num_committed; ++table.num_stored) {
+    const int32_t first = table.num_stored * size;
+    table.may_store = false;  // until it is done: others could not be reached behind a gap
+    if (tokens.size() < first + size) return;
+    tokens.copy(first, size, tokens_.data());
+    const int32_t block = table.blocks.ids()[table.num_stored];
+    const PrefixIndex::Stored stored =
+        index_->store(table.place, tokens_, block, retention_of(table, table.num_stored));
+    if (stored.node == kNoNode) return;
+    if (stored.is_new) {
+      ++prefix_statistics_.stored_blocks;
+    } else {
+      use_stored(table, table.num_stored, stored.node);
+    }
+    table.may_store = true;
+  }
+}
+
+void KvCacheManager::use_stored(Table& table, int32_t block_index, NodeId id) {
+  const PrefixNode& node = index_->node(id);
+  if (!node.is_in(Tier::kDevice)) {  // what was computed again need not come from the host
+    index_->use_node(id);
+    index_->add_device_block(id, table.blocks.ids()[block_index]);
+    return;
+  }
+  const int32_t block = node.block(Tier::kDevice);
+  pool_.retain(block);
+  const int32_t old = table.blocks.replace(block_index, block);
+  if (table.num_open_reservations > 0) {
+    replaced_.push_back({newest_reservation_, old});
+  } else {
+    pool_.release(old);
+  }
+}
+
+void KvCacheManager::free_replaced() {
+  const auto oldest = std::ranges::min_element(open_reservations_);
+  std::erase_if(replaced_, [&](const Replaced& replaced) {
+    if (oldest != open_reservations_.end() && *oldest <= replaced.newest_reservation) return false;
+    pool_.release(replaced.block);
+    return true;
+  });
+}
+
+void KvCacheManager::store_last_block(Table& table, const TokenView& tokens) {
+  const int32_t first = table.num_stored * geometry_.tokens_per_block();
+  const int32_t count = table.num_committed - first;
+  if (!options_.enable_partial_reuse || count <= 0 || tokens.size() < table.num_committed ||
+      table.num_missing > 0 || table.num_stored >= table.blocks.size())
+    return;
+  const int32_t block = table.blocks.ids()[table.num_stored];
+  if (pool_.ref_count(block) > 1) return;
+  tokens.copy(first, count, tokens_.data());
+  const std::span<const int32_t> last(tokens_.data(), count);
+  if (index_->covers(table.place, last)) return;
+  const PrefixIndex::Stored stored =
+      index_->store(table.place, last, block, retention_of(table, table.num_stored));
+  if (stored.is_new) ++prefix_statistics_.stored_blocks;
+}
+
+void KvCacheManager::drop_source(Table& table) {
+  if (table.source.block != kNoBlock) pool_.release(table.source.block);
+  if (table.source.host_node != kNoNode) index_->unuse_node(table.source.host_node);
+  table.source = {};
+}
+
+bool KvCacheManager::is_enough(std::span<const Growth> step, int32_t needed, bool& is_tight) {
+  if (needed <= pool_.num_free() + pool_.num_kept()) return true;
+  // Blocks that are only copied from can be had, too, by the last who copies from them.
+  const auto for_each_source = [&](const auto& act) {
+    for (const Growth& growth : step) {
+      const int32_t block = tables_[growth.table].source.block;
+      if (block != kNoBlock) act(block);
+    }
+  };
+  for_each_source([this](int32_t block) { pool_.release(block); });
+  is_tight = needed <= pool_.num_free() + pool_.num_kept();
+  for_each_source([this](int32_t block) { pool_.retain(block); });
+  return is_tight;
+}
+
+void KvCacheManager::drop_missing(Table& table) {
+  if (table.num_missing == 0) return;
+  path_.resize(table.num_stored);
+  index_->path(table.place.node, path_);
+  for (; table.num_missing > 0; --table.num_missing)
+    index_->unuse_node(path_[table.num_stored - table.num_missing]);
+}
+
+void KvCacheManager::bring_back(Table& table) {
+  if (table.num_missing == 0) return;
+  path_.resize(table.num_stored);
+  index_->path(table.place.node, path_);
+  for (; table.num_missing > 0; --table.num_missing) {
+    const NodeId id = path_[table.num_stored - table.num_missing];
+    const PrefixNode& node = index_->node(id);
+    if (node.is_in(Tier::kDevice)) {  // another table was first
+      table.blocks.append_kept(node.block(Tier::kDevice));
+      continue;
+    }
+    const int32_t block = take_block();
+    copies_.push_back(
+        {Tier::kHost, node.block(Tier::kHost), Tier::kDevice, block, geometry_.tokens_per_block()});
+    index_->add_device_block(id, block);
+    table.blocks.append_owned(block);
+  }
+}
+
+void KvCacheManager::complete_start(Table& table, bool is_tight) {
+  bring_back(table);
+  CopySource& source = table.source;
+  if (source.num_tokens == 0) return;
+  const int32_t num_tokens = std::exchange(source.num_tokens, 0);
+  const NodeId node = source.block == kNoBlock ? kNoNode : index_->node_of(source.block);
+  if (is_tight && node != kNoNode && pool_.ref_count(source.block) == 1) {
+    // There is no other block, and nobody else reads this one: it is written over.
+    while (index_->node(node).first_child != kNoNode)
+      index_->remove_tree(index_->node(node).first_child, [this](NodeId id) { forget(id); });
+    index_->remove(node);
+    table.blocks.append_owned(std::exchange(source.block, kNoBlock));
+    return;
+  }
+  const int32_t block = take_block();
+  table.blocks.append_owned(block);
+  if (source.host_node != kNoNode) {
+    copies_.push_back({Tier::kHost, index_->node(source.host_node).block(Tier::kHost),
+                       Tier::kDevice, block, num_tokens});
+  } else {
+    copies_.push_back({Tier::kDevice, source.block, Tier::kDevice, block, num_tokens});
+  }
+}
+
+int32_t KvCacheManager::take_block() {
+  if (pool_.num_free() == 0) evict_one();
+  return pool_.take();
+}
+
+void KvCacheManager::evict_one() {
+  const NodeId victim = index_ ? index_->next_victim() : kNoNode;
+  check_internal(victim != kNoNode, "no block can be evicted with ", pool_.num_kept(), " cached");
+  ++prefix_statistics_.evicted_blocks;
+  index_->remove_tree(victim, [this](NodeId id) { forget(id); });
+}
+
+void KvCacheManager::forget(NodeId id) {
+  const PrefixNode& node = index_->node(id);
+  if (node.is_in(Tier::kDevice) && !node.has(PrefixNode::kIsUsed))
+    pool_.let_go(node.block(Tier::kDevice));
+}
+
+void KvCacheManager::forget_cached() {
+  copies_.clear();
+  if (!index_) return;
+  index_->clear([this](NodeId id) { forget(id); });
+  for (Table& table : tables_) {
+    table.may_store = false;
+    table.num_stored = table.num_missing = 0;
+    table.source.host_node = kNoNode;
+  }
+}
+
+}  // namespace inflight::kv_cache

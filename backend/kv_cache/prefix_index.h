@@ -1,0 +1,162 @@
+// The tree of what is in the cache. A node is one block's tokens under its parent's, so that its
+// path from a root says which tokens its keys and values come from. What a node is is decided by
+// its parent and its tokens, compared; a hash of all tokens up to it, which can be computed for a
+// whole prompt without touching the tree, only finds candidates.
+//
+// A node has a block on the device, in host memory, or both while it is copied. A node on the
+// device has its parent there, and a node that is used has its parent used, so those that are not
+// used can all be given up, leaves first. Host only; engine thread only.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "backend/kv_cache/block_pool.h"
+#include "backend/kv_cache/eviction_order.h"
+#include "backend/kv_cache/expiries.h"
+#include "backend/kv_cache/geometry.h"
+#include "backend/kv_cache/prefix.h"
+#include "backend/kv_cache/prefix_nodes.h"
+#include "backend/kv_cache/prefix_roots.h"
+#include "backend/kv_cache/token_packing.h"
+
+namespace inflight::kv_cache {
+
+/// Where a chain of blocks stands: its last node (or ~root), and the hash up to it.
+struct PrefixPlace {
+  NodeId node = ~PrefixRoots::kDefault;
+  uint64_t hash = PrefixRoots::hash(PrefixRoots::kDefault);
+};
+
+/// How long a block is to be kept.
+struct BlockRetention {
+  int32_t priority = Retention::kDefaultPriority;
+  std::optional<std::chrono::nanoseconds> duration;  // of the priority, once nobody uses the block
+};
+
+class PrefixIndex : public BlockKeeper {
+ public:
+  /// `num_blocks` on the device, `num_host_blocks` beside it.
+  PrefixIndex(Geometry geometry, int32_t vocab_size, int32_t num_blocks, int32_t num_host_blocks);
+
+  struct Found {
+    PrefixPlace last;          // of the whole blocks
+    int32_t num_blocks = 0;    // whole ones
+    int32_t num_used = 0;      // of them
+    int32_t num_in_host = 0;   // of them, in host memory alone
+    NodeId partial = kNoNode;  // its tokens begin with what follows
+    int32_t num_partial = 0;   // tokens
+  };
+  /// The longest path that begins `tokens` [0, num_tokens). Of blocks that begin with what follows
+  /// it, at most kMaxPartialCandidates are looked at, the newest first.
+  Found find(const TokenView& tokens, int32_t num_tokens, PrefixPlace from, bool partial) const;
+  static constexpr int kMaxPartialCandidates = 32;
+
+  /// The node of `tokens`, a whole block's or the last of a chain, behind `place`, which moves on
+  /// to it. If it is there already it stays as it is (but has a block on the device now); else it
+  /// is made with `block`, which is used. kNoNode if an id among them is too large.
+  struct Stored {
+    NodeId node = kNoNode;
+    bool is_new = false;
+  };
+  Stored store(PrefixPlace& place, std::span<const int32_t> tokens, int32_t block,
+               const BlockRetention& retention);
+  /// Whether a block that begins with `tokens` is behind `place`, as far as find would look.
+  bool covers(const PrefixPlace& place, std::span<const int32_t> tokens) const;
+
+  const PrefixNode& node(NodeId id) const { return nodes_[id]; }
+  /// kNoNode for a block on the device that is of none.
+  NodeId node_of(int32_t block) const { return node_of_block_[block]; }
+  /// The nodes from the root to `last`, one a block, into `out`.
+  void path(NodeId last, std::span<NodeId> out) const;
+  void set_retention(NodeId id, const BlockRetention& retention);
+
+  // What the pool tells of device blocks.
+  bool keep(int32_t block) override;
+  void use(int32_t block) override;
+
+  /// A path that find has found is used, though not all of it is on the device yet.
+  void use_node(NodeId id);
+  /// What use_node did is undone, unless the node has a block on the device by now.
+  void unuse_node(NodeId id);
+
+  /// The next to be given up on the device, kNoNode if all are used: it has no follower there.
+  NodeId next_victim();
+  /// The same for blocks in host memory of nodes that are there alone.
+  NodeId next_host_victim();
+  /// The node of next_victim leaves its device block for `host_block`.
+  void move_to_host(NodeId id, int32_t host_block);
+  /// A used node that is in host memory gets a device block; its parent is on the device.
+  void add_device_block(NodeId id, int32_t block);
+  /// A node on the device has no other block any more.
+  void drop_host_block(NodeId id);
+
+  /// Forgets a node that nothing follows; its blocks, used or not, are the caller's again.
+  void remove(NodeId id);
+  /// Forgets the node and all that follow it; none is used. Calls `gone(id)` for each before.
+  template <typename Gone>
+  void remove_tree(NodeId id, const Gone& gone) {
+    while (nodes_[id].first_child != kNoNode) remove_tree(nodes_[id].first_child, gone);
+    gone(id);
+    remove(id);
+  }
+  /// Forgets every node, used ones too. Calls `gone(id)` for each before.
+  template <typename Gone>
+  void clear(const Gone& gone) {
+    for (NodeId id = 0; id < nodes_.num_touched(); ++id) {
+      if (nodes_[id].has(PrefixNode::kIsAlive)) gone(id);
+    }
+    forget_all();
+  }
+
+  int32_t num_nodes() const { return num_nodes_; }
+  PrefixRoots& roots() { return roots_; }
+  const PrefixRoots& roots() const { return roots_; }
+
+  /// The time until the next call; priorities whose time is over become the default.
+  void set_time(std::chrono::nanoseconds now);
+
+  std::vector<NodeSnapshot> snapshot() const;
+
+ private:
+  static constexpr int32_t kBatch = 32;  // blocks that find looks up at once
+
+  /// By the upper half of a hash.
+  size_t bucket_of(uint64_t hash) const { return (hash * first_in_bucket_.size()) >> 32; }
+  NodeId& first_child_of(NodeId parent) {
+    return parent >= 0 ? nodes_[parent].first_child : roots_.first_child(~parent);
+  }
+  NodeId first_child_of(NodeId parent) const {
+    return parent >= 0 ? nodes_[parent].first_child : roots_.first_child(~parent);
+  }
+  NodeId find_in_bucket(uint64_t hash, NodeId parent, const uint32_t* words, int32_t count) const;
+  int32_t common_tokens(NodeId id, std::span<const int32_t> tokens) const;
+  bool has_followers_on_device(NodeId id) const;
+  void link_sibling(NodeId id, bool first);
+  void unlink_sibling(NodeId id);
+  EvictionOrder& order_of(const PrefixNode& node) {
+    return node.is_in(Tier::kDevice) ? device_order_ : host_order_;
+  }
+  void became_unused(NodeId id);
+  void lost_follower(NodeId parent);
+  void forget_all();
+
+  const Geometry geometry_;
+  const TokenPacking packing_;
+  PrefixNodes nodes_;
+  PrefixRoots roots_;
+  std::vector<NodeId> first_in_bucket_;
+  std::vector<NodeId> node_of_block_;  // kNoNode where the block is of none
+  EvictionOrder device_order_, host_order_;
+  Expiries expiries_;
+  std::chrono::nanoseconds now_{0};
+  int32_t num_nodes_ = 0;
+  // Memory of find, used again: a batch of blocks.
+  mutable std::vector<int32_t> tokens_;
+  mutable std::vector<uint32_t> words_;
+};
+
+}  // namespace inflight::kv_cache

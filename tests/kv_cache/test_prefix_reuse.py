@@ -1,0 +1,231 @@
+"""Blocks used again by later sequences, against an oracle in plain Python: lists of tokens, a clock,
+and a pool of blocks whose contents are written token by token as a device would."""
+
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from inflight._core.kv_cache import (
+    KvCacheManager,
+    PrefixScope,
+    Reservation,
+    Retention,
+    Tier,
+    check_invariants,
+)
+
+SCOPES = [None, PrefixScope(cache_salt="a"), PrefixScope(adapter_id=7), PrefixScope(extra_ids=[3])]
+VOCAB_SIZE = 5
+
+
+@dataclass
+class Live:
+    tokens: list[int]  # all that it will ever have
+    scope: int
+    num_reserved: int = 0
+    num_committed: int = 0
+
+
+@dataclass
+class Step:
+    handle: Reservation
+    parts: list[tuple[int, int, int]]  # table, first position, tokens
+    writes: list[tuple[int, object]] = field(default_factory=list)  # slot, what is written
+
+
+class ReuseMachine(RuleBasedStateMachine):
+    @initialize(
+        size=st.integers(1, 4),
+        num_blocks=st.integers(1, 14),
+        partial=st.booleans(),
+    )
+    def make_manager(self, size: int, num_blocks: int, partial: bool):
+        self.size = size
+        self.partial = partial
+        self.manager = KvCacheManager(
+            size, num_blocks, enable_reuse=True, enable_partial_reuse=partial, vocab_size=VOCAB_SIZE
+        )
+        # What the device holds: by block, by place in it, the whole history up to that token.
+        self.memory = [[None] * size for _ in range(num_blocks)]
+        self.live: dict[int, Live] = {}
+        self.steps: list[Step] = []
+        self.now = 0
+
+    def history(self, live: Live, count: int):
+        return (live.scope, tuple(live.tokens[:count]))
+
+    def table_slots(self, table: int, first: int, last: int):
+        ids = self.manager.block_table(table)
+        return [(ids[p // self.size], p % self.size) for p in range(first, last)]
+
+    def cached_histories(self):
+        """Every (scope, tokens) that the tree knows, by its node, with its device block."""
+        snapshot = self.manager.snapshot()
+        nodes = {node.node: node for node in snapshot.nodes}
+
+        def tokens_of(node):
+            before = () if node.parent < 0 else tokens_of(nodes[node.parent])
+            return before + tuple(node.tokens)
+
+        return [(node, tokens_of(node)) for node in nodes.values()]
+
+    @precondition(lambda self: len(self.live) < 6 and self.table_room())
+    @rule(data=st.data(), scope=st.integers(0, len(SCOPES) - 1), may_reuse=st.booleans())
+    def open_and_reserve(self, data: st.DataObject, scope: int, may_reuse: bool):
+        # Few different tokens, and often those of another sequence.
+        tokens = data.draw(st.lists(st.integers(0, 1), min_size=2, max_size=18))
+        if self.live and data.draw(st.booleans()):
+            other = data.draw(st.sampled_from(sorted(self.live)))
+            keep = data.draw(st.integers(0, len(self.live[other].tokens)))
+            tokens = self.live[other].tokens[:keep] + tokens
+        prompt = tokens[: data.draw(st.integers(1, len(tokens)))]
+        match = self.manager.match(prompt, SCOPES[scope])
+        before = self.manager.num_free_blocks, self.manager.num_cached_blocks
+        table = self.manager.open(prompt, scope=SCOPES[scope], may_reuse=may_reuse)
+        found = self.manager.num_cached_tokens(table)
+        assert found == (match.num_tokens if may_reuse else 0) < len(prompt)
+        live = Live(tokens, scope, found, found)
+        self.live[table] = live
+        if may_reuse:
+            self.check_match(live, prompt, match)
+            taken = match.num_blocks - match.num_used_blocks
+            is_pinned = sum(before) - self.available() - taken
+            assert is_pinned in ((0, 1) if match.num_copied_tokens else (0,))
+        self.grow([table], [len(prompt) - found])
+
+    def table_room(self):
+        return self.available() > 0
+
+    def available(self):
+        return self.manager.num_free_blocks + self.manager.num_cached_blocks
+
+    def check_match(self, live: Live, prompt: list[int], match):
+        """The longest that the device's memory could give, by looking at all of the tree."""
+        limit = len(prompt) - 1
+        best = 0
+        for node, tokens in self.cached_histories():
+            block = self.memory[node.device_block]
+            scope = block[len(node.tokens) - 1][0]  # what was written there says whose it is
+            if scope != live.scope:
+                continue
+            common = 0
+            while common < min(limit, len(tokens)) and tokens[common] == prompt[common]:
+                common += 1
+            best = max(best, common if self.partial else common - common % self.size)
+        assert match.num_tokens == best
+        assert match.num_blocks == best // self.size
+        assert match.num_copied_tokens == best % self.size
+
+    def grow(self, tables: list[int], counts: list[int]):
+        parts = [
+            (table, self.live[table].num_reserved, count)
+            for table, count in zip(tables, counts, strict=True)
+        ]
+        needed = sum(
+            -(-(first + count) // self.size) - self.blocks_held(table)
+            for table, first, count in parts
+        )
+        sources = self.pinned(tables)
+        handle = self.manager.reserve(parts)
+        if handle is None:
+            assert needed > self.available() + sources
+            check_invariants(self.manager.snapshot())
+            return
+        # The executor's part: copies in order, then the step's own writes when it runs.
+        for copy in self.manager.copies():
+            assert copy.from_tier == copy.to_tier == Tier.DEVICE and copy.num_tokens < self.size
+            self.memory[copy.to_block][: copy.num_tokens] = self.memory[copy.from_block][
+                : copy.num_tokens
+            ]
+        self.manager.clear_copies()
+        step = Step(handle, parts)
+        for table, first, count in parts:
+            live = self.live[table]
+            for position in range(first, first + count):
+                ids = self.manager.block_table(table)
+                self.memory[ids[position // self.size]][position % self.size] = self.history(
+                    live, position + 1
+                )
+            live.num_reserved = first + count
+            # What attention of the step reads is what was written for these very tokens.
+            for position, (block, offset) in enumerate(self.table_slots(table, 0, first + count)):
+                assert self.memory[block][offset] == self.history(live, position + 1)
+        self.steps.append(step)
+
+    def blocks_held(self, table: int) -> int:
+        return len(self.manager.block_table(table))
+
+    def pinned(self, tables: list[int]) -> int:
+        """Blocks that are used by nobody but these tables, to be copied from."""
+        snapshot = self.manager.snapshot()
+        copied = [each.copied_block for each in snapshot.tables if each.table in tables]
+        counts = snapshot.pool.ref_counts
+        return sum(counts[block] == copied.count(block) for block in set(copied) - {-1})
+
+    @precondition(lambda self: self.live and len(self.steps) < 2)
+    @rule(data=st.data())
+    def reserve(self, data: st.DataObject):
+        able = [t for t, live in self.live.items() if live.num_reserved < len(live.tokens)]
+        tables = data.draw(st.lists(st.sampled_from(sorted(able)), unique=True)) if able else []
+        counts = [
+            data.draw(st.integers(1, len(self.live[t].tokens) - self.live[t].num_reserved))
+            for t in tables
+        ]
+        self.grow(tables, counts)
+
+    @precondition(lambda self: self.steps)
+    @rule(with_tokens=st.sampled_from([True, True, True, False]))
+    def commit_oldest(self, with_tokens: bool):
+        step = self.steps.pop(0)
+        known = [self.live[table].tokens for table, _, _ in step.parts]
+        step.handle.commit(known if with_tokens and known else [])
+        for table, first, count in step.parts:
+            self.live[table].num_committed = first + count
+
+    @precondition(lambda self: self.live)
+    @rule(data=st.data(), with_tokens=st.booleans())
+    def release(self, data: st.DataObject, with_tokens: bool):
+        busy = {part[0] for step in self.steps for part in step.parts}
+        idle = sorted(set(self.live) - busy)
+        if not idle:
+            return
+        table = data.draw(st.sampled_from(idle))
+        live = self.live.pop(table)
+        self.manager.release(table, live.tokens if with_tokens else [])
+
+    @precondition(lambda self: self.steps)
+    @rule()
+    def step_fails(self):
+        while self.steps:
+            self.steps.pop().handle.give_back()
+        for table in list(self.live):
+            self.manager.release(table)
+        self.live.clear()
+        self.manager.forget_cached()
+        assert self.manager.num_free_blocks == self.manager.num_blocks
+
+    @invariant()
+    def books_are_right(self):
+        manager = self.manager
+        check_invariants(manager.snapshot())
+        assert (
+            manager.num_free_blocks + manager.num_cached_blocks + manager.num_used_blocks
+            == manager.num_blocks
+        )
+        for node, tokens in self.cached_histories():
+            for offset in range(len(node.tokens)):
+                count = len(tokens) - len(node.tokens) + offset + 1
+                assert self.memory[node.device_block][offset][1] == tokens[:count]
+
+    def teardown(self):
+        while self.steps:
+            self.commit_oldest(True)
+        for table, live in self.live.items():
+            self.manager.release(table, live.tokens)
+        assert self.manager.num_used_blocks == 0
+
+
+ReuseMachine.TestCase.settings = settings(max_examples=150, stateful_step_count=30, deadline=None)
+TestReuse = ReuseMachine.TestCase
