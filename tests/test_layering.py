@@ -34,10 +34,16 @@ CPP_ARROWS = {
         "kernels/core/check.h",
         "backend/kv_cache/geometry.h",
     ],
+    "backend/planning": [
+        "kernels/core/check.h",
+        "backend/kv_cache",
+        "backend/scheduler",
+    ],
     "backend/decoding": ["kernels/core", "kernels/sampling"],
     "backend/executor": [
         "kernels/core",
         "backend/plan",
+        "backend/planning",
         "backend/kv_cache",
         "backend/scheduler",
         "backend/decoding",

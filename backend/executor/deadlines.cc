@@ -7,7 +7,7 @@ namespace inflight::executor {
 namespace {
 
 int64_t queue_deadline_of(const Sequence& sequence, std::chrono::milliseconds queue_timeout) {
-  if (sequence.is_running() || queue_timeout.count() == 0) return kNoDeadline;
+  if (sequence.has_started() || queue_timeout.count() == 0) return kNoDeadline;
   return sequence.arrival_ns() + std::chrono::nanoseconds(queue_timeout).count();
 }
 
@@ -35,6 +35,27 @@ Ending ending_of_overdue(const Sequence& sequence, std::chrono::milliseconds que
                                        milliseconds_waited(sequence, now_ns), " ms after it came");
   return {FinishReason::kError,
           Error(ErrorCode::kTimedOut, concat("Request timeout expired: ", why))};
+}
+
+void Deadlines::add(Sequence& sequence) {
+  sequence.deadline_key_ns = deadline_of(sequence, queue_timeout_);
+  if (sequence.deadline_key_ns != kNoDeadline)
+    by_time_.emplace(sequence.deadline_key_ns, &sequence);
+}
+
+void Deadlines::remove(Sequence& sequence) {
+  if (sequence.deadline_key_ns != kNoDeadline)
+    by_time_.erase({sequence.deadline_key_ns, &sequence});
+}
+
+Sequence* Deadlines::overdue(int64_t now_ns) {
+  while (!by_time_.empty() && by_time_.begin()->first <= now_ns) {
+    Sequence& sequence = *by_time_.begin()->second;
+    if (deadline_of(sequence, queue_timeout_) <= now_ns) return &sequence;
+    by_time_.erase(by_time_.begin());  // the queue's timeout, in time for which it began to run
+    add(sequence);
+  }
+  return nullptr;
 }
 
 }  // namespace inflight::executor

@@ -87,8 +87,8 @@ struct EngineStats {
   int scheduled_requests = 0;  // in the newest step; 0 when idle
   int context_requests = 0;    // of them, still reading their prompt
   int generation_requests = 0;
-  int context_tokens = 0;  // prompt tokens in the newest step
-  int paused_requests = 0;
+  int context_tokens = 0;   // prompt tokens in the newest step
+  int paused_requests = 0;  // of the waiting, preempted: they have run before
   int64_t max_blocks = 0;
   int64_t free_blocks = 0;
   int64_t used_blocks = 0;
@@ -100,6 +100,7 @@ struct EngineStats {
   int64_t cancelled_requests = 0;
   int64_t timed_out_requests = 0;
   int64_t failed_requests = 0;
+  int64_t preemptions = 0;  // one request may be preempted several times
   int64_t generated_tokens = 0;
   int64_t prompt_tokens = 0;
   // Since load. With steps overlapped the two run beside each other: their sum is no duration.

@@ -67,8 +67,7 @@ EngineLoop::EngineLoop(const EngineInfo& info, const scheduler::Limits& limits,
       executor_(executor),
       inbox_(inbox),
       responses_(responses),
-      state_(info, executor.max_steps_in_flight()),
-      planner_(limits, state_, inbox, responses) {
+      state_(info, limits, options.queue_timeout, executor.max_steps_in_flight()) {
   state_.stats.max_blocks = info.num_blocks;
   state_.stats.tokens_per_block = info.tokens_per_block;
   publish(false);
@@ -114,7 +113,7 @@ bool EngineLoop::make_step() {
   std::optional<std::string> failure;
   bool launched = false;
   try {
-    launched = planner_.plan();
+    launched = plan();
     if (launched) launch();
   } catch (const std::exception& error) {
     failure = error.what();
@@ -138,13 +137,13 @@ bool EngineLoop::make_step() {
 }
 
 bool EngineLoop::receive() {
-  const bool wait = state_.is_idle() && !state_.steps.any_in_flight();
+  const bool wait = state_.planner.is_idle() && !state_.steps.any_in_flight();
   if (wait) heartbeat_.rest();
   const bool open = inbox_.take(state_.arrivals, state_.cancels, wait);
   take_arrivals();
   for (RequestId id : state_.cancels) {
-    const auto found = state_.live.find(id);
-    if (found != state_.live.end() && !found->second->has_ended()) {
+    const auto found = state_.sequences.find(id);
+    if (found != state_.sequences.end() && !found->second->has_ended()) {
       end(*found->second, FinishReason::kCancelled);
     }
   }
@@ -161,37 +160,47 @@ bool EngineLoop::receive() {
 void EngineLoop::take_arrivals() {
   for (Arrival& arrival : state_.arrivals) {
     ResponseChannel& channel = responses_.adopt(std::move(arrival.channel));
-    insert_waiting(std::make_unique<Sequence>(std::move(arrival), channel));
+    auto owned = std::make_unique<Sequence>(std::move(arrival), channel);
+    Sequence& sequence = *owned;
+    state_.sequences.emplace(sequence.id(), std::move(owned));
+    state_.deadlines.add(sequence);
+    state_.planner.arrive(sequence, sequence.request().tenant);
   }
   state_.arrivals.clear();
 }
 
 void EngineLoop::end_overdue() {
-  if (state_.next_deadline_ns == kNoDeadline) return;
+  if (state_.deadlines.empty()) return;
   const int64_t now_ns = now_in_ns();
-  if (now_ns < state_.next_deadline_ns) return;
-  state_.next_deadline_ns = kNoDeadline;
-  const auto look_at = [&](Sequence& sequence) {
-    if (sequence.has_ended()) return;
-    const int64_t deadline_ns = deadline_of(sequence, options_.queue_timeout);
-    if (deadline_ns <= now_ns) {
-      Ending ending = ending_of_overdue(sequence, options_.queue_timeout, now_ns);
-      end(sequence, ending.reason, std::move(ending.error));
-    } else {
-      state_.next_deadline_ns = std::min(state_.next_deadline_ns, deadline_ns);
-    }
-  };
-  for (const auto& sequence : state_.waiting) look_at(*sequence);
-  for (const auto& sequence : state_.running) look_at(*sequence);
+  while (Sequence* const sequence = state_.deadlines.overdue(now_ns)) {
+    Ending ending = ending_of_overdue(*sequence, options_.queue_timeout, now_ns);
+    end(*sequence, ending.reason, std::move(ending.error));
+  }
+}
+
+bool EngineLoop::plan() {
+  StepInFlight& next = state_.steps.planned();
+  const bool is_planned = state_.planner.plan(next.plan, state_.steps.any_in_flight());
+  const int64_t now_ns = next.plan.started.empty() ? 0 : now_in_ns();
+  for (planning::PlannedSequence* sequence : next.plan.started) {
+    inbox_.left_queue();
+    responses_.started(*static_cast<Sequence*>(sequence)->channel, now_ns);
+  }
+  for (const auto& [sequence, num_blocks] : next.plan.allocated)
+    responses_.allocated(*static_cast<Sequence*>(sequence)->channel, num_blocks);
+  next.sequences.clear();
+  for (planning::PlannedSequence* sequence : next.plan.sequences)
+    next.sequences.push_back(static_cast<Sequence*>(sequence));
+  return is_planned;
 }
 
 void EngineLoop::launch() {
   StepInFlight& step = state_.steps.planned();
-  step.builder.build(step.step, step.sequences, step.in_flight_tokens, state_.cache,
+  step.builder.build(step.plan.step, step.sequences, step.plan.in_flight_tokens, state_.cache,
                      executor_.staging());
   if (options_.keeps_dump) {
     std::lock_guard lock(stats_mutex_);
-    dump_state(state_, step.step, dump_);
+    dump_state(state_, step.plan.step, dump_);
   }
   const int64_t start_ns = now_in_ns();
   executor_.launch(step.builder.inputs(), step.builder.rows(), step.builder.wanted_logits(),
@@ -216,20 +225,23 @@ void EngineLoop::commit() {
   StepInFlight& step = state_.steps.oldest();
   check_internal(tokens_.size() == step.builder.rows().size(), "the step made ", tokens_.size(),
                  " tokens instead of ", step.builder.rows().size());
-  step.reservation->commit();
-  step.reservation.reset();
+  state_.planner.commit(step.plan);
   const int64_t now_ns = now_in_ns();
   LogitsReader logits(executor_.logits(), step.builder.wanted_logits());
   size_t next_token = 0;
   for (size_t i = 0; i < step.sequences.size(); ++i) {
     Sequence& sequence = *step.sequences[i];
-    const scheduler::ScheduledSequence& part = step.step.sequences[i];
-    --sequence.num_steps_in_flight;
-    if (part.is_prompt_chunk) state_.stats.prompt_tokens += part.num_tokens;
+    const scheduler::ScheduledSequence& part = step.plan.step.sequences[i];
+    // After a preemption a prompt's tokens may run a second time.
+    int32_t num_new = 0;
+    if (part.is_prompt_chunk)
+      num_new = sequence.count_new_prompt_tokens(part.first_position, part.num_tokens);
+    state_.stats.prompt_tokens += num_new;
     if (part.logits_of_all) {
       const std::span<const float> rows = logits.next();
-      if (!sequence.has_ended())
-        responses_.context_logits(*sequence.channel, rows, part.num_tokens);
+      if (!sequence.has_ended() && num_new > 0)
+        responses_.context_logits(*sequence.channel,
+                                  rows.last(rows.size() / part.num_tokens * num_new), num_new);
     }
     if (!part.makes_token()) continue;
     const decoding::SampledToken& token = tokens_[next_token++];
@@ -265,26 +277,12 @@ void EngineLoop::commit_token(Sequence& sequence, const decoding::SampledToken& 
 }
 
 void EngineLoop::release() {
-  if (any_ended_) retire_ended();
-  std::erase_if(state_.retired, [this](const std::unique_ptr<Sequence>& sequence) {
-    if (sequence->num_steps_in_flight > 0) return false;
-    if (sequence->is_running()) state_.cache.release(sequence->table);
-    return true;
-  });
+  state_.planner.release(state_.gone);
+  for (const planning::PlannedSequence* sequence : state_.gone)
+    state_.sequences.erase(sequence->id());
+  state_.gone.clear();
+  any_ended_ = false;
   if (options_.check_invariants) kv_cache::check_invariants(state_.cache.snapshot());
-}
-
-void EngineLoop::insert_waiting(std::unique_ptr<Sequence> sequence) {
-  const int priority = sequence->request().priority;
-  // From the back: equal priorities, the usual case, end there at once.
-  auto place = state_.waiting.end();
-  while (place != state_.waiting.begin() && (*std::prev(place))->request().priority < priority) {
-    --place;
-  }
-  state_.live.emplace(sequence->id(), sequence.get());
-  state_.next_deadline_ns =
-      std::min(state_.next_deadline_ns, deadline_of(*sequence, options_.queue_timeout));
-  state_.waiting.insert(place, std::move(sequence));
 }
 
 void EngineLoop::end(Sequence& sequence, FinishReason reason, std::optional<Error> error,
@@ -305,51 +303,30 @@ void EngineLoop::end(Sequence& sequence, FinishReason reason, std::optional<Erro
     default:
       ++state_.stats.finished_requests;
   }
+  if (!sequence.has_started()) inbox_.left_queue();
+  state_.deadlines.remove(sequence);
+  state_.planner.end(sequence);
   responses_.ended(*std::exchange(sequence.channel, nullptr), reason, std::move(error),
                    std::move(matched_ids));
   any_ended_ = true;
 }
 
 void EngineLoop::end_all(FinishReason reason, const std::optional<Error>& error) {
-  for (auto& sequence : state_.waiting) {
+  for (auto& [id, sequence] : state_.sequences) {
     if (!sequence->has_ended()) end(*sequence, reason, error);
   }
-  for (auto& sequence : state_.running) {
-    if (!sequence->has_ended()) end(*sequence, reason, error);
-  }
-}
-
-void EngineLoop::retire_ended() {
-  const auto clean = [this](auto& list) {
-    auto kept = list.begin();
-    for (auto place = list.begin(); place != list.end(); ++place) {
-      if ((*place)->has_ended()) {
-        if (!(*place)->is_running()) inbox_.left_queue();
-        state_.live.erase((*place)->id());
-        state_.retired.push_back(std::move(*place));
-      } else {
-        if (kept != place) *kept = std::move(*place);
-        ++kept;
-      }
-    }
-    list.erase(kept, list.end());
-  };
-  clean(state_.running);
-  clean(state_.waiting);
-  any_ended_ = false;
 }
 
 void EngineLoop::fail_step(StepInFlight& step, const std::string& what) {
   // Without a step there is nobody to blame, and the next plan would fail alike.
-  check_internal(!step.sequences.empty(), what);
-  log(LogLevel::kError, "a step failed (", step.step, "): ", what);
-  step.reservation.reset();
+  check_internal(!step.plan.sequences.empty(), what);
+  log(LogLevel::kError, "a step failed (", step.plan.step, "): ", what);
+  state_.planner.give_back(step.plan);
   const Error error(ErrorCode::kInternal, concat("the step that ran this request failed: ", what));
-  for (Sequence* sequence : step.sequences) {
-    --sequence->num_steps_in_flight;
-    if (!sequence->has_ended()) end(*sequence, FinishReason::kError, error);
+  for (planning::PlannedSequence* sequence : step.plan.sequences) {
+    if (!sequence->has_ended()) end(static_cast<Sequence&>(*sequence), FinishReason::kError, error);
   }
-  step.sequences.clear();
+  step.plan.sequences.clear();
   check_internal(executor_.is_usable(), "the device cannot run further steps: ", what);
 }
 
@@ -380,7 +357,7 @@ void EngineLoop::die(const std::string& what) {
   {
     std::lock_guard lock(stats_mutex_);
     cause_of_death_ = cause;
-    dump_state(state_, state_.steps.planned().step, dump_);
+    dump_state(state_, state_.steps.planned().plan.step, dump_);
     log(LogLevel::kError, cause, "\n", dump_);
   }
   const Error error(ErrorCode::kInternal, cause);
@@ -390,13 +367,13 @@ void EngineLoop::die(const std::string& what) {
   inbox_.take(state_.arrivals, state_.cancels, false);
   take_arrivals();
   end_all(FinishReason::kError, error);
-  retire_ended();
+  state_.planner.retire();
   publish(false);
 }
 
 void EngineLoop::count_step() {
   EngineStats& stats = state_.stats;
-  const scheduler::Step& step = state_.steps.oldest().step;
+  const scheduler::Step& step = state_.steps.oldest().plan.step;
   ++stats.iteration;
   stats.scheduled_requests = static_cast<int>(step.sequences.size());
   stats.generation_requests = step.num_generating;
@@ -407,8 +384,10 @@ void EngineLoop::count_step() {
 void EngineLoop::publish(bool made_step) {
   EngineStats& stats = state_.stats;
   stats.timestamp_us = unix_time_us();
-  stats.running_requests = static_cast<int>(state_.running.size());
-  stats.waiting_requests = static_cast<int>(state_.waiting.size());
+  stats.running_requests = static_cast<int>(state_.planner.running().size());
+  stats.waiting_requests = static_cast<int>(state_.planner.num_waiting());
+  stats.paused_requests = static_cast<int>(state_.planner.num_paused());
+  stats.preemptions = state_.planner.num_preemptions();
   stats.active_requests = stats.running_requests + stats.waiting_requests;
   stats.free_blocks = state_.cache.num_free_blocks();
   stats.used_blocks = state_.cache.num_used_blocks();
@@ -417,7 +396,7 @@ void EngineLoop::publish(bool made_step) {
   stats.prefix_queried_tokens = prefixes.queried_tokens;
   stats.prefix_hit_tokens = prefixes.hit_tokens;
   const EngineStats of_step = stats;
-  if (state_.is_idle()) {
+  if (state_.planner.is_idle()) {
     stats.scheduled_requests = stats.context_requests = stats.generation_requests = 0;
     stats.context_tokens = 0;
   }
@@ -427,7 +406,7 @@ void EngineLoop::publish(bool made_step) {
   }
   // Statistics first: who has seen its final part finds the blocks free.
   responses_.publish(made_step ? &of_step : nullptr,
-                     state_.is_idle() && !state_.steps.any_in_flight());
+                     state_.planner.is_idle() && !state_.steps.any_in_flight());
 }
 
 }  // namespace inflight::executor

@@ -17,7 +17,6 @@
 #include "backend/executor/model_executor.h"
 #include "backend/executor/response_queue.h"
 #include "backend/executor/state_dump.h"
-#include "backend/executor/step_planner.h"
 #include "backend/executor/watchdog.h"
 #include "backend/scheduler/limits.h"
 
@@ -61,16 +60,17 @@ class EngineLoop {
   /// Frees what ended and no step in flight names.
   void release();
 
+  /// Plans the next step and tells who begins and what blocks prompts got; false if there is
+  /// nothing to run now.
+  bool plan();
   /// Ends those whose time is up.
   void end_overdue();
   void take_arrivals();
-  void insert_waiting(std::unique_ptr<Sequence> sequence);
   void commit_token(Sequence& sequence, const decoding::SampledToken& token,
                     std::span<const float> logits, int64_t now_ns);
   void end(Sequence& sequence, FinishReason reason, std::optional<Error> error = std::nullopt,
            std::vector<int32_t> matched_ids = {});
   void end_all(FinishReason reason, const std::optional<Error>& error);
-  void retire_ended();
   /// Plans and launches a step, ends the oldest if it is its turn; true if it did.
   bool make_step();
   /// Ends the steps in flight, whose sequences have all ended; true if there were any.
@@ -89,7 +89,6 @@ class EngineLoop {
   ResponseQueue& responses_;
 
   EngineState state_;
-  StepPlanner planner_;
   std::span<const decoding::SampledToken> tokens_;  // of the step just waited for
   int64_t device_busy_since_ns_ = 0;                // while steps are in flight
   int64_t waited_ns_ = 0;                           // in this round of the loop, not host work

@@ -2,8 +2,8 @@
 // reach it through the inbox and hear of it through the response queue and published statistics.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
-#include <deque>
 #include <memory>
 #include <optional>
 #include <unordered_map>
@@ -14,7 +14,8 @@
 #include "backend/executor/engine.h"
 #include "backend/executor/sequence.h"
 #include "backend/kv_cache/kv_cache_manager.h"
-#include "backend/scheduler/step.h"
+#include "backend/planning/planner.h"
+#include "backend/scheduler/limits.h"
 
 namespace inflight::executor {
 
@@ -23,10 +24,8 @@ struct StepInFlight {
   explicit StepInFlight(const EngineInfo& info)
       : builder(info.max_num_tokens, info.max_batch_size) {}
 
-  scheduler::Step step;
-  std::vector<Sequence*> sequences;       // sequences[i] is what step.sequences[i] names
-  std::vector<int32_t> in_flight_tokens;  // what BatchBuilder::build says
-  std::optional<kv_cache::Reservation> reservation;
+  planning::PlannedStep plan;
+  std::vector<Sequence*> sequences;  // plan.sequences, as what they are
   BatchBuilder builder;
 };
 
@@ -58,29 +57,28 @@ class Steps {
 };
 
 struct EngineState {
-  EngineState(const EngineInfo& info, int max_steps_in_flight)
+  EngineState(const EngineInfo& info, const scheduler::Limits& limits,
+              std::chrono::milliseconds queue_timeout, int max_steps_in_flight)
       : cache(kv_cache::Geometry(info.tokens_per_block), static_cast<int32_t>(info.num_blocks)),
+        planner(limits, cache),
+        deadlines(queue_timeout),
         steps(info, max_steps_in_flight) {}
 
-  // A sequence is in exactly one of the three lists.
-  std::deque<std::unique_ptr<Sequence>> waiting;   // larger priority first, then arrival
-  std::vector<std::unique_ptr<Sequence>> running;  // in order of admission; they hold cache
-  std::vector<std::unique_ptr<Sequence>> retired;  // ended; released when no step names them
-  std::unordered_map<RequestId, Sequence*> live;   // waiting and running, for cancel
+  /// All that the planner names; one goes when it has ended and no step in flight names it.
+  std::unordered_map<RequestId, std::unique_ptr<Sequence>> sequences;
   kv_cache::KvCacheManager cache;
+  planning::Planner planner;
+  Deadlines deadlines;
   /// One on the CPU. On a device that runs by itself two, the newer planned and launched before the
   /// older is waited for: views, sequences and reservations are made for it (num_computed counts
   /// steps in flight, num_steps_in_flight holds a release back).
   Steps steps;
-  int64_t next_deadline_ns = kNoDeadline;  // no live sequence is overdue before
   EngineStats stats;
 
   // Memory used again in every step.
   std::vector<Arrival> arrivals;
   std::vector<RequestId> cancels;
-
-  /// Nobody runs or waits to.
-  bool is_idle() const { return waiting.empty() && running.empty(); }
+  std::vector<planning::PlannedSequence*> gone;
 };
 
 }  // namespace inflight::executor

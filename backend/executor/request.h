@@ -26,7 +26,10 @@ struct Request {
   bool streaming = false;  // false: one response with everything
   bool return_context_logits = false;
   bool return_generation_logits = false;
-  int priority = 0;  // larger first; ties in order of arrival
+  int priority = 0;  // larger first
+  // Whose request it is: of equal priority, that of the tenant served least goes first; those of
+  // one tenant in order of arrival.
+  std::string tenant;
   // When it must have ended: what it has by then is its answer (kDeadline), or an error that says
   // so if it has no token yet.
   std::optional<std::chrono::steady_clock::time_point> deadline;

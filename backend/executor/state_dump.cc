@@ -8,12 +8,13 @@ namespace {
 
 constexpr size_t kMaxRows = 256;
 
-StateDump::Row row_of(const Sequence& sequence, const kv_cache::KvCacheManager& cache) {
+StateDump::Row row_of(const planning::PlannedSequence& sequence,
+                      const kv_cache::KvCacheManager& cache) {
   const bool is_running = sequence.is_running();
   return {
       .id = sequence.id(),
       .is_running = is_running,
-      .priority = sequence.request().priority,
+      .priority = sequence.priority(),
       .prompt_len = sequence.prompt_len(),
       .num_generated = static_cast<int32_t>(sequence.generated().size()),
       .max_new_tokens = sequence.max_new_tokens(),
@@ -28,17 +29,17 @@ void dump_state(const EngineState& state, const scheduler::Step& step, StateDump
   dump.num_blocks = state.cache.num_blocks();
   dump.num_free_blocks = state.cache.num_free_blocks();
   dump.step = step;
-  dump.num_running = state.running.size();
-  dump.num_waiting = state.waiting.size();
+  dump.num_running = state.planner.running().size();
+  dump.num_waiting = state.planner.num_waiting();
   dump.rows.clear();
-  for (const auto& sequence : state.running) {
+  for (const planning::PlannedSequence* sequence : state.planner.running()) {
     if (dump.rows.size() == kMaxRows) break;
     dump.rows.push_back(row_of(*sequence, state.cache));
   }
-  for (const auto& sequence : state.waiting) {
-    if (dump.rows.size() == kMaxRows) break;
-    dump.rows.push_back(row_of(*sequence, state.cache));
-  }
+  state.planner.waiting().for_each(kMaxRows - dump.rows.size(),
+                                   [&](const planning::PlannedSequence& sequence) {
+                                     dump.rows.push_back(row_of(sequence, state.cache));
+                                   });
 }
 
 std::ostream& operator<<(std::ostream& out, const StateDump& dump) {

@@ -105,6 +105,7 @@ class KvCacheManager {
   int32_t num_held_blocks(TableId table) const { return at(table).blocks.size(); }
 
   const Geometry& geometry() const { return geometry_; }
+  bool reuses_blocks() const { return options_.enable_reuse; }
   int32_t num_blocks() const { return pool_.num_blocks(); }
   int32_t num_free_blocks() const { return pool_.num_free(); }
   int32_t num_cached_blocks() const { return pool_.num_kept(); }  // used by none, can be evicted

@@ -5,34 +5,62 @@
 #include "kernels/core/check.h"
 
 namespace inflight::scheduler {
-namespace {
-
-/// Blocks that the sequence may still ask for.
-int64_t blocks_to_come(const SequenceView& sequence, const kv_cache::Geometry& geometry) {
-  return std::max(worst_case_blocks(geometry, sequence.max_total_len) - sequence.num_blocks, 0);
-}
-
-}  // namespace
 
 int32_t worst_case_blocks(const kv_cache::Geometry& geometry, int32_t max_total_len) {
   return geometry.num_blocks(kv_cache::max_cached_tokens(max_total_len));
 }
 
-int32_t num_admissible(const EngineView& view, const Limits& limits) {
+Admission::Admission(std::span<const SequenceView> running, const CacheView& cache,
+                     const Limits& limits)
+    : cache_(cache),
+      limits_(limits),
+      num_places_(limits.max_running()),
+      unclaimed_(cache.available_blocks()) {
   // One whose last token is on its way takes no place in a step any more.
-  const int64_t num_running = std::ranges::count_if(
-      view.running, [](const SequenceView& sequence) { return !sequence.is_complete(); });
-  const int64_t num_candidates =
-      std::min<int64_t>(view.waiting.size(), limits.max_running() - num_running);
-  if (num_candidates <= 0) return 0;
+  for (const SequenceView& sequence : running) {
+    num_places_ -= sequence.is_complete() ? 0 : 1;
+    unclaimed_ -= claim(sequence);
+    if (is_protected(sequence))
+      protected_worst_ += worst_case_blocks(cache.geometry, sequence.max_total_len);
+  }
+  if (limits.capacity_policy == CapacityPolicy::kStaticBatch && !running.empty()) num_places_ = 0;
+}
 
-  int64_t unclaimed = int64_t{view.cache.free_blocks} + view.cache.evictable_blocks;
-  for (const SequenceView& sequence : view.running)
-    unclaimed -= blocks_to_come(sequence, view.cache.geometry);
+bool Admission::is_protected(const SequenceView& sequence) const {
+  return limits_.capacity_policy == CapacityPolicy::kMaxUtilization &&
+         scheduler::is_protected(sequence, limits_);
+}
+
+int64_t Admission::claim(const SequenceView& sequence) const {
+  int32_t num_tokens = kv_cache::max_cached_tokens(sequence.max_total_len);
+  if (limits_.capacity_policy == CapacityPolicy::kMaxUtilization && !is_protected(sequence)) {
+    const int32_t soon = std::max(sequence.prompt_len, sequence.num_computed);
+    // Compared like this, as the sum could overflow.
+    if (num_tokens - soon > cache_.geometry.tokens_per_block())
+      num_tokens = soon + cache_.geometry.tokens_per_block();
+  }
+  return sequence.blocks_to(num_tokens, cache_.geometry);
+}
+
+bool Admission::admit(const SequenceView& candidate) {
+  if (!has_place()) return false;
+  unclaimed_ -= claim(candidate);
+  if (unclaimed_ < 0) return false;
+  if (is_protected(candidate)) {
+    // All that are protected fit together: whatever one of them needs can be taken from others.
+    protected_worst_ += worst_case_blocks(cache_.geometry, candidate.max_total_len);
+    if (protected_worst_ > cache_.num_blocks) return false;
+  }
+  --num_places_;
+  return true;
+}
+
+int32_t num_admissible(const EngineView& view, const Limits& limits) {
+  if (view.waiting.empty()) return 0;
+  Admission admission(view.running, view.cache, limits);
   int32_t count = 0;
-  while (count < num_candidates) {
-    unclaimed -= blocks_to_come(view.waiting[count], view.cache.geometry);
-    if (unclaimed < 0) break;
+  for (const SequenceView& candidate : view.waiting) {
+    if (!admission.admit(candidate)) break;
     ++count;
   }
   return count;

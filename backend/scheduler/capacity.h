@@ -1,17 +1,50 @@
-// Who may hold cache. Guaranteed-no-evict: a sequence is admitted only if it and all that run can
-// grow to their greatest length with the blocks there are, so that none ever has to give any up.
+// Who may hold cache, by policy:
+//  - guaranteed_no_evict: a sequence is admitted only if it and all that run can grow to their
+//    greatest length with the blocks there are, so that none ever has to give any up;
+//  - static_batch: the same, and only when nobody runs, as many at once as there is room for;
+//  - max_utilization: a sequence is admitted if it and all that run can hold their whole prompts
+//    and a block beyond. When blocks run out some are preempted (preemption.h); one that has been
+//    preempted max_preemptions times is admitted as under guaranteed_no_evict and keeps its blocks.
 #pragma once
 
 #include <cstdint>
+#include <span>
 
 #include "backend/scheduler/limits.h"
 #include "backend/scheduler/view.h"
 
 namespace inflight::scheduler {
 
-/// How many at the head of `view.waiting` may start to run now. Strictly in order: one that does
-/// not fit keeps those behind it waiting, however small.
+/// Decides one by one, in the order in which they may run. One that is not admitted ends it: none
+/// behind it is asked for, however small.
+class Admission {
+ public:
+  Admission(std::span<const SequenceView> running, const CacheView& cache, const Limits& limits);
+
+  /// Whether another may begin at all.
+  bool has_place() const { return num_places_ > 0; }
+  /// Whether `candidate` may run with all that run and those admitted so far; counts it if so.
+  bool admit(const SequenceView& candidate);
+
+ private:
+  /// Blocks that must be there for it.
+  int64_t claim(const SequenceView& sequence) const;
+  bool is_protected(const SequenceView& sequence) const;
+
+  const CacheView cache_;
+  const Limits& limits_;
+  int32_t num_places_;
+  int64_t unclaimed_;  // blocks
+  int64_t protected_worst_ = 0;
+};
+
+/// How many at the head of `view.waiting` may start to run now.
 int32_t num_admissible(const EngineView& view, const Limits& limits);
+
+/// Under max_utilization: one that keeps its blocks whatever others need.
+inline bool is_protected(const SequenceView& sequence, const Limits& limits) {
+  return sequence.num_preemptions >= limits.max_preemptions;
+}
 
 /// Blocks that a sequence holds when it is as long as it may become.
 int32_t worst_case_blocks(const kv_cache::Geometry& geometry, int32_t max_total_len);

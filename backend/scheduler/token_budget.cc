@@ -7,17 +7,40 @@
 namespace inflight::scheduler {
 namespace {
 
+/// Of the bound on a step's time: the rest is left to what the fit does not know.
+constexpr double kShareOfBound = 0.9;
+
 class Budget {
  public:
   Budget(Step& step, const EngineView& view, const Limits& limits)
-      : step_(step), geometry_(view.cache.geometry), limits_(limits) {}
+      : step_(step),
+        geometry_(view.cache.geometry),
+        step_time_(view.step_time),
+        limits_(limits),
+        free_blocks_(view.cache.available_blocks()) {}
 
   void add_generating(const SequenceView& sequence, int32_t index) {
     if (left() == 0) return;
+    const int32_t needed = sequence.blocks_to(sequence.num_computed + 1, geometry_);
+    if (needed > free_blocks_) {
+      // It waits for the blocks of one that was preempted, which a step in flight still names.
+      check_internal(limits_.capacity_policy == CapacityPolicy::kMaxUtilization,
+                     "no block left for ", "sequence ", sequence.id);
+      return;
+    }
+    free_blocks_ -= needed;
     step_.sequences.push_back({sequence.id, index, sequence.num_computed, 1, false, false});
     step_.num_tokens += 1;
     num_logits_ += 1;
     step_.num_generating += 1;
+    work_.add_generating(sequence.num_computed);
+  }
+
+  /// After the generating ones, which the prompts beside them make late.
+  void begin_prompts() {
+    is_timed_ = limits_.bounds_step_time() && step_.num_generating > 0;
+    if (is_timed_)
+      ms_left_ = kShareOfBound * limits_.max_time_per_output_token_ms - step_time_.predict(work_);
   }
 
   /// False if the prompt gets no token in this step, and so none behind it does.
@@ -30,6 +53,12 @@ class Budget {
     step_.num_tokens += num_tokens;
     num_logits_ += step_.sequences.back().num_logits();
     is_closed_ = step_.sequences.back().num_logits() > 1;
+    free_blocks_ -= sequence.blocks_to(sequence.num_computed + num_tokens, geometry_);
+    if (is_timed_) {
+      StepWork work;
+      work.add_chunk(sequence.num_computed, num_tokens);
+      ms_left_ -= step_time_.predict(work) - step_time_.ms_per_step;
+    }
     return true;
   }
 
@@ -39,13 +68,32 @@ class Budget {
     return static_cast<int32_t>(step_.sequences.size()) > step_.num_generating;
   }
 
+  /// Tokens that the blocks held and free have room for.
+  int32_t room(const SequenceView& sequence) const {
+    const int64_t blocks = int64_t{sequence.num_blocks} + free_blocks_;
+    return static_cast<int32_t>(std::clamp<int64_t>(
+        blocks * geometry_.tokens_per_block() - sequence.num_computed, 0, left()));
+  }
+
+  /// At most `most` tokens that leave the others' tokens in time. A step's first prompt gets to the
+  /// next border at least: it would starve beside those that take all the time there is.
+  int32_t in_time(const SequenceView& sequence, int32_t most) const {
+    if (!is_timed_) return most;
+    const int32_t count = step_time_.tokens_within(ms_left_, sequence.num_computed, most);
+    if (has_prompt()) return count;
+    const int32_t to_border =
+        geometry_.tokens_per_block() - geometry_.offset_in_block(sequence.num_computed);
+    return std::max(count, std::min(most, to_border));
+  }
+
   int32_t chunk(const SequenceView& sequence, int32_t remaining) const {
-    int32_t most = left();
+    if (is_closed_ || num_logits_ == limits_.max_batch_size) return 0;
+    int32_t most = room(sequence);
     if (sequence.logits_of_prompt) {
       most = std::min({most, limits_.max_batch_size - num_logits_,
                        std::max(1, limits_.max_num_tokens - 1 - step_.num_tokens)});
     }
-    if (is_closed_ || num_logits_ == limits_.max_batch_size) return 0;
+    most = in_time(sequence, std::min(most, remaining));
     if (remaining <= most) return remaining;
     if (!limits_.enable_chunked_context && !sequence.logits_of_prompt) return 0;
     const int32_t first_position = sequence.num_computed;
@@ -56,7 +104,12 @@ class Budget {
 
   Step& step_;
   const kv_cache::Geometry geometry_;
+  const StepTime& step_time_;
   const Limits& limits_;
+  int64_t free_blocks_;
+  StepWork work_;  // of the generating ones
+  bool is_timed_ = false;
+  double ms_left_ = 0.0;    // for prompts, if is_timed_
   int32_t num_logits_ = 0;  // rows
   bool is_closed_ = false;  // to further prompts
 };
@@ -77,6 +130,7 @@ void assign_tokens(Step& step, Scratch& scratch, const EngineView& view, int32_t
       budget.add_generating(sequence, i);
     }
   }
+  budget.begin_prompts();
   const auto runs_before = [&](int32_t a, int32_t b) {
     const int32_t priority_a = view.running[a].priority;
     const int32_t priority_b = view.running[b].priority;
@@ -101,6 +155,8 @@ void assign_tokens(Step& step, Scratch& scratch, const EngineView& view, int32_t
       step.num_admitted = ++next_waiting;
     }
   }
+  // A static batch begins whole: who joins it is decided only once.
+  if (limits.capacity_policy == CapacityPolicy::kStaticBatch) step.num_admitted = num_admissible;
 }
 
 void check_fits_budget(int32_t prompt_len, const Limits& limits) {

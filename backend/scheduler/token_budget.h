@@ -1,5 +1,7 @@
-// How many tokens each sequence gets in a step: one for every generating sequence, then the rest of
-// max_num_tokens to prompts, larger priority first, running before waiting, in order of admission.
+// How many tokens each sequence gets in a step: one for every generating sequence, then the rest to
+// prompts, larger priority first, running before waiting, in order of admission. The rest is that
+// of max_num_tokens or, where a bound on the time per output token is asked for, what the measured
+// step times (step_time.h) say there is time for.
 #pragma once
 
 #include <cstdint>
@@ -12,7 +14,7 @@
 namespace inflight::scheduler {
 
 /// Fills the empty `step`. Of `view.waiting` only the first `num_admissible` may run; those that
-/// get tokens are the admitted ones.
+/// get tokens are the admitted ones (of a static batch all are admitted at once).
 ///
 /// With chunked context a chunk that does not end its prompt ends at a block border; only where the
 /// step has no room to reach one does its first chunk end earlier, so that every step moves on.
@@ -22,6 +24,9 @@ namespace inflight::scheduler {
 /// with logits_of_prompt, which is cut into chunks by what is left of them, chunked context or not.
 /// A chunk of several such tokens is the step's last and leaves a token of max_num_tokens free, for
 /// the row that the runner pads such a step with.
+///
+/// No more blocks are asked for than are free or evictable. Where some are still held by preempted
+/// sequences that a step in flight names, generating ones may have to sit a step out.
 void assign_tokens(Step& step, Scratch& scratch, const EngineView& view, int32_t num_admissible,
                    const Limits& limits);
 

@@ -1,45 +1,59 @@
 // The numbers that scheduling looks at: copies of what the engine knows, made before each step.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <span>
 
 #include "backend/kv_cache/geometry.h"
+#include "backend/scheduler/step_time.h"
 
 namespace inflight::scheduler {
 
 /// A sequence, running (it holds cache) or waiting (it does not): which one is said by the list it
 /// is in.
 struct SequenceView {
-  uint64_t id = 0;
+  uint64_t id = 0;            // smaller: came earlier
   int32_t priority = 0;       // larger first
-  int32_t prompt_len = 0;     // tokens to run before the first new one, >= 1
+  int32_t prompt_len = 0;     // tokens to run before the first new one, >= 1: of one that was
+                              // preempted, what it had generated too
   int32_t num_computed = 0;   // tokens in the cache, or sure to be after the steps in flight; for a
                               // waiting one those of its prompt that the cache already has
   int32_t max_total_len = 0;  // prompt + output at the most, > prompt_len
-  int32_t num_blocks = 0;     // held now; for a waiting one those of its prompt that are in use by
-                              // others, which it will share
+  int32_t num_blocks = 0;     // held now; for a waiting one those of its num_computed tokens that
+                              // others use, which cost nothing
   bool logits_of_prompt = false;  // every row of the prompt takes one of the step's logits
+  int32_t num_preemptions = 0;    // since it came
+  int32_t num_passes = 0;         // how often one behind it went ahead (admission_order.h)
 
   bool is_generating() const { return num_computed >= prompt_len; }
   /// Nothing left to run: the newest step made its last token.
   bool is_complete() const { return num_computed >= kv_cache::max_cached_tokens(max_total_len); }
+  /// Blocks to come until it holds `num_tokens` tokens.
+  int32_t blocks_to(int32_t num_tokens, const kv_cache::Geometry& geometry) const {
+    return std::max(geometry.num_blocks(num_tokens) - num_blocks, 0);
+  }
 };
 
 struct CacheView {
   kv_cache::Geometry geometry{1};
-  int32_t num_blocks = 0;  // of the pool
-  int32_t free_blocks = 0;
-  int32_t evictable_blocks = 0;  // hold what nobody uses now, and are free when needed
+  int32_t num_blocks = 0;        // of the pool
+  int32_t free_blocks = 0;       // hold nothing
+  int32_t evictable_blocks = 0;  // hold what no sequence uses: can be taken at any time
+  int32_t leaving_blocks = 0;    // of sequences that run no more: free once no step in flight names
+                                 // them (some may be shared, so at most so many)
+
+  int32_t available_blocks() const { return free_blocks + evictable_blocks; }
 };
 
-/// What `schedule` sees. `running` is in order of admission. `waiting` is in order of priority,
-/// larger first, then of arrival; no more than `Limits::max_running()` less the running ones that
-/// are not complete are looked at, so a long queue need not be shown whole.
+/// What `schedule` sees. `running` is in order of admission. `waiting` is in the order in which
+/// they may be admitted, larger priority first; no more than `Limits::max_running()` less the
+/// running ones that are not complete are looked at, so a long queue need not be shown whole.
 struct EngineView {
   std::span<const SequenceView> running;
   std::span<const SequenceView> waiting;
   CacheView cache;
+  StepTime step_time;  // read if the limits bound it
 };
 
 }  // namespace inflight::scheduler

@@ -1,0 +1,288 @@
+#include "backend/planning/planner.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "backend/scheduler/admission_order.h"
+#include "backend/scheduler/preemption.h"
+#include "kernels/core/check.h"
+
+namespace inflight::planning {
+
+using scheduler::SequenceView;
+
+Planner::Planner(const scheduler::Limits& limits, kv_cache::KvCacheManager& cache)
+    : limits_(limits), cache_(cache), waiting_(ledger_) {
+  scheduler::validate(limits_);
+}
+
+void Planner::arrive(PlannedSequence& sequence, std::string_view tenant) {
+  sequence.tenant_ = ledger_.enter(tenant);
+  waiting_.push(sequence);
+}
+
+void Planner::measured(const scheduler::StepWork& work, double ms) {
+  if (limits_.bounds_step_time()) step_times_.observe(work, ms);
+}
+
+int32_t Planner::num_blocks(const PlannedSequence& sequence) const {
+  return cache_.num_held_blocks(sequence.table);
+}
+
+void Planner::make_running_views() {
+  running_views_.clear();
+  for (const PlannedSequence* sequence : running_)
+    running_views_.push_back(sequence->view(num_blocks(*sequence)));
+}
+
+scheduler::CacheView Planner::cache_view() const {
+  int32_t num_leaving_blocks = 0;
+  for (const PlannedSequence* sequence : leaving_)
+    num_leaving_blocks += sequence->is_running() ? num_blocks(*sequence) : 0;
+  return {.geometry = cache_.geometry(),
+          .num_blocks = cache_.num_blocks(),
+          .free_blocks = cache_.num_free_blocks(),
+          .evictable_blocks = cache_.num_cached_blocks(),
+          .leaving_blocks = num_leaving_blocks};
+}
+
+bool Planner::plan(PlannedStep& next, bool any_step_in_flight) {
+  next.sequences.clear();
+  next.in_flight_tokens.clear();
+  next.started.clear();
+  next.allocated.clear();
+  next.work = {};
+  ++num_plans_;
+  preempt();
+  choose_candidates();
+  scheduler::schedule(next.step, scratch_,
+                      {.running = running_views_,
+                       .waiting = candidate_views_,
+                       .cache = cache_view(),
+                       .step_time = step_times_.fit()},
+                      limits_);
+  if (next.step.is_empty()) {
+    check_internal(is_idle() || any_step_in_flight, "nothing was scheduled with ", running_.size(),
+                   " requests running and ", num_waiting(), " waiting");
+    return false;
+  }
+  for (int32_t i = 0; i < next.step.num_generating; ++i) {
+    const PlannedSequence& sequence = *running_[next.step.sequences[i].index];
+    if (sequence.needs_newest_token() && sequence.has_token_in_flight()) return false;
+  }
+  count_passes(next.step.num_admitted);
+  for (int32_t i = 0; i < next.step.num_admitted; ++i) open(*candidates_[i].sequence, next);
+
+  growths_.clear();
+  int32_t num_logits = 0;  // rows
+  for (const scheduler::ScheduledSequence& part : next.step.sequences) {
+    PlannedSequence& sequence = *running_[part.index];
+    num_logits += part.num_logits();
+    next.in_flight_tokens.push_back(sequence.has_token_in_flight() ? sequence.row_ : -1);
+    next.sequences.push_back(&sequence);
+    sequence.row_ = num_logits - 1;
+    sequence.num_computed_ = part.first_position + part.num_tokens;
+    ++sequence.num_steps_in_flight;
+    growths_.push_back({sequence.table, part.first_position, part.num_tokens});
+    if (part.is_prompt_chunk) {
+      next.work.add_chunk(part.first_position, part.num_tokens);
+      ledger_.charge(sequence.tenant_, part.num_tokens);
+    } else {
+      next.work.add_generating(part.first_position);
+      ledger_.charge(sequence.tenant_, scheduler::ServiceLedger::kGeneratedWeight);
+    }
+  }
+  std::optional<kv_cache::Reservation> reservation = cache_.reserve(growths_);
+  check_internal(reservation.has_value(), "the KV pool has too few free blocks for ", next.step);
+  next.reservation.emplace(std::move(*reservation));
+  for (size_t i = next.step.num_generating; i < next.sequences.size(); ++i) {
+    PlannedSequence& sequence = *next.sequences[i];
+    const int32_t held = num_blocks(sequence);
+    if (held == sequence.num_context_blocks_ || sequence.num_preemptions_ > 0) continue;
+    next.allocated.push_back({&sequence, held - sequence.num_context_blocks_});
+    sequence.num_context_blocks_ = held;
+  }
+  return true;
+}
+
+void Planner::commit(PlannedStep& step) {
+  tokens_.clear();
+  if (cache_.reuses_blocks()) {
+    for (const PlannedSequence* sequence : step.sequences) tokens_.push_back(sequence->tokens());
+  }
+  step.reservation->commit(tokens_);
+  step.reservation.reset();
+  for (PlannedSequence* sequence : step.sequences) --sequence->num_steps_in_flight;
+}
+
+void Planner::give_back(PlannedStep& step) {
+  step.reservation.reset();
+  for (PlannedSequence* sequence : step.sequences) --sequence->num_steps_in_flight;
+}
+
+void Planner::preempt() {
+  make_running_views();
+  if (limits_.capacity_policy != scheduler::CapacityPolicy::kMaxUtilization) return;
+  while (true) {
+    const scheduler::EngineView view{
+        .running = running_views_, .waiting = {}, .cache = cache_view()};
+    scheduler::choose_preempted(chosen_, view, limits_);
+    if (chosen_.empty()) return;
+    pause(chosen_);
+    release_paused();  // of blocks that others share fewer come free than it held: look again
+    make_running_views();
+  }
+}
+
+void Planner::pause(std::span<const int32_t> chosen) {
+  for (const int32_t index : chosen) {
+    PlannedSequence& sequence = *std::exchange(running_[index], nullptr);
+    ++sequence.num_preemptions_;
+    sequence.is_pausing_ = true;
+    leaving_.push_back(&sequence);
+    ++num_pausing_;
+    ++num_preemptions_;
+  }
+  std::erase(running_, nullptr);
+}
+
+void Planner::release_paused() {
+  std::erase_if(leaving_, [this](PlannedSequence* sequence) {
+    if (!sequence->is_pausing_ || sequence->num_steps_in_flight > 0) return false;
+    sequence->is_pausing_ = false;
+    cache_.release(std::exchange(sequence->table, PlannedSequence::kNoTable), sequence->tokens());
+    // All of its tokens are known now.
+    sequence->context_len_ =
+        sequence->prompt_len() + static_cast<int32_t>(sequence->generated_.size());
+    sequence->num_computed_ = 0;
+    waiting_.push_preempted(*sequence);
+    --num_pausing_;
+    return true;
+  });
+}
+
+SequenceView Planner::match(PlannedSequence& sequence) {
+  SequenceView view = sequence.view(0);
+  if (view.logits_of_prompt) return view;  // of tokens that are found there would be none
+  if (sequence.matched_in_plan_ != num_plans_) {
+    const kv_cache::PrefixMatch found =
+        cache_.match(sequence.tokens(), sequence.facts_.prefix_scope);
+    sequence.num_hits_ = found.num_tokens;
+    sequence.num_used_blocks_ = found.num_used_blocks;
+    sequence.matched_in_plan_ = num_plans_;
+  }
+  view.num_computed = sequence.num_hits_;
+  view.num_blocks = sequence.num_used_blocks_;
+  return view;
+}
+
+void Planner::show_next(WaitingQueue::Round& round) {
+  const size_t most = cache_.reuses_blocks() ? scheduler::kLookahead : 1;
+  while (window_.size() < most) {
+    PlannedSequence* const sequence = round.next();
+    if (sequence == nullptr) return;
+    shown_.push_back(sequence);
+    SequenceView view = sequence->view(0);
+    // An old match will do to choose by; the one chosen is matched anew.
+    if (most > 1)
+      view.num_computed =
+          sequence->matched_in_plan_ > 0 ? sequence->num_hits_ : match(*sequence).num_computed;
+    window_.push_back({sequence, static_cast<int32_t>(shown_.size()) - 1});
+    window_views_.push_back(view);
+  }
+}
+
+void Planner::choose_candidates() {
+  candidates_.clear();
+  candidate_views_.clear();
+  if (waiting_.empty()) return;
+  scheduler::Admission admission(running_views_, cache_view(), limits_);
+  if (!admission.has_place()) return;
+  // No more than a step may have tokens for; a static batch is chosen whole.
+  const bool all_at_once = limits_.capacity_policy == scheduler::CapacityPolicy::kStaticBatch;
+  int64_t tokens_left = limits_.max_num_tokens;
+  window_.clear();
+  window_views_.clear();
+  shown_.clear();
+  WaitingQueue::Round round(waiting_);
+  show_next(round);
+  // Matches grow old: one a step is renewed.
+  if (window_.size() > 1) {
+    const size_t i = num_plans_ % window_.size();
+    window_views_[i].num_computed = match(*window_[i].sequence).num_computed;
+  }
+  while (!window_.empty() && (all_at_once || tokens_left > 0)) {
+    const int32_t chosen = scheduler::first_by_hits(window_views_);
+    const Candidate candidate = window_[chosen];
+    const SequenceView view = match(*candidate.sequence);
+    if (!admission.admit(view)) break;
+    candidates_.push_back(candidate);
+    candidate_views_.push_back(view);
+    tokens_left -= view.prompt_len - view.num_computed;
+    window_.erase(window_.begin() + chosen);
+    window_views_.erase(window_views_.begin() + chosen);
+    show_next(round);
+  }
+}
+
+void Planner::count_passes(int32_t num_admitted) {
+  // Those shown before one that is admitted and not admitted before it.
+  int32_t first_waiting = 0;
+  for (int32_t i = 0; i < num_admitted; ++i) {
+    for (int32_t place = first_waiting; place < candidates_[i].place; ++place) {
+      if (shown_[place] != nullptr) ++shown_[place]->num_passes_;
+    }
+    shown_[candidates_[i].place] = nullptr;
+    const auto num_shown = static_cast<int32_t>(shown_.size());
+    while (first_waiting < num_shown && shown_[first_waiting] == nullptr) ++first_waiting;
+  }
+}
+
+void Planner::open(PlannedSequence& sequence, PlannedStep& next) {
+  waiting_.erase(sequence);
+  ledger_.starts(sequence.tenant_);
+  sequence.table = cache_.open({.tokens = sequence.tokens(),
+                                .scope = sequence.facts_.prefix_scope,
+                                .retention = sequence.facts_.retention,
+                                .may_reuse = !sequence.lacks_context_logits()});
+  sequence.num_computed_ = cache_.num_cached_tokens(sequence.table);
+  running_.push_back(&sequence);
+  if (!sequence.has_started_) next.started.push_back(&sequence);
+  sequence.has_started_ = true;
+}
+
+void Planner::end(PlannedSequence& sequence) {
+  check_internal(!sequence.has_ended_, "sequence ", sequence.id(), " has ended before");
+  sequence.has_ended_ = true;
+  if (sequence.links_.lane != nullptr) {
+    waiting_.erase(sequence);
+    leaving_.push_back(&sequence);
+  } else if (std::exchange(sequence.is_pausing_, false)) {
+    --num_pausing_;  // it ended with the step that it was in
+  } else {
+    any_running_ended_ = true;
+  }
+  ledger_.leave(sequence.tenant_);
+}
+
+void Planner::retire() {
+  if (!std::exchange(any_running_ended_, false)) return;
+  std::erase_if(running_, [this](PlannedSequence* sequence) {
+    if (sequence->has_ended_) leaving_.push_back(sequence);
+    return sequence->has_ended_;
+  });
+}
+
+void Planner::release(std::vector<PlannedSequence*>& gone) {
+  retire();
+  std::erase_if(leaving_, [&](PlannedSequence* sequence) {
+    if (!sequence->has_ended_ || sequence->num_steps_in_flight > 0) return false;
+    if (sequence->table != PlannedSequence::kNoTable)
+      cache_.release(sequence->table, sequence->tokens());
+    gone.push_back(sequence);
+    return true;
+  });
+  release_paused();
+}
+
+}  // namespace inflight::planning

@@ -1,0 +1,130 @@
+// Plans steps over the lists of those that wait and run: shows the scheduler numbers, does to the
+// cache what it answers (open, preempt, reserve) and says what has happened. Owns the lists and
+// what policies remember from step to step (served tokens, measured times), not the sequences.
+// Knows no requests, no clock, no device. One thread.
+//
+// The life of a sequence here: arrive, plan and commit for every step, end, and gone once release
+// says so. A preempted one is back in the queue as soon as no step in flight names it.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <string_view>
+#include <vector>
+
+#include "backend/kv_cache/kv_cache_manager.h"
+#include "backend/planning/planned_sequence.h"
+#include "backend/planning/waiting_queue.h"
+#include "backend/scheduler/capacity.h"
+#include "backend/scheduler/fair_share.h"
+#include "backend/scheduler/limits.h"
+#include "backend/scheduler/schedule.h"
+#include "backend/scheduler/step_time.h"
+
+namespace inflight::planning {
+
+/// A step and what its planning did. Its memory is used again.
+struct PlannedStep {
+  struct Allocation {
+    PlannedSequence* sequence;
+    int32_t num_blocks;  // that the chunk of its prompt got
+  };
+
+  scheduler::Step step;
+  std::vector<PlannedSequence*> sequences;  // sequences[i] is what step.sequences[i] names
+  std::vector<int32_t> in_flight_tokens;    // row of the step before that makes the newest token of
+                                            // sequences[i], if that is not known yet, else -1
+  std::vector<PlannedSequence*> started;    // run for the first time
+  std::vector<Allocation> allocated;        // to prompts that run for the first time
+  scheduler::StepWork work;
+  std::optional<kv_cache::Reservation> reservation;
+};
+
+class Planner {
+ public:
+  /// `cache` outlives the planner.
+  Planner(const scheduler::Limits& limits, kv_cache::KvCacheManager& cache);
+
+  /// Puts it at the end of its line. It must live until release says that it is gone.
+  void arrive(PlannedSequence& sequence, std::string_view tenant);
+
+  /// Fills `next` with the next step and reserves its blocks; false if there is nothing to run, or
+  /// not before a step in flight has ended. Nothing that has ended may be in the lists: release
+  /// first.
+  bool plan(PlannedStep& next, bool any_step_in_flight);
+
+  /// The step has run, as the oldest in flight: what it computed counts as cached. Ahead of the
+  /// tokens that it made.
+  void commit(PlannedStep& step);
+  /// It has not run or broke: its blocks are given back. Newest step first.
+  void give_back(PlannedStep& step);
+  /// The step took so long, from the end of the one before it.
+  void measured(const scheduler::StepWork& work, double ms);
+
+  /// It runs no more, wherever it is.
+  void end(PlannedSequence& sequence);
+  /// Takes those that ended off the list of the running ones, nothing more.
+  void retire();
+  /// Gives back the blocks of those that ended or were preempted and that no step in flight names;
+  /// `gone` gets those that ended, which are forgotten here.
+  void release(std::vector<PlannedSequence*>& gone);
+
+  std::span<PlannedSequence* const> running() const { return running_; }  // in order of admission
+  const WaitingQueue& waiting() const { return waiting_; }
+  /// Wait, or will once no step in flight names them.
+  size_t num_waiting() const { return waiting_.size() + num_pausing_; }
+  /// Of them, preempted.
+  size_t num_paused() const { return waiting_.num_preempted() + num_pausing_; }
+  /// Those still named by a step in flight, ended or preempted.
+  size_t num_leaving() const { return leaving_.size(); }
+  int64_t num_preemptions() const { return num_preemptions_; }  // since the start
+  bool is_idle() const { return running_.empty() && num_waiting() == 0; }
+  const scheduler::StepTime& step_time() const { return step_times_.fit(); }
+
+ private:
+  struct Candidate {
+    PlannedSequence* sequence;
+    int32_t place;  // in shown_
+  };
+
+  void make_running_views();
+  scheduler::CacheView cache_view() const;
+  void preempt();
+  void pause(std::span<const int32_t> chosen);
+  void release_paused();
+  scheduler::SequenceView match(PlannedSequence& sequence);
+  void show_next(WaitingQueue::Round& round);
+  /// Fills candidates_ with those that capacity admits, in the order in which they may begin.
+  void choose_candidates();
+  void count_passes(int32_t num_admitted);
+  void open(PlannedSequence& sequence, PlannedStep& next);
+  int32_t num_blocks(const PlannedSequence& sequence) const;
+
+  const scheduler::Limits limits_;
+  kv_cache::KvCacheManager& cache_;
+  scheduler::ServiceLedger ledger_;
+  scheduler::StepTimeModel step_times_;
+  // A sequence is in one of the three.
+  WaitingQueue waiting_;
+  std::vector<PlannedSequence*> running_;
+  std::vector<PlannedSequence*> leaving_;  // run no more, hold cache
+  size_t num_pausing_ = 0;                 // in leaving_, preempted and not ended
+  int64_t num_preemptions_ = 0;
+  uint64_t num_plans_ = 0;
+  bool any_running_ended_ = false;
+
+  // Memory used again in every step.
+  std::vector<scheduler::SequenceView> running_views_;
+  std::vector<scheduler::SequenceView> candidate_views_;
+  std::vector<Candidate> candidates_;
+  std::vector<PlannedSequence*> shown_;  // in the order of the queue
+  std::vector<Candidate> window_;        // of them, not yet chosen
+  std::vector<scheduler::SequenceView> window_views_;
+  std::vector<int32_t> chosen_;
+  std::vector<kv_cache::Growth> growths_;
+  std::vector<kv_cache::TokenView> tokens_;
+  scheduler::Scratch scratch_;
+};
+
+}  // namespace inflight::planning
