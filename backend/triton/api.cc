@@ -3,8 +3,11 @@
 #include <memory>
 
 #include "backend/triton/backend_state.h"
+#include "backend/triton/departures.h"
 #include "backend/triton/instance_state.h"
+#include "backend/triton/model_instance.h"
 #include "backend/triton/model_state.h"
+#include "backend/triton/relay_instance.h"
 #include "backend/triton/triton_c_api.h"
 #include "backend/triton/triton_error.h"
 #include "kernels/core/check.h"
@@ -16,9 +19,31 @@ namespace {
 
 using inflight::triton::BackendState;
 using inflight::triton::check_triton;
+using inflight::triton::Departures;
 using inflight::triton::guarded;
 using inflight::triton::InstanceState;
+using inflight::triton::ModelInstance;
 using inflight::triton::ModelState;
+using inflight::triton::RelayInstance;
+
+/// An engine's instance, which hears of clients that have left.
+class ListeningInstance : public InstanceState {
+ public:
+  ListeningInstance(TRITONBACKEND_ModelInstance* instance, ModelState& model, BackendState& backend,
+                    TRITONSERVER_Server* server)
+      : InstanceState(instance, model.settings(), backend.families(),
+                      std::make_unique<inflight::executor::Engine>(model.next_engine()),
+                      [&backend, server, &model] {
+                        backend.take_out_of_service(server, model.settings().name);
+                      }),
+        departures_(backend.departures()) {
+    departures_.listen(id_base(), [this](uint64_t public_id) { client_left(public_id); });
+  }
+  ~ListeningInstance() override { departures_.forget(id_base()); }
+
+ private:
+  Departures& departures_;
+};
 
 }  // namespace
 
@@ -49,6 +74,7 @@ INFLIGHT_EXPORT TRITONSERVER_Error* TRITONBACKEND_Finalize(TRITONBACKEND_Backend
 
 INFLIGHT_EXPORT TRITONSERVER_Error* TRITONBACKEND_ModelInitialize(TRITONBACKEND_Model* model) {
   return guarded([&] {
+    if (inflight::triton::is_relay(model)) return;  // it has nothing to load
     auto state = std::make_unique<ModelState>(model);
     check_triton(TRITONBACKEND_ModelSetState(model, state.get()), "ModelSetState");
     state.release();
@@ -75,13 +101,13 @@ INFLIGHT_EXPORT TRITONSERVER_Error* TRITONBACKEND_ModelInstanceInitialize(
     check_triton(TRITONBACKEND_BackendState(backend, &backend_state), "BackendState");
     check_triton(TRITONBACKEND_ModelServer(model, &server), "ModelServer");
     check_triton(TRITONBACKEND_ModelState(model, &model_state), "ModelState");
-    auto& of_model = *static_cast<ModelState*>(model_state);
-    const auto& settings = of_model.settings();
     auto& shared = *static_cast<BackendState*>(backend_state);
-    auto state = std::make_unique<InstanceState>(
-        instance, settings, shared.families(),
-        std::make_unique<inflight::executor::Engine>(of_model.next_engine()),
-        [&shared, server, &settings] { shared.take_out_of_service(server, settings.name); });
+    std::unique_ptr<ModelInstance> state;
+    if (model_state == nullptr)
+      state = std::make_unique<RelayInstance>(instance, shared.departures());
+    else
+      state = std::make_unique<ListeningInstance>(instance, *static_cast<ModelState*>(model_state),
+                                                  shared, server);
     check_triton(TRITONBACKEND_ModelInstanceSetState(instance, state.get()),
                  "ModelInstanceSetState");
     state.release();
@@ -93,7 +119,7 @@ INFLIGHT_EXPORT TRITONSERVER_Error* TRITONBACKEND_ModelInstanceFinalize(
   return guarded([&] {
     void* state = nullptr;
     check_triton(TRITONBACKEND_ModelInstanceState(instance, &state), "ModelInstanceState");
-    delete static_cast<InstanceState*>(state);
+    delete static_cast<ModelInstance*>(state);
   });
 }
 
@@ -102,7 +128,7 @@ INFLIGHT_EXPORT TRITONSERVER_Error* TRITONBACKEND_ModelInstanceExecute(
   return guarded([&] {
     void* state = nullptr;
     check_triton(TRITONBACKEND_ModelInstanceState(instance, &state), "ModelInstanceState");
-    static_cast<InstanceState*>(state)->execute(requests, count);
+    static_cast<ModelInstance*>(state)->execute(requests, count);
   });
 }
 
@@ -112,6 +138,6 @@ INFLIGHT_EXPORT TRITONSERVER_Error* TRITONBACKEND_ModelInstanceReady(
   return guarded([&] {
     void* state = nullptr;
     check_triton(TRITONBACKEND_ModelInstanceState(instance, &state), "ModelInstanceState");
-    static_cast<InstanceState*>(state)->check_ready();
+    static_cast<ModelInstance*>(state)->check_ready();
   });
 }

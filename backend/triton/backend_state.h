@@ -4,6 +4,7 @@
 #include <string>
 
 #include "backend/triton/delayed_calls.h"
+#include "backend/triton/departures.h"
 #include "backend/triton/metrics.h"
 #include "backend/triton/triton_c_api.h"
 
@@ -12,6 +13,7 @@ namespace inflight::triton {
 class BackendState {
  public:
   MetricFamilies& families() { return families_; }
+  Departures& departures() { return departures_; }
 
   /// Asks the server to unload a model whose engine has died, so that it is no longer ready.
   /// Returns at once; any thread. A server whose control mode is not explicit refuses, which is
@@ -20,6 +22,7 @@ class BackendState {
 
  private:
   MetricFamilies families_;
+  Departures departures_;
   // The model may end in the call that unloads it: on no thread of its own.
   DelayedCalls unloads_{std::chrono::milliseconds(0)};
 };

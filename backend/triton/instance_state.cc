@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "backend/triton/response_writer.h"
+#include "backend/triton/steady_clock.h"
 #include "backend/triton/triton_error.h"
 #include "kernels/core/check.h"
 
@@ -29,11 +30,10 @@ bool is_due(Clock::time_point& due, std::chrono::milliseconds period) {
   return true;
 }
 
-uint64_t now_ns() {
-  return static_cast<uint64_t>(
-      std::chrono::duration_cast<std::chrono::nanoseconds>(Clock::now().time_since_epoch())
-          .count());
-}
+/// A heartbeat costs the server about 40 us: at most one a millisecond, all requests together, and
+/// no request more often than this.
+constexpr std::chrono::milliseconds kHeartbeatPeriod{5};
+constexpr int64_t kMaxHeartbeatsAtOnce = 5;
 
 }  // namespace
 
@@ -136,8 +136,9 @@ void InstanceState::answer(const LivePtr& live, size_t sequence, executor::Respo
     if (unheard) return;  // its end is under way: after_step() or the stop command saw to it
     const executor::RequestId id = part.id;
     TRITONSERVER_Error* error = guarded([&] {
-      live->sequences[sequence].writer->send(std::move(part), public_id(id),
-                                             /*ends_request=*/false);
+      const bool is_sent = live->sequences[sequence].writer->send(std::move(part), public_id(id),
+                                                                  /*ends_request=*/false);
+      if (is_sent) live->last_heard = Clock::now();
     });
     if (error == nullptr) return;
     log_if_error(error, "response");
@@ -217,6 +218,43 @@ void InstanceState::after_step(const executor::EngineStats& stats) {
   if (!publish_if_idle()) publish(stats);
   if (is_due(cancellations_due_, settings_.cancellation_check_period))
     cancel_what_nobody_waits_for();
+  send_heartbeats();
+}
+
+void InstanceState::client_left(uint64_t public_id) {
+  IncomingRequest command;
+  command.engine_request_id = public_id;
+  command.client_left = true;
+  stop(command);
+}
+
+void InstanceState::send_heartbeats() {
+  const Clock::time_point now = Clock::now();
+  const int64_t num_earned = (now - heartbeats_sent_) / std::chrono::milliseconds(1);
+  if (num_earned == 0) return;
+  std::vector<std::pair<LivePtr, executor::RequestId>> due;
+  {
+    std::lock_guard lock(mutex_);
+    for (const auto& [id, live] : live_) {
+      if (live->client_left || !live->sequences[0].writer->wants_heartbeats() ||
+          now - live->last_heard < kHeartbeatPeriod)
+        continue;
+      due.emplace_back(live, id);
+    }
+  }
+  if (due.empty()) return;
+  heartbeats_sent_ = now;
+  const size_t num_heartbeats =
+      std::min<size_t>(due.size(), std::min(num_earned, kMaxHeartbeatsAtOnce));
+  std::ranges::partial_sort(due, due.begin() + static_cast<ptrdiff_t>(num_heartbeats), {},
+                            [](const auto& entry) { return entry.first->last_heard; });
+  for (size_t i = 0; i < num_heartbeats; ++i) {
+    const auto& [live, id] = due[i];
+    if (live->last_heard == now) continue;  // another sequence of the same request
+    live->last_heard = now;
+    log_if_error(guarded([&] { live->sequences[0].writer->send_heartbeat(public_id(id)); }),
+                 "heartbeat");
+  }
 }
 
 void InstanceState::cancel_what_nobody_waits_for() {

@@ -13,6 +13,7 @@
 #include "backend/triton/delayed_calls.h"
 #include "backend/triton/live_request.h"
 #include "backend/triton/metrics.h"
+#include "backend/triton/model_instance.h"
 #include "backend/triton/model_state.h"
 #include "backend/triton/receipts.h"
 #include "backend/triton/request_reader.h"
@@ -20,7 +21,7 @@
 
 namespace inflight::triton {
 
-class InstanceState {
+class InstanceState : public ModelInstance {
  public:
   /// Settings and families outlive it. `take_out_of_service` is called once, on any thread, if the
   /// engine dies.
@@ -28,12 +29,17 @@ class InstanceState {
                 MetricFamilies& families, std::unique_ptr<executor::Engine> engine,
                 std::function<void()> take_out_of_service);
   /// Ends every live request first: the engine answers each with a final part.
-  ~InstanceState();
+  ~InstanceState() override;
 
   /// Reads and queues, then returns. Takes the requests; each one's failure is its own answer.
-  void execute(TRITONBACKEND_Request** requests, uint32_t count);
+  void execute(TRITONBACKEND_Request** requests, uint32_t count) override;
   /// Raises unavailable if the engine has died.
-  void check_ready() const;
+  void check_ready() const override;
+
+  /// Public ids of its sequences are this and up to 2^32 more.
+  uint64_t id_base() const { return receipts_.id_base(); }
+  /// Nobody waits for the request that this sequence is of. Any thread.
+  void client_left(uint64_t public_id);
 
  private:
   using LivePtr = std::shared_ptr<LiveRequest>;
@@ -54,6 +60,8 @@ class InstanceState {
   /// the gauges.
   bool publish_if_idle();
   void cancel_what_nobody_waits_for();
+  /// Lets the ensemble ask whether clients are still there (relay_instance.h).
+  void send_heartbeats();
   uint64_t public_id(executor::RequestId id) const { return receipts_.id_base() + id; }
 
   TRITONBACKEND_ModelInstance* instance_;
@@ -63,7 +71,7 @@ class InstanceState {
   std::unordered_map<executor::RequestId, LivePtr> live_;  // by sequence
   std::unique_ptr<Metrics> metrics_;
   // Of the response thread.
-  std::chrono::steady_clock::time_point stats_due_, cancellations_due_;
+  std::chrono::steady_clock::time_point stats_due_, cancellations_due_, heartbeats_sent_;
   DelayedCalls late_endings_;
   std::unique_ptr<executor::Engine> engine_;  // last: its threads use all of the above
 };

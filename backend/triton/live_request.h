@@ -3,6 +3,7 @@
 #pragma once
 
 #include <atomic>
+#include <chrono>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -47,6 +48,8 @@ struct LiveRequest {
   size_t num_running = 0;  // guarded by InstanceState's mutex
   // Told by a stop command: an ensemble's cancellation does not reach the running step.
   std::atomic<bool> client_left = false;
+  // When a response last told the ensemble's next step of the client; response thread.
+  std::chrono::steady_clock::time_point last_heard = std::chrono::steady_clock::now();
   // Of the sequences that have ended; response thread.
   bool success = true;
   EndedRequest numbers;  // what the metrics observe at the end

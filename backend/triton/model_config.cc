@@ -152,6 +152,19 @@ executor::EngineConfig read_engine_config(Parameters& parameters, const Json& co
 
 }  // namespace
 
+bool is_relay_config(std::string_view config_json) {
+  const Json config = Json::parse(config_json, nullptr, /*allow_exceptions=*/false);
+  const Json::json_pointer role("/parameters/role/string_value");
+  if (!config.is_object() || !config.contains(role) || config[role] != "relay") return false;
+  int num_instances = 0;
+  for (const Json& group : config.value("instance_group", Json::array()))
+    num_instances += group.value("count", 1);
+  check(num_instances <= 1 && !config.contains("dynamic_batching"), "a relay with ",
+        num_instances > 1 ? concat(num_instances, " instances") : "dynamic_batching",
+        " does not keep the order of a stream; expected one instance, without dynamic_batching");
+  return true;
+}
+
 ModelSettings parse_model_config(std::string_view config_json, const std::string& name,
                                  uint64_t version, const fs::path& version_dir,
                                  std::string_view backend) {

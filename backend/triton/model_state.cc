@@ -37,7 +37,21 @@ std::string backend_name(TRITONBACKEND_Model* model) {
   return name;
 }
 
+std::string config_json(TRITONBACKEND_Model* model) {
+  TRITONSERVER_Message* message = nullptr;
+  check_triton(TRITONBACKEND_ModelConfig(model, /*config_version=*/1, &message), "ModelConfig");
+  const std::unique_ptr<TRITONSERVER_Message, TRITONSERVER_Error* (*)(TRITONSERVER_Message*)> owned(
+      message, TRITONSERVER_MessageDelete);
+  const char* text = nullptr;
+  size_t length = 0;
+  check_triton(TRITONSERVER_MessageSerializeToJson(message, &text, &length),
+               "MessageSerializeToJson");
+  return {text, length};
+}
+
 }  // namespace
+
+bool is_relay(TRITONBACKEND_Model* model) { return is_relay_config(config_json(model)); }
 
 ModelState::ModelState(TRITONBACKEND_Model* model) {
   const char* name = nullptr;
@@ -50,15 +64,7 @@ ModelState::ModelState(TRITONBACKEND_Model* model) {
   check(artifact == TRITONBACKEND_ARTIFACT_FILESYSTEM, "model ", name,
         " does not lie in the file system");
 
-  TRITONSERVER_Message* message = nullptr;
-  check_triton(TRITONBACKEND_ModelConfig(model, /*config_version=*/1, &message), "ModelConfig");
-  const std::unique_ptr<TRITONSERVER_Message, TRITONSERVER_Error* (*)(TRITONSERVER_Message*)> owned(
-      message, TRITONSERVER_MessageDelete);
-  const char* text = nullptr;
-  size_t length = 0;
-  check_triton(TRITONSERVER_MessageSerializeToJson(message, &text, &length),
-               "MessageSerializeToJson");
-  settings_ = parse_model_config(std::string_view(text, length), name, version,
+  settings_ = parse_model_config(config_json(model), name, version,
                                  fs::path(location) / std::to_string(version), backend_name(model));
   for (const std::string& warning : settings_.warnings)
     log(LogLevel::kWarning, name, ": ", warning);

@@ -9,6 +9,10 @@
 
 namespace inflight::triton {
 
+/// Whether the model's configuration says that it is no engine but the ensemble's relay: parameter
+/// role = "relay".
+bool is_relay(TRITONBACKEND_Model* model);
+
 class ModelState {
  public:
   /// Logs what is to be said of the configuration; a checkpoint's engine is built, if need be.

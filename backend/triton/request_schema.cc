@@ -114,6 +114,7 @@ const std::vector<TensorSpec>& outputs() {
       {"text_context", "UINT8", {-1}, kRequired, kTensor, kEven, kUsed},
       {"previous_ids", "INT32", {-1}, kRequired, kTensor, kEven, kUsed},
       {"response_state", "INT64", {3}, kRequired, kTensor, kEven, kUsed},
+      {"heartbeat", "INT64", {1}, kRequired, kTensor, kEven, kUsed},
       {"context_phase_params", "UINT8", {-1}, kRequired, kTensor, kEven, kRefused},
       {"kv_cache_alloc_new_blocks", "INT32", {1}, kRequired, kTensor, kEven, kUsed},
       {"kv_cache_reused_blocks", "INT32", {1}, kRequired, kTensor, kEven, kUsed},

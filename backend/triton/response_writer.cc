@@ -1,5 +1,6 @@
 #include "backend/triton/response_writer.h"
 
+#include <algorithm>
 #include <iterator>
 #include <limits>
 #include <string>
@@ -74,6 +75,8 @@ ResponseWriter::ResponseWriter(TRITONBACKEND_ResponseFactory* factory, ReplyOpti
       reply_(std::move(reply)),
       request_(std::move(request)),
       receipts_(receipts),
+      wants_heartbeats_(reply_.has_text_context &&
+                        std::ranges::find(reply_.outputs, "heartbeat") != reply_.outputs.end()),
       unix_offset_ns_(unix_offset_ns()) {}
 
 bool ResponseWriter::is_waited_for(uint64_t public_id) const {
@@ -84,7 +87,7 @@ bool ResponseWriter::is_waited_for(uint64_t public_id) const {
          std::chrono::steady_clock::now() - last_sent_ < kPatience;
 }
 
-void ResponseWriter::send(executor::Response part, uint64_t public_id, bool ends_request) {
+bool ResponseWriter::send(executor::Response part, uint64_t public_id, bool ends_request) {
   if (kept_) {
     executor::Response kept = *std::exchange(kept_, std::nullopt);
     if (part.error)
@@ -92,10 +95,18 @@ void ResponseWriter::send(executor::Response part, uint64_t public_id, bool ends
     else
       part = joined(std::move(kept), std::move(part));
   }
-  if (!part.is_final && is_waited_for(public_id))
+  if (!part.is_final && is_waited_for(public_id)) {
     kept_ = std::move(part);
-  else
-    deliver(part, public_id, ends_request);
+    return false;
+  }
+  deliver(part, public_id, ends_request);
+  return true;
+}
+
+void ResponseWriter::send_heartbeat(uint64_t public_id) const {
+  ResponseBuilder response(factory_, reply_.outputs);
+  response.add("heartbeat", static_cast<int64_t>(public_id));
+  check_triton(TRITONBACKEND_ResponseSend(response.take(), 0, nullptr), "ResponseSend");
 }
 
 void ResponseWriter::deliver(const executor::Response& part, uint64_t public_id,

@@ -26,11 +26,18 @@ class ResponseWriter {
   ResponseWriter(TRITONBACKEND_ResponseFactory* factory, ReplyOptions reply,
                  std::shared_ptr<const executor::Request> request, const Receipts& receipts);
 
-  /// Sends a part, or keeps it for the next one; an error as an error response. Raises Error if the
-  /// server refuses a response that is not final. `public_id` names the sequence in response_state.
+  /// Sends a part, or keeps it for the next one; an error as an error response. Answers whether it
+  /// was sent. Raises Error if the server refuses a response that is not final. `public_id` names
+  /// the sequence in response_state.
   /// `ends_request`: the part is final and the request has no other sequence that runs: it goes out
   /// with the request's final flag, which always reaches the client.
-  void send(executor::Response part, uint64_t public_id, bool ends_request);
+  bool send(executor::Response part, uint64_t public_id, bool ends_request);
+
+  /// Whether the client is the ensemble with a relay behind this model.
+  bool wants_heartbeats() const { return wants_heartbeats_; }
+  /// A response that holds nothing but the sequence's number. Raises Error if the server refuses
+  /// it.
+  void send_heartbeat(uint64_t public_id) const;
 
  private:
   /// Postprocessing has a part that it has not made text of.
@@ -46,6 +53,7 @@ class ResponseWriter {
   ReplyOptions reply_;
   std::shared_ptr<const executor::Request> request_;
   const Receipts& receipts_;
+  const bool wants_heartbeats_;
   const int64_t unix_offset_ns_;  // one for all times of a sequence, so that differences are true
   // Of a request with a text context only:
   std::vector<int32_t> previous_ids_;  // generated and sent so far

@@ -135,6 +135,10 @@ DOUBTS = {
     ),
 }  # fmt: skip
 ERRORS = {
+    "relays": (
+        "relay", lambda t: t.replace("count: 1", "count: 2"),
+        "error relay: a relay with 2 instances does not keep the order of a stream",
+    ),
     "type": (
         "tensorrt_llm", lambda t: t.replace("inflight_fused_batching", "fancy"),
         'error tensorrt_llm: Invalid gpt_model_type "fancy"',

@@ -71,7 +71,9 @@ def check_repository(root: Path) -> RepositoryReport:
     llms = []
     for model in models:
         findings += _check_model(model)
-        if model.backend in OUR_BACKENDS:
+        if model.backend in OUR_BACKENDS and parameters(model.config).get("role") == "relay":
+            findings += _check_relay(model)
+        elif model.backend in OUR_BACKENDS:
             for version in model.versions:
                 folder = model.folder / str(version)
                 llms.append(check_llm(model.name, version, folder, model.config))
@@ -125,6 +127,22 @@ def _check_ensemble(model: ModelFiles, names: set[str]) -> list[Finding]:
     return findings
 
 
+def _num_instances(model: ModelFiles) -> int:
+    groups = model.config.get("instance_group", [])
+    return sum(number(group, "count", 1) for group in groups) if groups else 1
+
+
+def _check_relay(model: ModelFiles) -> list[Finding]:
+    findings, add = _collector(model)
+    count = _num_instances(model)
+    if count > 1 or one(model.config, "dynamic_batching") is not None:
+        why = f"{count} instances" if count > 1 else "dynamic_batching"
+        add(
+            Level.error, f"a relay with {why} does not keep the order of a stream: it will not load"
+        )
+    return findings
+
+
 def _check_python(model: ModelFiles) -> list[Finding]:
     findings, add = _collector(model)
     given = {k: v for k, v in parameters(model.config).items() if v and not is_placeholder(v)}
@@ -146,14 +164,14 @@ def _check_python(model: ModelFiles) -> list[Finding]:
             "dynamic_batching: Triton's batcher damages the server's heap under load, and drops "
             "cancelled requests before the model can tell the engine (docs/serving.md); leave it out",
         )
-    groups = model.config.get("instance_group", [])
-    count = sum(number(group, "count", 1) for group in groups) if groups else 1
+    count = _num_instances(model)
     keeps_order = batching is not None and one(batching, "preserve_ordering", False)
     if model.name == "postprocessing" and not keeps_order and (batching is not None or count > 1):
         why = "with dynamic_batching" if batching is not None else f"with {count} instances"
         add(
             Level.warning,
-            f"{why} and without preserve_ordering a server from 25.06 on may hand the pieces of a "
-            "streamed text on in the wrong order: give it one instance and no dynamic_batching",
+            f"{why} and without preserve_ordering a server may hand the pieces of a streamed text on "
+            "in the wrong order, and the texts of a batch under each other's index: give it one "
+            "instance and no dynamic_batching",
         )
     return findings

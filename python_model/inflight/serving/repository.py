@@ -13,9 +13,10 @@ from inflight.serving.pbtxt import ModelConfig, render
 from inflight.serving.schema import (
     BLS,
     ENSEMBLE,
-    ENSEMBLE_STEPS,
     POSTPROCESSING,
     PREPROCESSING,
+    RELAY,
+    RELAYED_ENSEMBLE_STEPS,
     TENSORRT_LLM,
     Model,
     Step,
@@ -95,6 +96,12 @@ def _models(settings: RepositorySettings) -> list[tuple[Model, ModelConfig, tupl
             (),
         ),
         (
+            # One instance: the server keeps its order.
+            RELAY,
+            ModelConfig(backend=BACKEND, max_batch_size=size, parameters={"role": "relay"}),
+            (),
+        ),
+        (
             # One instance and no dynamic batching: the server then keeps a stream's chunks in
             # order and lets a cancelled request's next chunk reach the model.
             POSTPROCESSING,
@@ -111,7 +118,7 @@ def _models(settings: RepositorySettings) -> list[tuple[Model, ModelConfig, tupl
             ),
             (),
         ),
-        (ENSEMBLE, ModelConfig(max_batch_size=size), ENSEMBLE_STEPS),
+        (ENSEMBLE, ModelConfig(max_batch_size=size), RELAYED_ENSEMBLE_STEPS),
         (
             BLS,
             ModelConfig(

@@ -159,6 +159,9 @@ TENSORRT_LLM = Model(
         _output("previous_ids", "INT32", -1),  # generated and sent before this response
         # [engine request id, 1 in the last response, generated ids in this output_ids]
         _output("response_state", "INT64", 3),
+        # Alone in its response, for an ensemble that gave a text context and asks for it: the
+        # engine's request id, while there is nothing to say.
+        _output("heartbeat", "INT64", 1),
         _output("context_phase_params", "UINT8", -1, support=_LATER),
         _output("kv_cache_alloc_new_blocks", "INT32", 1),
         _output("kv_cache_reused_blocks", "INT32", 1),
@@ -372,7 +375,7 @@ def _ensemble_inputs() -> tuple[Tensor, ...]:
 _LLM_OUTPUTS_OF_ENSEMBLE = tuple(
     tensor
     for tensor in TENSORRT_LLM.outputs
-    if tensor.name not in _TO_POSTPROCESSING and tensor.name != "context_phase_params"
+    if tensor.name not in {*_TO_POSTPROCESSING, "context_phase_params", "heartbeat"}
 )
 
 ENSEMBLE = Model(
@@ -412,6 +415,41 @@ ENSEMBLE_STEPS = (
     ),
 )
 
+# Behind tensorrt_llm in the ensemble: hands on what the engine says, and looks whether the client is
+# still there (docs/serving.md).
+RELAY = Model(
+    "relay",
+    inputs=(
+        *(
+            Tensor(link.model_tensor, tensor.dtype, tensor.dims)
+            for link in ENSEMBLE_STEPS[1].outputs
+            for tensor in (_named(TENSORRT_LLM.outputs, link.model_tensor),)
+        ),
+        Tensor("heartbeat", "INT64", (1,)),
+    ),
+    outputs=tuple(
+        _named(TENSORRT_LLM.outputs, link.model_tensor) for link in ENSEMBLE_STEPS[1].outputs
+    ),
+)
+
+
+def _relayed(steps: tuple[Step, ...]) -> tuple[Step, ...]:
+    """With the relay behind tensorrt_llm."""
+    preprocessing, generation, postprocessing = steps
+    said = tuple(
+        Link(name, f"_SAID_{name.upper()}")
+        for name in (*(link.model_tensor for link in generation.outputs), "heartbeat")
+    )
+    return (
+        preprocessing,
+        Step(generation.model, generation.inputs, said),
+        Step(RELAY, said, generation.outputs),
+        postprocessing,
+    )
+
+
+RELAYED_ENSEMBLE_STEPS = _relayed(ENSEMBLE_STEPS)
+
 # The ensemble's tensors and, refused, what its former model could beside them.
 BLS = Model(
     "tensorrt_llm_bls",
@@ -427,4 +465,4 @@ BLS = Model(
     outputs=ENSEMBLE.outputs,
 )
 
-MODELS = (PREPROCESSING, TENSORRT_LLM, POSTPROCESSING, ENSEMBLE, BLS)
+MODELS = (PREPROCESSING, TENSORRT_LLM, RELAY, POSTPROCESSING, ENSEMBLE, BLS)

@@ -102,7 +102,7 @@ std::unique_ptr<TRITONBACKEND_Request> make_request(const std::vector<int32_t>& 
   request->number("input_lengths", static_cast<int32_t>(prompt.size()));
   request->number("request_output_len", output_length);
   for (const triton::TensorSpec& spec : triton::output_specs())
-    request->outputs.emplace_back(spec.name);
+    if (std::string_view(spec.name) != "heartbeat") request->outputs.emplace_back(spec.name);
   return request;
 }
 

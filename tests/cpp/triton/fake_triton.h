@@ -129,7 +129,8 @@ struct TRITONBACKEND_Request {
 
 namespace inflight::testing {
 
-/// The least a client sends: ids, their number, an output length; all outputs asked for.
+/// The least a client sends: ids, their number, an output length; all outputs asked for but the
+/// heartbeat, which is for ensembles.
 std::unique_ptr<TRITONBACKEND_Request> make_request(const std::vector<int32_t>& prompt,
                                                     int output_length);
 

@@ -45,6 +45,25 @@ std::string error_of(const std::string& json, const fs::path& version_dir) {
   return "no error";
 }
 
+void relays_keep_order() {
+  const std::string relay = parameter("role", "relay");
+  const auto error_of_relay = [](const std::string& json) -> std::string {
+    try {
+      return triton::is_relay_config(json) ? "a relay" : "no relay";
+    } catch (const Error& error) {
+      return error.what();
+    }
+  };
+  EXPECT_EQ(error_of_relay(config(relay, "\"instance_group\": [{\"count\": 1}],")), "a relay");
+  EXPECT_EQ(error_of_relay(config(relay)), "a relay");
+  EXPECT_EQ(error_of_relay(config(parameter("role", "other"))), "no relay");
+  EXPECT_EQ(error_of_relay("{}"), "no relay");
+  EXPECT_CONTAINS(error_of_relay(config(relay, "\"instance_group\": [{\"count\": 2}],")),
+                  "a relay with 2 instances");
+  EXPECT_CONTAINS(error_of_relay(config(relay, "\"dynamic_batching\": {},")),
+                  "a relay with dynamic_batching");
+}
+
 void reads_every_setting() {
   EngineFolder folder;
   const ModelSettings settings =
@@ -349,6 +368,7 @@ int main(int argc, char** argv) {
   using namespace inflight::testing;
   return run_cases(
       {
+          {"relays_keep_order", relays_keep_order},
           {"reads_every_setting", reads_every_setting},
           {"the_queue_is_bound_by_a_parameter_first", the_queue_is_bound_by_a_parameter_first},
           {"gpu_ids_name_the_device", gpu_ids_name_the_device},

@@ -85,11 +85,10 @@ def tokenizer_dir(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(folder)
 
 
-def chunk(text: str, final: bool, stop: list[str], cancelled: bool = False) -> Request:
+def chunk(text: str, final: bool, stop: list[str]) -> Request:
     ids = [3 + 10] * len(text)
     context = json.dumps({"stop": stop}).encode()
     return request(
-        cancelled,
         TOKENS_BATCH=np.array([[ids]], np.int32),
         SEQUENCE_LENGTH=np.array([[len(ids)]], np.int32),
         TEXT_CONTEXT=np.frombuffer(context, np.uint8)[None],
@@ -99,24 +98,18 @@ def chunk(text: str, final: bool, stop: list[str], cancelled: bool = False) -> R
 
 
 @pytest.mark.parametrize(
-    ("final", "stop", "cancelled", "stops"),
-    [
-        (False, [], False, False),
-        (False, [], True, True),
-        (True, [], True, False),
-        (False, ["*"], False, True),
-        (True, ["*"], False, False),
-    ],
+    ("final", "stop", "stops"),
+    [(False, [], False), (False, ["*"], True), (True, ["*"], False)],
 )
 def test_postprocessing_ends_the_engines_request(
-    load, tokenizer_dir: str, final: bool, stop: list[str], cancelled: bool, stops: bool
+    load, tokenizer_dir: str, final: bool, stop: list[str], stops: bool
 ) -> None:
     model = load(
         "postprocessing", tokenizer_dir=tokenizer_dir, tensorrt_llm_model_name="the_engine"
     )
     (letter,) = model.execute([chunk("x", True, [])])[0].outputs["OUTPUT"]
     stop = [letter.decode() for _ in stop]
-    (answer,) = model.execute([chunk("xx", final, stop, cancelled)])
+    (answer,) = model.execute([chunk("xx", final, stop)])
     assert answer.outputs["OUTPUT"].tolist() == [letter if stop else letter * 2]
     assert len(Request.sent) == int(stops)
     for command in Request.sent:
@@ -124,7 +117,6 @@ def test_postprocessing_ends_the_engines_request(
         values = {tensor.name: tensor.value.item() for tensor in command.inputs}
         assert values["stop"] is True
         assert values["engine_request_id"] == 1 << 40
-        assert values["client_left"] is cancelled
 
 
 def test_preprocessing_answers_errors(load, tokenizer_dir: str) -> None:

@@ -13,7 +13,9 @@ from inflight.serving.schema import (
     MODELS,
     POSTPROCESSING,
     PREPROCESSING,
+    RELAYED_ENSEMBLE_STEPS,
     TENSORRT_LLM,
+    Step,
     Tensor,
 )
 from tritonclient.grpc import model_config_pb2
@@ -120,7 +122,7 @@ total_draft_tokens INT32 1
 num_input_tokens INT32 1
 num_output_tokens INT32 1
 """
-FOR_POSTPROCESSING = {"text_context", "previous_ids", "response_state"}
+FOR_POSTPROCESSING = {"text_context", "previous_ids", "response_state", "heartbeat"}
 OUR_OUTPUTS = {
     *FOR_POSTPROCESSING,
     "finish_reason",
@@ -218,11 +220,12 @@ def test_names_are_unique() -> None:
             assert len(names) == len(set(names)), model.name
 
 
-def test_ensemble_links_fit() -> None:
+@pytest.mark.parametrize("steps", [ENSEMBLE_STEPS, RELAYED_ENSEMBLE_STEPS], ids=len)
+def test_ensemble_links_fit(steps: tuple[Step, ...]) -> None:
     """Every link joins tensors of one type; every required input is fed; nothing is fed twice."""
     sources = {tensor.name: tensor for tensor in ENSEMBLE.inputs}
     used = set()
-    for step in ENSEMBLE_STEPS:
+    for step in steps:
         inputs = {tensor.name: tensor for tensor in step.model.inputs}
         outputs = {tensor.name: tensor for tensor in step.model.outputs}
         fed = [link.model_tensor for link in step.inputs]
@@ -291,6 +294,7 @@ def test_rendered_configs_say_what_the_table_says(model, tmp_path: Path) -> None
         assert [step.model_name for step in config.ensemble_scheduling.step] == [
             "preprocessing",
             "tensorrt_llm",
+            "relay",
             "postprocessing",
         ]
 

@@ -69,9 +69,9 @@ def add_llm(repository: Path, name: str, config: ModelConfig, versions: int = 1)
 def setup(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Setup]:
-    """tensorrt_llm and its ensemble; beside them `plain` (not decoupled), `second` (another
-    engine), `short_queue`, `static` (of the former type V1), and `versions` (two of them, each
-    with an engine of its own)."""
+    """tensorrt_llm and its ensemble; beside them `plain` (not decoupled) and `plain_ensemble`,
+    `second` (another engine), `short_queue`, `static` (of the former type V1), and `versions` (two
+    of them, each with an engine of its own)."""
     device = request.param
     if device not in _core.op_devices():
         pytest.skip(f"no {device} on this machine or in this build")
@@ -89,6 +89,13 @@ def setup(
     parameters = {**settings.llm_parameters, "gpt_model_path": str(engine)}
     base = ModelConfig(backend="inflight", max_batch_size=16, parameters=parameters)
     add_llm(repository, "plain", base)
+    steps = (repository / "ensemble" / "config.pbtxt").read_text()
+    (repository / "plain_ensemble" / "1").mkdir(parents=True)
+    (repository / "plain_ensemble" / "config.pbtxt").write_text(
+        steps.replace('name: "ensemble"', 'name: "plain_ensemble"').replace(
+            'model_name: "tensorrt_llm"', 'model_name: "plain"'
+        )
+    )
     at_second = {**parameters, "gpt_model_path": str(second)}
     add_llm(repository, "second", replace(base, decoupled=True, parameters=at_second))
     few = {**parameters, "max_batch_size": "1", "max_queue_size": "2"}

@@ -6,6 +6,7 @@ Each test has a tritonserver of its own (own_server.py).
 import threading
 import time
 
+import numpy as np
 import tritonclient.grpc as grpc
 from own_server import SERVERS
 from triton_server import Server, Stream, ask, ask_text, llm_request, tensors
@@ -56,22 +57,26 @@ def test_cancelled_while_not_streaming(on_own_server) -> None:
 
 
 def test_cancelled_call_of_a_model_without_streams(on_own_server) -> None:
+    """Its ensemble hears of it, too, though the engine has one response to give."""
+    calls = {
+        "plain": llm_request(PROMPT, LONG),
+        "plain_ensemble": {"text_input": "abc", "max_tokens": LONG, "end_id": -1},
+    }
+
     def scenario(server: Server) -> None:
-        errors: list[Exception] = []
         with grpc.InferenceServerClient(f"localhost:{server.grpc_port}") as client:
-            call = client.async_infer(
-                "plain",
-                tensors(**llm_request(PROMPT, LONG)),
-                callback=lambda result, error: errors.append(error),
-            )
-            while server.gauges("plain")["active"] == 0:
-                time.sleep(0.01)
-            before = server.gauges("plain")["iteration_counter"]
-            call.cancel()
-            server.wait_until_idle("plain")
-            assert server.gauges("plain")["iteration_counter"] - before < LONG
-            (alone,) = ask(server, "plain", **llm_request(PROMPT, 20))
-            assert len(alone.ids) == len(PROMPT) + 20
+            for model, request in calls.items():
+                before = server.gauges("plain")["iteration_counter"]
+                call = client.async_infer(
+                    model, tensors(**request), callback=lambda result, error: None
+                )
+                while server.gauges("plain")["active"] == 0:
+                    time.sleep(0.01)
+                call.cancel()
+                server.wait_until_idle("plain")
+                assert server.gauges("plain")["iteration_counter"] - before < LONG
+        (alone,) = ask(server, "plain", **llm_request(PROMPT, 20))
+        assert len(alone.ids) == len(PROMPT) + 20
 
     on_own_server(scenario)
 
@@ -84,6 +89,51 @@ def test_cancelled_ensemble_ends_the_generation(on_own_server) -> None:
             stream.next()
             stream.cancel()
         check_all_is_free_early(server, before)
+
+    on_own_server(scenario)
+
+
+def test_cancelled_ensemble_that_does_not_stream(on_own_server) -> None:
+    """No response comes under way that would schedule a step: the heartbeats do. Rows and
+    sequences end with it."""
+
+    def scenario(server: Server) -> None:
+        for columns in (1, 3):
+            before = num_steps(server)
+            with Stream(server, "ensemble") as stream:
+                stream.send(
+                    text_input=np.array([[b"abc"]] * columns, object),
+                    max_tokens=np.full((columns, 1), LONG, np.int32),
+                    end_id=np.full((columns, 1), -1, np.int32),
+                    num_return_sequences=np.full((columns, 1), columns, np.int32),
+                )
+                while server.gauges()["active"] == 0:
+                    time.sleep(0.01)
+                stream.cancel()
+            check_all_is_free_early(server, before)
+        assert ask_text(server, "abc", 5, end_id=-1)
+
+    on_own_server(scenario)
+
+
+def test_heartbeats_are_seen_by_nobody(on_own_server) -> None:
+    """A long answer that does not stream is one response with the final flag, as it was; the models
+    around the engine count one request."""
+
+    def scenario(server: Server) -> None:
+        answers = ask(server, "ensemble", text_input="abc", max_tokens=1500, end_id=-1)
+        assert len(answers) == 1 and answers[0].final
+        with grpc.InferenceServerClient(f"localhost:{server.grpc_port}") as client:
+            counted = {
+                name: client.get_inference_statistics(name, as_json=True)["model_stats"][0]
+                for name in ("preprocessing", "tensorrt_llm", "relay", "postprocessing", "ensemble")
+            }
+        requests = {
+            name: int(stats["inference_stats"]["success"]["count"])
+            for name, stats in counted.items()
+        }
+        assert requests.pop("relay") > 1
+        assert set(requests.values()) == {1}
 
     on_own_server(scenario)
 

@@ -84,9 +84,11 @@ def test_the_old_name_of_perf_metrics(server: Server) -> None:
 def test_what_postprocessing_is_told(server: Server) -> None:
     """And how it ends one request by the engine's number, heard or unheard."""
     context = np.array([[1, 2, 3]], np.uint8)
+    outputs = ["output_ids", "sequence_length", "text_context", "previous_ids", "response_state"]
     for client_left in (False, True):
         with Stream(server, "tensorrt_llm") as stream:
-            stream.send(**llm_request(PROMPT, 4000, streaming=True, text_context=context))
+            request = llm_request(PROMPT, 4000, streaming=True, text_context=context)
+            stream.send(outputs=outputs, **request)
             said: list[int] = []
             for _ in range(2):  # the second comes after a second, for want of a receipt
                 answer = stream.next()
@@ -103,6 +105,24 @@ def test_what_postprocessing_is_told(server: Server) -> None:
                 answer = stream.next()
             assert answer.outputs["response_state"].reshape(-1).tolist()[:2] == [number, 1]
         server.wait_until_idle()
+
+
+def test_heartbeats(server: Server) -> None:
+    """For an ensemble, which asks for them: the number of the sequence, while there is no more."""
+    context = np.array([[1, 2, 3]], np.uint8)
+    request = llm_request(PROMPT, 1500, text_context=context)
+    with Stream(server, "tensorrt_llm") as stream:
+        stream.send(
+            outputs=["output_ids", "sequence_length", "response_state", "heartbeat"], **request
+        )
+        answers = [stream.next()]
+        while not answers[-1].final:
+            answers.append(stream.next())
+    *heartbeats, answer = answers
+    assert heartbeats and all(set(beat.outputs) == {"heartbeat"} for beat in heartbeats)
+    number = answer.outputs["response_state"].flat[0]
+    assert {beat.outputs["heartbeat"].item() for beat in heartbeats} == {number}
+    assert len(answer.ids) == len(PROMPT) + 1500
 
 
 def error_of(server: Server, parameters: dict[str, str] | None = None, **options) -> str:

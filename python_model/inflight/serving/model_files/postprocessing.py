@@ -16,7 +16,6 @@ class TritonPythonModel:
             sys.path.insert(0, package_path)
         from inflight.serving.parameters import Parameters
         from inflight.serving.postprocess import Postprocessor
-        from inflight.serving.rarely import Rarely
         from inflight.serving.receipts import Receipts
         from inflight.serving.schema import POSTPROCESSING
         from inflight.text.tokenizer import Tokenizer
@@ -25,8 +24,6 @@ class TritonPythonModel:
         self._inputs = [tensor.name for tensor in POSTPROCESSING.inputs]
         self._llm = parameters.text("tensorrt_llm_model_name")
         os.nice(parameters.number("niceness", 0))
-        # A question to the server's process costs about as much as a chunk's whole text.
-        self._poll = Rarely(seconds=0.1)
         self._receipts = Receipts()
         self._postprocessor = Postprocessor(
             Tokenizer.load(parameters.text("tokenizer_dir")),
@@ -47,30 +44,19 @@ class TritonPythonModel:
                 error=pb_utils.TritonError(str(error), pb_utils.TritonError.INVALID_ARG)
             )
         if text.stop_engine_request is not None:
-            self._stop(text.stop_engine_request, client_left=False)
-        elif "RESPONSE_STATE" in given:
-            self._stop_if_cancelled(request, given["RESPONSE_STATE"].flat)
+            self._stop(text.stop_engine_request)
         if text.receipt is not None:
             self._receipts.tell(*text.receipt)
         return pb_utils.InferenceResponse(
             output_tensors=[pb_utils.Tensor(name, value) for name, value in text.tensors().items()]
         )
 
-    def _stop_if_cancelled(self, request, state):
-        """The server tells no running step of an ensemble that the client has left."""
-        engine_request_id, is_last = int(state[0]), bool(state[1])
-        if is_last:
-            self._poll.forget(engine_request_id)
-        elif self._poll.due(engine_request_id) and request.is_cancelled():
-            self._stop(engine_request_id, client_left=True)
-
-    def _stop(self, engine_request_id, client_left):
+    def _stop(self, engine_request_id):
         inputs = [
             pb_utils.Tensor("input_lengths", np.zeros((1, 1), np.int32)),
             pb_utils.Tensor("request_output_len", np.zeros((1, 1), np.int32)),
             pb_utils.Tensor("stop", np.ones((1, 1), np.bool_)),
             pb_utils.Tensor("engine_request_id", np.array([[engine_request_id]], np.uint64)),
-            pb_utils.Tensor("client_left", np.array([[client_left]])),
         ]
         command = pb_utils.InferenceRequest(
             model_name=self._llm, requested_output_names=[], inputs=inputs
