@@ -14,12 +14,14 @@ class TritonPythonModel:
         package_path = listed.get("package_path", {}).get("string_value", "")
         if package_path and not package_path.startswith("${"):
             sys.path.insert(0, package_path)
+        from inflight.serving.order import check_keeps_order
         from inflight.serving.parameters import Parameters
         from inflight.serving.postprocess import Postprocessor
         from inflight.serving.receipts import Receipts
         from inflight.serving.schema import POSTPROCESSING
         from inflight.text.tokenizer import Tokenizer
 
+        check_keeps_order(args["model_config"])
         parameters = Parameters(args["model_config"])
         self._inputs = [tensor.name for tensor in POSTPROCESSING.inputs]
         self._llm = parameters.text("tensorrt_llm_model_name")

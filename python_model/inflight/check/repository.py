@@ -172,6 +172,6 @@ def _check_python(model: ModelFiles) -> list[Finding]:
             Level.warning,
             f"{why} and without preserve_ordering a server may hand the pieces of a streamed text on "
             "in the wrong order, and the texts of a batch under each other's index: give it one "
-            "instance and no dynamic_batching",
+            "instance and no dynamic_batching (ours does not load otherwise)",
         )
     return findings

@@ -56,13 +56,13 @@ def load(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     utils.get_input_tensor_by_name = lambda request, name: request.tensors.get(name)
     monkeypatch.setitem(sys.modules, utils.__name__, utils)
 
-    def model(name: str, decoupled: bool = False, **parameters: str):
+    def model(name: str, decoupled: bool = False, more: dict | None = None, **parameters: str):
         spec = importlib.util.spec_from_file_location(f"model_{name}", FILES / f"{name}.py")
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
         instance = module.TritonPythonModel()
         listed = {key: {"string_value": value} for key, value in parameters.items()}
-        config = {"parameters": listed, "decoupled": decoupled}
+        config = {"parameters": listed, "decoupled": decoupled, **(more or {})}
         instance.initialize({"model_config": json.dumps(config)})
         return instance
 
@@ -117,6 +117,30 @@ def test_postprocessing_ends_the_engines_request(
         values = {tensor.name: tensor.value.item() for tensor in command.inputs}
         assert values["stop"] is True
         assert values["engine_request_id"] == 1 << 40
+
+
+ONE, SEVERAL = [{"count": 1}], [{"count": 1}, {"count": 2}]
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"instance_group": ONE}, ""),
+        ({"instance_group": SEVERAL}, "3 instances without preserve_ordering"),
+        ({"instance_group": ONE, "dynamic_batching": {}}, "dynamic_batching without preserve_ord"),
+        ({"instance_group": SEVERAL, "dynamic_batching": {"preserve_ordering": True}}, ""),
+    ],
+    ids=str,
+)
+def test_postprocessing_keeps_its_order(
+    load, tokenizer_dir: str, config: dict, message: str
+) -> None:
+    parameters = {"tokenizer_dir": tokenizer_dir, "tensorrt_llm_model_name": "the_engine"}
+    if not message:
+        load("postprocessing", more=config, **parameters)
+        return
+    with pytest.raises(ValueError, match=message):
+        load("postprocessing", more=config, **parameters)
 
 
 def test_preprocessing_answers_errors(load, tokenizer_dir: str) -> None:
@@ -189,6 +213,7 @@ def test_bls_answers_requests_and_errors(
     senders = [Sender(one) for one in requests]
     for one, sender in zip(requests, senders, strict=True):
         one.get_response_sender = lambda sender=sender: sender
+        one.request_id = lambda: "of the client"
     answers = model.execute(requests)
     if decoupled:
         assert answers is None
