@@ -114,8 +114,9 @@ void InstanceState::stop(const IncomingRequest& command) {
   {
     std::lock_guard lock(mutex_);
     for (const auto& [id, live] : live_) {
-      const bool named = command.engine_request_id != 0 ? command.engine_request_id == public_id(id)
-                                                        : command.id == live->client_id;
+      const bool named = command.engine_request_id != 0
+                             ? command.engine_request_id == public_id(id)
+                             : command.id == live->id || command.id == live->client_id;
       if (!named) continue;
       ids.push_back(id);
       for (LiveRequest::Sequence& sequence : live->sequences) {

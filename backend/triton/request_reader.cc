@@ -150,8 +150,8 @@ std::vector<int32_t> replace_negative_ids(executor::Request& request) {
   return given;
 }
 
-/// Only one kind of request is served: context and generation of a prompt together.
-void check_request_type(TRITONBACKEND_Request* request) {
+/// Of the request; empty if it is absent or no text.
+std::string text_parameter(TRITONBACKEND_Request* request, std::string_view name) {
   uint32_t count = 0;
   check_triton(TRITONBACKEND_RequestParameterCount(request, &count), "RequestParameterCount");
   for (uint32_t i = 0; i < count; ++i) {
@@ -160,16 +160,22 @@ void check_request_type(TRITONBACKEND_Request* request) {
     TRITONSERVER_ParameterType type = TRITONSERVER_PARAMETER_STRING;
     check_triton(TRITONBACKEND_RequestParameter(request, i, &key, &type, &value),
                  "RequestParameter");
-    if (std::string_view(key) != "request_type" || type != TRITONSERVER_PARAMETER_STRING) continue;
-    const std::string_view kind = static_cast<const char*>(value);
-    if (kind == "context_only" || kind == "generation_only")
-      throw Error(ErrorCode::kUnsupported,
-                  concat("request_type is ", kind,
-                         "; context and generation in different engines are not supported yet"));
-    if (kind != "context_and_generation")
-      log(LogLevel::kWarning, "request_type \"", kind,
-          "\" is unknown; it is taken for context_and_generation");
+    if (key == name && type == TRITONSERVER_PARAMETER_STRING)
+      return static_cast<const char*>(value);
   }
+  return {};
+}
+
+/// Only one kind of request is served: context and generation of a prompt together.
+void check_request_type(TRITONBACKEND_Request* request) {
+  const std::string kind = text_parameter(request, "request_type");
+  if (kind == "context_only" || kind == "generation_only")
+    throw Error(ErrorCode::kUnsupported,
+                concat("request_type is ", kind,
+                       "; context and generation in different engines are not supported yet"));
+  if (!kind.empty() && kind != "context_and_generation")
+    log(LogLevel::kWarning, "request_type \"", kind,
+        "\" is unknown; it is taken for context_and_generation");
 }
 
 executor::Request read_body(const Inputs& inputs, const ReaderOptions& options,
@@ -248,6 +254,7 @@ IncomingRequest read_request(TRITONBACKEND_Request* request, const ReaderOptions
   const char* id = nullptr;
   check_triton(TRITONBACKEND_RequestId(request, &id), "RequestId");
   incoming.id = id == nullptr ? "" : id;
+  incoming.client_id = text_parameter(request, "client_request_id");
 
   const InputTensors tensors(request, options.has_batch_dim);
   const Inputs first(tensors);

@@ -55,7 +55,8 @@ struct IncomingSequence {
 };
 
 struct IncomingRequest {
-  std::string id;  // the client's; may be empty, may repeat
+  std::string id;         // may be empty, may repeat
+  std::string client_id;  // of whom a caller asks for, under an id of its own; may be empty
   bool stop = false;
   uint64_t engine_request_id = 0;           // with `stop`: this one sequence only; 0 = not given
   bool client_left = false;                 // with `stop`: nobody waits for the answer

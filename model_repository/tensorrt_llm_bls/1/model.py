@@ -71,7 +71,8 @@ class TritonPythonModel:
                 name: pb_utils.get_input_tensor_by_name(request, name) for name in self._inputs
             }
             given = {name: t.as_numpy() for name, t in tensors.items() if t is not None}
-            self._bls.run(given, _Llm(self._llm_name, self._is_decoupled), client)
+            llm = _Llm(self._llm_name, self._is_decoupled, request.request_id())
+            self._bls.run(given, llm, client)
         except ValueError as error:
             client.fail(str(error), pb_utils.TritonError.INVALID_ARG)
         except _LlmError as error:
@@ -143,9 +144,11 @@ class _LlmError(Exception):
 
 
 class _Llm:
-    def __init__(self, model_name, is_decoupled):
+    def __init__(self, model_name, is_decoupled, client_request_id):
         self._model_name = model_name
         self._is_decoupled = is_decoupled
+        # By which the client, too, may stop it: ids of clients may repeat, ours do not.
+        self._parameters = {"client_request_id": client_request_id} if client_request_id else {}
 
     def generate(self, request_id, inputs, outputs):
         tensors = [pb_utils.Tensor(name, value) for name, value in inputs.items()]
@@ -153,6 +156,7 @@ class _Llm:
             model_name=self._model_name,
             request_id=request_id,
             requested_output_names=outputs,
+            parameters=self._parameters,
             inputs=tensors,
             preferred_memory=pb_utils.PreferredMemory(pb_utils.TRITONSERVER_MEMORY_CPU),
         )

@@ -67,14 +67,30 @@ def test_stop_by_id(server: Server) -> None:
     assert ids == whole.ids
 
 
-def test_stop_by_id_reaches_the_ensemble(server: Server) -> None:
-    with Stream(server, "ensemble") as stream:
-        stream.send(request_id="b", text_input="abc", max_tokens=LONG, stream=True, end_id=-1)
-        stream.next()
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("model", ["ensemble", "tensorrt_llm_bls"])
+def test_stop_by_id_reaches_text(server: Server, model: str, stream: bool) -> None:
+    """The client's id, though each asks tensorrt_llm in the client's place. What was said stays."""
+    options = {"text_input": "abc", "end_id": -1, "exclude_input_in_output": True}
+    before = num_steps(server)
+    with Stream(server, model) as asked:
+        asked.send("b", max_tokens=LONG, stream=stream, return_finish_reason=True, **options)
+        while num_steps(server) < before + 3:
+            time.sleep(0.01)
         ask(server, "tensorrt_llm", request_id="b", **llm_request([0], 0, stop=True))
-        while not stream.next(seconds=10).final:
-            pass
-    server.wait_until_idle(seconds=5)
+        answers = [asked.next()]
+        while not answers[-1].final:
+            answers.append(asked.next())
+    server.wait_until_idle()
+    steps = num_steps(server) - before
+    assert steps < LONG
+    *_, reason = (
+        a.outputs["finish_reason"].flat[0] for a in answers if "finish_reason" in a.outputs
+    )
+    assert reason == b"cancelled"
+    said = "".join(answer.text for answer in answers if "text_output" in answer.outputs)
+    (whole,) = ask(server, model, max_tokens=int(steps) + 8, **options)
+    assert said and whole.text.startswith(said.rstrip("\ufffd"))
 
 
 def test_a_text_level_stop_ends_the_generation(server: Server) -> None:
