@@ -30,24 +30,33 @@ const char* source_name(triton::ParameterUse::Source source) {
 }
 
 py::dict read_model_config(const std::string& config_json, const std::string& name,
-                           uint64_t version, const std::string& version_dir) {
+                           uint64_t version, const std::string& version_dir,
+                           const std::string& backend) {
   const triton::ModelSettings settings =
-      triton::parse_model_config(config_json, name, version, version_dir);
+      triton::parse_model_config(config_json, name, version, version_dir, backend);
   std::vector<std::tuple<std::string, std::string, std::string>> parameters;
   for (const triton::ParameterUse& use : settings.parameters)
     parameters.emplace_back(use.key, use.value, source_name(use.source));
   py::dict result;
   result["engine_dir"] = settings.engine.engine_dir.string();
+  py::dict build;
+  build["load_format"] = settings.engine.load_format;
+  build["max_batch_size"] = settings.engine.max_batch_size;
+  build["max_seq_len"] = settings.engine.max_seq_len;
+  build["max_num_tokens"] = settings.engine.max_num_tokens;
+  result["build_options"] = build;
   result["parameters"] = parameters;
   result["warnings"] = settings.warnings;
   return result;
 }
 
 py::dict forecast_kv_cache(const std::string& config_json, const std::string& name,
-                           const std::string& version_dir, int64_t taken_bytes,
+                           const std::string& version_dir, const std::string& backend,
+                           const std::string& engine_dir, int64_t taken_bytes,
                            int64_t mapped_bytes) {
-  const triton::ModelSettings settings =
-      triton::parse_model_config(config_json, name, 1, version_dir);
+  triton::ModelSettings settings =
+      triton::parse_model_config(config_json, name, 1, version_dir, backend);
+  settings.engine.engine_dir = engine_dir;
   const executor::Forecast forecast =
       executor::forecast(settings.engine, taken_bytes, mapped_bytes);
   py::dict result;
@@ -67,11 +76,13 @@ py::dict forecast_kv_cache(const std::string& config_json, const std::string& na
 
 void register_model_config(py::module_& module) {
   module.def("read_model_config", &read_model_config, py::arg("config_json"), py::arg("name"),
-             py::arg("version"), py::arg("version_dir"),
-             "The tensorrt_llm model's configuration as the backend reads it: engine_dir, "
+             py::arg("version"), py::arg("version_dir"), py::arg("backend"),
+             "The tensorrt_llm model's configuration as the backend of this name reads it: "
+             "engine_dir (maybe a checkpoint's, of which an engine with build_options is built), "
              "parameters as (key, value, source), warnings.");
   module.def("forecast_kv_cache", &forecast_kv_cache, py::arg("config_json"), py::arg("name"),
-             py::arg("version_dir"), py::arg("taken_bytes"), py::arg("mapped_bytes"),
+             py::arg("version_dir"), py::arg("backend"), py::arg("engine_dir"),
+             py::arg("taken_bytes"), py::arg("mapped_bytes"),
              "Limits and the size of the KV pool on this machine as it is now.");
 }
 

@@ -186,6 +186,7 @@ class Engine:
         normalize_log_probs: bool = True,
         return_context_logits: bool = False,
         return_generation_logits: bool = False,
+        timeout_ms: int = 0,
     ) -> int:
         """Queue a request; returns its id (for `cancel`).
 
@@ -231,13 +232,20 @@ class Engine:
 # --- the Triton model's configuration -----------------------------------------------------------
 
 def read_model_config(
-    config_json: str, name: str, version: int, version_dir: str
+    config_json: str, name: str, version: int, version_dir: str, backend: str
 ) -> dict[str, Any]:
-    """As the backend reads it: "engine_dir"; "parameters" as (key, value, source), source one of
+    """As the backend of this name reads it: "engine_dir", maybe a checkpoint's, of which an engine
+    with "build_options" is built; "parameters" as (key, value, source), source one of
     "config.pbtxt", "default", "no effect", "unknown"; "warnings". Raises what a load would raise."""
 
 def forecast_kv_cache(
-    config_json: str, name: str, version_dir: str, taken_bytes: int, mapped_bytes: int
+    config_json: str,
+    name: str,
+    version_dir: str,
+    backend: str,
+    engine_dir: str,
+    taken_bytes: int,
+    mapped_bytes: int,
 ) -> dict[str, Any]:
     """Limits, and the KV pool that this machine would hold now: device, free_bytes, num_blocks,
     bytes_per_block, tokens_per_block, max_seq_len, max_batch_size, max_num_tokens."""

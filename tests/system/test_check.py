@@ -71,6 +71,30 @@ def test_time_limits(engine: Path, tmp_path: Path) -> None:
     assert row(output, "step_timeout_ms") == ["70", "config.pbtxt"]
 
 
+def test_the_former_name_and_a_checkpoint(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the backend reads them: an engine is built of the checkpoint, and that name's rules hold."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    edit(repository, "tensorrt_llm", lambda text: re.sub(
+        r'(key: "gpt_model_path"\s+value: \{ string_value: )"[^"]*"',
+        rf'\1"{ROOT / "demo_model"}"', text))  # fmt: skip
+    edit(repository, "tensorrt_llm", lambda text: text.replace(
+        'backend: "inflight"', 'backend: "tensorrtllm"') + parameter("max_seq_len", "128"))  # fmt: skip
+    code, output = run(repository)
+    assert code == 0, output
+    built = re.search(r"gpt_model_path is a checkpoint; its engine is (\S+)", output)
+    assert (Path(built[1]) / "engine.json").is_file()
+    assert "memory on cpu" in output
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "config.json").write_text('{"model_type": "no_such_model"}')
+    edit(repository, "tensorrt_llm", lambda text: text.replace(
+        str(ROOT / "demo_model"), str(tmp_path / "broken")))  # fmt: skip
+    code, output = run(repository)
+    assert code == 1
+    assert "broken has neither model.safetensors" in output
+
+
 def test_an_engine(engine: Path) -> None:
     code, output = run(engine, "--device", "cpu")
     assert code == 0, output

@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from inflight import _core
+from inflight.builder.cache import engine_dir_for
 from inflight.builder.engine_file import EngineFile, EngineFileError
 from inflight.builder.memory import EngineMemory, engine_memory
 from inflight.check.findings import Finding, Level
 from inflight.check.pbtxt import Message, number, one, parameters
+from inflight.config import ProblemsError
 
 
 @dataclass(frozen=True)
@@ -51,8 +53,10 @@ class LlmReport:
     findings: tuple[Finding, ...]
 
 
-def check_llm(name: str, version: int, version_dir: Path, config: Message) -> LlmReport:
-    """Of a version of a model whose backend is ours."""
+def check_llm(
+    name: str, version: int, version_dir: Path, config: Message, backend: str = "inflight"
+) -> LlmReport:
+    """Of a version of a model whose backend is ours, under the name that config.pbtxt gives it."""
     findings: list[Finding] = []
 
     def add(level: Level, text: str) -> None:
@@ -71,7 +75,9 @@ def check_llm(name: str, version: int, version_dir: Path, config: Message) -> Ll
         add(Level.note, "not decoupled: requests that stream, or have several rows, are refused")
     _check_instances(config, add)
     try:
-        settings = _core.read_model_config(_as_json(config), name, version, str(version_dir))
+        settings = _core.read_model_config(
+            _as_json(config), name, version, str(version_dir), backend
+        )
     except _core.InflightError as error:
         add(Level.error, str(error))
         return LlmReport(name, version, (), None, tuple(findings))
@@ -80,8 +86,12 @@ def check_llm(name: str, version: int, version_dir: Path, config: Message) -> Ll
     read = tuple(Parameter(*row) for row in settings["parameters"])
     plan = None
     try:
-        plan = plan_memory(Path(settings["engine_dir"]), _as_json(config), name, version_dir)
-    except (EngineFileError, _core.InflightError) as error:
+        given = Path(settings["engine_dir"])
+        engine_dir = engine_dir_for(given, **settings["build_options"])
+        if engine_dir != given.absolute():
+            add(Level.note, f"gpt_model_path is a checkpoint; its engine is {engine_dir}")
+        plan = plan_memory(engine_dir, _as_json(config), name, version_dir, backend)
+    except (OSError, ProblemsError, ValueError, EngineFileError, _core.InflightError) as error:
         add(Level.error, str(error))
     else:
         findings += doubts_of(plan, name)
@@ -101,13 +111,17 @@ def check_engine(engine_dir: Path, device: str) -> LlmReport:
     return check_llm("tensorrt_llm", 1, engine_dir, config)
 
 
-def plan_memory(engine_dir: Path, config_json: str, name: str, version_dir: Path) -> MemoryPlan:
+def plan_memory(
+    engine_dir: Path, config_json: str, name: str, version_dir: Path, backend: str
+) -> MemoryPlan:
     """Raises what the backend raises at load of an engine that does not fit the configuration."""
     memory = engine_memory(EngineFile.read(engine_dir))
     forecast = _core.forecast_kv_cache(
         config_json,
         name,
         str(version_dir),
+        backend,
+        str(engine_dir),
         taken_bytes=memory.weight_bytes + memory.arena_bytes,
         mapped_bytes=memory.mapped_bytes,
     )

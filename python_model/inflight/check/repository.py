@@ -76,7 +76,7 @@ def check_repository(root: Path) -> RepositoryReport:
         elif model.backend in OUR_BACKENDS:
             for version in model.versions:
                 folder = model.folder / str(version)
-                llms.append(check_llm(model.name, version, folder, model.config))
+                llms.append(check_llm(model.name, version, folder, model.config, model.backend))
                 findings += llms[-1].findings
         elif model.backend == "ensemble":
             findings += _check_ensemble(model, names)
