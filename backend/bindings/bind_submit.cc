@@ -3,9 +3,12 @@
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
 
+#include <chrono>
 #include <limits>
 #include <optional>
 #include <utility>
+
+#include "kernels/core/check.h"
 
 namespace py = pybind11;
 
@@ -124,7 +127,8 @@ void bind_submit(py::class_<PyEngine, std::shared_ptr<PyEngine>>& engine) {
          float top_p_decay, float top_p_min, const py::int_& top_p_reset_ids,
          const py::int_& prompt_ignore_length, const py::int_& no_repeat_ngram_size,
          const std::optional<Floats>& embedding_bias, const py::dict& logit_bias,
-         bool normalize_log_probs, bool return_context_logits, bool return_generation_logits) {
+         bool normalize_log_probs, bool return_context_logits, bool return_generation_logits,
+         const py::int_& timeout_ms) {
         auto request = std::make_shared<Request>();
         request->client_id = std::move(client_id);
         request->input_ids = to_ids("input_ids", input_ids);
@@ -132,6 +136,10 @@ void bind_submit(py::class_<PyEngine, std::shared_ptr<PyEngine>>& engine) {
         request->return_context_logits = return_context_logits;
         request->return_generation_logits = return_generation_logits;
         request->priority = to_int("priority", priority);
+        if (const int timeout = to_int("timeout_ms", timeout_ms); timeout != 0) {
+          check(timeout > 0, "timeout_ms is ", timeout, ", expected at least 0");
+          request->deadline = std::chrono::steady_clock::now() + std::chrono::milliseconds(timeout);
+        }
         request->stop = {.max_new_tokens = to_int("max_new_tokens", max_new_tokens),
                          .min_new_tokens = to_int("min_new_tokens", min_new_tokens),
                          .end_ids = to_ids("end_ids", end_ids),
@@ -170,7 +178,8 @@ void bind_submit(py::class_<PyEngine, std::shared_ptr<PyEngine>>& engine) {
       py::arg("top_p_reset_ids") = -1, py::arg("prompt_ignore_length") = 0,
       py::arg("no_repeat_ngram_size") = 0, py::arg("embedding_bias") = py::none(),
       py::arg("logit_bias") = py::dict(), py::arg("normalize_log_probs") = true,
-      py::arg("return_context_logits") = false, py::arg("return_generation_logits") = false);
+      py::arg("return_context_logits") = false, py::arg("return_generation_logits") = false,
+      py::arg("timeout_ms") = 0);
 }
 
 }  // namespace inflight::bindings

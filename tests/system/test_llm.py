@@ -9,11 +9,13 @@ import shutil
 import threading
 import weakref
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from inflight import LLM, SamplingParams
+from inflight._core import InflightError
 from inflight.llm import KvCacheConfig
 from random_llamas import make_case, make_model
 
@@ -231,6 +233,24 @@ def test_async_clients(llm: LLM):
 
     for (prompt, params, _), joined in zip(wanted, asyncio.run(all_clients()), strict=True):
         assert joined == alone[prompt, params.max_tokens]
+
+
+def test_timeout(llm: LLM):
+    """One that is too short for any token is an error; else the answer ends with what it has."""
+    room = llm.info.max_seq_len - 200
+    plain = SamplingParams(max_tokens=room, ignore_eos=True)
+    for timeout_ms in (2**i for i in range(14)):
+        try:
+            output = llm.generate(PROMPTS[0], replace(plain, timeout_ms=timeout_ms)).outputs[0]
+        except InflightError as error:
+            assert "Request timeout expired" in str(error)
+            continue
+        assert output.finish_reason == "deadline" and len(output.token_ids) < room
+        whole = replace(plain, max_tokens=len(output.token_ids))
+        assert output.token_ids == llm.generate(PROMPTS[0], whole).outputs[0].token_ids
+        break
+    else:
+        raise AssertionError("every timeout was too short")
 
 
 def test_abort(llm: LLM):

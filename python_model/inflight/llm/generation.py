@@ -18,6 +18,7 @@ _FINISH_REASONS = {
     "end_id": "stop",
     "stop_word": "stop",
     "length": "length",
+    "deadline": "deadline",
     "cancelled": "cancelled",
 }
 

@@ -92,6 +92,7 @@ def engine_arguments(
         "no_repeat_ngram_size": params.no_repeat_ngram_size,
         "embedding_bias": params.embedding_bias,
         "logit_bias": params.logit_bias,
+        "timeout_ms": params.timeout_ms,
     }
     if params.is_greedy:
         wanted["greedy"] = True

@@ -69,6 +69,10 @@ class SamplingParams:
     min_tokens: int = 0
     """No end id and no stop before so many tokens."""
 
+    timeout_ms: int | None = None
+    """After so many milliseconds the answer ends with what it has, finish_reason "deadline"; one that
+    has no token yet ends with an error. None: no limit."""
+
     logprobs: int | None = None
     """0: log-probabilities of the chosen tokens; n: and of the n likeliest; None: none."""
     normalize_log_probs: bool = True
@@ -101,6 +105,8 @@ class SamplingParams:
                 self.min_tokens <= self.max_tokens,
                 f"min_tokens={self.min_tokens} must be at most max_tokens={self.max_tokens}",
             )
+        if self.timeout_ms is not None:
+            _require(self.timeout_ms >= 1, f"timeout_ms={self.timeout_ms} must be at least 1")
         self._check_range("temperature", self.temperature, 0.0, math.inf)
         self._check_range("top_p", self.top_p, 0.0, 1.0)
         self._check_range("min_p", self.min_p, 0.0, 1.0)

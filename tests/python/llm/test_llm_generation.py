@@ -49,6 +49,19 @@ def ids(output) -> list[int]:
     return output.outputs[0].token_ids
 
 
+def test_why_it_ended():
+    for reason, told in (
+        ("end_id", "stop"),
+        ("stop_word", "stop"),
+        ("length", "length"),
+        ("deadline", "deadline"),
+        ("cancelled", "cancelled"),
+    ):
+        result = handle()
+        result.deliver(Part([3], reason))
+        assert result.result(timeout=0).outputs[0].finish_reason == told
+
+
 def test_logits_of_a_stream():
     result = handle(return_generation_logits=True, return_context_logits=True, prompt_logprobs=1)
     rows = np.arange(12, dtype=np.float32).reshape(3, 4)

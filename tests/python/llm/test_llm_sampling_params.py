@@ -55,6 +55,7 @@ def test_what_is_greedy(params: dict, greedy: bool):
         ({"seed": -1}, "seed=-1"),
         ({"seed": 2**64}, "seed=18446744073709551616"),
         ({"logprobs": -1}, "logprobs=-1"),
+        ({"timeout_ms": 0}, "timeout_ms=0"),
         ({"stop": ""}, "stop="),
         ({"bad": ["a", 3]}, "bad="),
         ({"stop": "a", "detokenize": False}, "detokenize=False"),
