@@ -91,7 +91,7 @@ bool ResponseWriter::send(executor::Response part, uint64_t public_id, bool ends
   if (kept_) {
     executor::Response kept = *std::exchange(kept_, std::nullopt);
     if (part.error)
-      deliver(kept, public_id, /*ends_request=*/false);
+      deliver(std::move(kept), public_id, /*ends_request=*/false);
     else
       part = joined(std::move(kept), std::move(part));
   }
@@ -99,7 +99,7 @@ bool ResponseWriter::send(executor::Response part, uint64_t public_id, bool ends
     kept_ = std::move(part);
     return false;
   }
-  deliver(part, public_id, ends_request);
+  deliver(std::move(part), public_id, ends_request);
   return true;
 }
 
@@ -109,8 +109,11 @@ void ResponseWriter::send_heartbeat(uint64_t public_id) const {
   check_triton(TRITONBACKEND_ResponseSend(response.take(), 0, nullptr), "ResponseSend");
 }
 
-void ResponseWriter::deliver(const executor::Response& part, uint64_t public_id,
-                             bool ends_request) {
+void ResponseWriter::deliver(executor::Response part, uint64_t public_id, bool ends_request) {
+  if (part.is_final && part.context_logits.empty())
+    part.context_logits = std::move(context_logits_);
+  else if (!part.is_final && !part.context_logits.empty())
+    context_logits_ = part.context_logits;
   TRITONBACKEND_Response* response = nullptr;
   TRITONSERVER_Error* error = nullptr;
   if (part.error) {

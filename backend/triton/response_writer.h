@@ -42,7 +42,7 @@ class ResponseWriter {
  private:
   /// Postprocessing has a part that it has not made text of.
   bool is_waited_for(uint64_t public_id) const;
-  void deliver(const executor::Response& part, uint64_t public_id, bool ends_request);
+  void deliver(executor::Response part, uint64_t public_id, bool ends_request);
   TRITONBACKEND_Response* build(const executor::Response& part, uint64_t public_id) const;
   /// In every response of a request that asked, whatever outputs it listed.
   void add_top_log_probs(ResponseBuilder& response, const executor::Response& part) const;
@@ -55,6 +55,9 @@ class ResponseWriter {
   const Receipts& receipts_;
   const bool wants_heartbeats_;
   const int64_t unix_offset_ns_;  // one for all times of a sequence, so that differences are true
+  // Of a stream: the prompt's, told again at its end, where clients that keep the last response of
+  // a stream look for them (the former backend sent them with each).
+  std::vector<float> context_logits_;
   // Of a request with a text context only:
   std::vector<int32_t> previous_ids_;  // generated and sent so far
   std::optional<executor::Response> kept_;

@@ -43,7 +43,12 @@ void of_a_stream() {
   Ids tokens;
   bool is_first = true;
   for (const FakeAnswer& answer : backend.run(request)) {
-    EXPECT_EQ(answer.find("context_logits") != nullptr, is_first);
+    const FakeTensor* context = answer.find("context_logits");
+    EXPECT_EQ(context != nullptr, is_first || answer.is_final);
+    if (context != nullptr) {
+      EXPECT((context->shape == Shape{1, 7, kVocabSize}));
+      EXPECT(Ids{tokens_of(*context, 1.0f).back()} == expected_tokens(prompt_of(7), 1));
+    }
     is_first = false;
     const Ids ids = output_ids(answer);
     const FakeTensor* generation = answer.find("generation_logits");

@@ -43,7 +43,10 @@ def test_logits_of_a_stream(server: Server) -> None:
             if answer.final:
                 break
             answer = stream.next()
-            assert "context_logits" not in answer.outputs
+            assert ("context_logits" in answer.outputs) == answer.final
+        np.testing.assert_array_equal(
+            answer.outputs["context_logits"], whole.outputs["context_logits"]
+        )
     np.testing.assert_array_equal(np.stack(rows), whole.outputs["generation_logits"][0, 0])
 
 
