@@ -110,6 +110,7 @@ EngineInfo effective_limits(const EngineConfig& config, const plan::EngineFile& 
   info.dtype = name_of(engine.dtype);
   info.device = name_of(parse_device(config.device));
   info.vocab_size = static_cast<int>(engine.model.vocab_size);
+  info.end_ids = engine.model.eos_token_ids;
   info.tokens_per_block = engine.kv_cache.tokens_per_block;
   info.max_batch_size =
       chosen_limit("max_batch_size", config.max_batch_size, engine.limits.max_batch_size, engine);

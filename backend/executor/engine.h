@@ -62,6 +62,7 @@ struct EngineInfo {
   int max_seq_len = 0;
   int max_prompt_len = 0;  // longest prompt accepted
   int tokens_per_block = 0;
+  std::vector<int32_t> end_ids;  // the model's own, from its generation_config
   int64_t num_blocks = 0;
   int64_t num_host_blocks = 0;
   int64_t block_bytes = 0;  // of all layers

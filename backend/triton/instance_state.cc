@@ -42,11 +42,13 @@ InstanceState::InstanceState(TRITONBACKEND_ModelInstance* instance, const ModelS
                              std::function<void()> take_out_of_service)
     : instance_(instance),
       settings_(settings),
+      reader_(settings.reader),
       metrics_(std::make_unique<Metrics>(families, settings.name, settings.version, engine->info(),
                                          settings.batching_numbers)),
       late_endings_(kQuietTime),
       engine_(std::move(engine)) {
   check_attention_window(settings_, engine_->info());
+  if (settings_.use_model_end_ids) reader_.model_end_ids = engine_->info().end_ids;
   metrics_->publish(engine_->stats());
   engine_->on_failure(
       [this, take_out_of_service = std::move(take_out_of_service)](const std::string&) {
@@ -73,7 +75,7 @@ void InstanceState::accept(TRITONBACKEND_Request* request) {
   bool accepted = false;
   TRITONSERVER_Error* error = guarded([&] {
     live = std::make_shared<LiveRequest>(request, start_ns);
-    const IncomingRequest incoming = read_request(request, settings_.reader);
+    const IncomingRequest incoming = read_request(request, reader_);
     if (incoming.stop) {
       stop(incoming);
       return;

@@ -66,6 +66,7 @@ class InstanceState : public ModelInstance {
 
   TRITONBACKEND_ModelInstance* instance_;
   const ModelSettings& settings_;
+  ReaderOptions reader_;
   Receipts receipts_;
   std::mutex mutex_;                                       // guards live_ and the ids in it
   std::unordered_map<executor::RequestId, LivePtr> live_;  // by sequence

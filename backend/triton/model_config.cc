@@ -189,6 +189,7 @@ ModelSettings parse_model_config(std::string_view config_json, const std::string
   settings.reader.request_timeout =
       read_period(parameters, "request_timeout_ms", settings.warnings);
   settings.reader.exclude_input_in_output = parameters.flag("exclude_input_in_output", false);
+  settings.use_model_end_ids = parameters.flag("use_model_end_ids", false);
   settings.reader.normalize_log_probs = parameters.flag("normalize_log_probs", true);
   settings.reader.context_logits_are_fp16 = is_fp16(config, "context_logits");
   settings.reader.generation_logits_are_fp16 = is_fp16(config, "generation_logits");

@@ -20,7 +20,8 @@ namespace inflight::triton {
 struct ModelSettings {
   std::string name;
   uint64_t version = 0;
-  ReaderOptions reader;
+  ReaderOptions reader;                 // but for the model's end ids, which the engine knows
+  bool use_model_end_ids = false;       // ReaderOptions::model_end_ids
   executor::EngineConfig engine;        // of each instance; `device` of the first
   std::vector<std::string> devices;     // of the instances, in turn
   std::optional<int> attention_window;  // the smallest that is asked for

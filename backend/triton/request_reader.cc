@@ -59,14 +59,29 @@ std::vector<std::vector<int32_t>> read_words(const Inputs& inputs, const std::st
   return parse_word_list(name, values.data(), static_cast<int64_t>(values.size()));
 }
 
-decoding::StopParams read_stop(const Inputs& inputs) {
+/// `end_id`, the ids of `end_ids`, and the model's own if one of these is among them; -1 is none.
+std::vector<int32_t> read_end_ids(const Inputs& inputs, const ReaderOptions& options) {
+  std::vector<int32_t> end_ids = inputs.values<int32_t>("end_ids");
+  end_ids.push_back(inputs.scalar<int32_t>("end_id").value_or(-1));
+  const auto is_models = [&](int32_t id) {
+    return std::ranges::find(options.model_end_ids, id) != options.model_end_ids.end();
+  };
+  if (std::ranges::any_of(end_ids, is_models))
+    end_ids.insert(end_ids.end(), options.model_end_ids.begin(), options.model_end_ids.end());
+  std::ranges::sort(end_ids);
+  const auto repeated = std::ranges::unique(end_ids);
+  end_ids.erase(repeated.begin(), repeated.end());
+  std::erase(end_ids, -1);
+  return end_ids;
+}
+
+decoding::StopParams read_stop(const Inputs& inputs, const ReaderOptions& options) {
   decoding::StopParams stop;
   const std::optional<int32_t> length = inputs.scalar<int32_t>("request_output_len");
   check(length.has_value(), "request_output_len is not present in the request");
   stop.max_new_tokens = *length;
   stop.min_new_tokens = inputs.scalar_of<int32_t>("min_tokens", "min_length").value_or(0);
-  const int32_t end_id = inputs.scalar<int32_t>("end_id").value_or(-1);
-  if (end_id != -1 && !inputs.flag("ignore_eos", false)) stop.end_ids.push_back(end_id);
+  if (!inputs.flag("ignore_eos", false)) stop.end_ids = read_end_ids(inputs, options);
   stop.stop_words = read_words(inputs, "stop_words_list");
   stop.bad_words = read_words(inputs, "bad_words_list");
   return stop;
@@ -185,7 +200,7 @@ executor::Request read_body(const Inputs& inputs, const ReaderOptions& options,
   body.input_ids = read_prompt(inputs);
   body.allow_unknown_ids = options.allow_unknown_ids;
   body.sampling = read_sampling(inputs, options);
-  body.stop = read_stop(inputs);
+  body.stop = read_stop(inputs, options);
   body.streaming = inputs.flag("streaming", false);
   body.return_context_logits = inputs.flag("return_context_logits", false);
   body.return_generation_logits = inputs.flag("return_generation_logits", false);

@@ -22,6 +22,9 @@ struct ReaderOptions {
   bool has_batch_dim = true;                     // max_batch_size > 0
   std::chrono::milliseconds request_timeout{0};  // of a request without timeout_ms; 0 = none
   bool allow_unknown_ids = false;                // those outside the vocabulary embed as zeros
+  // The model's own: a request that names one of them as its end_id ends at any. Empty: at that
+  // one.
+  std::vector<int32_t> model_end_ids;
   // The outputs' types: FP16, or FP32.
   bool context_logits_are_fp16 = false;
   bool generation_logits_are_fp16 = false;

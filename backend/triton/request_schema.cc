@@ -20,6 +20,7 @@ const std::vector<TensorSpec>& inputs() {
       {"input_lengths", "INT32", {1}, kRequired, kScalar, kEven, kUsed},
       {"request_output_len", "INT32", {1}, kRequired, kScalar, kEven, kUsed},
       {"end_id", "INT32", {1}, kOptional, kScalar, kEven, kUsed},
+      {"end_ids", "INT32", {-1}, kOptional, kTensor, kRagged, kUsed},
       {"pad_id", "INT32", {1}, kOptional, kScalar, kEven, kIgnored},
       {"stop_words_list", "INT32", {2, -1}, kOptional, kTensor, kRagged, kUsed},
       {"bad_words_list", "INT32", {2, -1}, kOptional, kTensor, kRagged, kUsed},

@@ -32,6 +32,10 @@ class ServingOptions:
     exclude_input_in_output: Annotated[
         bool, typer.Option(help="Leave the prompt out of answers, unless a request says otherwise.")
     ] = False
+    use_model_end_ids: Annotated[
+        bool,
+        typer.Option(help="A request that ends at one of the model's end ids ends at any of them."),
+    ] = True
     max_queue_size: Annotated[
         int, typer.Option(min=0, help="Requests that may wait; 0 = any number.")
     ] = 0
@@ -100,6 +104,7 @@ def repository_settings(engine_dir: Path, options: ServingOptions) -> Repository
         "request_timeout_ms": options.request_timeout_ms or None,
         "queue_timeout_ms": options.queue_timeout_ms or None,
         "step_timeout_ms": options.step_timeout_ms or None,
+        "use_model_end_ids": str(options.use_model_end_ids).lower(),
         "exclude_input_in_output": str(options.exclude_input_in_output).lower(),
     }
     return RepositorySettings(

@@ -65,6 +65,7 @@ TENSORRT_LLM = Model(
         _scalar("input_lengths", "INT32", optional=False),
         _scalar("request_output_len", "INT32", optional=False),
         _scalar("end_id", "INT32"),
+        _ragged("end_ids", "INT32", -1),  # ours: ends beside end_id; -1 is none
         _scalar("pad_id", "INT32", support=_IGNORED),
         _ragged("stop_words_list", "INT32", 2, -1),
         _ragged("bad_words_list", "INT32", 2, -1),
@@ -295,6 +296,9 @@ _TO_LLM = {
     "runtime_top_p": "top_p",
     "len_penalty": "length_penalty",
     "streaming": "stream",
+    "runtime_top_p_min": "top_p_min",
+    "runtime_top_p_decay": "top_p_decay",
+    "runtime_top_p_reset_ids": "top_p_reset_ids",
 }
 _SAME_IN_LLM = (
     "temperature",
@@ -302,6 +306,9 @@ _SAME_IN_LLM = (
     "repetition_penalty",
     "presence_penalty",
     "frequency_penalty",
+    "prompt_ignore_length",
+    "no_repeat_ngram_size",
+    "end_ids",
     "min_tokens",
     "min_length",
     "ignore_eos",
@@ -329,6 +336,13 @@ _SAME_IN_LLM = (
     "lora_config",
     "guided_decoding_guide_type",
     "guided_decoding_guide",
+    "beam_search_diversity_rate",
+    "retention_token_range_starts",
+    "retention_token_range_ends",
+    "retention_token_range_priorities",
+    "retention_token_range_durations_ms",
+    "retention_decode_priority",
+    "retention_decode_duration_ms",
 )
 _TO_POSTPROCESSING = {
     "output_ids": ("_TOKENS_BATCH", "TOKENS_BATCH"),

@@ -80,6 +80,7 @@ void reads_every_setting() {
                        parameter("cuda_graph_mode", "false") + "," +
                        parameter("exclude_input_in_output", "TRUE") + "," +
                        parameter("normalize_log_probs", "false") + "," +
+                       parameter("use_model_end_ids", "true") + "," +
                        parameter("max_num_tokens", "256") + "," + parameter("num_threads", "2"),
                    "\"model_transaction_policy\": {\"decoupled\": true}, \"dynamic_batching\": "
                    "{\"default_queue_policy\": {\"max_queue_size\": 17}}, "),
@@ -100,6 +101,7 @@ void reads_every_setting() {
   EXPECT_EQ(settings.engine.max_queue_size, 17);
   EXPECT(settings.reader.exclude_input_in_output);
   EXPECT(!settings.reader.normalize_log_probs);
+  EXPECT(settings.use_model_end_ids);
   EXPECT(settings.reader.decoupled);
   EXPECT(settings.reader.has_batch_dim);
   EXPECT(settings.warnings.empty());
@@ -149,6 +151,7 @@ void placeholders_and_empty_values_are_absent() {
   EXPECT_EQ(settings.engine.engine_dir.parent_path().string(), folder.path.string());
   EXPECT(!settings.engine.kv_cache_max_tokens.has_value());
   EXPECT(!settings.reader.exclude_input_in_output);
+  EXPECT(!settings.use_model_end_ids);
   EXPECT(!settings.reader.decoupled);
   EXPECT(settings.warnings.empty());
 }

@@ -80,6 +80,26 @@ void end_ids_may_be_ignored() {
              .stop.end_ids.empty());
 }
 
+void end_ids_of_several_sources() {
+  const RequestPtr request = make_request({1}, 1);
+  request->number("end_id", 9).ids("end_ids", {4, -1, 9});
+  EXPECT((read(*request).stop.end_ids == Ids{4, 9}));
+  EXPECT((read(make_request({1}, 1)->ids("end_ids", {7})).stop.end_ids == Ids{7}));
+  EXPECT(read(make_request({1}, 1)->ids("end_ids", {7}).flag("ignore_eos", true))
+             .stop.end_ids.empty());
+
+  // The model's own: one of them stands for all, others and none stand for themselves.
+  const triton::ReaderOptions options{.decoupled = true, .model_end_ids = {2, 5, 6}};
+  const auto ends = [&](R& of) {
+    return triton::read_request(&of, options).sequences.at(0).request->stop.end_ids;
+  };
+  EXPECT((ends(make_request({1}, 1)->number("end_id", 5)) == Ids{2, 5, 6}));
+  EXPECT((ends(make_request({1}, 1)->number("end_id", 9)) == Ids{9}));
+  EXPECT((ends(make_request({1}, 1)->number("end_id", 9).ids("end_ids", {6})) == Ids{2, 5, 6, 9}));
+  EXPECT(ends(make_request({1}, 1)->number("end_id", -1)).empty());
+  EXPECT(ends(*make_request({1}, 1)).empty());
+}
+
 void retention_of_ranges() {
   const RequestPtr request = make_request({1, 2, 3}, 1);
   request->ids("retention_token_range_starts", {0, 8}).ids("retention_token_range_ends", {8, -1});
@@ -147,8 +167,9 @@ void ids_of_no_vocabulary() {
     Backend strict;
     EXPECT_CONTAINS(strict.error_of(make_request(wild, 2)), "input_ids[1] is -5");
   }
-  Backend former;
-  former.settings.reader.allow_unknown_ids = true;
+  triton::ModelSettings settings;
+  settings.reader.allow_unknown_ids = true;
+  Backend former(/*decoupled=*/true, {}, nullptr, settings);
   const RequestPtr request = make_request(wild, 4);
   request->real("repetition_penalty", 1.5f);
   const FakeAnswer& answer = former.run(request)[0];
@@ -183,6 +204,7 @@ int main(int argc, char** argv) {
           {"timeouts_become_deadlines", timeouts_become_deadlines},
           {"how_tokens_are_chosen", how_tokens_are_chosen},
           {"end_ids_may_be_ignored", end_ids_may_be_ignored},
+          {"end_ids_of_several_sources", end_ids_of_several_sources},
           {"retention_of_ranges", retention_of_ranges},
           {"retention_that_makes_no_sense", retention_that_makes_no_sense},
           {"ids_of_no_vocabulary", ids_of_no_vocabulary},

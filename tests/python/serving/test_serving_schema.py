@@ -95,7 +95,7 @@ OUR_INPUTS = set(
     """min_p
     ignore_eos priority timeout_ms return_finish_reason return_stop_reason
     return_kv_cache_reuse_stats
-    no_repeat_ngram_size
+    no_repeat_ngram_size end_ids
     num_top_log_probs
     text_context engine_request_id client_left""".split()
 )
@@ -141,7 +141,10 @@ CONTRACT_ENSEMBLE_INPUTS = set(
 )
 
 OUR_ENSEMBLE_INPUTS = set(
-    """min_p min_length random_seed
+    """min_p min_length random_seed top_p_min top_p_decay top_p_reset_ids no_repeat_ngram_size
+    prompt_ignore_length end_ids beam_search_diversity_rate retention_token_range_starts
+    retention_token_range_ends retention_token_range_priorities retention_token_range_durations_ms
+    retention_decode_priority retention_decode_duration_ms
     num_top_log_probs ignore_eos priority timeout_ms return_finish_reason return_stop_reason
     include_stop_str_in_output""".split()
 )
