@@ -83,7 +83,7 @@ PYTHON_ARROWS = {
     "builder": ["config", "ir", "checkpoint", "passes", "models"],
     "llm": ["_core", "config", "text", "builder"],
     "serving": ["config", "text", "builder"],
-    "check": ["_core", "text", "builder"],
+    "check": ["_core", "text", "builder", "config"],
     "openai": ["builder", "text"],
     "client": [],
     "bench": ["openai"],

@@ -48,6 +48,7 @@ InstanceState::InstanceState(TRITONBACKEND_ModelInstance* instance, const ModelS
       late_endings_(kQuietTime),
       engine_(std::move(engine)) {
   check_attention_window(settings_, engine_->info());
+  reader_.vocab_size = engine_->info().vocab_size;
   if (settings_.use_model_end_ids) reader_.model_end_ids = engine_->info().end_ids;
   metrics_->publish(engine_->stats());
   engine_->on_failure(

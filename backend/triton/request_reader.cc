@@ -120,6 +120,7 @@ ReplyOptions read_reply(const Inputs& inputs, const ReaderOptions& options) {
                        inputs.flag("return_kv_cache_reuse_stats", false);
   reply.finish_reason = inputs.flag("return_finish_reason", false);
   reply.stop_reason = inputs.flag("return_stop_reason", false);
+  reply.vocab_size = options.vocab_size;
   reply.context_logits_are_fp16 = options.context_logits_are_fp16;
   reply.generation_logits_are_fp16 = options.generation_logits_are_fp16;
   reply.text_context = inputs.values<uint8_t>("text_context");

@@ -25,6 +25,7 @@ struct ReaderOptions {
   // The model's own: a request that names one of them as its end_id ends at any. Empty: at that
   // one.
   std::vector<int32_t> model_end_ids;
+  int vocab_size = 0;  // of the model: a row of logits
   // The outputs' types: FP16, or FP32.
   bool context_logits_are_fp16 = false;
   bool generation_logits_are_fp16 = false;
@@ -39,6 +40,7 @@ struct ReplyOptions {
   bool num_input_tokens = false;
   bool num_output_tokens = false;
   bool perf_metrics = false;
+  int vocab_size = 0;  // a row of logits
   bool finish_reason = false;
   bool stop_reason = false;
   std::vector<int32_t> prompt;  // as the client gave it, where the engine is given other ids

@@ -201,19 +201,19 @@ void ResponseWriter::add_logits(ResponseBuilder& response, const executor::Respo
                        const std::vector<float>& values, bool as_fp16) {
     as_fp16 ? response.add_fp16(name, shape, values) : response.add(name, shape, values);
   };
-  const std::vector<float>& context = part.context_logits;
-  if (!context.empty()) {
-    const auto length = static_cast<int64_t>(request_->input_ids.size());
-    add("context_logits", {1, length, static_cast<int64_t>(context.size()) / length}, context,
+  // In every response of a request that asked, without rows where there is nothing to tell: clients
+  // look for what they listed in each.
+  const int64_t vocab_size = reply_.vocab_size;
+  if (request_->return_context_logits) {
+    const auto length = static_cast<int64_t>(part.context_logits.size()) / vocab_size;
+    add("context_logits", {1, length, vocab_size}, part.context_logits,
         reply_.context_logits_are_fp16);
   }
-  const std::vector<float>& generation = part.generation_logits;
-  if (!generation.empty()) {
-    const auto length = static_cast<int64_t>(part.token_ids.size());
-    const int64_t vocab_size = static_cast<int64_t>(generation.size()) / length;
+  if (request_->return_generation_logits) {
+    const auto length = static_cast<int64_t>(part.generation_logits.size()) / vocab_size;
     // A stream has the beams, of which there is one, behind the tokens.
     const int64_t before = reply_.streaming ? length : 1, behind = reply_.streaming ? 1 : length;
-    add("generation_logits", {1, before, behind, vocab_size}, generation,
+    add("generation_logits", {1, before, behind, vocab_size}, part.generation_logits,
         reply_.generation_logits_are_fp16);
   }
 }

@@ -44,16 +44,17 @@ void of_a_stream() {
   bool is_first = true;
   for (const FakeAnswer& answer : backend.run(request)) {
     const FakeTensor* context = answer.find("context_logits");
-    EXPECT_EQ(context != nullptr, is_first || answer.is_final);
-    if (context != nullptr) {
+    EXPECT(context != nullptr);
+    if (!is_first && !answer.is_final) {
+      EXPECT((context->shape == Shape{1, 0, kVocabSize}));
+    } else {
       EXPECT((context->shape == Shape{1, 7, kVocabSize}));
       EXPECT(Ids{tokens_of(*context, 1.0f).back()} == expected_tokens(prompt_of(7), 1));
     }
     is_first = false;
     const Ids ids = output_ids(answer);
     const FakeTensor* generation = answer.find("generation_logits");
-    EXPECT_EQ(generation != nullptr, !ids.empty());
-    if (generation == nullptr) continue;
+    EXPECT(generation != nullptr);
     EXPECT((generation->shape == Shape{1, static_cast<int64_t>(ids.size()), 1, kVocabSize}));
     for (int32_t token : tokens_of(*generation, 1.0f)) tokens.push_back(token);
   }
@@ -96,7 +97,6 @@ void of_parts_that_join() {
   Ids tokens;
   for (const FakeAnswer& answer : backend.run(request)) {
     const FakeTensor* generation = answer.find("generation_logits");
-    if (generation == nullptr) continue;
     EXPECT_EQ(generation->shape[1], static_cast<int64_t>(output_ids(answer).size()));
     for (int32_t token : tokens_of(*generation, 1.0f)) tokens.push_back(token);
   }

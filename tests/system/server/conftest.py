@@ -131,3 +131,26 @@ def on_own_server(setup: Setup, tmp_path: Path) -> Callable[..., None]:
 @pytest.fixture(scope="session")
 def tokenizer(setup: Setup) -> Tokenizer:
     return setup.tokenizer
+
+
+@pytest.fixture(scope="session")
+def greedy(setup: Setup) -> Callable[[list[int], int], list[int]]:
+    """Greedy ids by transformers."""
+    import torch
+    from transformers import LlamaForCausalLM
+
+    model = LlamaForCausalLM.from_pretrained(setup.checkpoint, dtype="float32").eval()
+
+    def generate(prompt: list[int], length: int) -> list[int]:
+        with torch.no_grad():
+            ids = model.generate(
+                torch.tensor([prompt]),
+                attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
+                max_new_tokens=length,
+                do_sample=False,
+                eos_token_id=None,
+                pad_token_id=0,
+            )
+        return ids[0, len(prompt) :].tolist()
+
+    return generate

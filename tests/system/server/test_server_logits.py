@@ -36,14 +36,14 @@ def test_logits_of_a_stream(server: Server) -> None:
             answer.outputs["context_logits"], whole.outputs["context_logits"]
         )
         while True:
-            if "generation_logits" in answer.outputs:
-                step = answer.outputs["generation_logits"]
-                assert step.shape[0] == step.shape[2] == 1 and step.shape[1] == len(answer.ids)
-                rows += list(step[0, :, 0])
+            step = answer.outputs["generation_logits"]
+            assert step.shape[0] == step.shape[2] == 1 and step.shape[1] == len(answer.ids)
+            rows += list(step[0, :, 0])
             if answer.final:
                 break
             answer = stream.next()
-            assert ("context_logits" in answer.outputs) == answer.final
+            told = answer.outputs["context_logits"]
+            assert told.shape[1] == (len(PROMPT) if answer.final else 0)
         np.testing.assert_array_equal(
             answer.outputs["context_logits"], whole.outputs["context_logits"]
         )

@@ -7,38 +7,9 @@ import numpy as np
 import pytest
 import tritonclient.grpc as grpc
 from inflight.text.tokenizer import Tokenizer
-from triton_server import Server, ask, ask_text, llm_request, tensors
+from triton_server import Server, ask, ask_text, llm_request, tensors, unary
 
 PROMPT = [5, 17, 200, 33, 90, 91, 4]
-
-
-@pytest.fixture(scope="session")
-def greedy(setup):
-    """Greedy ids by transformers."""
-    import torch
-    from transformers import LlamaForCausalLM
-
-    model = LlamaForCausalLM.from_pretrained(setup.checkpoint, dtype="float32").eval()
-
-    def generate(prompt: list[int], length: int) -> list[int]:
-        with torch.no_grad():
-            ids = model.generate(
-                torch.tensor([prompt]),
-                attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
-                max_new_tokens=length,
-                do_sample=False,
-                eos_token_id=None,
-                pad_token_id=0,
-            )
-        return ids[0, len(prompt) :].tolist()
-
-    return generate
-
-
-def unary(server: Server, model: str, version: str = "", **values) -> dict[str, np.ndarray]:
-    with grpc.InferenceServerClient(f"localhost:{server.grpc_port}") as client:
-        result = client.infer(model, tensors(**values), model_version=version)
-    return {o.name: result.as_numpy(o.name) for o in result.get_response().outputs}
 
 
 def test_greedy_ids_equal_transformers(server: Server, greedy) -> None:

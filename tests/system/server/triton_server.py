@@ -270,3 +270,10 @@ def ask_text(server: Server, prompt: str, length: int, **others: Any) -> str:
     """The ensemble's whole answer."""
     answers = ask(server, "ensemble", text_input=prompt, max_tokens=length, **others)
     return "".join(answer.text for answer in answers)
+
+
+def unary(server: Server, model: str, version: str = "", **values: Any) -> dict[str, np.ndarray]:
+    """The one answer of a model that is not decoupled, by a plain call."""
+    with grpc.InferenceServerClient(f"localhost:{server.grpc_port}") as client:
+        result = client.infer(model, tensors(**values), model_version=version)
+    return {o.name: result.as_numpy(o.name) for o in result.get_response().outputs}
