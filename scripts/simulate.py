@@ -57,6 +57,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     fleet.add_argument("--max-num-tokens", type=int, default=8192, help="in a step")
     fleet.add_argument("--tokens-per-block", type=int, default=32)
     fleet.add_argument("--num-blocks", type=int, help="of a KV pool; what the GPU has room for")
+    fleet.add_argument("--no-reuse", action="store_true", help="of blocks between requests")
+    fleet.add_argument("--host-gib", type=float, default=0.0, help="of a replica's host tier")
     load = parser.add_argument_group("load")
     load.add_argument("--trace", default="chat", help=f"{', '.join(TRACES)} or a file: JSON lines")
     load.add_argument("--num-requests", type=int, help="1,000; of a file all")
@@ -116,6 +118,8 @@ def fleet_config(options: argparse.Namespace, num_replicas: int) -> FleetConfig:
         max_num_tokens=options.max_num_tokens,
         tokens_per_block=options.tokens_per_block,
         num_blocks=options.num_blocks,
+        enable_reuse=not options.no_reuse,
+        host_bytes=options.host_gib * 2**30,
     )
 
 

@@ -52,6 +52,7 @@ CPP_ARROWS = {
         "kernels/core",
         "backend/kv_cache",
         "backend/scheduler",
+        "backend/planning",
     ],
     "backend/triton": [
         "backend/executor/engine.h",

@@ -227,19 +227,25 @@ void register_simulation(py::module_& parent) {
   py::class_<ReplicaConfig>(module, "ReplicaConfig")
       .def(
           py::init([](int32_t tokens_per_block, int32_t num_blocks, const scheduler::Limits& limits,
-                      const CostModel& cost, int32_t max_steps_in_flight, bool check_invariants) {
+                      const CostModel& cost, bool enable_reuse, int32_t num_host_blocks,
+                      double block_bytes, int32_t max_steps_in_flight, bool check_invariants) {
             ReplicaConfig config;
             config.tokens_per_block = tokens_per_block;
             config.num_blocks = num_blocks;
             config.limits = limits;
             config.cost = cost;
+            config.enable_reuse = enable_reuse;
+            config.num_host_blocks = num_host_blocks;
+            config.block_bytes = block_bytes;
             config.max_steps_in_flight = max_steps_in_flight;
             config.check_invariants = check_invariants;
             validate(config);
             return config;
           }),
           py::kw_only(), py::arg("tokens_per_block"), py::arg("num_blocks"), py::arg("limits"),
-          py::arg("cost"), py::arg("max_steps_in_flight") = 2, py::arg("check_invariants") = false);
+          py::arg("cost"), py::arg("enable_reuse") = true, py::arg("num_host_blocks") = 0,
+          py::arg("block_bytes") = 0.0, py::arg("max_steps_in_flight") = 2,
+          py::arg("check_invariants") = false);
   py::class_<Fleet>(module, "Fleet")
       .def(py::init<const Trace&, const ReplicaConfig&, int32_t, double>(), py::arg("trace"),
            py::arg("config"), py::arg("num_replicas"), py::arg("bin_seconds"),

@@ -2,36 +2,38 @@
 #pragma once
 
 #include <cstdint>
+#include <utility>
 #include <vector>
 
-#include "backend/kv_cache/reservation.h"
-#include "backend/scheduler/view.h"
+#include "backend/planning/planned_sequence.h"
+#include "backend/simulation/trace.h"
 
 namespace inflight::simulation {
 
-struct Sequence {
-  static constexpr kv_cache::TableId kNoTable = -1;
+/// Holds what the planned sequence only points to; a base, so that it is there first.
+struct PromptIds {
+  std::vector<int32_t> prompt;
+};
 
-  int64_t request = 0;  // in the trace
-  int32_t priority = 0;
-  int32_t prompt_len = 0;
-  int32_t num_output = 0;  // after so many tokens it ends
-  int32_t max_total_len = 0;
-  std::vector<int32_t> tokens;  // prompt and generated; empty until somebody wants to know
-  kv_cache::TableId table = kNoTable;
-  int32_t num_computed = 0;  // after the steps in flight
-  int32_t num_generated = 0;
-  int32_t num_steps_in_flight = 0;  // that name it
-  double newest_token = 0;          // when it came, s
-  bool has_ended = false;
+class Sequence : PromptIds, public planning::PlannedSequence {
+ public:
+  Sequence(const Trace& trace, int64_t request) : Sequence(trace, request, ids(trace, request)) {}
 
-  scheduler::SequenceView view(int32_t num_blocks) const {
-    return {.id = static_cast<uint64_t>(request),
-            .priority = priority,
-            .prompt_len = prompt_len,
-            .num_computed = num_computed,
-            .max_total_len = max_total_len,
-            .num_blocks = num_blocks};
+  int64_t request() const { return static_cast<int64_t>(id()); }
+
+  double newest_token = 0;  // when it came, s
+
+ private:
+  Sequence(const Trace& trace, int64_t request, PromptIds prompt)
+      : PromptIds(std::move(prompt)),
+        PlannedSequence({.id = static_cast<uint64_t>(request),
+                         .priority = trace.request(request).priority,
+                         .prompt_ids = PromptIds::prompt,
+                         .max_new_tokens = trace.request(request).max_output}) {}
+  static PromptIds ids(const Trace& trace, int64_t request) {
+    PromptIds made;
+    trace.append_prompt(request, made.prompt);
+    return made;
   }
 };
 

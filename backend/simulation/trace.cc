@@ -31,6 +31,7 @@ Trace::Trace(std::vector<TraceRequest> requests, std::vector<Segment> segments,
     check(std::isfinite(request.arrival) && request.arrival >= previous, "request ", i,
           " arrives at ", request.arrival, " s, not after the one before it (", previous, " s)");
     previous = request.arrival;
+    has_priorities_ = has_priorities_ || request.priority != requests_.front().priority;
     check(request.num_output >= 1, "request ", i, ": num_output ", request.num_output, " < 1");
     check(request.max_output >= request.num_output, "request ", i, ": max_output ",
           request.max_output, " < num_output ", request.num_output);

@@ -38,6 +38,8 @@ class Trace {
   int64_t size() const { return static_cast<int64_t>(requests_.size()); }
   const TraceRequest& request(int64_t index) const { return requests_[index]; }
   int32_t vocab_size() const { return vocab_size_; }
+  /// Whether they are not all the same.
+  bool has_priorities() const { return has_priorities_; }
 
   /// The ids of the prompt, after what `out` holds.
   void append_prompt(int64_t index, std::vector<int32_t>& out) const;
@@ -57,6 +59,7 @@ class Trace {
   std::vector<Segment> segments_;
   std::vector<int32_t> literal_ids_;
   int32_t vocab_size_;
+  bool has_priorities_ = false;
 };
 
 }  // namespace inflight::simulation

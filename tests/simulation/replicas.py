@@ -1,5 +1,7 @@
 """Loads and replicas in small."""
 
+from typing import Any
+
 import numpy as np
 from inflight._core.scheduler import Limits
 from inflight._core.simulation import CostModel, Fleet, ReplicaConfig, RequestState, Trace
@@ -15,15 +17,18 @@ def replica_config(
     num_blocks: int = 64,
     tokens_per_block: int = 4,
     max_steps_in_flight: int = 2,
+    enable_reuse: bool = True,
+    **limits: Any,
 ) -> ReplicaConfig:
-    """Checks the cache's invariants after every step."""
+    """Checks the cache's invariants after every step, where that is cheap."""
     return ReplicaConfig(
         tokens_per_block=tokens_per_block,
         num_blocks=num_blocks,
-        limits=Limits(max_batch_size, max_num_tokens),
+        limits=Limits(max_batch_size, max_num_tokens, **limits),
         cost=cost or CostModel(fixed=0.01, per_row=0.001, host_fixed=0.001),
         max_steps_in_flight=max_steps_in_flight,
-        check_invariants=True,
+        enable_reuse=enable_reuse,
+        check_invariants=num_blocks <= 100,
     )
 
 

@@ -77,14 +77,14 @@ def test_a_prefix_goes_where_it_went_unless_that_one_is_busy() -> None:
     router = PrefixAware(trace, 3, 100 * piece)
     idle = np.zeros((3, 4), np.int64)
     assert router.choose(0, idle) == 0
-    assert router.choose(1, np.array([[0, 1, 0, 500], [0, 0, 0, 0], [0, 0, 0, 0]])) == 0
+    assert router.choose(1, np.array([[0, 1, 500, 100], [0, 0, 0, 0], [0, 0, 0, 0]])) == 0
     # More to do there than the prefix saves.
-    assert router.choose(2, np.array([[0, 1, 0, 513], [0, 0, 0, 0], [0, 1, 0, 0]])) == 1
-    assert router.choose(3, np.array([[0, 1, 0, 600], [0, 0, 0, 0], [0, 0, 0, 0]])) == 1
+    assert router.choose(2, np.array([[0, 1, 500, 130], [0, 0, 0, 0], [0, 1, 0, 0]])) == 1
+    assert router.choose(3, np.array([[0, 1, 600, 0], [0, 0, 0, 0], [0, 0, 0, 0]])) == 1
     # One with room for a piece only has forgotten the prefix's end.
     small = PrefixAware(trace, 2, piece)
     assert small.choose(0, np.zeros((2, 4), np.int64)) == 0
-    assert small.choose(1, np.array([[0, 1, 0, piece + 1], [0, 0, 0, 0]])) == 1
+    assert small.choose(1, np.array([[0, 1, piece + 1, 0], [0, 0, 0, 0]])) == 1
 
 
 def test_sizing_finds_the_fewest_that_do() -> None:

@@ -82,6 +82,7 @@ def test_with_room_for_all_it_equals_a_naive_simulation(rate: float, steps_in_fl
         max_num_tokens=512 * 41,
         num_blocks=512 * 20,
         max_steps_in_flight=steps_in_flight,
+        enable_reuse=False,
     )
     records = run_alone(trace, config)
     columns = zip(trace.arrivals(), trace.prompt_lengths(), trace.output_lengths(), strict=True)

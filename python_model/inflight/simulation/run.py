@@ -29,6 +29,8 @@ class FleetConfig:
     max_num_tokens: int = 8192
     tokens_per_block: int = 32
     num_blocks: int | None = None  # of a replica's KV pool; None: what the GPU has room for
+    enable_reuse: bool = True
+    host_bytes: float = 0.0  # of a replica's host tier
     max_steps_in_flight: int = 2
     check_invariants: bool = False
 
@@ -36,11 +38,16 @@ class FleetConfig:
         return self.num_blocks or self.machine.num_blocks(self.tokens_per_block)
 
     def replica(self) -> ReplicaConfig:
+        # All GPUs of a replica hold their heads' part of a block, each copies its own.
+        block_bytes = self.machine.kv_bytes_per_token * self.tokens_per_block
         return ReplicaConfig(
             tokens_per_block=self.tokens_per_block,
             num_blocks=self.blocks(),
             limits=Limits(self.max_batch_size, self.max_num_tokens),
             cost=cost_model(self.machine),
+            enable_reuse=self.enable_reuse,
+            num_host_blocks=int(self.host_bytes // (block_bytes * self.machine.num_gpus)),
+            block_bytes=block_bytes,
             max_steps_in_flight=self.max_steps_in_flight,
             check_invariants=self.check_invariants,
         )
