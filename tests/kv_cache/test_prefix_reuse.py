@@ -3,7 +3,6 @@ and a pool of blocks whose contents are written token by token as a device would
 
 from dataclasses import dataclass, field
 
-import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -11,7 +10,6 @@ from inflight._core.kv_cache import (
     KvCacheManager,
     PrefixScope,
     Reservation,
-    Retention,
     Tier,
     check_invariants,
 )
@@ -71,16 +69,19 @@ class ReuseMachine(RuleBasedStateMachine):
 
         return [(node, tokens_of(node)) for node in nodes.values()]
 
-    @precondition(lambda self: len(self.live) < 6 and self.table_room())
-    @rule(data=st.data(), scope=st.integers(0, len(SCOPES) - 1), may_reuse=st.booleans())
-    def open_and_reserve(self, data: st.DataObject, scope: int, may_reuse: bool):
-        # Few different tokens, and often those of another sequence.
-        tokens = data.draw(st.lists(st.integers(0, 1), min_size=2, max_size=18))
-        if self.live and data.draw(st.booleans()):
-            other = data.draw(st.sampled_from(sorted(self.live)))
-            keep = data.draw(st.integers(0, len(self.live[other].tokens)))
-            tokens = self.live[other].tokens[:keep] + tokens
-        prompt = tokens[: data.draw(st.integers(1, len(tokens)))]
+    @precondition(lambda self: len(self.live) < 5 and self.table_room())
+    @rule(
+        length=st.integers(2, 16),
+        prompt_share=st.floats(0, 1),
+        differs_at=st.sampled_from([1, 3, 5, 6, 9, 99, 99, 99]),
+        scope=st.sampled_from([0, 0, 0, 0, 0, 1, 2, 3]),
+        may_reuse=st.sampled_from([True, True, True, False]),
+    )
+    def open_and_reserve(
+        self, length: int, prompt_share: float, differs_at: int, scope: int, may_reuse: bool
+    ):
+        tokens = [position % 3 + (position >= differs_at) for position in range(length)]
+        prompt = tokens[: 1 + int(prompt_share * (length - 1))]
         match = self.manager.match(prompt, SCOPES[scope])
         before = self.manager.num_free_blocks, self.manager.num_cached_blocks
         table = self.manager.open(prompt, scope=SCOPES[scope], may_reuse=may_reuse)
@@ -94,6 +95,27 @@ class ReuseMachine(RuleBasedStateMachine):
             is_pinned = sum(before) - self.available() - taken
             assert is_pinned in ((0, 1) if match.num_copied_tokens else (0,))
         self.grow([table], [len(prompt) - found])
+
+    @precondition(lambda self: not self.steps and self.table_room())
+    @rule(
+        length=st.integers(2, 16),
+        prompt_share=st.floats(0, 1),
+        differs_at=st.sampled_from([1, 3, 5, 6, 9, 99, 99, 99]),
+        scope=st.sampled_from([0, 0, 0, 0, 0, 1, 2, 3]),
+        with_tokens=st.sampled_from([True, True, True, False]),
+    )
+    def serve_whole(self, with_tokens: bool, **opening: object):
+        """A sequence from its opening to its release, if there are blocks for it."""
+        before = set(self.live)
+        self.open_and_reserve(**opening, may_reuse=True)
+        (table,) = set(self.live) - before
+        live = self.live[table]
+        while self.steps:
+            self.commit_oldest(True)
+            if live.num_reserved < len(live.tokens):
+                self.grow([table], [min(3, len(live.tokens) - live.num_reserved)])
+        del self.live[table]
+        self.manager.release(table, live.tokens if with_tokens else [])
 
     def table_room(self):
         return self.available() > 0
