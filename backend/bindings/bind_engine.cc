@@ -55,6 +55,7 @@ void register_facts(py::module_& module) {
       .def_readonly("tokens_per_block", &EngineInfo::tokens_per_block)
       .def_readonly("num_blocks", &EngineInfo::num_blocks)
       .def_readonly("num_host_blocks", &EngineInfo::num_host_blocks)
+      .def_readonly("enable_kv_cache_reuse", &EngineInfo::enable_kv_cache_reuse)
       .def_readonly("block_bytes", &EngineInfo::block_bytes)
       .def_readonly("kv_cache_dtype", &EngineInfo::kv_cache_dtype)
       .def_readonly("weight_bytes_mapped", &EngineInfo::weight_bytes_mapped)
@@ -79,6 +80,9 @@ void register_facts(py::module_& module) {
       .def_readonly("max_blocks", &EngineStats::max_blocks)
       .def_readonly("free_blocks", &EngineStats::free_blocks)
       .def_readonly("used_blocks", &EngineStats::used_blocks)
+      .def_readonly("cached_blocks", &EngineStats::cached_blocks)
+      .def_readonly("copied_blocks", &EngineStats::copied_blocks)
+      .def_readonly("evicted_blocks", &EngineStats::evicted_blocks)
       .def_readonly("reused_blocks", &EngineStats::reused_blocks)
       .def_readonly("tokens_per_block", &EngineStats::tokens_per_block)
       .def_readonly("prefix_queried_tokens", &EngineStats::prefix_queried_tokens)
@@ -181,7 +185,7 @@ void register_engine(py::module_& module) {
                    std::optional<int64_t> kv_cache_max_bytes, double kv_cache_free_memory_fraction,
                    bool check_invariants, const std::string& load_format, bool enable_cuda_graphs,
                    int64_t kv_cache_host_memory_bytes, bool kv_cache_onboard_blocks,
-                   const std::string& kv_cache_dtype) {
+                   const std::string& kv_cache_dtype, bool enable_kv_cache_reuse) {
                  EngineConfig config;
                  config.engine_dir = engine_dir;
                  config.device = device;
@@ -200,6 +204,7 @@ void register_engine(py::module_& module) {
                  config.kv_cache_host_memory_bytes = kv_cache_host_memory_bytes;
                  config.kv_cache_onboard_blocks = kv_cache_onboard_blocks;
                  config.kv_cache_dtype = kv_cache_dtype;
+                 config.enable_kv_cache_reuse = enable_kv_cache_reuse;
                  const py::gil_scoped_release release;
                  const std::shared_ptr<PyEngine> engine(new PyEngine(config), destroy);
                  open_engines->add(engine);
@@ -213,7 +218,7 @@ void register_engine(py::module_& module) {
            py::arg("kv_cache_free_memory_fraction") = 0.9, py::arg("check_invariants") = false,
            py::arg("load_format") = "auto", py::arg("enable_cuda_graphs") = true,
            py::arg("kv_cache_host_memory_bytes") = 0, py::arg("kv_cache_onboard_blocks") = true,
-           py::arg("kv_cache_dtype") = "auto")
+           py::arg("kv_cache_dtype") = "auto", py::arg("enable_kv_cache_reuse") = true)
       .def("cancel", &PyEngine::cancel, py::arg("request_id"), released)
       .def(
           "next_responses",

@@ -75,6 +75,14 @@ void device_facts_for(const std::string& name, Device device) {
   }
 }
 
+/// Whether keys depend on how long the sequence is that they are of: others cannot use them.
+bool rotation_depends_on_length(const plan::EngineFile& engine) {
+  return std::ranges::any_of(engine.ranks, [](const plan::Plan& rank) {
+    return std::ranges::any_of(
+        rank.rows, [](const plan::OpRow& op) { return op.attributes.contains("dynamic_factor"); });
+  });
+}
+
 std::string name_of(Device device) {
   return device.type == DeviceType::kCpu ? "cpu" : concat("cuda:", device.index);
 }
@@ -129,6 +137,7 @@ EngineInfo effective_limits(const EngineConfig& config, const plan::EngineFile& 
         ", must be 0 (unbounded) or more");
   check(config.num_threads >= 0, "num_threads is ", config.num_threads,
         ", must be 0 (all cores) or more");
+  info.enable_kv_cache_reuse = config.enable_kv_cache_reuse && !rotation_depends_on_length(engine);
   check_positive("kv_cache_max_tokens", config.kv_cache_max_tokens);
   check_positive("kv_cache_max_bytes", config.kv_cache_max_bytes);
   const double fraction = config.kv_cache_free_memory_fraction;

@@ -31,6 +31,7 @@ struct EngineConfig {
   // forever.
   std::chrono::milliseconds step_timeout{0};
   bool enable_chunked_context = true;
+  bool enable_kv_cache_reuse = true;  // prompts that begin like earlier ones find blocks of those
   bool enable_cuda_graphs = true;  // on a CUDA device generation, and short prompts, are recorded
   int num_threads = 0;             // CPU ops; 0 = all cores this process may use
   // KV pool: the smallest of the caps that are given.
@@ -63,6 +64,8 @@ struct EngineInfo {
   int max_prompt_len = 0;  // longest prompt accepted
   int tokens_per_block = 0;
   std::vector<int32_t> end_ids;  // the model's own, from its generation_config
+  /// Whether prompts that begin alike share blocks.
+  bool enable_kv_cache_reuse = false;
   int64_t num_blocks = 0;
   int64_t num_host_blocks = 0;
   int64_t block_bytes = 0;  // of all layers
@@ -91,12 +94,15 @@ struct EngineStats {
   int context_tokens = 0;   // prompt tokens in the newest step
   int paused_requests = 0;  // of the waiting, preempted: they have run before
   int64_t max_blocks = 0;
-  int64_t free_blocks = 0;
+  int64_t free_blocks = 0;  // those that hold what may be used again included
   int64_t used_blocks = 0;
+  int64_t cached_blocks = 0;  // of the free ones, those that hold what may be used again
   int64_t reused_blocks = 0;  // since load: found in the cache at the start of prompts
   int tokens_per_block = 0;
   int64_t prefix_queried_tokens = 0;  // since load: of prompts that began to run
   int64_t prefix_hit_tokens = 0;      // of them, found in the cache
+  int64_t copied_blocks = 0;          // since load: of the reused ones, those that match in part
+  int64_t evicted_blocks = 0;         // since load: were cached, and were needed
   int64_t finished_requests = 0;      // since load, by reason below
   int64_t cancelled_requests = 0;
   int64_t timed_out_requests = 0;

@@ -180,14 +180,16 @@ void EngineLoop::end_overdue() {
 
 bool EngineLoop::plan() {
   StepInFlight& next = state_.steps.planned();
+  state_.cache.set_time(std::chrono::nanoseconds(now_in_ns()));
   const bool is_planned = state_.planner.plan(next.plan, state_.steps.any_in_flight());
   const int64_t now_ns = next.plan.started.empty() ? 0 : now_in_ns();
   for (planning::PlannedSequence* sequence : next.plan.started) {
     inbox_.left_queue();
     responses_.started(*static_cast<Sequence*>(sequence)->channel, now_ns);
   }
-  for (const auto& [sequence, num_blocks] : next.plan.allocated)
-    responses_.allocated(*static_cast<Sequence*>(sequence)->channel, num_blocks);
+  for (const auto& [sequence, num_blocks, num_reused] : next.plan.allocated)
+    responses_.allocated(*static_cast<Sequence*>(sequence)->channel,
+                         {.allocated = num_blocks, .reused = num_reused});
   next.sequences.clear();
   for (planning::PlannedSequence* sequence : next.plan.sequences)
     next.sequences.push_back(static_cast<Sequence*>(sequence));
@@ -322,6 +324,7 @@ void EngineLoop::fail_step(StepInFlight& step, const std::string& what) {
   check_internal(!step.plan.sequences.empty(), what);
   log(LogLevel::kError, "a step failed (", step.plan.step, "): ", what);
   state_.planner.give_back(step.plan);
+  state_.cache.forget_cached();  // what it was to copy, or has half written
   const Error error(ErrorCode::kInternal, concat("the step that ran this request failed: ", what));
   for (planning::PlannedSequence* sequence : step.plan.sequences) {
     if (!sequence->has_ended()) end(static_cast<Sequence&>(*sequence), FinishReason::kError, error);
@@ -389,12 +392,15 @@ void EngineLoop::publish(bool made_step) {
   stats.paused_requests = static_cast<int>(state_.planner.num_paused());
   stats.preemptions = state_.planner.num_preemptions();
   stats.active_requests = stats.running_requests + stats.waiting_requests;
-  stats.free_blocks = state_.cache.num_free_blocks();
+  stats.cached_blocks = state_.cache.num_cached_blocks();
+  stats.free_blocks = state_.cache.num_free_blocks() + stats.cached_blocks;
   stats.used_blocks = state_.cache.num_used_blocks();
   const kv_cache::PrefixStatistics& prefixes = state_.cache.prefix_statistics();
   stats.reused_blocks = prefixes.hit_blocks;
   stats.prefix_queried_tokens = prefixes.queried_tokens;
   stats.prefix_hit_tokens = prefixes.hit_tokens;
+  stats.copied_blocks = prefixes.copied_blocks;
+  stats.evicted_blocks = prefixes.evicted_blocks;
   const EngineStats of_step = stats;
   if (state_.planner.is_idle()) {
     stats.scheduled_requests = stats.context_requests = stats.generation_requests = 0;

@@ -59,7 +59,8 @@ class Steps {
 struct EngineState {
   EngineState(const EngineInfo& info, const scheduler::Limits& limits,
               std::chrono::milliseconds queue_timeout, int max_steps_in_flight)
-      : cache(kv_cache::Geometry(info.tokens_per_block), static_cast<int32_t>(info.num_blocks)),
+      : cache(kv_cache::Geometry(info.tokens_per_block), static_cast<int32_t>(info.num_blocks),
+              {.enable_reuse = info.enable_kv_cache_reuse, .vocab_size = info.vocab_size}),
         planner(limits, cache),
         deadlines(queue_timeout),
         steps(info, max_steps_in_flight) {}

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "backend/decoding/sampling_params.h"
+#include "backend/kv_cache/prefix.h"
 #include "backend/kv_cache/retention.h"
 #include "kernels/core/error.h"
 
@@ -34,6 +35,7 @@ struct Request {
   // so if it has no token yet.
   std::optional<std::chrono::steady_clock::time_point> deadline;
   std::optional<kv_cache::Retention> kv_retention;
+  kv_cache::PrefixScope cache_scope;  // with whom it shares what is in the KV cache
 };
 
 enum class FinishReason { kNone, kEndId, kStopWord, kLength, kDeadline, kCancelled, kError };

@@ -118,8 +118,8 @@ void ResponseQueue::started(ResponseChannel& channel, int64_t time_ns) {
   gathering_.starts.push_back({&channel, time_ns});
 }
 
-void ResponseQueue::allocated(ResponseChannel& channel, int32_t num_blocks) {
-  gathering_.allocations.push_back({&channel, num_blocks});
+void ResponseQueue::allocated(ResponseChannel& channel, ContextBlocks blocks) {
+  gathering_.allocations.push_back({&channel, blocks});
 }
 
 void ResponseQueue::token(ResponseChannel& channel, const decoding::SampledToken& token,
@@ -245,7 +245,9 @@ void ResponseQueue::deliver(Batch& batch) {
     start.channel->part_.times.first_scheduled_ns = start.time_ns;
   }
   for (const Allocation& allocation : batch.allocations) {
-    allocation.channel->part_.context_blocks.allocated += allocation.num_blocks;
+    ContextBlocks& blocks = allocation.channel->part_.context_blocks;
+    blocks.allocated += allocation.blocks.allocated;
+    blocks.reused += allocation.blocks.reused;
   }
   collect_logits(batch);
   collect_tokens(batch);

@@ -68,8 +68,8 @@ class ResponseQueue {
 
   // Engine thread only: gathered without a lock until publish.
   void started(ResponseChannel& channel, int64_t time_ns);
-  /// Blocks for a chunk of its prompt.
-  void allocated(ResponseChannel& channel, int32_t num_blocks);
+  /// Blocks for a chunk of its prompt, and those that held a part of it already.
+  void allocated(ResponseChannel& channel, ContextBlocks blocks);
   /// `logits` is the row that the token was chosen from, if the request wants it.
   void token(ResponseChannel& channel, const decoding::SampledToken& token,
              std::span<const float> logits, int64_t time_ns);
@@ -90,7 +90,7 @@ class ResponseQueue {
   };
   struct Allocation {
     ResponseChannel* channel;
-    int32_t num_blocks;
+    ContextBlocks blocks;
   };
   struct Token {
     ResponseChannel* channel;

@@ -16,6 +16,7 @@ planning::SequenceFacts facts_of(const Arrival& arrival) {
           .priority = request.priority,
           .prompt_ids = request.input_ids,
           .max_new_tokens = arrival.max_new_tokens,
+          .prefix_scope = &request.cache_scope,
           .retention = request.kv_retention ? &*request.kv_retention : nullptr,
           .return_context_logits = request.return_context_logits,
           .needs_newest_token = std::ranges::any_of(

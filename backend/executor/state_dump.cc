@@ -27,7 +27,7 @@ StateDump::Row row_of(const planning::PlannedSequence& sequence,
 void dump_state(const EngineState& state, const scheduler::Step& step, StateDump& dump) {
   dump.iteration = state.stats.iteration;
   dump.num_blocks = state.cache.num_blocks();
-  dump.num_free_blocks = state.cache.num_free_blocks();
+  dump.num_free_blocks = state.cache.num_free_blocks() + state.cache.num_cached_blocks();
   dump.step = step;
   dump.num_running = state.planner.running().size();
   dump.num_waiting = state.planner.num_waiting();

@@ -96,7 +96,8 @@ class PlannedSequence {
   int32_t num_computed_ = 0;
   int32_t row_ = 0;
   int32_t num_prompt_tokens_run_ = 0;  // of committed steps
-  int32_t num_context_blocks_ = 0;     // that the chunks of its prompt have got so far
+  int32_t num_context_blocks_ = 0;     // that it shares or that the chunks of its prompt have got
+  int32_t num_reused_blocks_ = 0;      // that it began with, not told yet
   int32_t num_preemptions_ = 0;
   int32_t num_passes_ = 0;
   // What was found of it in the cache when it was last matched, in that plan.

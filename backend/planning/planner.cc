@@ -99,7 +99,8 @@ bool Planner::plan(PlannedStep& next, bool any_step_in_flight) {
     PlannedSequence& sequence = *next.sequences[i];
     const int32_t held = num_blocks(sequence);
     if (held == sequence.num_context_blocks_ || sequence.num_preemptions_ > 0) continue;
-    next.allocated.push_back({&sequence, held - sequence.num_context_blocks_});
+    next.allocated.push_back({&sequence, held - sequence.num_context_blocks_,
+                              std::exchange(sequence.num_reused_blocks_, 0)});
     sequence.num_context_blocks_ = held;
   }
   return true;
@@ -246,6 +247,8 @@ void Planner::open(PlannedSequence& sequence, PlannedStep& next) {
                                 .retention = sequence.facts_.retention,
                                 .may_reuse = !sequence.lacks_context_logits()});
   sequence.num_computed_ = cache_.num_cached_tokens(sequence.table);
+  sequence.num_context_blocks_ = static_cast<int32_t>(cache_.block_table(sequence.table).size());
+  sequence.num_reused_blocks_ = cache_.geometry().num_blocks(sequence.num_computed_);
   running_.push_back(&sequence);
   if (!sequence.has_started_) next.started.push_back(&sequence);
   sequence.has_started_ = true;

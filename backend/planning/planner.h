@@ -29,6 +29,7 @@ struct PlannedStep {
   struct Allocation {
     PlannedSequence* sequence;
     int32_t num_blocks;  // that the chunk of its prompt got
+    int32_t num_reused;  // that it began with
   };
 
   scheduler::Step step;

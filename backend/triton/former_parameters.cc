@@ -45,10 +45,6 @@ const std::vector<Row>& rows() {
        {"guaranteed_no_evict"},
        Kind::kNoEffect,
        "the policy is guaranteed_no_evict"},
-      {"enable_kv_cache_reuse",
-       {"false", "False", "FALSE", "0"},
-       Kind::kNoEffect,
-       "requests do not share blocks of the KV cache yet"},
       {"cross_kv_cache_fraction", {}},
       {"sink_token_length", {"0"}, Kind::kRefused, "sink tokens are not supported"},
       // Kinds of models and of decoding.

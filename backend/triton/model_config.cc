@@ -137,6 +137,8 @@ executor::EngineConfig read_engine_config(Parameters& parameters, const Json& co
   engine.kv_cache_host_memory_bytes =
       parameters.number<int64_t>("kv_cache_host_memory_bytes", "0, none")
           .value_or(engine.kv_cache_host_memory_bytes);
+  engine.enable_kv_cache_reuse =
+      parameters.flag("enable_kv_cache_reuse", engine.enable_kv_cache_reuse);
   engine.kv_cache_onboard_blocks =
       parameters.flag("kv_cache_onboard_blocks", engine.kv_cache_onboard_blocks);
   engine.kv_cache_dtype =

@@ -30,6 +30,7 @@ inline EngineInfo small_info() {
   info.max_prompt_len = 63;
   info.tokens_per_block = 4;
   info.num_blocks = 64;
+  info.enable_kv_cache_reuse = true;
   return info;
 }
 

@@ -35,6 +35,8 @@ class KvCacheConfig:
     max_bytes: int | None = None
     free_gpu_memory_fraction: float = 0.9
     """Of what is free after loading."""
+    enable_block_reuse: bool = True
+    """Prompts that begin like earlier ones find what was computed for those."""
     host_cache_size: int = 0
     """Bytes of host memory for blocks that the pool has no room for; 0 = none."""
     onboard_blocks: bool = True
@@ -112,6 +114,7 @@ class LLM:
             kv_cache_host_memory_bytes=cache.host_cache_size,
             kv_cache_onboard_blocks=cache.onboard_blocks,
             kv_cache_dtype=cache.dtype,
+            enable_kv_cache_reuse=cache.enable_block_reuse,
         )
         self._tags = count(1)
         self._responses = Responses(self._engine)
