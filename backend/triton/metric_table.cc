@@ -104,7 +104,13 @@ const std::vector<NumberFamily> kShared = {
       {"hit_rate", nullptr,
        [](const Stats& s, const Info&) {
          return share(s.prefix_hit_tokens, s.prefix_queried_tokens);
-       }}}},
+       }},
+      {"cached_blocks", nullptr,
+       [](const Stats& s, const Info&) { return static_cast<double>(s.cached_blocks); }},
+      {"copied_blocks", nullptr,
+       [](const Stats& s, const Info&) { return static_cast<double>(s.copied_blocks); }},
+      {"evicted_blocks", nullptr,
+       [](const Stats& s, const Info&) { return static_cast<double>(s.evicted_blocks); }}}},
     {"nv_llm_token_count",
      "Tokens computed since load",
      "token_type",

@@ -249,5 +249,5 @@ class ReuseMachine(RuleBasedStateMachine):
         assert self.manager.num_used_blocks == 0
 
 
-ReuseMachine.TestCase.settings = settings(max_examples=150, stateful_step_count=30, deadline=None)
+ReuseMachine.TestCase.settings = settings(max_examples=80, stateful_step_count=30, deadline=None)
 TestReuse = ReuseMachine.TestCase

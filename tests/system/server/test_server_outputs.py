@@ -46,11 +46,12 @@ def test_token_counts_of_text(server: Server, tokenizer) -> None:
 @pytest.mark.parametrize("streaming", [False, True])
 def test_perf_metrics(server: Server, model: str, streaming: bool) -> None:
     num_tokens = 3 * DEFAULT_TOKENS_PER_BLOCK + 5
+    # Begins like no other prompt.
     if model == "ensemble":
-        text = "x" * num_tokens
+        text = ("j" if streaming else "q") * num_tokens
         request = {"text_input": text, "max_tokens": 100, "stream": streaming, "end_id": -1}
     else:
-        request = llm_request([9] * num_tokens, 100, streaming=streaming)
+        request = llm_request([59 + streaming] * num_tokens, 100, streaming=streaming)
     before = time.time_ns()
     answers = ask(server, model, return_perf_metrics=True, **request)
     after = time.time_ns()
@@ -65,6 +66,9 @@ def test_perf_metrics(server: Server, model: str, streaming: bool) -> None:
     assert len({only(answer, "first_token_time_ns") for answer in answers}) == 1
     if streaming:
         assert len(answers) > 1
+    # Asked again: three whole blocks are shared, what it needs of the fourth is copied.
+    for answer in ask(server, model, return_perf_metrics=True, **request):
+        assert [only(answer, name) for name in COUNTS] == [1, 4, 1]
     (plain,) = ask(server, "tensorrt_llm", **llm_request(PROMPT, 2))
     assert not {*COUNTS, *TIMES, *DRAFTS} & set(plain.outputs)
 
