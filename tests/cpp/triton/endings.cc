@@ -107,6 +107,30 @@ void cancelled_by_the_client() {
   }
 }
 
+/// Running or waiting; however the server came to know of it (gRPC, HTTP, in its process).
+void each_of_several_is_cancelled() {
+  Backend backend;
+  backend.script->gate.close();
+  backend.script->after_step = [] { std::this_thread::sleep_for(std::chrono::milliseconds(2)); };
+  std::vector<RequestPtr> requests;
+  for (int i = 0; i < 7; ++i) {  // four run at once
+    requests.push_back(make_request(prompt_of(3 + i), 40));
+    requests.back()->flag("streaming", i % 2 == 0);
+    backend.send(requests.back());
+  }
+  backend.script->gate.let_pass(3);
+  requests[0]->wait_for_answers(1);
+  constexpr size_t kStays = 5;
+  for (size_t i = 0; i < requests.size(); ++i) requests[i]->cancelled = i != kStays;
+  backend.script->gate.open();
+  for (size_t i = 0; i < requests.size(); ++i) {
+    const size_t num_ids = joined(backend.ended(requests[i])).size();
+    const size_t whole = 40 + (i % 2 == 0 ? 0 : 3 + i);
+    EXPECT_EQ(num_ids == whole, i == kStays);
+  }
+  EXPECT_EQ(fake_gauges().at("nv_trt_llm_kv_cache_block_metrics used"), 0);
+}
+
 void cancellations_are_looked_for_at_their_period() {
   for (const bool often : {true, false}) {
     triton::ModelSettings settings;
@@ -227,6 +251,7 @@ int main(int argc, char** argv) {
           {"stop_by_id", stop_by_id},
           {"stop_by_engine_request_id", stop_by_engine_request_id},
           {"cancelled_by_the_client", cancelled_by_the_client},
+          {"each_of_several_is_cancelled", each_of_several_is_cancelled},
           {"cancellations_are_looked_for_at_their_period",
            cancellations_are_looked_for_at_their_period},
           {"final_response_to_nobody_waits", final_response_to_nobody_waits},

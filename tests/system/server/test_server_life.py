@@ -105,14 +105,32 @@ def test_a_text_level_stop_ends_the_generation(server: Server) -> None:
     assert num_steps(server) - before < LONG
 
 
-def test_http_disconnect(server: Server) -> None:
-    """The blocks come back, at the latest with the end of the answer."""
-    body = {"text_input": "abc", "max_tokens": 400, "stream": True, "end_id": -1}
+@pytest.mark.parametrize("model", ["ensemble", "tensorrt_llm_bls"])
+def test_http_disconnect(server: Server, model: str) -> None:
+    """The server tells of it when the next piece does not go out."""
+    before = num_steps(server)
+    body = {"text_input": "abc", "max_tokens": LONG, "stream": True, "end_id": -1}
     connection = http.client.HTTPConnection("localhost", server.http_port)
-    connection.request("POST", "/v2/models/ensemble/generate_stream", json.dumps(body))
+    connection.request("POST", f"/v2/models/{model}/generate_stream", json.dumps(body))
     connection.getresponse().read(20)
     connection.close()
-    server.wait_until_idle(seconds=30)
+    server.wait_until_idle()
+    assert num_steps(server) - before < LONG
+
+
+def test_http_disconnect_from_a_whole_answer(server: Server) -> None:
+    """The server does not look at the connection before it writes: the answer is made to its end,
+    unless it is stopped by its id."""
+    before = num_steps(server)
+    body = {"id": "left", "text_input": "abc", "max_tokens": LONG, "end_id": -1}
+    connection = http.client.HTTPConnection("localhost", server.http_port)
+    connection.request("POST", "/v2/models/ensemble/generate", json.dumps(body))
+    while num_steps(server) < before + 3:
+        time.sleep(0.01)
+    connection.close()
+    ask(server, "tensorrt_llm", request_id="left", **llm_request([0], 0, stop=True))
+    server.wait_until_idle()
+    assert num_steps(server) - before < LONG
 
 
 def num_used_device_bytes() -> int:
