@@ -4,7 +4,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from inflight.serving.schema import ENSEMBLE, TENSORRT_LLM, Support
+from inflight.serving.schema import (
+    BLS,
+    ENSEMBLE,
+    PREPROCESSING,
+    TENSORRT_LLM,
+    Model,
+    Support,
+    Tensor,
+)
 from triton_server import MAX_SEQ_LEN, Server, Stream, ask, llm_request
 from tritonclient.utils import InferenceServerException
 
@@ -108,14 +116,50 @@ def test_what_is_not_supported_says_so(server: Server, tensor) -> None:
 
 
 @pytest.mark.parametrize(
-    "tensor",
-    [tensor for tensor in ENSEMBLE.inputs if tensor.support is Support.REFUSED],
-    ids=lambda tensor: tensor.name,
+    ("model", "tensor"),
+    [
+        pytest.param(model, tensor, id=f"{model.name}-{tensor.name}")
+        for model in (PREPROCESSING, ENSEMBLE, BLS)
+        for tensor in model.inputs
+        if tensor.support is Support.REFUSED
+    ],
 )
-def test_the_ensemble_refuses_too(server: Server, tensor) -> None:
+def test_the_other_models_refuse_too(server: Server, model: Model, tensor: Tensor) -> None:
+    request: dict[str, Any] = {"text_input": "abc", "max_tokens": 2}
+    if model is PREPROCESSING:
+        request = {"QUERY": "abc", "REQUEST_OUTPUT_LEN": 2}
+    request[tensor.name] = example(tensor.dtype, tensor.dims)
+    assert "is not supported yet" in error_of(server, model.name, **request)
+
+
+def nothing(tensor: Tensor) -> np.ndarray:
+    """What asks for nothing: no element, the default, or empty text."""
+    if -1 in tensor.dims:
+        return example(tensor.dtype, tuple(0 if dim == -1 else dim for dim in tensor.dims))
     value = example(tensor.dtype, tensor.dims)
-    request = {"text_input": "abc", "max_tokens": 2, tensor.name: value}
-    assert "is not supported yet" in error_of(server, "ensemble", **request)
+    value[...] = b"" if tensor.dtype == "STRING" else tensor.default
+    return value
+
+
+def test_what_asks_for_nothing_is_accepted(server: Server) -> None:
+    """All tensors at once that are refused otherwise; and, whatever they say, those without effect."""
+    (plain,) = ask(server, "tensorrt_llm", **llm_request(PROMPT, 6))
+    refused = [tensor for tensor in TENSORRT_LLM.inputs if tensor.support is Support.REFUSED]
+    without = [tensor for tensor in TENSORRT_LLM.inputs if tensor.support is Support.IGNORED]
+    assert len(refused) > 20 and len(without) >= 6
+    others = {tensor.name: nothing(tensor) for tensor in refused}
+    others |= {tensor.name: example(tensor.dtype, tensor.dims) for tensor in without}
+    (answer,) = ask(server, "tensorrt_llm", **llm_request(PROMPT, 6), **others)
+    assert answer.ids == plain.ids
+    for model in (ENSEMBLE, BLS):
+        (plain,) = ask(server, model.name, text_input="abc", max_tokens=6)
+        others = {
+            tensor.name: nothing(tensor)
+            for tensor in model.inputs
+            if tensor.support is Support.REFUSED
+        }
+        (answer,) = ask(server, model.name, text_input="abc", max_tokens=6, **others)
+        assert answer.text == plain.text
 
 
 def test_streaming_needs_a_decoupled_model(server: Server) -> None:
@@ -150,15 +194,6 @@ def test_unknown_model(server: Server) -> None:
 )
 def test_errors_through_the_ensemble(server: Server, request_: dict[str, Any], part: str) -> None:
     assert part in error_of(server, "ensemble", **request_)
-
-
-def test_http_errors(server: Server) -> None:
-    status, text = server.post(
-        "/v2/models/ensemble/generate", {"text_input": "abc", "max_tokens": 0}
-    )
-    assert status == 400 and '"error"' in text
-    status, text = server.post("/v2/models/ensemble/generate", {"text_input": "abc"})
-    assert status == 400 and "max_tokens" in text
 
 
 def test_full_queue(server: Server) -> None:

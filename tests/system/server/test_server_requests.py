@@ -1,6 +1,5 @@
 """Requests of every kind to a real tritonserver."""
 
-import json
 import random
 
 import numpy as np
@@ -146,62 +145,6 @@ def test_bad_words(server: Server) -> None:
     whole = ask_text(server, "abc", 30, **options)
     letter = next(c for c in whole if c.isascii() and c.isalnum())
     assert letter not in ask_text(server, "abc", 30, bad_words=[letter], **options)
-
-
-def test_http_generate(server: Server) -> None:
-    body = {"text_input": "To be", "max_tokens": 12, "bad_words": "", "stop_words": "", "id": "7"}
-    status, text = server.post("/v2/models/ensemble/generate", body)
-    assert status == 200, text
-    answer = json.loads(text)
-    expected = ask_text(server, "To be", 12)
-    assert (answer["text_output"], answer["id"]) == (expected, "7")
-
-
-def test_http_generate_stream(server: Server) -> None:
-    body = {
-        "text_input": "To be",
-        "max_tokens": 12,
-        "stream": True,
-        "parameters": {"temperature": 0.5, "unknown_thing": 3},
-    }
-    status, text = server.post("/v2/models/ensemble/generate_stream", body)
-    assert status == 200, text
-    events = [json.loads(line[5:]) for line in text.splitlines() if line.startswith("data:")]
-    told = "".join(event["text_output"] for event in events)
-    assert told == ask_text(server, "To be", 12, exclude_input_in_output=True)
-
-
-def test_by_hand_equals_the_ensemble(server: Server) -> None:
-    """preprocessing, the engine and postprocessing called one after another."""
-    prompt = "To be, or not"
-    first = unary(
-        server,
-        "preprocessing",
-        QUERY=prompt,
-        REQUEST_OUTPUT_LEN=10,
-        BAD_WORDS_DICT=[""],
-        STOP_WORDS_DICT=[""],
-    )
-    ids = first["INPUT_ID"].reshape(-1).tolist()
-    middle = unary(
-        server,
-        "plain",
-        **llm_request(ids, 10),
-        end_id=first["OUT_END_ID"],
-        pad_id=first["OUT_PAD_ID"],
-        stop_words_list=first["STOP_WORDS_IDS"],
-        bad_words_list=first["BAD_WORDS_IDS"],
-        embedding_bias=first["EMBEDDING_BIAS"],
-        decoder_input_ids=first["DECODER_INPUT_ID"],
-        decoder_input_lengths=first["REQUEST_DECODER_INPUT_LEN"],
-    )
-    last = unary(
-        server,
-        "postprocessing",
-        TOKENS_BATCH=middle["output_ids"],
-        SEQUENCE_LENGTH=middle["sequence_length"],
-    )
-    assert last["OUTPUT"][0].decode() == ask_text(server, prompt, 10)
 
 
 def test_two_engines_and_two_versions(server: Server) -> None:

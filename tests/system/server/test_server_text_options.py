@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from inflight.text.tokenizer import Tokenizer
-from triton_server import Answer, Server, Setup, ask, llm_request
+from triton_server import Answer, Server, Setup, ask, llm_request, overridden
 from tritonclient.utils import InferenceServerException
 
 PROMPT = "To be, or not to be"
@@ -96,24 +96,17 @@ def test_the_models_own_end_ids(server: Server, setup: Setup, tokenizer: Tokeniz
         facts = json.loads((folder / "engine.json").read_text())
         facts["model"]["eos_token_ids"] = [whole[first], 2]
         (folder / "engine.json").write_text(json.dumps(facts))
-    status, page = server.get("/v2/models/plain/config")
-    assert status == 200, page
-    for told_so in ("false", "true"):
-        config = json.loads(page)
-        for key, value in (("gpt_model_path", str(folder)), ("use_model_end_ids", told_so)):
-            config["parameters"][key] = {"string_value": value}
-        override = {"parameters": {"config": json.dumps(config)}}
-        status, error = server.post("/v2/repository/models/plain/load", override)
-        assert status == 200, error
-        prompt = tokenizer.encode(PROMPT)
-        alone = {"exclude_input_in_output": True}
-        (answer,) = ask(server, "plain", **llm_request(prompt, LENGTH, end_id=2, **alone))
-        assert answer.ids == (whole[:first] if told_so == "true" else whole)
-        (answer,) = ask(server, "plain", **llm_request(prompt, LENGTH, end_id=-1, **alone))
-        assert answer.ids == whole
-        (answer,) = ask(server, "plain", **llm_request(prompt, LENGTH, **alone))
-        assert answer.ids == whole
-    assert server.post("/v2/repository/models/plain/load", {})[0] == 200  # as it lies there
+    prompt, alone = tokenizer.encode(PROMPT), {"exclude_input_in_output": True}
+    for told_so, ends_at in (("false", LENGTH), ("true", first)):
+        parameters = {"gpt_model_path": str(folder), "use_model_end_ids": told_so}
+        with overridden(server, "plain", parameters=parameters):
+            for options, expected in (
+                ({"end_id": 2}, whole[:ends_at]),
+                ({"end_id": -1}, whole),
+                ({}, whole),
+            ):
+                (answer,) = ask(server, "plain", **llm_request(prompt, LENGTH, **alone, **options))
+                assert answer.ids == expected
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -277,3 +277,23 @@ def unary(server: Server, model: str, version: str = "", **values: Any) -> dict[
     with grpc.InferenceServerClient(f"localhost:{server.grpc_port}") as client:
         result = client.infer(model, tensors(**values), model_version=version)
     return {o.name: result.as_numpy(o.name) for o in result.get_response().outputs}
+
+
+@contextmanager
+def overridden(server: Server, model: str, **changes: Any) -> Iterator[None]:
+    """The model loaded with another configuration than lies there: its fields, and `parameters` by
+    key. Afterwards it is as it was."""
+    status, page = server.get(f"/v2/models/{model}/config")
+    assert status == 200, page
+    original, config = page, json.loads(page)
+    for key, value in changes.pop("parameters", {}).items():
+        config["parameters"][key] = {"string_value": value}
+    config.update(changes)
+    load = f"/v2/repository/models/{model}/load"
+    status, page = server.post(load, {"parameters": {"config": json.dumps(config)}})
+    assert status == 200, page
+    try:
+        yield
+    finally:  # a load without a configuration changes nothing as long as the file is the same
+        status, page = server.post(load, {"parameters": {"config": original}})
+        assert status == 200, page
