@@ -11,7 +11,7 @@ import tritonclient.grpc as grpc
 from inflight.serving.metrics_page import parse
 from triton_server import Server, Setup, Stream, ask, llm_request, running
 
-MODELS = ["preprocessing", "tensorrt_llm", "postprocessing", "ensemble"]
+MODELS = ["preprocessing", "tensorrt_llm", "relay", "postprocessing", "ensemble"]
 PROMPT = [5 + i % 200 for i in range(256)]  # a step of at least ten milliseconds
 
 
