@@ -38,6 +38,7 @@ from inflight.simulation.traces import TRACES, Load
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+POLICIES = ("guaranteed_no_evict", "max_utilization", "static_batch")
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 
 
@@ -57,6 +58,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     fleet.add_argument("--max-num-tokens", type=int, default=8192, help="in a step")
     fleet.add_argument("--tokens-per-block", type=int, default=32)
     fleet.add_argument("--num-blocks", type=int, help="of a KV pool; what the GPU has room for")
+    fleet.add_argument("--capacity-policy", default=POLICIES[0], choices=POLICIES)
+    fleet.add_argument("--max-tpot-ms", type=float, default=0.0, help="bound on steps; 0: none")
     fleet.add_argument("--no-reuse", action="store_true", help="of blocks between requests")
     fleet.add_argument("--host-gib", type=float, default=0.0, help="of a replica's host tier")
     load = parser.add_argument_group("load")
@@ -118,6 +121,8 @@ def fleet_config(options: argparse.Namespace, num_replicas: int) -> FleetConfig:
         max_num_tokens=options.max_num_tokens,
         tokens_per_block=options.tokens_per_block,
         num_blocks=options.num_blocks,
+        capacity_policy=options.capacity_policy,
+        max_time_per_output_token_ms=options.max_tpot_ms,
         enable_reuse=not options.no_reuse,
         host_bytes=options.host_gib * 2**30,
     )

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <memory>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "backend/simulation/fleet.h"
@@ -125,6 +126,15 @@ py::array_t<int64_t> loads_of(const Fleet& fleet) {
   return result;
 }
 
+scheduler::CapacityPolicy policy_named(const std::string& name) {
+  using enum scheduler::CapacityPolicy;
+  if (name == "guaranteed_no_evict") return kGuaranteedNoEvict;
+  if (name == "max_utilization") return kMaxUtilization;
+  check(name == "static_batch", "capacity_policy '", name,
+        "' is none of guaranteed_no_evict, max_utilization and static_batch");
+  return kStaticBatch;
+}
+
 void register_cost(py::module_& module) {
   py::class_<StepWork>(module, "StepWork")
       .def(py::init([](int32_t rows, int32_t logits, int32_t sequences, int64_t generation_keys,
@@ -225,27 +235,31 @@ void register_simulation(py::module_& parent) {
       .value("FINISHED", RequestState::kFinished)
       .value("REFUSED", RequestState::kRefused);
   py::class_<ReplicaConfig>(module, "ReplicaConfig")
-      .def(
-          py::init([](int32_t tokens_per_block, int32_t num_blocks, const scheduler::Limits& limits,
-                      const CostModel& cost, bool enable_reuse, int32_t num_host_blocks,
-                      double block_bytes, int32_t max_steps_in_flight, bool check_invariants) {
-            ReplicaConfig config;
-            config.tokens_per_block = tokens_per_block;
-            config.num_blocks = num_blocks;
-            config.limits = limits;
-            config.cost = cost;
-            config.enable_reuse = enable_reuse;
-            config.num_host_blocks = num_host_blocks;
-            config.block_bytes = block_bytes;
-            config.max_steps_in_flight = max_steps_in_flight;
-            config.check_invariants = check_invariants;
-            validate(config);
-            return config;
-          }),
-          py::kw_only(), py::arg("tokens_per_block"), py::arg("num_blocks"), py::arg("limits"),
-          py::arg("cost"), py::arg("enable_reuse") = true, py::arg("num_host_blocks") = 0,
-          py::arg("block_bytes") = 0.0, py::arg("max_steps_in_flight") = 2,
-          py::arg("check_invariants") = false);
+      .def(py::init([](int32_t tokens_per_block, int32_t num_blocks,
+                       const scheduler::Limits& limits, const CostModel& cost,
+                       const std::string& capacity_policy, double max_time_per_output_token_ms,
+                       bool enable_reuse, int32_t num_host_blocks, double block_bytes,
+                       int32_t max_steps_in_flight, bool check_invariants) {
+             ReplicaConfig config;
+             config.tokens_per_block = tokens_per_block;
+             config.num_blocks = num_blocks;
+             config.limits = limits;
+             config.limits.capacity_policy = policy_named(capacity_policy);
+             config.limits.max_time_per_output_token_ms = max_time_per_output_token_ms;
+             config.cost = cost;
+             config.enable_reuse = enable_reuse;
+             config.num_host_blocks = num_host_blocks;
+             config.block_bytes = block_bytes;
+             config.max_steps_in_flight = max_steps_in_flight;
+             config.check_invariants = check_invariants;
+             validate(config);
+             return config;
+           }),
+           py::kw_only(), py::arg("tokens_per_block"), py::arg("num_blocks"), py::arg("limits"),
+           py::arg("cost"), py::arg("capacity_policy") = "guaranteed_no_evict",
+           py::arg("max_time_per_output_token_ms") = 0.0, py::arg("enable_reuse") = true,
+           py::arg("num_host_blocks") = 0, py::arg("block_bytes") = 0.0,
+           py::arg("max_steps_in_flight") = 2, py::arg("check_invariants") = false);
   py::class_<Fleet>(module, "Fleet")
       .def(py::init<const Trace&, const ReplicaConfig&, int32_t, double>(), py::arg("trace"),
            py::arg("config"), py::arg("num_replicas"), py::arg("bin_seconds"),

@@ -18,16 +18,17 @@ def replica_config(
     tokens_per_block: int = 4,
     max_steps_in_flight: int = 2,
     enable_reuse: bool = True,
-    **limits: Any,
+    **more: Any,
 ) -> ReplicaConfig:
     """Checks the cache's invariants after every step, where that is cheap."""
     return ReplicaConfig(
         tokens_per_block=tokens_per_block,
         num_blocks=num_blocks,
-        limits=Limits(max_batch_size, max_num_tokens, **limits),
+        limits=Limits(max_batch_size, max_num_tokens),
         cost=cost or CostModel(fixed=0.01, per_row=0.001, host_fixed=0.001),
         max_steps_in_flight=max_steps_in_flight,
         enable_reuse=enable_reuse,
+        **more,
         check_invariants=num_blocks <= 100,
     )
 

@@ -29,6 +29,8 @@ class FleetConfig:
     max_num_tokens: int = 8192
     tokens_per_block: int = 32
     num_blocks: int | None = None  # of a replica's KV pool; None: what the GPU has room for
+    capacity_policy: str = "guaranteed_no_evict"  # or max_utilization, static_batch
+    max_time_per_output_token_ms: float = 0.0  # bound on steps with generation; 0: none
     enable_reuse: bool = True
     host_bytes: float = 0.0  # of a replica's host tier
     max_steps_in_flight: int = 2
@@ -45,6 +47,8 @@ class FleetConfig:
             num_blocks=self.blocks(),
             limits=Limits(self.max_batch_size, self.max_num_tokens),
             cost=cost_model(self.machine),
+            capacity_policy=self.capacity_policy,
+            max_time_per_output_token_ms=self.max_time_per_output_token_ms,
             enable_reuse=self.enable_reuse,
             num_host_blocks=int(self.host_bytes // (block_bytes * self.machine.num_gpus)),
             block_bytes=block_bytes,
