@@ -1,9 +1,11 @@
-"""Small tokenizers of every kind a checkpoint may bring, trained here. No files, no network."""
+"""Tokenizers of every kind a checkpoint may bring, trained here: small ones, or on what text and to what
+vocabulary is asked for. No files, no network."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
@@ -15,41 +17,44 @@ CORPUS = [
     "def main():\n\tprint('a  b')\n    return  0\n",
 ]
 SPECIAL = ["<unk>", "<s>", "</s>"]
+Texts = Sequence[str]
 
 
-def byte_level() -> tokenizers.Tokenizer:
+def byte_level(corpus: Texts = CORPUS, vocab_size: int = 400) -> tokenizers.Tokenizer:
     """As GPT-2, Llama 3, Qwen."""
     tokenizer = tokenizers.Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         show_progress=False,
-        vocab_size=400,
+        vocab_size=vocab_size,
         special_tokens=SPECIAL,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
     )
-    tokenizer.train_from_iterator(CORPUS, trainer)
+    tokenizer.train_from_iterator(corpus, trainer)
     tokenizer.add_tokens(["<tool>", "日本"])
     return tokenizer
 
 
-def byte_level_with_prefix() -> tokenizers.Tokenizer:
+def byte_level_with_prefix(corpus: Texts = CORPUS, vocab_size: int = 400) -> tokenizers.Tokenizer:
     """As RoBERTa, and GPT-2 and Falcon with add_prefix_space."""
-    tokenizer = byte_level()
+    tokenizer = byte_level(corpus, vocab_size)
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     return tokenizer
 
 
-def llama_3_like() -> tokenizers.Tokenizer:
+def llama_3_like(corpus: Texts = CORPUS, vocab_size: int = 400) -> tokenizers.Tokenizer:
     """Byte-level with special tokens for turns of a chat, and one that is not ASCII."""
-    tokenizer = byte_level()
+    tokenizer = byte_level(corpus, vocab_size)
     tokenizer.add_special_tokens(
         ["<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<｜end｜>"]
     )
     return with_begin_token(tokenizer)
 
 
-def byte_fallback(strips_first_blank: bool = True) -> tokenizers.Tokenizer:
+def byte_fallback(
+    corpus: Texts = CORPUS[:2], vocab_size: int = 420, strips_first_blank: bool = True
+) -> tokenizers.Tokenizer:
     """As Llama 2, Mistral, TinyLlama (which strip the first blank) and Gemma (which does not)."""
     tokenizer = tokenizers.Tokenizer(
         models.BPE(byte_fallback=True, fuse_unk=True, unk_token="<unk>")
@@ -67,12 +72,12 @@ def byte_fallback(strips_first_blank: bool = True) -> tokenizers.Tokenizer:
     tokenizer.pre_tokenizer = pre_tokenizers.Split("▁", "merged_with_next")
     trainer = trainers.BpeTrainer(
         show_progress=False,
-        vocab_size=420,
+        vocab_size=vocab_size,
         special_tokens=[*SPECIAL, *(f"<0x{byte:02X}>" for byte in range(256))],
         initial_alphabet=list("abcdefghijklmnopqrstuvwxyz▁"),
         limit_alphabet=40,
     )
-    tokenizer.train_from_iterator(CORPUS[:2], trainer)
+    tokenizer.train_from_iterator(corpus, trainer)
     tokenizer.pre_tokenizer = None
     # Byte tokens are ordinary ones in real checkpoints, not special ones.
     description = json.loads(tokenizer.to_str())
@@ -82,60 +87,68 @@ def byte_fallback(strips_first_blank: bool = True) -> tokenizers.Tokenizer:
     return tokenizers.Tokenizer.from_str(json.dumps(description))
 
 
-def gemma_like() -> tokenizers.Tokenizer:
-    return byte_fallback(strips_first_blank=False)
+def gemma_like(corpus: Texts = CORPUS[:2], vocab_size: int = 420) -> tokenizers.Tokenizer:
+    return byte_fallback(corpus, vocab_size, strips_first_blank=False)
 
 
-def metaspace() -> tokenizers.Tokenizer:
+def metaspace(corpus: Texts = CORPUS * 5, vocab_size: int = 300) -> tokenizers.Tokenizer:
     """As T5 and older conversions of SentencePiece unigram models."""
     tokenizer = tokenizers.Tokenizer(models.Unigram())
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
     tokenizer.decoder = decoders.Metaspace()
     trainer = trainers.UnigramTrainer(
-        vocab_size=300, special_tokens=SPECIAL, unk_token="<unk>", show_progress=False
+        vocab_size=vocab_size, special_tokens=SPECIAL, unk_token="<unk>", show_progress=False
     )
-    tokenizer.train_from_iterator(CORPUS * 5, trainer)
+    tokenizer.train_from_iterator(corpus, trainer)
     return tokenizer
 
 
-def word_level() -> tokenizers.Tokenizer:
+def word_level(corpus: Texts = CORPUS, vocab_size: int = 30_000) -> tokenizers.Tokenizer:
     """No decoder: the library puts blanks between tokens."""
     tokenizer = tokenizers.Tokenizer(models.WordLevel(unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    trainer = trainers.WordLevelTrainer(special_tokens=SPECIAL, show_progress=False)
-    tokenizer.train_from_iterator(CORPUS, trainer)
+    trainer = trainers.WordLevelTrainer(
+        vocab_size=vocab_size, special_tokens=SPECIAL, show_progress=False
+    )
+    tokenizer.train_from_iterator(corpus, trainer)
     tokenizer.add_tokens(["<tool>"])
     return tokenizer
 
 
-def characters() -> tokenizers.Tokenizer:
+def characters(corpus: Texts = CORPUS, vocab_size: int = 400) -> tokenizers.Tokenizer:
     """A token a character, one after another."""
-    characters = sorted(set("".join(CORPUS)))
-    vocab = {token: id for id, token in enumerate([*SPECIAL, *characters])}
+    common = [character for character, _ in Counter("".join(corpus)).most_common()]
+    known = sorted(common[: vocab_size - len(SPECIAL)])
+    vocab = {token: id for id, token in enumerate([*SPECIAL, *known])}
     tokenizer = tokenizers.Tokenizer(models.BPE(vocab, [], unk_token="<unk>"))
     tokenizer.decoder = decoders.Fuse()
     tokenizer.add_special_tokens(SPECIAL)
     return tokenizer
 
 
-def word_piece() -> tokenizers.Tokenizer:
+def word_piece(corpus: Texts = CORPUS, vocab_size: int = 300) -> tokenizers.Tokenizer:
     tokenizer = tokenizers.Tokenizer(models.WordPiece(unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece()
-    trainer = trainers.WordPieceTrainer(vocab_size=300, special_tokens=SPECIAL, show_progress=False)
-    tokenizer.train_from_iterator(CORPUS, trainer)
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=vocab_size, special_tokens=SPECIAL, show_progress=False
+    )
+    tokenizer.train_from_iterator(corpus, trainer)
     return tokenizer
 
 
-def word_suffix() -> tokenizers.Tokenizer:
+def word_suffix(corpus: Texts = CORPUS, vocab_size: int = 300) -> tokenizers.Tokenizer:
     """BPE whose tokens end words: the blank after a token shows only with the next one."""
     tokenizer = tokenizers.Tokenizer(models.BPE(unk_token="<unk>", end_of_word_suffix="</w>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer.decoder = decoders.BPEDecoder()
     trainer = trainers.BpeTrainer(
-        vocab_size=300, special_tokens=SPECIAL, end_of_word_suffix="</w>", show_progress=False
+        vocab_size=vocab_size,
+        special_tokens=SPECIAL,
+        end_of_word_suffix="</w>",
+        show_progress=False,
     )
-    tokenizer.train_from_iterator(CORPUS, trainer)
+    tokenizer.train_from_iterator(corpus, trainer)
     return tokenizer
 
 
@@ -146,13 +159,13 @@ def with_begin_token(tokenizer: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
     return tokenizer
 
 
-def by_transformers(name: str, source: Callable[[], tokenizers.Tokenizer], **options):
+def by_transformers(name: str, source: Callable[..., tokenizers.Tokenizer], **options):
     """A class of transformers over a trained vocabulary: its normaliser, its decoder."""
 
-    def build() -> tokenizers.Tokenizer:
+    def build(*corpus_and_size) -> tokenizers.Tokenizer:
         import transformers
 
-        model = json.loads(source().to_str())["model"]
+        model = json.loads(source(*corpus_and_size).to_str())["model"]
         parts = {"vocab": model["vocab"]}
         if "merges" in model:
             parts["merges"] = [tuple(pair) for pair in model["merges"]]
