@@ -138,7 +138,12 @@ class Runs:
     def run(self, num_replicas: int) -> Result:
         config = fleet_config(self._options, num_replicas)
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-        bar = Progress(*columns, TimeElapsedColumn(), console=self._console, transient=True)
+        bar = Progress(
+            *(*columns, TimeElapsedColumn()),
+            console=self._console,
+            transient=True,
+            disable=not self._console.is_terminal,
+        )
         started = time.perf_counter()
         with bar:
             task = bar.add_task(f"{num_replicas} replicas", total=len(self.trace))
@@ -159,7 +164,8 @@ def size(runs: Runs, options: argparse.Namespace, console: Console) -> dict[str,
         tpot = summary.get("tpot_ms", {"p99": 0.0})["p99"]
         console.print(
             f"{count:4} replicas: p99 of the first token {summary['ttft_ms']['p99']:,.1f} ms, "
-            f"per token {tpot:,.2f} ms: {verdict}"
+            f"per token {tpot:,.2f} ms: {verdict}",
+            soft_wrap=True,
         )
     if found.num_replicas is None:
         console.print(f"[bold]not even {options.max_replicas} replicas are enough[/bold]")
