@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
+import queue
+import threading
 from collections.abc import Callable
 
 import grpc
@@ -34,40 +37,51 @@ _CHANNEL = [
 
 
 class _Stream:
-    """A call of ModelStreamInfer, from its first request until one side ends it."""
+    """A call of ModelStreamInfer, from its first request until one side ends it. A thread reads it; what
+    has come by the time the loop turns to it is handed over at once."""
 
     def __init__(self, stub: rpc.GRPCInferenceServiceStub) -> None:
         self.sinks: dict[str, Sink] = {}
-        self.ended = False
-        self._outgoing: asyncio.Queue[pb.ModelInferRequest | None] = asyncio.Queue()
-        self._call = stub.ModelStreamInfer()
-        self._writer = asyncio.create_task(self._write())
-        self.reader = asyncio.create_task(self._read())
+        self.ended = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        self._outgoing: queue.SimpleQueue[pb.ModelInferRequest | None] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._arrived: list[pb.ModelStreamInferResponse] = []  # with the lock
+        self.call = stub.ModelStreamInfer(iter(self._outgoing.get, None))
+        threading.Thread(target=self._read, name="engine stream", daemon=True).start()
 
     def send(self, message: pb.ModelInferRequest | None) -> None:
         """None: no more of them."""
-        self._outgoing.put_nowait(message)
+        self._outgoing.put(message)
 
-    async def _write(self) -> None:
-        with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):  # it has ended:
-            while (message := await self._outgoing.get()) is not None:  # the reader hears of that
-                await self._call.write(message)
-            await self._call.done_writing()
-
-    async def _read(self) -> None:
+    def _read(self) -> None:
         why = "the stream was closed"
         try:
-            while (message := await self._call.read()) is not grpc.aio.EOF:
-                self._hand_over(message)
-            why = f"{(await self._call.code()).name}: {await self._call.details()}"
-        except grpc.aio.AioRpcError as error:
+            for message in self.call:
+                with self._lock:
+                    self._arrived.append(message)
+                    is_first = len(self._arrived) == 1
+                if is_first:
+                    self._loop.call_soon_threadsafe(self._hand_over_all)
+            why = f"{self.call.code().name}: {self.call.details()}"
+        except grpc.RpcError as error:
             why = f"{error.code().name}: {error.details()}"
         finally:
-            self.ended = True
-            self._writer.cancel()
-            for sink in self.sinks.values():
-                sink(unavailable(f"the server ended before the answer did ({why})"))
-            self.sinks.clear()
+            self._outgoing.put(None)  # for gRPC's thread that writes
+            with contextlib.suppress(RuntimeError):  # the loop may be gone
+                self._loop.call_soon_threadsafe(self._end, why)
+
+    def _hand_over_all(self) -> None:
+        with self._lock:
+            arrived, self._arrived = self._arrived, []
+        for message in arrived:
+            self._hand_over(message)
+
+    def _end(self, why: str) -> None:
+        self.ended.set()
+        for sink in self.sinks.values():
+            sink(unavailable(f"the server ended before the answer did ({why})"))
+        self.sinks.clear()
 
     def _hand_over(self, message: pb.ModelStreamInferResponse) -> None:
         response = message.infer_response
@@ -90,13 +104,13 @@ class _Stream:
 class EngineClient:
     def __init__(self, url: str) -> None:
         """`url`: host:port of the server's gRPC. Connects with the first request."""
-        self._channel = grpc.aio.insecure_channel(url, options=_CHANNEL)
+        self._channel = grpc.insecure_channel(url, options=_CHANNEL)
         self._stub = rpc.GRPCInferenceServiceStub(self._channel)
         self._stream: _Stream | None = None
 
     def submit(self, request: EngineRequest, request_id: str, sink: Sink) -> None:
         """`sink` is called in this loop with every part. The id must be in no other use."""
-        if self._stream is None or self._stream.ended:
+        if self._stream is None or self._stream.ended.is_set():
             self._stream = _Stream(self._stub)
         self._stream.sinks[request_id] = sink
         self._stream.send(to_message(request, request_id))
@@ -108,15 +122,15 @@ class EngineClient:
 
     async def is_ready(self, seconds: float = 2.0) -> bool:
         """Whether the server answers and the model takes requests."""
+        ask = functools.partial(self._stub.ModelReady, timeout=seconds)
         try:
-            answer = await self._stub.ModelReady(pb.ModelReadyRequest(name=MODEL), timeout=seconds)
-        except grpc.aio.AioRpcError:
+            return (await asyncio.to_thread(ask, pb.ModelReadyRequest(name=MODEL))).ready
+        except grpc.RpcError:
             return False
-        return answer.ready
 
     async def close(self) -> None:
         if self._stream is not None:
             self._stream.send(None)
             with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(asyncio.shield(self._stream.reader), 2)
-        await self._channel.close()
+                await asyncio.wait_for(self._stream.ended.wait(), 2)
+        self._channel.close()
