@@ -92,6 +92,7 @@ void register_facts(py::module_& module) {
       .def_readonly("timed_out_requests", &EngineStats::timed_out_requests)
       .def_readonly("failed_requests", &EngineStats::failed_requests)
       .def_readonly("generated_tokens", &EngineStats::generated_tokens)
+      .def_readonly("preemptions", &EngineStats::preemptions)
       .def_readonly("prompt_tokens", &EngineStats::prompt_tokens)
       .def_readonly("host_seconds", &EngineStats::host_seconds)
       .def_readonly("device_seconds", &EngineStats::device_seconds);
@@ -185,7 +186,8 @@ void register_engine(py::module_& module) {
                    std::optional<int64_t> kv_cache_max_bytes, double kv_cache_free_memory_fraction,
                    bool check_invariants, const std::string& load_format, bool enable_cuda_graphs,
                    int64_t kv_cache_host_memory_bytes, bool kv_cache_onboard_blocks,
-                   const std::string& kv_cache_dtype, bool enable_kv_cache_reuse) {
+                   const std::string& kv_cache_dtype, bool enable_kv_cache_reuse,
+                   const std::string& batch_scheduler_policy, double max_time_per_output_token_ms) {
                  EngineConfig config;
                  config.engine_dir = engine_dir;
                  config.device = device;
@@ -205,6 +207,8 @@ void register_engine(py::module_& module) {
                  config.kv_cache_onboard_blocks = kv_cache_onboard_blocks;
                  config.kv_cache_dtype = kv_cache_dtype;
                  config.enable_kv_cache_reuse = enable_kv_cache_reuse;
+                 config.batch_scheduler_policy = batch_scheduler_policy;
+                 config.max_time_per_output_token_ms = max_time_per_output_token_ms;
                  const py::gil_scoped_release release;
                  const std::shared_ptr<PyEngine> engine(new PyEngine(config), destroy);
                  open_engines->add(engine);
@@ -218,7 +222,9 @@ void register_engine(py::module_& module) {
            py::arg("kv_cache_free_memory_fraction") = 0.9, py::arg("check_invariants") = false,
            py::arg("load_format") = "auto", py::arg("enable_cuda_graphs") = true,
            py::arg("kv_cache_host_memory_bytes") = 0, py::arg("kv_cache_onboard_blocks") = true,
-           py::arg("kv_cache_dtype") = "auto", py::arg("enable_kv_cache_reuse") = true)
+           py::arg("kv_cache_dtype") = "auto", py::arg("enable_kv_cache_reuse") = true,
+           py::arg("batch_scheduler_policy") = "guaranteed_no_evict",
+           py::arg("max_time_per_output_token_ms") = 0.0)
       .def("cancel", &PyEngine::cancel, py::arg("request_id"), released)
       .def(
           "next_responses",

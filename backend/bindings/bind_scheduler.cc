@@ -11,6 +11,8 @@
 #include "backend/kv_cache/block_pool.h"
 #include "backend/kv_cache/invariants.h"
 #include "backend/kv_cache/kv_cache_manager.h"
+#include "backend/scheduler/admission_order.h"
+#include "backend/scheduler/preemption.h"
 #include "backend/scheduler/schedule.h"
 
 namespace inflight::bindings {
@@ -206,36 +208,50 @@ void register_kv_cache(py::module_ module) {
 
 void register_schedule(py::module_ module) {
   using namespace scheduler;
+  py::enum_<CapacityPolicy>(module, "CapacityPolicy")
+      .value("GUARANTEED_NO_EVICT", CapacityPolicy::kGuaranteedNoEvict)
+      .value("MAX_UTILIZATION", CapacityPolicy::kMaxUtilization)
+      .value("STATIC_BATCH", CapacityPolicy::kStaticBatch);
   py::class_<Limits>(module, "Limits")
-      .def(py::init([](int32_t max_batch_size, int32_t max_num_tokens, bool chunked) {
-             const Limits limits{max_batch_size, max_num_tokens, chunked};
+      .def(py::init([](int32_t max_batch_size, int32_t max_num_tokens, bool chunked,
+                       CapacityPolicy policy, int32_t max_preemptions, double max_ms) {
+             const Limits limits{max_batch_size, max_num_tokens,  chunked,
+                                 policy,         max_preemptions, max_ms};
              validate(limits);
              return limits;
            }),
            py::arg("max_batch_size"), py::arg("max_num_tokens"),
-           py::arg("enable_chunked_context") = true)
+           py::arg("enable_chunked_context") = true,
+           py::arg("capacity_policy") = CapacityPolicy::kGuaranteedNoEvict,
+           py::arg("max_preemptions") = Limits().max_preemptions,
+           py::arg("max_time_per_output_token_ms") = 0.0)
       .def_readonly("max_batch_size", &Limits::max_batch_size)
       .def_readonly("max_num_tokens", &Limits::max_num_tokens)
       .def_readonly("enable_chunked_context", &Limits::enable_chunked_context)
+      .def_readonly("capacity_policy", &Limits::capacity_policy)
+      .def_readonly("max_preemptions", &Limits::max_preemptions)
+      .def_readonly("max_time_per_output_token_ms", &Limits::max_time_per_output_token_ms)
       .def("max_running", &Limits::max_running);
   py::class_<SequenceView>(module, "SequenceView")
       .def(py::init([](uint64_t id, int32_t prompt_len, int32_t max_total_len, int32_t num_computed,
-                       int32_t num_blocks, int32_t priority, bool logits_of_prompt) {
+                       int32_t num_blocks, int32_t priority, bool logits_of_prompt,
+                       int32_t num_preemptions, int32_t num_passes) {
              return SequenceView{
-                 id,         priority,        prompt_len, num_computed, max_total_len,
-                 num_blocks, logits_of_prompt};
+                 id,         priority,         prompt_len,      num_computed, max_total_len,
+                 num_blocks, logits_of_prompt, num_preemptions, num_passes};
            }),
            py::arg("id"), py::arg("prompt_len"), py::arg("max_total_len"),
            py::arg("num_computed") = 0, py::arg("num_blocks") = 0, py::arg("priority") = 0,
-           py::arg("logits_of_prompt") = false);
+           py::arg("logits_of_prompt") = false, py::arg("num_preemptions") = 0,
+           py::arg("num_passes") = 0);
   py::class_<CacheView>(module, "CacheView")
       .def(py::init([](int32_t tokens_per_block, int32_t num_blocks, int32_t free_blocks,
-                       int32_t evictable_blocks) {
+                       int32_t evictable_blocks, int32_t leaving_blocks) {
              return CacheView{kv_cache::Geometry(tokens_per_block), num_blocks, free_blocks,
-                              evictable_blocks};
+                              evictable_blocks, leaving_blocks};
            }),
            py::arg("tokens_per_block"), py::arg("num_blocks"), py::arg("free_blocks"),
-           py::arg("evictable_blocks") = 0);
+           py::arg("evictable_blocks") = 0, py::arg("leaving_blocks") = 0);
   py::class_<ScheduledSequence>(module, "ScheduledSequence")
       .def_readonly("id", &ScheduledSequence::id)
       .def_readonly("index", &ScheduledSequence::index)
@@ -265,6 +281,19 @@ void register_schedule(py::module_ module) {
         return step;
       },
       py::arg("running"), py::arg("waiting"), py::arg("cache"), py::arg("limits"));
+  module.def(
+      "choose_preempted",
+      [](const std::vector<SequenceView>& running, const CacheView& cache, const Limits& limits) {
+        std::vector<int32_t> chosen;
+        choose_preempted(chosen, EngineView{running, {}, cache, {}}, limits);
+        return chosen;
+      },
+      py::arg("running"), py::arg("cache"), py::arg("limits"));
+  module.def(
+      "first_by_hits",
+      [](const std::vector<SequenceView>& candidates) { return first_by_hits(candidates); },
+      py::arg("candidates"));
+  module.attr("MAX_PASSES") = kMaxPasses;
   module.def("check_can_run", &check_can_run, py::arg("prompt_len"), py::arg("max_total_len"),
              py::arg("cache"), py::arg("limits"));
 }

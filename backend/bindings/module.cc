@@ -11,6 +11,7 @@ void register_kv_storage(pybind11::module_& module);
 void register_model_config(pybind11::module_& module);
 void register_ops(pybind11::module_& module);
 void register_plan(pybind11::module_& module);
+void register_planning(pybind11::module_& module);
 void register_scheduler(pybind11::module_& module);
 void register_schema(pybind11::module_& module);
 void register_simulation(pybind11::module_& module);
@@ -27,6 +28,7 @@ PYBIND11_MODULE(_core, module) {
   inflight::bindings::register_ops(module);
   inflight::bindings::register_plan(module);
   inflight::bindings::register_scheduler(module);
+  inflight::bindings::register_planning(module);  // takes the scheduler's limits
   inflight::bindings::register_schema(module);
   inflight::bindings::register_simulation(module);
 }

@@ -138,6 +138,7 @@ EngineInfo effective_limits(const EngineConfig& config, const plan::EngineFile& 
   check(config.num_threads >= 0, "num_threads is ", config.num_threads,
         ", must be 0 (all cores) or more");
   info.enable_kv_cache_reuse = config.enable_kv_cache_reuse && !rotation_depends_on_length(engine);
+  scheduler::validate(scheduler_limits(info, config));
   check_positive("kv_cache_max_tokens", config.kv_cache_max_tokens);
   check_positive("kv_cache_max_bytes", config.kv_cache_max_bytes);
   const double fraction = config.kv_cache_free_memory_fraction;
@@ -146,10 +147,21 @@ EngineInfo effective_limits(const EngineConfig& config, const plan::EngineFile& 
   return info;
 }
 
+scheduler::CapacityPolicy parse_capacity_policy(const std::string& name) {
+  using scheduler::CapacityPolicy;
+  if (name == "guaranteed_no_evict") return CapacityPolicy::kGuaranteedNoEvict;
+  if (name == "max_utilization") return CapacityPolicy::kMaxUtilization;
+  check(name == "static_batch", "batch_scheduler_policy is '", name,
+        "', must be \"guaranteed_no_evict\", \"max_utilization\" or \"static_batch\"");
+  return CapacityPolicy::kStaticBatch;
+}
+
 scheduler::Limits scheduler_limits(const EngineInfo& info, const EngineConfig& config) {
   return {.max_batch_size = info.max_batch_size,
           .max_num_tokens = info.max_num_tokens,
-          .enable_chunked_context = config.enable_chunked_context};
+          .enable_chunked_context = config.enable_chunked_context,
+          .capacity_policy = parse_capacity_policy(config.batch_scheduler_policy),
+          .max_time_per_output_token_ms = config.max_time_per_output_token_ms};
 }
 
 int64_t free_host_bytes() {

@@ -25,6 +25,9 @@ plan::LoadFormat parse_load_format(const std::string& name);
 /// Facts and limits, without memory sizes. Raises invalid_argument naming key, value and limit.
 EngineInfo effective_limits(const EngineConfig& config, const plan::EngineFile& engine);
 
+/// Raises invalid_argument for a name that is none.
+scheduler::CapacityPolicy parse_capacity_policy(const std::string& name);
+
 scheduler::Limits scheduler_limits(const EngineInfo& info, const EngineConfig& config);
 
 /// Bytes that this process can still take: of the machine, or of its memory control group if that

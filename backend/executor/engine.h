@@ -25,6 +25,11 @@ struct EngineConfig {
   std::optional<int> max_num_tokens;  // tokens in a step; at most the engine's limit
   std::optional<int> max_seq_len;     // prompt + output; at most the engine's limit
   int max_queue_size = 0;             // waiting requests; 0 = unbounded
+  // Who may hold cache: "guaranteed_no_evict", "max_utilization" (preempts when blocks run out) or
+  // "static_batch" (a batch runs to its end before the next begins).
+  std::string batch_scheduler_policy = "guaranteed_no_evict";
+  // What a token of those that generate may take while prompts run beside them; 0 = no bound.
+  double max_time_per_output_token_ms = 0.0;
   // Requests that have waited longer end with an error; 0 = none do.
   std::chrono::milliseconds queue_timeout{0};
   // A step that takes longer ends the engine: its requests fail, it takes no more. 0 = wait

@@ -219,7 +219,10 @@ void EngineLoop::wait() {
   tokens_ = executor_.wait();
   const int64_t end_ns = now_in_ns();
   waited_ns_ += end_ns - start_ns;
-  state_.stats.device_seconds += 1e-9 * static_cast<double>(end_ns - device_busy_since_ns_);
+  const int64_t step_ns = end_ns - device_busy_since_ns_;
+  state_.stats.device_seconds += 1e-9 * static_cast<double>(step_ns);
+  state_.planner.measured(state_.steps.oldest().plan.work,
+                          executor_.step_ms().value_or(1e-6 * static_cast<double>(step_ns)));
   device_busy_since_ns_ = end_ns;
 }
 

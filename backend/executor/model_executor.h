@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 
 #include "backend/decoding/logits_copies.h"
@@ -37,6 +38,9 @@ class ModelExecutor {
   /// Ends the oldest step launched: one token per row, valid until the next launch. If it raises,
   /// all steps in flight have failed.
   virtual std::span<const decoding::SampledToken> wait() = 0;
+  /// Of the step that wait() ended: what it took, where the executor knows better than the clock of
+  /// the one that waits.
+  virtual std::optional<double> step_ms() const { return std::nullopt; }
   /// Of the step that wait() ended: the rows of logits wanted, as the model made them, one after
   /// another [N, V]; valid as long as its tokens.
   virtual std::span<const float> logits() const = 0;

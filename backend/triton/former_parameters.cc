@@ -41,10 +41,6 @@ const std::vector<Row>& rows() {
       {"num_nodes", {"1"}, Kind::kRefused, kOneProcess},
       {"participant_ids", {"0"}, Kind::kNoEffect, kOneProcess},
       // Scheduling and cache.
-      {"batch_scheduler_policy",
-       {"guaranteed_no_evict"},
-       Kind::kNoEffect,
-       "the policy is guaranteed_no_evict"},
       {"cross_kv_cache_fraction", {}},
       {"sink_token_length", {"0"}, Kind::kRefused, "sink tokens are not supported"},
       // Kinds of models and of decoding.

@@ -124,6 +124,12 @@ executor::EngineConfig read_engine_config(Parameters& parameters, const Json& co
       parameters.number<int>("num_threads", "0, all cores").value_or(engine.num_threads);
   engine.enable_chunked_context =
       parameters.flag("enable_chunked_context", engine.enable_chunked_context);
+  engine.batch_scheduler_policy =
+      parameters.text("batch_scheduler_policy", engine.batch_scheduler_policy)
+          .value_or(engine.batch_scheduler_policy);
+  engine.max_time_per_output_token_ms =
+      parameters.number<double>("max_time_per_output_token_ms", "0, no bound")
+          .value_or(engine.max_time_per_output_token_ms);
   // The former backend's knob was off by default, and filled in for its sake.
   const bool cuda_graphs = parameters.flag("cuda_graph_mode", engine.enable_cuda_graphs);
   if (!is_former_name) engine.enable_cuda_graphs = cuda_graphs;

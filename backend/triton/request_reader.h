@@ -63,6 +63,7 @@ struct IncomingRequest {
   std::string id;         // may be empty, may repeat
   std::string client_id;  // of whom a caller asks for, under an id of its own; may be empty
   bool stop = false;
+  std::string tenant;                       // the parameter "tenant" of the request
   uint64_t engine_request_id = 0;           // with `stop`: this one sequence only; 0 = not given
   bool client_left = false;                 // with `stop`: nobody waits for the answer
   std::vector<IncomingSequence> sequences;  // row by row; none for a stop command

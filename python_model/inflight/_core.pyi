@@ -87,6 +87,7 @@ class EngineStats:
     timed_out_requests: int
     failed_requests: int
     generated_tokens: int
+    preemptions: int
     prompt_tokens: int
     host_seconds: float
     device_seconds: float
@@ -152,6 +153,8 @@ class Engine:
         kv_cache_host_memory_bytes: int = 0,
         kv_cache_onboard_blocks: bool = True,
         kv_cache_dtype: str = "auto",
+        batch_scheduler_policy: str = "guaranteed_no_evict",
+        max_time_per_output_token_ms: float = 0.0,
     ) -> None: ...
     def submit(
         self,
@@ -187,6 +190,7 @@ class Engine:
         return_context_logits: bool = False,
         return_generation_logits: bool = False,
         timeout_ms: int = 0,
+        tenant: str = "",
     ) -> int:
         """Queue a request; returns its id (for `cancel`).
 

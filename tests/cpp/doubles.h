@@ -11,6 +11,7 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <span>
 #include <stdexcept>
 #include <thread>
@@ -93,6 +94,8 @@ class ScriptedExecutor : public executor::ModelExecutor {
     std::atomic<int> max_sequences{0};
     std::atomic<int> max_tokens{0};
     std::atomic<int> max_in_flight{0};
+    // What a step takes in the time of its device, which is told and not spent.
+    std::function<double(const plan::StepInputs&)> step_ms;
     std::function<void()> after_step;  // on the engine thread, before the tokens are handed over
     std::function<decoding::SampledToken(const decoding::SampleRow&, decoding::SampledToken)> edit;
   };
@@ -188,6 +191,7 @@ class ScriptedExecutor : public executor::ModelExecutor {
     return step.results;
   }
 
+  std::optional<double> step_ms() const override { return waited_->ms; }
   std::span<const float> logits() const override { return waited_->logits; }
 
   bool is_usable() const override { return script_->usable; }
@@ -207,6 +211,7 @@ class ScriptedExecutor : public executor::ModelExecutor {
     std::vector<decoding::LogitsRows> wanted_logits;
     std::vector<decoding::SampledToken> results;
     std::vector<float> logits;  // 1 for the token that comes next, else 0
+    std::optional<double> ms;
     std::exception_ptr error;
   };
 
@@ -232,6 +237,7 @@ class ScriptedExecutor : public executor::ModelExecutor {
       for (const kv_cache::BlockCopy& copy : step.copies) make(copy);
       if (step.number == script_->break_at_step) throw std::runtime_error("scripted break");
       const plan::StepInputs& inputs = step.inputs;
+      if (script_->step_ms) step.ms = script_->step_ms(inputs);
       script_->max_sequences = std::max(script_->max_sequences.load(), inputs.num_sequences);
       script_->max_tokens = std::max(script_->max_tokens.load(), inputs.num_tokens);
       const auto* ids = inputs.input_ids.as<int32_t>();

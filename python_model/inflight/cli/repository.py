@@ -61,6 +61,19 @@ class ServingOptions:
     kv_cache_host_bytes: Annotated[
         int, typer.Option(min=0, help="Host memory for blocks that the KV cache has no room for.")
     ] = 0
+    batch_scheduler_policy: Annotated[
+        str,
+        typer.Option(
+            help="Who may hold cache: guaranteed_no_evict, max_utilization (preempts when blocks "
+            "run out) or static_batch."
+        ),
+    ] = "guaranteed_no_evict"
+    max_time_per_output_token_ms: Annotated[
+        float,
+        typer.Option(
+            min=0, help="What a token may take while prompts are read beside it; 0 = no bound."
+        ),
+    ] = 0
     cuda_graphs: Annotated[
         bool,
         typer.Option(
@@ -86,6 +99,10 @@ def _num_cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
+def _unless(value: str, default: str) -> str | None:
+    return None if value == default else value
+
+
 def repository_settings(engine_dir: Path, options: ServingOptions) -> RepositorySettings:
     """Of a repository that this machine's server can load as it is."""
     load_format = options.load_format
@@ -98,6 +115,8 @@ def repository_settings(engine_dir: Path, options: ServingOptions) -> Repository
         "max_tokens_in_paged_kv_cache": options.kv_cache_max_tokens,
         "kv_cache_max_bytes": options.kv_cache_max_bytes,
         "kv_cache_host_memory_bytes": options.kv_cache_host_bytes or None,
+        "batch_scheduler_policy": _unless(options.batch_scheduler_policy, "guaranteed_no_evict"),
+        "max_time_per_output_token_ms": options.max_time_per_output_token_ms or None,
         "cuda_graph_mode": None if options.cuda_graphs else "false",
         "num_threads": options.num_threads or None,
         "max_queue_size": options.max_queue_size or None,

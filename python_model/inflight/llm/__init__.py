@@ -13,6 +13,7 @@ __all__ = [
     "Logprob",
     "RequestOutput",
     "SamplingParams",
+    "SchedulerConfig",
 ]
 
 _EXPORTS = {
@@ -23,6 +24,7 @@ _EXPORTS = {
     "Logprob": "inflight.llm.outputs",
     "RequestOutput": "inflight.llm.outputs",
     "SamplingParams": "inflight.llm.sampling_params",
+    "SchedulerConfig": "inflight.llm.llm",
 }
 
 

@@ -45,6 +45,17 @@ class KvCacheConfig:
     """Of keys and values; "auto" is the engine's."""
 
 
+@dataclass(frozen=True)
+class SchedulerConfig:
+    """Who runs when (docs/scheduling.md)."""
+
+    capacity_scheduler_policy: str = "guaranteed_no_evict"
+    """Who may hold cache: "guaranteed_no_evict", "max_utilization" (blocks that run out are taken
+    from those that came last, who go on later) or "static_batch" (batches, one after another)."""
+    max_time_per_output_token_ms: float = 0.0
+    """What a token may take while prompts are read beside; 0 = prompts go as fast as they can."""
+
+
 class LLM:
     """A model ready to generate. Any number of threads and event loops may use it at once.
 
@@ -64,6 +75,7 @@ class LLM:
         max_seq_len: int | None = None,
         max_num_tokens: int | None = None,
         kv_cache_config: KvCacheConfig | None = None,
+        scheduler_config: SchedulerConfig | None = None,
         max_queue_size: int = 0,
         enable_chunked_prefill: bool = True,
         enable_cuda_graphs: bool = True,
@@ -81,6 +93,7 @@ class LLM:
         skip_tokenizer_init: prompts are ids, and answers have no text.
         max_batch_size, max_seq_len, max_num_tokens: at most the engine's limits; they become the
             limits of an engine to be built.
+        scheduler_config: who runs when; prompts are as fast as they can be by default.
         max_queue_size: requests that may wait; more are refused by `generate_async` and held back
             by `generate`. 0 = any number.
         enable_cuda_graphs: on a GPU, steps that only generate and short prompts run from
@@ -99,6 +112,7 @@ class LLM:
             self.tokenizer = _load_tokenizer(tokenizer, self.engine_dir, load_format == "dummy")
         self._eos_token_ids: list[int] = facts["eos_token_ids"]
         cache = kv_cache_config or KvCacheConfig()
+        scheduler = scheduler_config or SchedulerConfig()
         self._engine = _core.Engine(
             str(self.engine_dir),
             device=device,
@@ -115,6 +129,8 @@ class LLM:
             kv_cache_onboard_blocks=cache.onboard_blocks,
             kv_cache_dtype=cache.dtype,
             enable_kv_cache_reuse=cache.enable_block_reuse,
+            batch_scheduler_policy=scheduler.capacity_scheduler_policy,
+            max_time_per_output_token_ms=scheduler.max_time_per_output_token_ms,
         )
         self._tags = count(1)
         self._responses = Responses(self._engine)
@@ -178,8 +194,10 @@ class LLM:
         sampling_params: SamplingParams | None = None,
         streaming: bool = False,
         priority: int = 0,
+        tenant: str = "",
     ) -> GenerationResult:
-        """Start one prompt and return at once. Larger priorities go first.
+        """Start one prompt and return at once. Larger priorities go first; of equals, those of the
+        tenant that has been served least.
 
         Raises here what is wrong with the request (ValueError) or that the queue is full
         (RuntimeError).
@@ -189,7 +207,7 @@ class LLM:
         params = params_for([inputs], sampling_params)
         [(text, ids)] = encode_prompts([inputs], params, self.tokenizer)
         self._responses.start()
-        return self._submit(text, ids, params[0], streaming, priority, None)
+        return self._submit(text, ids, params[0], streaming, priority, None, tenant)
 
     def chat(
         self,
@@ -228,6 +246,7 @@ class LLM:
         streaming: bool,
         priority: int,
         on_done: Any,
+        tenant: str = "",
     ) -> GenerationResult:
         tokenizer = self.tokenizer if params.detokenize else None
         tag = next(self._tags)
@@ -244,6 +263,7 @@ class LLM:
                 # Stop strings are ours to find, so we must see the tokens as they come.
                 streaming=streaming or bool(params.stop_list),
                 priority=priority,
+                tenant=tenant,
                 **arguments,
             )
         except BaseException:

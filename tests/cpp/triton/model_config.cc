@@ -226,8 +226,12 @@ void periods_of_checks() {
       config(parameter("stats_check_period_ms", "250") + "," +
              parameter("cancellation_check_period_ms", "40") + "," +
              parameter("request_timeout_ms", "5000") + "," + parameter("queue_timeout_ms", "700") +
-             "," + parameter("step_timeout_ms", "30000")),
+             "," + parameter("step_timeout_ms", "30000") + "," +
+             parameter("max_time_per_output_token_ms", "12.5") + "," +
+             parameter("batch_scheduler_policy", "max_utilization")),
       folder.path);
+  EXPECT_EQ(given.engine.max_time_per_output_token_ms, 12.5);
+  EXPECT_EQ(given.engine.batch_scheduler_policy, "max_utilization");
   EXPECT_EQ(given.stats_check_period.count(), 250);
   EXPECT_EQ(given.cancellation_check_period.count(), 40);
   EXPECT_EQ(given.reader.request_timeout.count(), 5000);
@@ -237,6 +241,8 @@ void periods_of_checks() {
   EXPECT(given.batching_numbers == triton::BatchingNumbers::kInflight);
   const ModelSettings wrong = parse(config(parameter("stats_check_period_ms", "-1")), folder.path);
   EXPECT_EQ(wrong.stats_check_period.count(), 0);
+  EXPECT_EQ(wrong.engine.max_time_per_output_token_ms, 0.0);
+  EXPECT_EQ(wrong.engine.batch_scheduler_policy, "guaranteed_no_evict");
   EXPECT_EQ(wrong.warnings.size(), 1u);
 }
 
@@ -250,23 +256,20 @@ void former_parameters() {
       parameter("FORCE_CPU_ONLY_INPUT_TENSORS", "no") + "," +
       parameter("multi_block_mode", "true") + "," + parameter("enable_trt_overlap", "False") + "," +
       parameter("gpu_weights_percent", "1.0") + "," + parameter("decoding_mode", "top_k_top_p") +
-      "," + parameter("batch_scheduler_policy", "guaranteed_no_evict") + "," +
-      parameter("sink_token_length", "0") + "," + parameter("encoder_model_path", "${encoder}") +
-      "," + parameter("participant_ids", "0") + "," + parameter("max_beam_width", "1"));
+      "," + parameter("sink_token_length", "0") + "," +
+      parameter("encoder_model_path", "${encoder}") + "," + parameter("participant_ids", "0") +
+      "," + parameter("max_beam_width", "1"));
   EXPECT(harmless.warnings.empty());
   EXPECT_EQ(harmless.notes.size(), 1u);
   EXPECT_CONTAINS(harmless.notes[0],
                   "parameters of the former backend that change nothing: "
-                  "FORCE_CPU_ONLY_INPUT_TENSORS, batch_scheduler_policy, decoding_mode");
+                  "FORCE_CPU_ONLY_INPUT_TENSORS, decoding_mode");
 
   const auto warning = [&](const char* key, const char* value) {
     const ModelSettings settings = parsed(parameter(key, value));
     EXPECT_EQ(settings.warnings.size(), 1u);
     return settings.warnings.empty() ? std::string() : settings.warnings[0];
   };
-  EXPECT_EQ(warning("batch_scheduler_policy", "max_utilization"),
-            "parameter batch_scheduler_policy = \"max_utilization\" has no effect: the policy is "
-            "guaranteed_no_evict");
   EXPECT_CONTAINS(warning("max_beam_width", "4"), "beam search is not supported yet");
   EXPECT_CONTAINS(warning("guided_decoding_backend", "xgrammar"), "guided decoding is not");
   EXPECT_CONTAINS(warning("lora_prefetch_dir", "/adapters"), "LoRA is not supported yet");

@@ -34,6 +34,17 @@ void smaller_priorities_are_larger_here() {
   EXPECT_CONTAINS(backend.error_of(least), "priority is -2147483648");
 }
 
+void a_parameter_names_the_tenant() {
+  EXPECT_EQ(read(*make_request({1}, 1)).tenant, "");
+  const RequestPtr request = make_request({1}, 1);
+  request->parameters = {{"other", "x"}, {"tenant", "research"}};
+  EXPECT_EQ(read(*request).tenant, "research");
+  Backend backend;
+  const RequestPtr long_name = make_request({1}, 1);
+  long_name->parameters = {{"tenant", std::string(257, 'x')}};
+  EXPECT_CONTAINS(backend.error_of(long_name), "tenant has 257 bytes; at most 256 are possible");
+}
+
 void timeouts_become_deadlines() {
   using Clock = std::chrono::steady_clock;
   const Clock::time_point before = Clock::now();
@@ -201,6 +212,7 @@ int main(int argc, char** argv) {
       {
           {"defaults", defaults},
           {"smaller_priorities_are_larger_here", smaller_priorities_are_larger_here},
+          {"a_parameter_names_the_tenant", a_parameter_names_the_tenant},
           {"timeouts_become_deadlines", timeouts_become_deadlines},
           {"how_tokens_are_chosen", how_tokens_are_chosen},
           {"end_ids_may_be_ignored", end_ids_may_be_ignored},

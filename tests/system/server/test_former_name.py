@@ -292,7 +292,6 @@ def test_what_is_refused(former: Server) -> None:
 def test_what_the_log_says(former: Server) -> None:
     log = former.log.read_text()
     assert "parameters of the former backend that change nothing: FORCE_CPU_ONLY" in log
-    assert "has no effect: the policy is guaranteed_no_evict" in log
     assert "is a checkpoint; its engine is looked for" in log
 
 
