@@ -128,9 +128,10 @@ void bind_submit(py::class_<PyEngine, std::shared_ptr<PyEngine>>& engine) {
          const py::int_& prompt_ignore_length, const py::int_& no_repeat_ngram_size,
          const std::optional<Floats>& embedding_bias, const py::dict& logit_bias,
          bool normalize_log_probs, bool return_context_logits, bool return_generation_logits,
-         const py::int_& timeout_ms, std::string tenant) {
+         const py::int_& timeout_ms, std::string tenant, std::string cache_salt) {
         auto request = std::make_shared<Request>();
         request->client_id = std::move(client_id);
+        request->cache_scope.cache_salt = std::move(cache_salt);
         request->input_ids = to_ids("input_ids", input_ids);
         request->streaming = streaming;
         request->tenant = std::move(tenant);
@@ -180,7 +181,7 @@ void bind_submit(py::class_<PyEngine, std::shared_ptr<PyEngine>>& engine) {
       py::arg("no_repeat_ngram_size") = 0, py::arg("embedding_bias") = py::none(),
       py::arg("logit_bias") = py::dict(), py::arg("normalize_log_probs") = true,
       py::arg("return_context_logits") = false, py::arg("return_generation_logits") = false,
-      py::arg("timeout_ms") = 0, py::arg("tenant") = "");
+      py::arg("timeout_ms") = 0, py::arg("tenant") = "", py::arg("cache_salt") = "");
 }
 
 }  // namespace inflight::bindings

@@ -41,11 +41,14 @@ class Inbox {
                          count > 1 ? concat(" and ", count, " more in this one") : std::string(),
                          ". Exceeds maximum queue size, try again later"));
     }
+    RequestId first_id = 0;  // with the prompt of the moment
     for (int i = 0; i < count; ++i) {
       Arrival arrival;
       arrival.id = ++last_id_;
       arrival.channel = std::make_unique<ResponseChannel>(
           arrival.id, *submissions[i].request, std::move(submissions[i].callback), now_ns);
+      if (!submissions[i].request->repeats_previous) first_id = arrival.id;
+      if (first_id != arrival.id) arrival.twin_id = first_id;
       arrival.request = std::move(submissions[i].request);
       arrival.max_new_tokens = max_new_tokens[i];
       arrival.arrival_ns = now_ns;

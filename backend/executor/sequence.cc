@@ -13,6 +13,7 @@ namespace {
 planning::SequenceFacts facts_of(const Arrival& arrival) {
   const Request& request = *arrival.request;
   return {.id = arrival.id,
+          .twin_id = arrival.twin_id,
           .priority = request.priority,
           .prompt_ids = request.input_ids,
           .max_new_tokens = arrival.max_new_tokens,

@@ -14,15 +14,26 @@ PrefixIndex::Found KvCacheManager::find(const TokenView& tokens, int32_t root) c
                       options_.enable_partial_reuse);
 }
 
-PrefixMatch KvCacheManager::match(const TokenView& tokens, const PrefixScope* scope) const {
+PrefixMatch KvCacheManager::match(const TokenView& tokens, const PrefixScope* scope,
+                                  TableId twin) const {
   const int32_t root = index_ ? index_->roots().find(scope) : PrefixRoots::kNone;
   if (root == PrefixRoots::kNone) return {};
   const PrefixIndex::Found found = find(tokens, root);
-  return {.num_tokens = found.num_blocks * geometry_.tokens_per_block() + found.num_partial,
+  const int32_t num_copied = std::max(found.num_partial, tokens_of_twin(tokens, twin, found));
+  return {.num_tokens = found.num_blocks * geometry_.tokens_per_block() + num_copied,
           .num_blocks = found.num_blocks,
           .num_used_blocks = found.num_used,
           .num_host_blocks = found.num_in_host,
-          .num_copied_tokens = found.num_partial};
+          .num_copied_tokens = num_copied};
+}
+
+int32_t KvCacheManager::tokens_of_twin(const TokenView& tokens, TableId twin,
+                                       const PrefixIndex::Found& found) const {
+  if (twin < 0 || !options_.enable_partial_reuse || at(twin).num_missing > 0) return 0;
+  const int32_t first = found.num_blocks * geometry_.tokens_per_block();
+  const int32_t end = std::min({at(twin).num_committed, static_cast<int32_t>(tokens.prompt.size()),
+                                tokens.size() - 1, first + geometry_.tokens_per_block()});
+  return std::max(0, end - first);
 }
 
 void KvCacheManager::begin(Table& table, const TableRequest& request) {
@@ -62,17 +73,11 @@ void KvCacheManager::begin(Table& table, const TableRequest& request) {
 void KvCacheManager::begin_in_part(Table& table, const TableRequest& request,
                                    const PrefixIndex::Found& found) {
   CopySource& source = table.source;
-  if (request.twin >= 0 && options_.enable_partial_reuse) {
-    const Table& twin = at(request.twin);
-    const int32_t first = found.num_blocks * geometry_.tokens_per_block();
-    const int32_t count = std::min({twin.num_committed, table.prompt_len, request.tokens.size() - 1,
-                                    first + geometry_.tokens_per_block()}) -
-                          first;
-    if (count > found.num_partial && twin.num_missing == 0) {
-      source = {.num_tokens = count, .block = twin.blocks.ids()[found.num_blocks]};
-      pool_.retain(source.block);
-      return;
-    }
+  const int32_t count = tokens_of_twin(request.tokens, request.twin, found);
+  if (count > found.num_partial) {
+    source = {.num_tokens = count, .block = at(request.twin).blocks.ids()[found.num_blocks]};
+    pool_.retain(source.block);
+    return;
   }
   if (found.partial == kNoNode) return;
   const PrefixNode& node = index_->node(found.partial);

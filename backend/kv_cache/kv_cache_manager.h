@@ -65,7 +65,9 @@ class KvCacheManager {
   KvCacheManager& operator=(const KvCacheManager&) = delete;
 
   /// What a table opened now would begin with. Takes nothing. At most 0.5 ms for 100,000 tokens.
-  PrefixMatch match(const TokenView& tokens, const PrefixScope* scope = nullptr) const;
+  /// `twin` as in TableRequest.
+  PrefixMatch match(const TokenView& tokens, const PrefixScope* scope = nullptr,
+                    TableId twin = -1) const;
 
   /// A new block table; num_cached_tokens says how many of the tokens it has already. Whole blocks
   /// are shared from now on. What needs a fresh block (a part of a block, blocks in host memory)
@@ -154,8 +156,15 @@ class KvCacheManager {
   // cache_reuse.cc
   PrefixIndex::Found find(const TokenView& tokens, int32_t root) const;
   void begin(Table& table, const TableRequest& request);
+  int32_t tokens_of_twin(const TokenView& tokens, TableId twin,
+                         const PrefixIndex::Found& found) const;
   void begin_in_part(Table& table, const TableRequest& request, const PrefixIndex::Found& found);
   BlockRetention retention_of(const Table& table, int32_t block_index) const;
+  /// Its block will be full with so many tokens: what store_full_blocks needs comes meanwhile.
+  void expect_store(const Table& table, int32_t num_tokens) const {
+    if (table.may_store && (table.num_stored + 1) * geometry_.tokens_per_block() <= num_tokens)
+      index_->prefetch(table.place.node);
+  }
   void store_full_blocks(Table& table, const TokenView& tokens);
   void store_last_block(Table& table, const TokenView& tokens);
   void use_stored(Table& table, int32_t block_index, NodeId node);

@@ -72,6 +72,10 @@ class PrefixIndex : public BlockKeeper {
   NodeId node_of(int32_t block) const { return node_of_block_[block]; }
   /// The nodes from the root to `last`, one a block, into `out`.
   void path(NodeId last, std::span<NodeId> out) const;
+  /// Nodes not looked at for long are slow to come: says that one is needed soon.
+  void prefetch(NodeId id) const {
+    if (id >= 0) nodes_.prefetch(id);
+  }
   void set_retention(NodeId id, const BlockRetention& retention);
 
   // What the pool tells of device blocks.

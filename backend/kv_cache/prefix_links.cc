@@ -106,7 +106,16 @@ void PrefixIndex::became_unused(NodeId id) {
 }
 
 NodeId PrefixIndex::next_victim() {
-  return device_order_.next([this](NodeId id) { return has_followers_on_device(id); });
+  const NodeId id =
+      device_order_.next([this](NodeId victim) { return has_followers_on_device(victim); });
+  if (id == kNoNode) return id;
+  // What it leaves, and the one after it, have not been looked at for long: all at once now.
+  const PrefixNode& node = nodes_[id];
+  __builtin_prefetch(&first_in_bucket_[bucket_of(node.hash)]);
+  __builtin_prefetch(&node_of_block_[node.block(Tier::kDevice)]);
+  prefetch(node.parent);
+  prefetch(node.newer);
+  return id;
 }
 
 NodeId PrefixIndex::next_host_victim() {

@@ -81,7 +81,11 @@ class PrefixNodes {
 
   /// kNoNode if all are taken.
   NodeId take() {
-    if (free_ != kNoNode) return std::exchange(free_, (*this)[free_].next_in_bucket);
+    if (free_ != kNoNode) {
+      const NodeId id = std::exchange(free_, (*this)[free_].next_in_bucket);
+      if (free_ != kNoNode) prefetch(free_);  // for the next
+      return id;
+    }
     return num_touched_ < capacity_ ? num_touched_++ : kNoNode;
   }
   void give_back(NodeId id) {

@@ -43,6 +43,7 @@ void Reservation::commit(std::span<const TokenView> tokens) {
     check_internal(table.num_committed == entry.old_num_tokens, "table ", entry.table, " has ",
                    table.num_committed, " committed tokens, the reservation begins at ",
                    entry.old_num_tokens);
+    manager_->expect_store(table, entry.new_num_tokens);
   }
   for (size_t i = 0; i < entries_.size(); ++i) {
     auto& table = manager_->tables_[entries_[i].table];

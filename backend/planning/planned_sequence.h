@@ -21,6 +21,8 @@ class WaitingQueue;
 /// Fixed when it comes.
 struct SequenceFacts {
   uint64_t id = 0;                      // larger than that of all that came before
+  uint64_t twin_id = 0;                 // of one with the same prompt and scope that comes before
+                                        // it, 0 for none: it waits until that has read its prompt
   int32_t priority = 0;                 // larger first
   std::span<const int32_t> prompt_ids;  // at least 1; they outlive the sequence
   int32_t max_new_tokens = 0;

@@ -162,12 +162,28 @@ void Planner::release_paused() {
   });
 }
 
+const PlannedSequence* Planner::running_twin(const PlannedSequence& sequence) const {
+  const uint64_t id = sequence.facts_.twin_id;
+  if (id == 0 || !cache_.reuses_blocks()) return nullptr;
+  const auto found = std::ranges::find(running_, id, &PlannedSequence::id);
+  return found == running_.end() ? nullptr : *found;
+}
+
+bool Planner::waits_for_twin(const PlannedSequence& sequence) const {
+  if (const PlannedSequence* twin = running_twin(sequence))
+    return cache_.num_cached_tokens(twin->table) < twin->prompt_len();
+  return sequence.facts_.twin_id != 0 && cache_.reuses_blocks() &&
+         std::ranges::any_of(candidates_, [&](const Candidate& candidate) {
+           return candidate.sequence->id() == sequence.facts_.twin_id;
+         });
+}
+
 SequenceView Planner::match(PlannedSequence& sequence) {
   SequenceView view = sequence.view(0);
   if (view.logits_of_prompt) return view;  // of tokens that are found there would be none
   if (sequence.matched_in_plan_ != num_plans_) {
     const kv_cache::PrefixMatch found =
-        cache_.match(sequence.tokens(), sequence.facts_.prefix_scope);
+        cache_.match(sequence.tokens(), sequence.facts_.prefix_scope, twin_table(sequence));
     sequence.num_hits_ = found.num_tokens;
     sequence.num_used_blocks_ = found.num_used_blocks;
     sequence.matched_in_plan_ = num_plans_;
@@ -215,11 +231,13 @@ void Planner::choose_candidates() {
   while (!window_.empty() && (all_at_once || tokens_left > 0)) {
     const int32_t chosen = scheduler::first_by_hits(window_views_);
     const Candidate candidate = window_[chosen];
-    const SequenceView view = match(*candidate.sequence);
-    if (!admission.admit(view)) break;
-    candidates_.push_back(candidate);
-    candidate_views_.push_back(view);
-    tokens_left -= view.prompt_len - view.num_computed;
+    if (all_at_once || !waits_for_twin(*candidate.sequence)) {
+      const SequenceView view = match(*candidate.sequence);
+      if (!admission.admit(view)) break;
+      candidates_.push_back(candidate);
+      candidate_views_.push_back(view);
+      tokens_left -= view.prompt_len - view.num_computed;
+    }
     window_.erase(window_.begin() + chosen);
     window_views_.erase(window_views_.begin() + chosen);
     show_next(round);
@@ -245,7 +263,8 @@ void Planner::open(PlannedSequence& sequence, PlannedStep& next) {
   sequence.table = cache_.open({.tokens = sequence.tokens(),
                                 .scope = sequence.facts_.prefix_scope,
                                 .retention = sequence.facts_.retention,
-                                .may_reuse = !sequence.lacks_context_logits()});
+                                .may_reuse = !sequence.lacks_context_logits(),
+                                .twin = twin_table(sequence)});
   sequence.num_computed_ = cache_.num_cached_tokens(sequence.table);
   sequence.num_context_blocks_ = static_cast<int32_t>(cache_.block_table(sequence.table).size());
   sequence.num_reused_blocks_ = cache_.geometry().num_blocks(sequence.num_computed_);

@@ -94,6 +94,14 @@ class Planner {
   void preempt();
   void pause(std::span<const int32_t> chosen);
   void release_paused();
+  /// Of those that run; null if it does not.
+  const PlannedSequence* running_twin(const PlannedSequence& sequence) const;
+  kv_cache::TableId twin_table(const PlannedSequence& sequence) const {
+    const PlannedSequence* twin = running_twin(sequence);
+    return twin == nullptr ? PlannedSequence::kNoTable : twin->table;
+  }
+  /// The one with the same prompt is about to begin or reads it still.
+  bool waits_for_twin(const PlannedSequence& sequence) const;
   scheduler::SequenceView match(PlannedSequence& sequence);
   void show_next(WaitingQueue::Round& round);
   /// Fills candidates_ with those that capacity admits, in the order in which they may begin.

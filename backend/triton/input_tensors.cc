@@ -145,6 +145,29 @@ const InputTensor* InputTensors::find(std::string_view name) const {
   return nullptr;
 }
 
+std::optional<std::string> Inputs::text(std::string_view name) const {
+  const InputTensor* tensor = tensors_.find(name);
+  if (tensor == nullptr) return std::nullopt;
+  check(tensor->type == TRITONSERVER_TYPE_BYTES, "tensor ", name, " does not hold strings");
+  // Each is 4 bytes of length and the characters.
+  std::span<const uint8_t> left = tensor->bytes;
+  std::string text;
+  int64_t count = 0;
+  for (; !left.empty(); ++count) {
+    uint32_t length = 0;
+    check(left.size() >= sizeof(length), "tensor ", name, " ends within a length");
+    std::memcpy(&length, left.data(), sizeof(length));
+    left = left.subspan(sizeof(length));
+    check(length <= left.size(), "tensor ", name, " has a string of ", length, " bytes, ",
+          left.size(), " are left");
+    if (count == row_) text.assign(left.begin(), left.begin() + length);
+    left = left.subspan(length);
+  }
+  check(count == num_rows(), "Invalid size for tensor ", name, ": it has ", count,
+        " strings, expected ", num_rows());
+  return text;
+}
+
 void refuse_unsupported(const InputTensors& tensors) {
   for (const InputTensor& tensor : tensors.all()) {
     if (tensor.spec->support != TensorSupport::kRefused || holds_default(tensor)) continue;

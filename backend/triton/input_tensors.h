@@ -6,6 +6,7 @@
 #include <cstring>
 #include <optional>
 #include <span>
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -71,6 +72,9 @@ class Inputs {
           " elements, expected 1");
     return all[0];
   }
+
+  /// The row's string. Raises Error if there are several, or the bytes are not one.
+  std::optional<std::string> text(std::string_view name) const;
 
   bool flag(std::string_view name, bool otherwise) const {
     return scalar<uint8_t>(name).value_or(otherwise ? 1 : 0) != 0;

@@ -221,6 +221,7 @@ executor::Request read_body(const Inputs& inputs, const ReaderOptions& options,
   body.priority = -priority;
   body.deadline = read_deadline(inputs, options.request_timeout);
   body.kv_retention = read_retention(inputs);
+  body.cache_scope.cache_salt = inputs.text("cache_salt").value_or("");
   return body;
 }
 
@@ -244,6 +245,7 @@ void add_sequences(const Inputs& inputs, const ReaderOptions& options, IncomingR
     if (count > 1) sequence.reply.sequence_index = i;
     auto request = std::make_shared<executor::Request>(body);
     request->sampling.seed += static_cast<uint64_t>(i);
+    request->repeats_previous = i > 0;
     sequence.request = std::move(request);
   }
 }

@@ -58,6 +58,7 @@ const std::vector<TensorSpec>& inputs() {
       {"ignore_eos", "BOOL", {1}, kOptional, kScalar, kEven, kUsed},
       {"priority", "INT32", {1}, kOptional, kScalar, kEven, kUsed},
       {"timeout_ms", "INT32", {1}, kOptional, kScalar, kEven, kUsed},
+      {"cache_salt", "STRING", {1}, kOptional, kScalar, kEven, kUsed},
       {"retention_token_range_starts", "INT32", {-1}, kOptional, kTensor, kRagged, kUsed},
       {"retention_token_range_ends", "INT32", {-1}, kOptional, kTensor, kRagged, kUsed},
       {"retention_token_range_priorities", "INT32", {-1}, kOptional, kTensor, kRagged, kUsed},

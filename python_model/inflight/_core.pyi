@@ -191,6 +191,7 @@ class Engine:
         return_generation_logits: bool = False,
         timeout_ms: int = 0,
         tenant: str = "",
+        cache_salt: str = "",
     ) -> int:
         """Queue a request; returns its id (for `cancel`).
 

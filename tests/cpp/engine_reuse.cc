@@ -83,6 +83,35 @@ void salts_do_not_share() {
   EXPECT_EQ(reused_with(""), 2);
 }
 
+void samples_of_a_prompt_share_its_blocks() {
+  for (int prompt_len : {1, 8, 9, 30}) {
+    EngineInfo info = info_of(4, 64);
+    info.max_num_tokens = 16;  // a long prompt takes two steps
+    Fixture fixture(info);
+    std::vector<std::unique_ptr<Answer>> answers;
+    std::vector<executor::Submission> together;
+    for (int i = 0; i < 4; ++i) {
+      auto request = std::make_shared<Request>();
+      request->input_ids = prompt_of(prompt_len);
+      request->stop.max_new_tokens = 9;
+      request->repeats_previous = i > 0;
+      answers.push_back(std::make_unique<Answer>());
+      together.push_back({std::move(request), answers.back()->callback()});
+    }
+    fixture.engine->submit(std::move(together));
+    const int whole = (prompt_len - 1) / 4, in_all = (prompt_len + 3) / 4;
+    for (int i = 0; i < 4; ++i) {
+      const executor::Response& last = answers[i]->wait();
+      EXPECT(answers[i]->tokens() == expected_tokens(prompt_of(prompt_len), 9));
+      expect_blocks(last.context_blocks, i == 0 ? in_all : in_all - whole,
+                    i == 0 ? 0 : (prompt_len - 1 + 3) / 4);
+    }
+    fixture.expect_all_free();
+    // The first reads the prompt, the others its last token each.
+    EXPECT_EQ(fixture.engine->stats().prompt_tokens, prompt_len + 3);
+  }
+}
+
 void context_logits_run_the_whole_prompt() {
   Fixture fixture(info_of(4, 64));
   for (int i = 0; i < 2; ++i) {
@@ -165,6 +194,7 @@ int main(int argc, char** argv) {
           {"answer_is_a_prefix_of_what_follows", answer_is_a_prefix_of_what_follows},
           {"whole_blocks_still_run_their_last_token", whole_blocks_still_run_their_last_token},
           {"salts_do_not_share", salts_do_not_share},
+          {"samples_of_a_prompt_share_its_blocks", samples_of_a_prompt_share_its_blocks},
           {"context_logits_run_the_whole_prompt", context_logits_run_the_whole_prompt},
           {"failed_step_leaves_nothing_to_find", failed_step_leaves_nothing_to_find},
           {"switched_off_nothing_is_found", switched_off_nothing_is_found},

@@ -115,9 +115,7 @@ class EvictionMachine(RuleBasedStateMachine):
         assert held == {path: node.priority for path, node in self.tree.items()}
 
 
-EvictionMachine.TestCase.settings = settings(
-    max_examples=60, stateful_step_count=30, deadline=None
-)
+EvictionMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
 TestEviction = EvictionMachine.TestCase
 
 

@@ -195,9 +195,11 @@ class LLM:
         streaming: bool = False,
         priority: int = 0,
         tenant: str = "",
+        cache_salt: str | None = None,
     ) -> GenerationResult:
         """Start one prompt and return at once. Larger priorities go first; of equals, those of the
-        tenant that has been served least.
+        tenant that has been served least. Only prompts of equal `cache_salt` share what the KV
+        cache remembers of them.
 
         Raises here what is wrong with the request (ValueError) or that the queue is full
         (RuntimeError).
@@ -207,7 +209,9 @@ class LLM:
         params = params_for([inputs], sampling_params)
         [(text, ids)] = encode_prompts([inputs], params, self.tokenizer)
         self._responses.start()
-        return self._submit(text, ids, params[0], streaming, priority, None, tenant)
+        return self._submit(
+            text, ids, params[0], streaming, priority, None, tenant, cache_salt
+        )
 
     def chat(
         self,
@@ -247,6 +251,7 @@ class LLM:
         priority: int,
         on_done: Any,
         tenant: str = "",
+        cache_salt: str | None = None,
     ) -> GenerationResult:
         tokenizer = self.tokenizer if params.detokenize else None
         tag = next(self._tags)
@@ -264,6 +269,7 @@ class LLM:
                 streaming=streaming or bool(params.stop_list),
                 priority=priority,
                 tenant=tenant,
+                cache_salt=cache_salt or "",
                 **arguments,
             )
         except BaseException:

@@ -103,6 +103,7 @@ TENSORRT_LLM = Model(
         _scalar("ignore_eos", "BOOL"),
         _scalar("priority", "INT32"),  # smaller first, 0 if not given
         _scalar("timeout_ms", "INT32"),  # after which the request ends with what it has
+        _scalar("cache_salt", "STRING"),  # ours: only requests of equal salt share blocks
         # How long to keep the blocks of parts of the prompt, and of what is generated.
         _ragged("retention_token_range_starts", "INT32", -1),
         _ragged("retention_token_range_ends", "INT32", -1),
@@ -314,6 +315,7 @@ _SAME_IN_LLM = (
     "ignore_eos",
     "priority",
     "timeout_ms",
+    "cache_salt",
     "seed",
     "random_seed",
     "return_log_probs",

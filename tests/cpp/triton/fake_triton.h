@@ -119,6 +119,13 @@ struct TRITONBACKEND_Request {
   TRITONBACKEND_Request& real(const std::string& name, float value) {
     return add(name, TRITONSERVER_TYPE_FP32, {1}, std::vector{value});
   }
+  TRITONBACKEND_Request& text(const std::string& name, const std::string& value) {
+    const auto length = static_cast<uint32_t>(value.size());
+    std::vector<uint8_t> bytes(sizeof(length));
+    std::memcpy(bytes.data(), &length, sizeof(length));
+    bytes.insert(bytes.end(), value.begin(), value.end());
+    return add(name, TRITONSERVER_TYPE_BYTES, {1}, bytes);
+  }
   TRITONBACKEND_Request& flag(const std::string& name, bool value) {
     return add(name, TRITONSERVER_TYPE_BOOL, {1}, std::vector<uint8_t>{value});
   }

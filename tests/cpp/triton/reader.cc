@@ -111,6 +111,24 @@ void end_ids_of_several_sources() {
   EXPECT(ends(*make_request({1}, 1)).empty());
 }
 
+void salt_of_the_cache() {
+  EXPECT(read(*make_request({1}, 1)).cache_scope.is_default());
+  const RequestPtr request = make_request({1}, 1);
+  request->text("cache_salt", "tenant 7");
+  EXPECT_EQ(read(*request).cache_scope.cache_salt, std::string("tenant 7"));
+  const auto error_with = [](std::vector<uint8_t> bytes) {
+    Backend backend;
+    const RequestPtr broken = make_request({1}, 1);
+    broken->add("cache_salt", TRITONSERVER_TYPE_BYTES, {1}, bytes);
+    return backend.error_of(broken);
+  };
+  EXPECT_CONTAINS(error_with({3, 0}), "tensor cache_salt ends within a length");
+  EXPECT_CONTAINS(error_with({3, 0, 0, 0, 'a'}),
+                  "tensor cache_salt has a string of 3 bytes, 1 are left");
+  EXPECT_CONTAINS(error_with({1, 0, 0, 0, 'a', 0, 0, 0, 0}),
+                  "cache_salt: it has 2 strings, expected 1");
+}
+
 void retention_of_ranges() {
   const RequestPtr request = make_request({1, 2, 3}, 1);
   request->ids("retention_token_range_starts", {0, 8}).ids("retention_token_range_ends", {8, -1});
@@ -217,6 +235,7 @@ int main(int argc, char** argv) {
           {"how_tokens_are_chosen", how_tokens_are_chosen},
           {"end_ids_may_be_ignored", end_ids_may_be_ignored},
           {"end_ids_of_several_sources", end_ids_of_several_sources},
+          {"salt_of_the_cache", salt_of_the_cache},
           {"retention_of_ranges", retention_of_ranges},
           {"retention_that_makes_no_sense", retention_that_makes_no_sense},
           {"ids_of_no_vocabulary", ids_of_no_vocabulary},

@@ -93,7 +93,7 @@ lookahead_verification_set_size INT32 1 OG
 """
 OUR_INPUTS = set(
     """min_p
-    ignore_eos priority timeout_ms return_finish_reason return_stop_reason
+    ignore_eos priority timeout_ms cache_salt return_finish_reason return_stop_reason
     return_kv_cache_reuse_stats
     no_repeat_ngram_size end_ids
     num_top_log_probs
@@ -145,7 +145,7 @@ OUR_ENSEMBLE_INPUTS = set(
     prompt_ignore_length end_ids beam_search_diversity_rate retention_token_range_starts
     retention_token_range_ends retention_token_range_priorities retention_token_range_durations_ms
     retention_decode_priority retention_decode_duration_ms
-    num_top_log_probs ignore_eos priority timeout_ms return_finish_reason return_stop_reason
+    num_top_log_probs ignore_eos priority timeout_ms cache_salt return_finish_reason return_stop_reason
     include_stop_str_in_output""".split()
 )
 

@@ -30,7 +30,7 @@ NEW = {
         "FINISH_REASON_OUT", "STOP_REASON_OUT",
     },
     "tensorrt_llm": {
-        "min_p", "min_tokens", "seed", "ignore_eos", "priority", "timeout_ms", "text_context",
+        "min_p", "min_tokens", "seed", "ignore_eos", "priority", "timeout_ms", "cache_salt", "text_context",
         "engine_request_id", "client_left", "previous_ids", "response_state", "prompt_ignore_length",
         "return_num_input_tokens", "return_num_output_tokens", "return_finish_reason",
         "return_stop_reason", "num_input_tokens", "num_output_tokens", "finish_reason",
