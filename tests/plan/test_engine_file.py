@@ -193,6 +193,19 @@ def test_not_json(engine: Path) -> None:
         plan.EngineFile(engine)
 
 
+def test_truncations_are_refused(engine: Path) -> None:
+    """At every seventh byte and at the last; by its last blanks alone the file may be shorter."""
+    path = engine / "engine.json"
+    whole = path.read_bytes()
+    end = len(whole.rstrip())
+    for length in (*range(0, end, 7), end - 1):
+        path.write_bytes(whole[:length])
+        with pytest.raises(ValueError, match=r"engine\.json"):
+            plan.EngineFile(engine)
+    path.write_bytes(whole[:end])
+    plan.EngineFile(engine)
+
+
 def test_a_changed_checkpoint(engine: Path) -> None:
     loaded = plan.EngineFile(engine)
     path = engine / "checkpoint" / "model.safetensors"
