@@ -11,7 +11,7 @@ namespace {
 int32_t demand(const SequenceView& sequence, const EngineView& view, const Limits& limits) {
   if (sequence.is_complete()) return 0;
   const bool runs_whole =
-      !sequence.is_generating() && !limits.enable_chunked_context && !sequence.logits_of_prompt;
+      !sequence.is_generating() && !sequence.may_be_cut(limits.enable_chunked_context);
   return sequence.blocks_to(runs_whole ? sequence.prompt_len : sequence.num_computed + 1,
                             view.cache.geometry);
 }

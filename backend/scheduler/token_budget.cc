@@ -95,7 +95,7 @@ class Budget {
     }
     most = in_time(sequence, std::min(most, remaining));
     if (remaining <= most) return remaining;
-    if (!limits_.enable_chunked_context && !sequence.logits_of_prompt) return 0;
+    if (!sequence.may_be_cut(limits_.enable_chunked_context)) return 0;
     const int32_t first_position = sequence.num_computed;
     const int32_t border = geometry_.round_down(first_position + most);
     if (border > first_position) return border - first_position;

@@ -18,7 +18,8 @@ namespace inflight::scheduler {
 ///
 /// With chunked context a chunk that does not end its prompt ends at a block border; only where the
 /// step has no room to reach one does its first chunk end earlier, so that every step moves on.
-/// Without, a prompt runs whole or waits, and those behind it wait too.
+/// Without, a prompt runs whole or waits, and those behind it wait too (but one that was preempted,
+/// whose prompt has grown by what it generated, is cut).
 ///
 /// A step has max_batch_size rows of logits: one for every sequence, or for every token of a prompt
 /// with logits_of_prompt, which is cut into chunks by what is left of them, chunked context or not.

@@ -26,6 +26,11 @@ struct SequenceView {
   int32_t num_preemptions = 0;    // since it came
   int32_t num_passes = 0;         // how often one behind it went ahead (admission_order.h)
 
+  /// Whether its prompt may be run in pieces: where limits say so, but always for one that takes
+  /// rows of logits, and for one that was preempted, whose prompt may be longer than any step.
+  bool may_be_cut(bool enable_chunked_context) const {
+    return enable_chunked_context || logits_of_prompt || num_preemptions > 0;
+  }
   bool is_generating() const { return num_computed >= prompt_len; }
   /// Nothing left to run: the newest step made its last token.
   bool is_complete() const { return num_computed >= kv_cache::max_cached_tokens(max_total_len); }

@@ -261,6 +261,18 @@ def test_nobody_starves_in_an_endless_stream(max_in_flight: int):
     assert len(finished_before) == max(machine.done) - 31
 
 
+@pytest.mark.parametrize("max_in_flight", [1, 2])
+def test_what_was_generated_may_be_longer_than_a_step(max_in_flight: int):
+    """Without chunked context a prompt runs whole; with its output it may fit into no step."""
+    limits = scheduler.Limits(6, 12, False, scheduler.CapacityPolicy.MAX_UTILIZATION)
+    machine = Machine(limits, 4, 16, max_in_flight)
+    for i in range(30):
+        assert machine.submit(Live([i] * (1 + 5 * i % 12), 40, 40)) is not None
+    machine.drain()
+    assert len(machine.done) == 30 and sum(machine.preemptions.values()) > 10
+    assert all(live.tokens == expected(live) for live in machine.done.values())
+
+
 def test_with_none_to_give_way_it_is_the_exact_reservation():
     """Nobody may be preempted: nobody is, and all finish."""
     machine = crowded(2, max_preemptions=0)
