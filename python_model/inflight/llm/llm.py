@@ -209,9 +209,7 @@ class LLM:
         params = params_for([inputs], sampling_params)
         [(text, ids)] = encode_prompts([inputs], params, self.tokenizer)
         self._responses.start()
-        return self._submit(
-            text, ids, params[0], streaming, priority, None, tenant, cache_salt
-        )
+        return self._submit(text, ids, params[0], streaming, priority, None, tenant, cache_salt)
 
     def chat(
         self,
