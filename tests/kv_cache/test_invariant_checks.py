@@ -87,3 +87,58 @@ def test_broken_rule_is_named(sentence: str):
     assert sentence in kv_cache.violations(snapshot)
     with pytest.raises(InternalError, match="invariants broken"):
         kv_cache.check_invariants(snapshot)
+
+
+def tree_snapshot() -> kv_cache.CacheSnapshot:
+    """Blocks of 4 tokens. Nobody uses blocks 0 and 1, nodes 0 and 1, one behind the other; table 1
+    holds block 2, node 2, and block 3, of which a token is to be written; 4 and 5 are free."""
+    manager = kv_cache.KvCacheManager(tokens_per_block=4, num_blocks=6, enable_reuse=True)
+    first, second = manager.open(), manager.open()
+    tokens = [[1, 2, 3, 4, 5, 6, 7, 8], [9, 9, 9, 9]]
+    manager.reserve([(first, 0, 8), (second, 0, 4)]).commit(tokens)
+    manager.release(first)
+    reservation = manager.reserve([(second, 4, 1)])
+    snapshot = manager.snapshot()
+    reservation.give_back()
+    return snapshot
+
+
+def set_node(snapshot: kv_cache.CacheSnapshot, index: int, **fields: object) -> None:
+    nodes = snapshot.nodes
+    for name, value in fields.items():
+        setattr(nodes[index], name, value)
+    snapshot.nodes = nodes
+
+
+BROKEN_TREES: dict[str, Callable[[kv_cache.CacheSnapshot], None]] = {
+    "node 1 follows node 77, which is not there": lambda s: set_node(s, 1, parent=77),
+    "node 1 is used, its block 1 has count 0": lambda s: set_node(s, 1, is_used=True),
+    "node 1 is used, its parent 0 is not": lambda s: set_node(s, 1, is_used=True),
+    "node 2 is not used, its block 2 has count 1": lambda s: set_node(s, 2, is_used=False),
+    "block 0 is of nodes 0 and 1": lambda s: set_node(s, 1, device_block=0),
+    "block 1 is neither free nor used nor cached": lambda s: set_node(s, 1, device_block=0),
+    "free block 5 is in the tree": lambda s: set_node(s, 1, device_block=5),
+    "block 6 of a node is not of the pool of 6": lambda s: set_node(s, 1, device_block=6),
+    "node 0 has a child, and 2 tokens": lambda s: set_node(s, 0, tokens=[1, 2]),
+    "node 1 has no block": lambda s: set_node(s, 1, device_block=-1),
+    "node 1 is on the device, its parent 0 is not": lambda s: set_node(s, 0, device_block=-1),
+    "node 2 has the tokens of another child of -1": lambda s: set_node(s, 2, tokens=[1, 2, 3, 4]),
+    "block 2 of table 1 is not in the tree at depth 0": lambda s: set_node(s, 2, parent=0),
+    "block 2 is still written by table 1 and is in the tree": lambda s: set_table(
+        s, 0, num_committed=3
+    ),
+}
+
+
+def test_good_tree_is_good():
+    snapshot = tree_snapshot()
+    assert [node.parent for node in snapshot.nodes] == [-1, 0, -1]
+    assert [node.device_block for node in snapshot.nodes] == [0, 1, 2]
+    assert kv_cache.violations(snapshot) == []
+
+
+@pytest.mark.parametrize("sentence", BROKEN_TREES)
+def test_broken_tree_is_named(sentence: str):
+    snapshot = tree_snapshot()
+    BROKEN_TREES[sentence](snapshot)
+    assert sentence in kv_cache.violations(snapshot)
