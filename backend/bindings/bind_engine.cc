@@ -7,6 +7,7 @@
 
 #include <utility>
 
+#include "backend/bindings/bind_cache.h"
 #include "backend/bindings/bind_errors.h"
 #include "backend/bindings/bind_submit.h"
 #include "backend/bindings/py_engine.h"
@@ -58,6 +59,7 @@ void register_facts(py::module_& module) {
       .def_readonly("enable_kv_cache_reuse", &EngineInfo::enable_kv_cache_reuse)
       .def_readonly("block_bytes", &EngineInfo::block_bytes)
       .def_readonly("kv_cache_dtype", &EngineInfo::kv_cache_dtype)
+      .def_readonly("cache_layout", &EngineInfo::cache_layout)
       .def_readonly("weight_bytes_mapped", &EngineInfo::weight_bytes_mapped)
       .def_readonly("weight_bytes_allocated", &EngineInfo::weight_bytes_allocated)
       .def_readonly("arena_bytes", &EngineInfo::arena_bytes)
@@ -176,6 +178,7 @@ void register_engine(py::module_& module) {
   const auto released = py::call_guard<py::gil_scoped_release>();
   py::class_<PyEngine, std::shared_ptr<PyEngine>> engine(module, "Engine");
   bind_submit(engine);
+  bind_cache(module, engine);
   engine
       .def(py::init(
                [open_engines](
@@ -187,7 +190,8 @@ void register_engine(py::module_& module) {
                    bool check_invariants, const std::string& load_format, bool enable_cuda_graphs,
                    int64_t kv_cache_host_memory_bytes, bool kv_cache_onboard_blocks,
                    const std::string& kv_cache_dtype, bool enable_kv_cache_reuse,
-                   const std::string& batch_scheduler_policy, double max_time_per_output_token_ms) {
+                   const std::string& batch_scheduler_policy, double max_time_per_output_token_ms,
+                   int64_t kv_cache_event_buffer_max_size) {
                  EngineConfig config;
                  config.engine_dir = engine_dir;
                  config.device = device;
@@ -209,6 +213,7 @@ void register_engine(py::module_& module) {
                  config.enable_kv_cache_reuse = enable_kv_cache_reuse;
                  config.batch_scheduler_policy = batch_scheduler_policy;
                  config.max_time_per_output_token_ms = max_time_per_output_token_ms;
+                 config.kv_cache_event_buffer_max_size = kv_cache_event_buffer_max_size;
                  const py::gil_scoped_release release;
                  const std::shared_ptr<PyEngine> engine(new PyEngine(config), destroy);
                  open_engines->add(engine);
@@ -224,7 +229,8 @@ void register_engine(py::module_& module) {
            py::arg("kv_cache_host_memory_bytes") = 0, py::arg("kv_cache_onboard_blocks") = true,
            py::arg("kv_cache_dtype") = "auto", py::arg("enable_kv_cache_reuse") = true,
            py::arg("batch_scheduler_policy") = "guaranteed_no_evict",
-           py::arg("max_time_per_output_token_ms") = 0.0)
+           py::arg("max_time_per_output_token_ms") = 0.0,
+           py::arg("kv_cache_event_buffer_max_size") = 0)
       .def("cancel", &PyEngine::cancel, py::arg("request_id"), released)
       .def(
           "next_responses",

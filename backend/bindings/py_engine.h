@@ -86,11 +86,11 @@ class PyEngine {
 
   executor::RequestId submit(std::shared_ptr<const executor::Request> request, int64_t tag) {
     const std::shared_lock lock(mutex_);
-    if (!engine_) throw Error(ErrorCode::kCancelled, "the engine is closed");
-    return engine_->submit(std::move(request), [parts = parts_, tag, vocab_size = info_.vocab_size](
-                                                   executor::Response&& part) {
-      parts->push(tag, vocab_size, std::move(part));
-    });
+    return open_engine().submit(
+        std::move(request),
+        [parts = parts_, tag, vocab_size = info_.vocab_size](executor::Response&& part) {
+          parts->push(tag, vocab_size, std::move(part));
+        });
   }
 
   void cancel(executor::RequestId id) {
@@ -103,10 +103,28 @@ class PyEngine {
     return parts_->take(timeout, spin);
   }
 
+  executor::ExportedPrefix export_prefix(const std::vector<int32_t>& token_ids,
+                                         const kv_cache::PrefixScope& scope) {
+    const std::shared_lock lock(mutex_);
+    return open_engine().export_prefix(token_ids, scope);
+  }
+  void import_prefix(const executor::ExportedPrefix& prefix, const kv_cache::PrefixScope& scope) {
+    const std::shared_lock lock(mutex_);
+    open_engine().import_prefix(prefix, scope);
+  }
+  std::vector<kv_cache::CacheEvent> kv_cache_events(double timeout) {
+    const std::shared_lock lock(mutex_);
+    return open_engine().kv_cache_events(std::chrono::duration_cast<std::chrono::nanoseconds>(
+        std::chrono::duration<double>(timeout)));
+  }
+
   void close() {
+    {
+      const std::shared_lock lock(mutex_);
+      if (engine_) engine_->shut_down();  // ends the calls that share the engine
+    }
     const std::unique_lock lock(mutex_);
     if (!engine_) return;
-    engine_->shut_down();
     last_stats_ = engine_->stats();
     engine_.reset();
     parts_->close();
@@ -137,6 +155,10 @@ class PyEngine {
   int num_readers() const { return num_readers_; }
 
  private:
+  executor::Engine& open_engine() {
+    if (!engine_) throw Error(ErrorCode::kCancelled, "the engine is closed");
+    return *engine_;
+  }
   /// Ours put a part into a queue.
   static executor::EngineConfig with_short_callbacks(executor::EngineConfig config) {
     config.callbacks_return_at_once = true;

@@ -2,6 +2,7 @@
 
 #include <chrono>
 #include <condition_variable>
+#include <future>
 #include <mutex>
 #include <optional>
 #include <thread>
@@ -12,10 +13,12 @@
 #include "backend/executor/engine_loop.h"
 #include "backend/executor/inbox.h"
 #include "backend/executor/model_executor.h"
+#include "backend/executor/prefix_transfer.h"
 #include "backend/executor/response_queue.h"
 #include "backend/executor/watchdog.h"
 #include "backend/kv_cache/geometry.h"
 #include "backend/plan/engine_file.h"
+#include "kernels/core/check.h"
 #include "kernels/core/log.h"
 
 namespace inflight::executor {
@@ -55,6 +58,12 @@ std::chrono::microseconds idle_spin(const ModelExecutor& executor) {
 /// What an engine thread that hangs is given to come back before the engine ends without it.
 constexpr std::chrono::seconds kHangPatience{2};
 
+std::unique_ptr<kv_cache::CacheEventLog> make_event_log(const EngineConfig& config) {
+  const int64_t size = config.kv_cache_event_buffer_max_size;
+  check(size >= 0, "kv_cache_event_buffer_max_size is ", size, ", must be 0 (none) or more");
+  return size == 0 ? nullptr : std::make_unique<kv_cache::CacheEventLog>(size);
+}
+
 LoopOptions loop_options(const EngineConfig& config) {
   return {.check_invariants = config.check_invariants,
           .queue_timeout = config.queue_timeout,
@@ -70,6 +79,7 @@ class Engine::Impl {
         memory_plan(std::move(loaded.memory_plan)),
         limits(scheduler_limits(info, config)),
         executor(std::move(loaded.executor)),
+        events(make_event_log(config)),
         inbox(config.max_queue_size, idle_spin(*executor)),
         responses(config.callbacks_return_at_once),
         loop(info, limits, loop_options(config), *executor, inbox, responses),
@@ -108,7 +118,9 @@ class Engine::Impl {
     inbox.close(Error(ErrorCode::kUnavailable, why));
     std::vector<Arrival> arrivals;
     std::vector<RequestId> cancels;
-    inbox.take(arrivals, cancels, /*wait=*/false);
+    std::vector<EngineTask> tasks;
+    inbox.take(arrivals, cancels, tasks, /*wait=*/false);
+    for (const EngineTask& task : tasks) task(nullptr, nullptr);
     for (Arrival& arrival : arrivals) responses.adopt(std::move(arrival.channel));
     {
       std::lock_guard lock(end_mutex);
@@ -130,6 +142,7 @@ class Engine::Impl {
 
   void shut_down() {
     std::lock_guard lock(shut_down_mutex);
+    if (events) events->close();
     if (!thread.joinable()) return;
     inbox.close(Error(ErrorCode::kCancelled, "the engine is shutting down"));
     std::unique_lock ending(end_mutex);
@@ -151,6 +164,7 @@ class Engine::Impl {
   const std::string memory_plan;
   const scheduler::Limits limits;
   std::unique_ptr<ModelExecutor> executor;
+  const std::unique_ptr<kv_cache::CacheEventLog> events;  // null: none are kept
   Inbox inbox;
   ResponseQueue responses;
   EngineLoop loop;
@@ -192,6 +206,51 @@ std::vector<RequestId> Engine::submit(std::vector<Submission> submissions) {
   for (const Submission& submission : submissions)
     lengths.push_back(admit(*submission.request, impl_->info, impl_->limits));
   return impl_->inbox.submit(std::move(submissions), lengths, now_ns);
+}
+
+namespace {
+
+/// What `work(cache, executor)` answers or raises, on the engine thread.
+template <typename Work>
+auto on_engine_thread(Inbox& inbox, const Work& work) {
+  using Result =
+      decltype(work(std::declval<kv_cache::KvCacheManager&>(), std::declval<ModelExecutor&>()));
+  std::promise<Result> promise;  // outlives the task: we wait
+  inbox.run([&](kv_cache::KvCacheManager* cache, ModelExecutor* executor) {
+    try {
+      if (cache == nullptr) throw Error(ErrorCode::kUnavailable, "the engine has ended");
+      if constexpr (std::is_void_v<Result>) {
+        work(*cache, *executor);
+        promise.set_value();
+      } else {
+        promise.set_value(work(*cache, *executor));
+      }
+    } catch (...) {
+      promise.set_exception(std::current_exception());
+    }
+  });
+  return promise.get_future().get();
+}
+
+}  // namespace
+
+std::vector<kv_cache::CacheEvent> Engine::kv_cache_events(std::chrono::nanoseconds timeout) {
+  check(impl_->events != nullptr, "kv_cache_event_buffer_max_size is 0: no events are kept");
+  return impl_->events->take(timeout);
+}
+
+ExportedPrefix Engine::export_prefix(std::span<const int32_t> token_ids,
+                                     const kv_cache::PrefixScope& scope) {
+  return on_engine_thread(
+      impl_->inbox, [&](kv_cache::KvCacheManager& cache, ModelExecutor& executor) {
+        return executor::export_prefix(cache, executor, impl_->info, token_ids, scope);
+      });
+}
+
+void Engine::import_prefix(const ExportedPrefix& prefix, const kv_cache::PrefixScope& scope) {
+  on_engine_thread(impl_->inbox, [&](kv_cache::KvCacheManager& cache, ModelExecutor& executor) {
+    executor::import_prefix(cache, executor, impl_->info, prefix, scope);
+  });
 }
 
 void Engine::cancel(RequestId id) { impl_->inbox.cancel(id); }

@@ -9,10 +9,13 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
 #include "backend/executor/request.h"
+#include "backend/kv_cache/cache_events.h"
+#include "backend/kv_cache/prefix.h"
 
 namespace inflight::executor {
 
@@ -51,6 +54,8 @@ struct EngineConfig {
   // How keys and values are stored: "auto" is the engine's; "fp8", "int8" need kernels that this
   // version has not.
   std::string kv_cache_dtype = "auto";
+  int64_t kv_cache_event_buffer_max_size =
+      0;                          // events that nobody has taken yet; 0 = none are kept
   bool check_invariants = false;  // snapshot checks after every step, for tests
   // The engine's thread may call back itself where it is little: a thread fewer to wake before an
   // answer is there.
@@ -75,6 +80,7 @@ struct EngineInfo {
   int64_t num_host_blocks = 0;
   int64_t block_bytes = 0;  // of all layers
   std::string kv_cache_dtype;
+  std::string cache_layout;            // what engines must have in common that exchange blocks
   int64_t weight_bytes_mapped = 0;     // read in place from the memory-mapped checkpoint
   int64_t weight_bytes_allocated = 0;  // assembled or copied into memory of our own
   int64_t arena_bytes = 0;             // activations and workspace
@@ -123,6 +129,13 @@ struct EngineStats {
 
 class ModelExecutor;
 
+/// The start of a sequence outside of any engine.
+struct ExportedPrefix {
+  std::string layout;  // EngineInfo::cache_layout
+  std::vector<int32_t> token_ids;
+  std::vector<std::byte> blocks;  // of these tokens, each of block_bytes; the last may be part full
+};
+
 /// A request and who hears its parts.
 struct Submission {
   std::shared_ptr<const Request> request;
@@ -153,6 +166,19 @@ class Engine {
   /// Asks for an early end; any thread; unknown or finished ids are ignored. The request's final
   /// part comes from the response thread, with kCancelled.
   void cancel(RequestId id);
+
+  /// What has happened to reusable blocks since the last call, oldest first; any thread. Waits for
+  /// something, no longer than `timeout`. Raises invalid_argument if no events are kept.
+  std::vector<kv_cache::CacheEvent> kv_cache_events(std::chrono::nanoseconds timeout = {});
+
+  /// Keys and values of the leading `token_ids` that the cache holds, at most all but the last; any
+  /// thread but a callback's, waits for the engine thread. Raises resource_exhausted if it needs a
+  /// block and there is none, unavailable once the engine has ended.
+  ExportedPrefix export_prefix(std::span<const int32_t> token_ids,
+                               const kv_cache::PrefixScope& scope = {});
+  /// Into the cache, where prompts find it until it is evicted. Raises what export_prefix does, and
+  /// invalid_argument if it is of another engine's layout.
+  void import_prefix(const ExportedPrefix& prefix, const kv_cache::PrefixScope& scope = {});
 
   /// What the destructor does first: ends every request with a final cancelled part and stops the
   /// threads. submit raises afterwards; the rest may still be asked. Any thread but a callback's.

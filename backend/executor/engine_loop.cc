@@ -139,8 +139,10 @@ bool EngineLoop::make_step() {
 bool EngineLoop::receive() {
   const bool wait = state_.planner.is_idle() && !state_.steps.any_in_flight();
   if (wait) heartbeat_.rest();
-  const bool open = inbox_.take(state_.arrivals, state_.cancels, wait);
+  const bool open = inbox_.take(state_.arrivals, state_.cancels, state_.tasks, wait);
   take_arrivals();
+  for (const EngineTask& task : state_.tasks) task(&state_.cache, &executor_);
+  state_.tasks.clear();
   for (RequestId id : state_.cancels) {
     const auto found = state_.sequences.find(id);
     if (found != state_.sequences.end() && !found->second->has_ended()) {
@@ -370,7 +372,9 @@ void EngineLoop::die(const std::string& what) {
   healthy_ = false;
   inbox_.close(Error(ErrorCode::kUnavailable, cause));
   // What is half committed stays as it is; only the requests still need their ending.
-  inbox_.take(state_.arrivals, state_.cancels, false);
+  inbox_.take(state_.arrivals, state_.cancels, state_.tasks, false);
+  for (const EngineTask& task : state_.tasks) task(nullptr, nullptr);
+  state_.tasks.clear();
   take_arrivals();
   end_all(FinishReason::kError, error);
   state_.planner.retire();

@@ -12,6 +12,7 @@
 #include "backend/executor/batch_builder.h"
 #include "backend/executor/deadlines.h"
 #include "backend/executor/engine.h"
+#include "backend/executor/inbox.h"
 #include "backend/executor/sequence.h"
 #include "backend/kv_cache/kv_cache_manager.h"
 #include "backend/planning/planner.h"
@@ -80,6 +81,7 @@ struct EngineState {
   std::vector<Arrival> arrivals;
   std::vector<RequestId> cancels;
   std::vector<planning::PlannedSequence*> gone;
+  std::vector<EngineTask> tasks;
 };
 
 }  // namespace inflight::executor

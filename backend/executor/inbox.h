@@ -1,10 +1,11 @@
-// What reaches the engine thread: new requests and cancels. The only engine memory that other
+// What reaches the engine thread: new requests, cancels, tasks. The only engine memory that other
 // threads touch, behind one lock; also counts the waiting requests against max_queue_size.
 #pragma once
 
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -18,7 +19,17 @@
 #include "backend/executor/sequence.h"
 #include "kernels/core/error.h"
 
+namespace inflight::kv_cache {
+class KvCacheManager;
+}
+
 namespace inflight::executor {
+
+class ModelExecutor;
+
+/// Work that needs the engine thread's possessions, between two steps; null if it is too late.
+/// Raises nothing.
+using EngineTask = std::function<void(kv_cache::KvCacheManager* cache, ModelExecutor* executor)>;
 
 class Inbox {
  public:
@@ -72,6 +83,17 @@ class Inbox {
     wake_.notify_one();
   }
 
+  /// Any thread. Raises the error given to close.
+  void run(EngineTask task) {
+    {
+      std::lock_guard lock(mutex_);
+      if (closed_) throw *closed_;
+      tasks_.push_back(std::move(task));
+      has_news_ = true;
+    }
+    wake_.notify_one();
+  }
+
   /// submit raises `reason` from now on, and take answers false.
   void close(Error reason) {
     {
@@ -82,16 +104,20 @@ class Inbox {
     wake_.notify_one();
   }
 
-  /// Engine thread: moves what came into the two (empty) vectors, waiting for something if `wait`.
+  /// Engine thread: moves what came into the (empty) vectors, waiting for something if `wait`.
   /// False once closed; the vectors then hold the last that came.
-  bool take(std::vector<Arrival>& arrivals, std::vector<RequestId>& cancels, bool wait) {
+  bool take(std::vector<Arrival>& arrivals, std::vector<RequestId>& cancels,
+            std::vector<EngineTask>& tasks, bool wait) {
     if (wait) stay_awake();
     std::unique_lock lock(mutex_);
     if (wait) {
-      wake_.wait(lock, [this] { return closed_ || !arrivals_.empty() || !cancels_.empty(); });
+      wake_.wait(lock, [this] {
+        return closed_ || !arrivals_.empty() || !cancels_.empty() || !tasks_.empty();
+      });
     }
     arrivals.swap(arrivals_);
     cancels.swap(cancels_);
+    tasks.swap(tasks_);
     has_news_ = closed_.has_value();
     return !closed_;
   }
@@ -111,6 +137,7 @@ class Inbox {
   std::condition_variable wake_;
   std::vector<Arrival> arrivals_;
   std::vector<RequestId> cancels_;
+  std::vector<EngineTask> tasks_;
   std::optional<Error> closed_;
   RequestId last_id_ = 0;
   std::atomic<bool> has_news_ = false;  // written under mutex_

@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "backend/executor/config.h"
+#include "backend/executor/prefix_transfer.h"
 
 namespace inflight::executor {
 namespace {
@@ -56,6 +57,7 @@ RankExecutor::RankExecutor(plan::EngineFile engine, const EngineConfig& config, 
   info.arena_bytes = worker_->arena_bytes();
   info.workspace_bytes = worker_->workspace_bytes();
   info.kv_cache_bytes = worker_->kv_cache_bytes();
+  info.cache_layout = cache_layout(engine_);
   info.kv_cache_host_bytes = worker_->kv_cache_host_bytes();
   info.pinned_bytes = worker_->pinned_bytes();
 }
@@ -77,6 +79,25 @@ void RankExecutor::launch(const plan::StepInputs& inputs, std::span<const decodi
     throw;
   }
   next_slot_ = after(next_slot_);
+}
+
+void RankExecutor::make_copies(std::span<const kv_cache::BlockCopy> copies) {
+  try {
+    worker_->copy_blocks(copies);
+    worker_->copier().finish();
+  } catch (...) {
+    is_usable_ = worker_->settle();
+    throw;
+  }
+}
+
+void RankExecutor::read_block(kv_cache::Tier tier, int32_t block, std::span<std::byte> to) {
+  worker_->copier().read(tier, block, to);
+}
+
+void RankExecutor::write_block(kv_cache::Tier tier, int32_t block,
+                               std::span<const std::byte> from) {
+  worker_->copier().write(tier, block, from);
 }
 
 std::span<const decoding::SampledToken> RankExecutor::wait() {

@@ -44,6 +44,11 @@ class ModelExecutor {
   /// Of the step that wait() ended: the rows of logits wanted, as the model made them, one after
   /// another [N, V]; valid as long as its tokens.
   virtual std::span<const float> logits() const = 0;
+  /// Copies beside steps, as those of a launch; and a block's bytes out of and into its place. They
+  /// are done when they return. No step in flight names the blocks that are written.
+  virtual void make_copies(std::span<const kv_cache::BlockCopy> copies) = 0;
+  virtual void read_block(kv_cache::Tier tier, int32_t block, std::span<std::byte> to) = 0;
+  virtual void write_block(kv_cache::Tier tier, int32_t block, std::span<const std::byte> from) = 0;
   /// False when after an error no further step can succeed.
   virtual bool is_usable() const { return true; }
 };
@@ -63,6 +68,9 @@ class RankExecutor : public ModelExecutor {
               std::span<const kv_cache::BlockCopy> copies) override;
   std::span<const decoding::SampledToken> wait() override;
   std::span<const float> logits() const override { return worker_->logits(waited_slot_); }
+  void make_copies(std::span<const kv_cache::BlockCopy> copies) override;
+  void read_block(kv_cache::Tier tier, int32_t block, std::span<std::byte> to) override;
+  void write_block(kv_cache::Tier tier, int32_t block, std::span<const std::byte> from) override;
   bool is_usable() const override { return is_usable_; }
 
   /// What was free before the KV pool was made, without the reserve.

@@ -44,6 +44,7 @@ class RankWorker {
   Staging& staging(int slot) { return stagings_[slot]; }
   /// Makes the copies, which must precede the step and are made even if it fails.
   void copy_blocks(std::span<const kv_cache::BlockCopy> copies);
+  const kv_cache::BlockCopier& copier() const { return *copier_; }
   /// Starts a step; `rows` is read now. Tokens still in flight are those of the slot before.
   void launch(const plan::StepInputs& inputs, std::span<const decoding::SampleRow> rows,
               std::span<const decoding::LogitsRows> wanted_logits, int slot);

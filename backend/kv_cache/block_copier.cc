@@ -59,7 +59,7 @@ void BlockCopier::move(void* to, const void* from, const Stream* stream) const {
 void BlockCopier::read(Tier tier, int32_t block, std::span<std::byte> to) const {
   check_internal(static_cast<int64_t>(to.size()) == storage_.block_bytes(), "a KV block has ",
                  storage_.block_bytes(), " bytes, there is room for ", to.size());
-  if (stream_) context_.stream().synchronize();
+  finish();
   move(to.data(), storage_.block(tier, block), stream_ ? &*stream_ : nullptr);
   synchronize();
 }
@@ -67,9 +67,13 @@ void BlockCopier::read(Tier tier, int32_t block, std::span<std::byte> to) const 
 void BlockCopier::write(Tier tier, int32_t block, std::span<const std::byte> from) const {
   check_internal(static_cast<int64_t>(from.size()) == storage_.block_bytes(), "a KV block has ",
                  storage_.block_bytes(), " bytes, got ", from.size());
-  if (stream_) context_.stream().synchronize();
+  finish();
   move(storage_.block(tier, block), from.data(), stream_ ? &*stream_ : nullptr);
   synchronize();
+}
+
+void BlockCopier::finish() const {
+  if (stream_) context_.stream().synchronize();  // which has waited for the other
 }
 
 void BlockCopier::synchronize() const {

@@ -43,8 +43,9 @@ class BlockCopier {
   void read(Tier tier, int32_t block, std::span<std::byte> to) const;
   void write(Tier tier, int32_t block, std::span<const std::byte> from) const;
 
-  /// Waits until no copy between the tiers runs.
+  /// Waits until no copy between the tiers runs; with finish, nor anything of the context's stream.
   void synchronize() const;
+  void finish() const;
 
  private:
   void launch_between_tiers(std::span<const BlockCopy> copies);

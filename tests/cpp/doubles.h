@@ -194,6 +194,20 @@ class ScriptedExecutor : public executor::ModelExecutor {
   std::optional<double> step_ms() const override { return waited_->ms; }
   std::span<const float> logits() const override { return waited_->logits; }
 
+  void make_copies(std::span<const kv_cache::BlockCopy> copies) override {
+    wait_for_all();
+    for (const kv_cache::BlockCopy& copy : std::exchange(unmade_copies_, {})) make(copy);
+    for (const kv_cache::BlockCopy& copy : copies) make(copy);
+  }
+  void read_block(kv_cache::Tier tier, int32_t id, std::span<std::byte> to) override {
+    wait_for_all();
+    std::ranges::copy(std::as_bytes(block(tier, id)), to.begin());
+  }
+  void write_block(kv_cache::Tier tier, int32_t id, std::span<const std::byte> from) override {
+    wait_for_all();
+    std::ranges::copy(from, std::as_writable_bytes(block(tier, id)).begin());
+  }
+
   bool is_usable() const override { return script_->usable; }
 
  private:
@@ -228,6 +242,11 @@ class ScriptedExecutor : public executor::ModelExecutor {
       ++num_done_;
       changed_.notify_all();
     }
+  }
+
+  void wait_for_all() {
+    std::unique_lock lock(mutex_);
+    changed_.wait(lock, [this] { return num_done_ == num_launched_; });
   }
 
   void run_step(StagedStep& step) {

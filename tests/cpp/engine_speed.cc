@@ -25,6 +25,9 @@ class InstantExecutor : public executor::ModelExecutor {
     results_[num_launched_++ % depth_].assign(rows.size(), decoding::SampledToken{.id = 1});
   }
   std::span<const float> logits() const override { return {}; }
+  void make_copies(std::span<const kv_cache::BlockCopy>) override {}
+  void read_block(kv_cache::Tier, int32_t, std::span<std::byte>) override {}
+  void write_block(kv_cache::Tier, int32_t, std::span<const std::byte>) override {}
   std::span<const decoding::SampledToken> wait() override {
     gate_.pass();
     return results_[num_waited_++ % depth_];
