@@ -37,8 +37,8 @@ ExportedPrefix make_prefix(const std::string& layout, std::vector<int32_t> token
 }
 
 py::array_t<uint8_t> blocks_of(const ExportedPrefix& prefix) {
-  return {static_cast<py::ssize_t>(prefix.blocks.size()),
-          reinterpret_cast<const uint8_t*>(prefix.blocks.data())};
+  return py::array_t<uint8_t>(static_cast<py::ssize_t>(prefix.blocks.size()),
+                              reinterpret_cast<const uint8_t*>(prefix.blocks.data()));
 }
 
 int level_of(kv_cache::Tier tier) { return tier == kv_cache::Tier::kHost ? 1 : 0; }

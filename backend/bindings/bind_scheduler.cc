@@ -55,7 +55,9 @@ void register_kv_cache(py::module_ module) {
       .def_readwrite("tokens_per_block", &CacheSnapshot::tokens_per_block)
       .def_readwrite("pool", &CacheSnapshot::pool)
       .def_readwrite("tables", &CacheSnapshot::tables)
-      .def_readwrite("nodes", &CacheSnapshot::nodes);
+      .def_readwrite("nodes", &CacheSnapshot::nodes)
+      .def_readwrite("num_host_blocks", &CacheSnapshot::num_host_blocks)
+      .def_readwrite("free_host_ids", &CacheSnapshot::free_host_ids);
   module.def("violations", &violations, py::arg("snapshot"));
   module.def("check_invariants", &check_invariants, py::arg("snapshot"));
 
@@ -109,7 +111,10 @@ void register_kv_cache(py::module_ module) {
       .def_readonly("hit_blocks", &PrefixStatistics::hit_blocks)
       .def_readonly("copied_blocks", &PrefixStatistics::copied_blocks)
       .def_readonly("stored_blocks", &PrefixStatistics::stored_blocks)
-      .def_readonly("evicted_blocks", &PrefixStatistics::evicted_blocks);
+      .def_readonly("evicted_blocks", &PrefixStatistics::evicted_blocks)
+      .def_readonly("offloaded_blocks", &PrefixStatistics::offloaded_blocks)
+      .def_readonly("onboarded_blocks", &PrefixStatistics::onboarded_blocks)
+      .def_readonly("host_hit_tokens", &PrefixStatistics::host_hit_tokens);
   py::class_<PrefixScope>(module, "PrefixScope")
       .def(py::init(
                [](uint64_t adapter_id, std::string cache_salt, std::vector<uint64_t> extra_ids) {
@@ -137,15 +142,18 @@ void register_kv_cache(py::module_ module) {
            "ranges: (begin, end or None, priority, milliseconds or None) of the prompt.");
   py::class_<KvCacheManager>(module, "KvCacheManager")
       .def(py::init([](int32_t tokens_per_block, int32_t num_blocks, bool enable_reuse,
-                       bool enable_partial_reuse, int32_t vocab_size, int32_t num_host_blocks) {
+                       bool enable_partial_reuse, int32_t vocab_size, int32_t num_host_blocks,
+                       bool onboard_blocks, int64_t block_bytes) {
              return std::make_unique<KvCacheManager>(
                  Geometry(tokens_per_block), num_blocks,
-                 CacheOptions{enable_reuse, enable_partial_reuse, vocab_size, num_host_blocks});
+                 CacheOptions{enable_reuse, enable_partial_reuse, vocab_size, num_host_blocks,
+                              onboard_blocks, block_bytes});
            }),
            py::arg("tokens_per_block"), py::arg("num_blocks"), py::arg("enable_reuse") = false,
            py::arg("enable_partial_reuse") = true,
            py::arg("vocab_size") = std::numeric_limits<int32_t>::max(),
-           py::arg("num_host_blocks") = 0)
+           py::arg("num_host_blocks") = 0, py::arg("onboard_blocks") = true,
+           py::arg("block_bytes") = 0)
       .def(
           "match",
           [](const KvCacheManager& manager, const std::vector<int32_t>& tokens,
@@ -184,6 +192,12 @@ void register_kv_cache(py::module_ module) {
       .def("clear_copies", &KvCacheManager::clear_copies)
       .def("forget_cached", &KvCacheManager::forget_cached)
       .def(
+          "set_costs",
+          [](KvCacheManager& manager, double bytes_per_second, double tokens_per_second) {
+            manager.set_costs({bytes_per_second, tokens_per_second});
+          },
+          py::arg("bytes_per_second"), py::arg("tokens_per_second"))
+      .def(
           "set_time_ms",
           [](KvCacheManager& manager, int64_t now) {
             manager.set_time(std::chrono::milliseconds(now));
@@ -201,6 +215,8 @@ void register_kv_cache(py::module_ module) {
       .def_property_readonly("num_free_blocks", &KvCacheManager::num_free_blocks)
       .def_property_readonly("num_cached_blocks", &KvCacheManager::num_cached_blocks)
       .def_property_readonly("num_used_blocks", &KvCacheManager::num_used_blocks)
+      .def_property_readonly("num_host_blocks", &KvCacheManager::num_host_blocks)
+      .def_property_readonly("num_cached_host_blocks", &KvCacheManager::num_cached_host_blocks)
       .def_property_readonly("prefix_statistics", &KvCacheManager::prefix_statistics)
       .def_property_readonly("num_tables", &KvCacheManager::num_tables)
       .def("snapshot", &KvCacheManager::snapshot);

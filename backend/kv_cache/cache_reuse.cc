@@ -10,8 +10,19 @@ namespace inflight::kv_cache {
 
 PrefixIndex::Found KvCacheManager::find(const TokenView& tokens, int32_t root) const {
   if (tokens.size() == 0) return {};
-  return index_->find(tokens, tokens.size() - 1, {~root, PrefixRoots::hash(root)},
-                      options_.enable_partial_reuse);
+  const PrefixPlace start{~root, PrefixRoots::hash(root)};
+  PrefixIndex::Found found =
+      index_->find(tokens, tokens.size() - 1, start, options_.enable_partial_reuse);
+  const int32_t size = geometry_.tokens_per_block();
+  const bool in_host =
+      found.partial != kNoNode && !index_->node(found.partial).is_in(Tier::kDevice);
+  if (found.num_in_host > 0 && !is_worth_onboarding(found.num_in_host, found.num_in_host * size))
+    return index_->find(tokens, (found.num_blocks - found.num_in_host) * size, start, false);
+  if (in_host && !is_worth_onboarding(1, found.num_partial)) {
+    found.partial = kNoNode;
+    found.num_partial = 0;
+  }
+  return found;
 }
 
 PrefixMatch KvCacheManager::match(const TokenView& tokens, const PrefixScope* scope,
@@ -56,7 +67,7 @@ void KvCacheManager::begin(Table& table, const TableRequest& request) {
     if (node.is_in(Tier::kDevice)) {
       table.blocks.append_kept(node.block(Tier::kDevice));
     } else {
-      index_->use_node(path_[i]);
+      pin_host_node(path_[i]);
     }
     if (request.retention != nullptr) index_->set_retention(path_[i], retention_of(table, i));
   }
@@ -66,6 +77,7 @@ void KvCacheManager::begin(Table& table, const TableRequest& request) {
   const int32_t num_tokens = first + table.source.num_tokens;
   table.num_committed = table.num_reserved = num_tokens;
   prefix_statistics_.hit_tokens += num_tokens;
+  prefix_statistics_.host_hit_tokens += found.num_in_host * geometry_.tokens_per_block();
   prefix_statistics_.hit_blocks += geometry_.num_blocks(num_tokens);
   prefix_statistics_.copied_blocks += table.source.num_tokens > 0 ? 1 : 0;
 }
@@ -87,7 +99,7 @@ void KvCacheManager::begin_in_part(Table& table, const TableRequest& request,
     pool_.retain(source.block);
   } else {
     source.host_node = found.partial;
-    index_->use_node(found.partial);
+    pin_host_node(found.partial);
   }
 }
 
@@ -116,6 +128,8 @@ void KvCacheManager::store_full_blocks(Table& table, const TokenView& tokens) {
     if (stored.node == kNoNode) return;
     if (stored.is_new) {
       ++prefix_statistics_.stored_blocks;
+      const PrefixNode& node = index_->node(stored.node);
+      events_.stored(stored.node, node.parent, table.place.hash, tokens_, node.priority);
     } else {
       use_stored(table, table.num_stored, stored.node);
     }
@@ -128,6 +142,7 @@ void KvCacheManager::use_stored(Table& table, int32_t block_index, NodeId id) {
   if (!node.is_in(Tier::kDevice)) {  // what was computed again need not come from the host
     index_->use_node(id);
     index_->add_device_block(id, table.blocks.ids()[block_index]);
+    drop_host_block(id);
     return;
   }
   const int32_t block = node.block(Tier::kDevice);
@@ -167,7 +182,7 @@ void KvCacheManager::store_last_block(Table& table, const TokenView& tokens) {
 
 void KvCacheManager::drop_source(Table& table) {
   if (table.source.block != kNoBlock) pool_.release(table.source.block);
-  if (table.source.host_node != kNoNode) index_->unuse_node(table.source.host_node);
+  if (table.source.host_node != kNoNode) unpin_host_node(table.source.host_node);
   table.source = {};
 }
 
@@ -191,7 +206,7 @@ void KvCacheManager::drop_missing(Table& table) {
   path_.resize(table.num_stored);
   index_->path(table.place.node, path_);
   for (; table.num_missing > 0; --table.num_missing)
-    index_->unuse_node(path_[table.num_stored - table.num_missing]);
+    unpin_host_node(path_[table.num_stored - table.num_missing]);
 }
 
 void KvCacheManager::bring_back(Table& table) {
@@ -203,6 +218,7 @@ void KvCacheManager::bring_back(Table& table) {
     const PrefixNode& node = index_->node(id);
     if (node.is_in(Tier::kDevice)) {  // another table was first
       table.blocks.append_kept(node.block(Tier::kDevice));
+      unpin_host_node(id);
       continue;
     }
     const int32_t block = take_block();
@@ -210,6 +226,9 @@ void KvCacheManager::bring_back(Table& table) {
         {Tier::kHost, node.block(Tier::kHost), Tier::kDevice, block, geometry_.tokens_per_block()});
     index_->add_device_block(id, block);
     table.blocks.append_owned(block);
+    drop_host_block(id);  // what is copied into it comes after in the list
+    unpin_host_node(id);
+    ++prefix_statistics_.onboarded_blocks;
   }
 }
 
@@ -229,11 +248,14 @@ void KvCacheManager::complete_start(Table& table, bool is_tight) {
   }
   const int32_t block = take_block();
   table.blocks.append_owned(block);
-  if (source.host_node != kNoNode) {
-    copies_.push_back({Tier::kHost, index_->node(source.host_node).block(Tier::kHost),
-                       Tier::kDevice, block, num_tokens});
-  } else {
-    copies_.push_back({Tier::kDevice, source.block, Tier::kDevice, block, num_tokens});
+  const PrefixNode* const begun =
+      source.host_node == kNoNode ? nullptr : &index_->node(source.host_node);
+  if (begun != nullptr && !begun->is_in(Tier::kDevice)) {
+    copies_.push_back({Tier::kHost, begun->block(Tier::kHost), Tier::kDevice, block, num_tokens});
+    ++prefix_statistics_.onboarded_blocks;
+  } else {  // on the device, or it has come there for another table
+    const int32_t from = begun == nullptr ? source.block : begun->block(Tier::kDevice);
+    copies_.push_back({Tier::kDevice, from, Tier::kDevice, block, num_tokens});
   }
 }
 
@@ -246,11 +268,24 @@ void KvCacheManager::evict_one() {
   const NodeId victim = index_ ? index_->next_victim() : kNoNode;
   check_internal(victim != kNoNode, "no block can be evicted with ", pool_.num_kept(), " cached");
   ++prefix_statistics_.evicted_blocks;
-  index_->remove_tree(victim, [this](NodeId id) { forget(id); });
+  const PrefixNode& node = index_->node(victim);
+  const int32_t host_block = host_block_for(node);
+  if (host_block == kNoBlock) {
+    index_->remove_tree(victim, [this](NodeId id) { forget(id); });
+    return;
+  }
+  const int32_t block = node.block(Tier::kDevice);
+  copies_.push_back({Tier::kDevice, block, Tier::kHost, host_block, node.num_tokens});
+  events_.moved(victim, node, Tier::kDevice, Tier::kHost);
+  index_->move_to_host(victim, host_block);
+  pool_.let_go(block);
+  ++prefix_statistics_.offloaded_blocks;
 }
 
 void KvCacheManager::forget(NodeId id) {
   const PrefixNode& node = index_->node(id);
+  events_.removed(id, node);
+  if (node.is_in(Tier::kHost)) host_.give_back(node.block(Tier::kHost));
   if (node.is_in(Tier::kDevice) && !node.has(PrefixNode::kIsUsed))
     pool_.let_go(node.block(Tier::kDevice));
 }
@@ -259,6 +294,7 @@ void KvCacheManager::forget_cached() {
   copies_.clear();
   if (!index_) return;
   index_->clear([this](NodeId id) { forget(id); });
+  host_.forget_pins();
   for (Table& table : tables_) {
     table.may_store = false;
     table.num_stored = table.num_missing = 0;

@@ -92,6 +92,14 @@ class Checker {
         broken("node ", node.node, " has host block ", node.host_block, " of ",
                snapshot_.num_host_blocks, ", or another has it, too");
     }
+    for (const int32_t block : snapshot_.free_host_ids) {
+      if (block < 0 || block >= snapshot_.num_host_blocks || !host_blocks.insert(block).second)
+        broken("host block ", block, " of the free list is not of the ", snapshot_.num_host_blocks,
+               ", or is taken, or is free twice");
+    }
+    if (static_cast<int32_t>(host_blocks.size()) != snapshot_.num_host_blocks)
+      broken(host_blocks.size(), " host blocks are free or hold something, of ",
+             snapshot_.num_host_blocks);
   }
 
   void check_tree() {

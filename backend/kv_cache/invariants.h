@@ -28,9 +28,11 @@ struct CacheSnapshot {
   std::vector<int32_t> replaced;    // blocks that only a step in flight still reads
   std::vector<NodeSnapshot> nodes;  // of the prefix tree
   int32_t num_host_blocks = 0;
+  std::vector<int32_t> free_host_ids;
 };
 
 /// Every broken rule, a sentence each; empty if all hold:
+///  - free + held by a node = total in the host tier;
 ///  - free + used + cached = total: a block is listed free once with count 0, or counted and not
 ///    listed, or has count 0 and is in the tree;
 ///  - every reference is explained: a block's count is the number of table entries that name it, of

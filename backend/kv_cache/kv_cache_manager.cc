@@ -14,6 +14,9 @@ KvCacheManager::KvCacheManager(Geometry geometry, int32_t num_blocks, const Cach
                                                    options.num_host_blocks)
                  : std::nullopt),
       pool_(num_blocks, index_ ? &*index_ : nullptr),
+      host_(index_ ? options.num_host_blocks : 0),
+      events_(index_ ? options.events : nullptr, geometry.tokens_per_block(), num_blocks,
+              host_.num_blocks()),
       tokens_(geometry.tokens_per_block()) {
   check(num_blocks <= geometry.max_pool_blocks(), "KV pool of ", num_blocks, " blocks of ",
         geometry.tokens_per_block(), " tokens: at most ", geometry.max_pool_blocks(),
@@ -105,7 +108,8 @@ const KvCacheManager::Table& KvCacheManager::at(TableId id) const {
 CacheSnapshot KvCacheManager::snapshot() const {
   CacheSnapshot snapshot{.tokens_per_block = geometry_.tokens_per_block(),
                          .pool = pool_.snapshot(),
-                         .num_host_blocks = options_.num_host_blocks};
+                         .num_host_blocks = host_.num_blocks(),
+                         .free_host_ids = host_.free_blocks()};
   for (TableId id = 0; id < static_cast<TableId>(tables_.size()); ++id) {
     const Table& table = tables_[id];
     if (!table.is_open) continue;

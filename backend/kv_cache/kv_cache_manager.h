@@ -20,8 +20,11 @@
 
 #include "backend/kv_cache/block_copy.h"
 #include "backend/kv_cache/block_pool.h"
+#include "backend/kv_cache/cache_event_recorder.h"
 #include "backend/kv_cache/geometry.h"
+#include "backend/kv_cache/host_tier.h"
 #include "backend/kv_cache/invariants.h"
+#include "backend/kv_cache/onboarding.h"
 #include "backend/kv_cache/prefix.h"
 #include "backend/kv_cache/prefix_index.h"
 #include "backend/kv_cache/reservation.h"
@@ -34,17 +37,24 @@ struct CacheOptions {
   bool enable_partial_reuse = true;  // and of a block that begins alike, those tokens
   /// Ids at or above are never shared. The smaller, the less memory an id takes.
   int32_t vocab_size = std::numeric_limits<int32_t>::max();
+  // Evicted blocks go to host memory, and come back when they are found there.
   int32_t num_host_blocks = 0;
+  bool onboard_blocks = true;       // false: what is found there is computed again
+  int64_t block_bytes = 0;          // to compare copying with computing
+  CacheEventLog* events = nullptr;  // who hears of blocks that can be found; outlives the manager
 };
 
 /// Since the start: prompts opened and what of them was already there.
 struct PrefixStatistics {
   int64_t queried_tokens = 0;
   int64_t hit_tokens = 0;
-  int64_t hit_blocks = 0;     // those that match in part included
-  int64_t copied_blocks = 0;  // of them, those that match in part
-  int64_t stored_blocks = 0;  // became findable
-  int64_t evicted_blocks = 0;
+  int64_t hit_blocks = 0;        // those that match in part included
+  int64_t copied_blocks = 0;     // of them, those that match in part
+  int64_t stored_blocks = 0;     // became findable
+  int64_t evicted_blocks = 0;    // from the device
+  int64_t offloaded_blocks = 0;  // of them, to the host tier
+  int64_t onboarded_blocks = 0;  // came back from there, those copied in part included
+  int64_t host_hit_tokens = 0;   // of hit_tokens, those
 };
 
 /// A table to be opened. What it points to outlives the table, but for the tokens.
@@ -98,6 +108,10 @@ class KvCacheManager {
     if (index_) index_->set_time(now);
   }
 
+  /// Measured rates, by which blocks in host memory are brought back or computed again. Not between
+  /// match and the open that goes by it.
+  void set_costs(const CacheCosts& costs) { costs_ = costs; }
+
   /// The block ids of a table in order of position, those of open reservations too. Valid until
   /// the next reserve, commit, give back or release.
   std::span<const int32_t> block_table(TableId table) const { return at(table).blocks.ids(); }
@@ -112,6 +126,8 @@ class KvCacheManager {
   int32_t num_free_blocks() const { return pool_.num_free(); }
   int32_t num_cached_blocks() const { return pool_.num_kept(); }  // used by none, can be evicted
   int32_t num_used_blocks() const { return pool_.num_used(); }
+  int32_t num_host_blocks() const { return host_.num_blocks(); }
+  int32_t num_cached_host_blocks() const { return host_.num_blocks() - host_.num_free(); }
   int32_t num_tables() const { return num_tables_; }
   const PrefixStatistics& prefix_statistics() const { return prefix_statistics_; }
 
@@ -176,6 +192,12 @@ class KvCacheManager {
   int32_t take_block();
   void evict_one();
   void forget(NodeId node);
+  // cache_offload.cc
+  bool is_worth_onboarding(int32_t num_blocks, int32_t num_tokens) const;
+  int32_t host_block_for(const PrefixNode& node);
+  void drop_host_block(NodeId node);
+  void pin_host_node(NodeId node);
+  void unpin_host_node(NodeId node);
   void free_replaced();
 
   Geometry geometry_;
@@ -183,6 +205,9 @@ class KvCacheManager {
   std::optional<PrefixIndex> index_;
   BlockPool pool_;
   std::vector<Table> tables_;
+  HostTier host_;
+  CacheEventRecorder events_;
+  CacheCosts costs_;
   std::vector<TableId> free_tables_;  // a stack
   int32_t num_tables_ = 0;
   PrefixStatistics prefix_statistics_;
