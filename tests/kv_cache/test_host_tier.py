@@ -27,6 +27,7 @@ class Live:
 class Step:
     handle: Reservation
     parts: list[tuple[int, int, int]]  # table, first position, tokens
+    blocks: set[int]  # that it reads and writes
 
 
 class HostTierMachine(RuleBasedStateMachine):
@@ -90,9 +91,7 @@ class HostTierMachine(RuleBasedStateMachine):
         handle = self.manager.reserve(parts)
         if handle is None:
             return False
-        busy = {
-            block for step in self.steps for part in step.parts for block in self.table(part[0])
-        }
+        busy = {block for step in self.steps for block in step.blocks}
         for copy in self.manager.copies():
             # These run beside the steps in flight, which must not name their device blocks.
             if copy.from_tier != copy.to_tier:
@@ -114,7 +113,8 @@ class HostTierMachine(RuleBasedStateMachine):
             self.check_blocks(
                 Tier.DEVICE, self.table(table), self.live[table].tokens[: first + count]
             )
-        self.steps.append(Step(handle, parts))
+        blocks = {block for table, _, _ in parts for block in self.table(table)}
+        self.steps.append(Step(handle, parts, blocks))
         return True
 
     def table(self, table: int) -> list[int]:
@@ -179,9 +179,7 @@ class HostTierMachine(RuleBasedStateMachine):
         assert self.manager.num_used_blocks == 0
 
 
-HostTierMachine.TestCase.settings = settings(
-    max_examples=150, stateful_step_count=40, deadline=None
-)
+HostTierMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
 TestHostTier = HostTierMachine.TestCase
 
 
