@@ -129,6 +129,7 @@ EngineInfo effective_limits(const EngineConfig& config, const plan::EngineFile& 
   check(info.max_seq_len >= 2, "max_seq_len is ", info.max_seq_len,
         ", must be at least 2: a token of prompt and one of output");
   info.max_prompt_len = info.max_seq_len - 1;
+  info.kv_cache_onboard_blocks = config.kv_cache_onboard_blocks;
   info.kv_cache_dtype = name_of(kv_cache_dtype(config.kv_cache_dtype, engine.kv_cache.dtype));
   if (!config.enable_chunked_context) {
     info.max_prompt_len = std::min(info.max_prompt_len, info.max_num_tokens);

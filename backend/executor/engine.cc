@@ -64,10 +64,11 @@ std::unique_ptr<kv_cache::CacheEventLog> make_event_log(const EngineConfig& conf
   return size == 0 ? nullptr : std::make_unique<kv_cache::CacheEventLog>(size);
 }
 
-LoopOptions loop_options(const EngineConfig& config) {
+LoopOptions loop_options(const EngineConfig& config, kv_cache::CacheEventLog* events) {
   return {.check_invariants = config.check_invariants,
           .queue_timeout = config.queue_timeout,
-          .keeps_dump = config.step_timeout.count() > 0};
+          .keeps_dump = config.step_timeout.count() > 0,
+          .events = events};
 }
 
 }  // namespace
@@ -82,7 +83,7 @@ class Engine::Impl {
         events(make_event_log(config)),
         inbox(config.max_queue_size, idle_spin(*executor)),
         responses(config.callbacks_return_at_once),
-        loop(info, limits, loop_options(config), *executor, inbox, responses),
+        loop(info, limits, loop_options(config, events.get()), *executor, inbox, responses),
         step_timeout(config.step_timeout) {
     thread = std::thread([this] { run(); });
     if (step_timeout.count() > 0)

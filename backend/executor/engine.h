@@ -79,6 +79,8 @@ struct EngineInfo {
   int64_t num_blocks = 0;
   int64_t num_host_blocks = 0;
   int64_t block_bytes = 0;  // of all layers
+  bool kv_cache_onboard_blocks = true;
+  double onboard_bytes_per_second = 0;  // from the host tier into the pool, measured at load
   std::string kv_cache_dtype;
   std::string cache_layout;            // what engines must have in common that exchange blocks
   int64_t weight_bytes_mapped = 0;     // read in place from the memory-mapped checkpoint
@@ -110,11 +112,20 @@ struct EngineStats {
   int64_t cached_blocks = 0;  // of the free ones, those that hold what may be used again
   int64_t reused_blocks = 0;  // since load: found in the cache at the start of prompts
   int tokens_per_block = 0;
-  int64_t prefix_queried_tokens = 0;  // since load: of prompts that began to run
-  int64_t prefix_hit_tokens = 0;      // of them, found in the cache
-  int64_t copied_blocks = 0;          // since load: of the reused ones, those that match in part
-  int64_t evicted_blocks = 0;         // since load: were cached, and were needed
-  int64_t finished_requests = 0;      // since load, by reason below
+  int64_t prefix_queried_tokens = 0;   // since load: of prompts that began to run
+  int64_t prefix_hit_tokens = 0;       // of them, found in the cache
+  int64_t prefix_host_hit_tokens = 0;  // of these, in the host tier
+  int64_t stored_blocks = 0;           // since load: could be found from then on
+  int64_t copied_blocks = 0;           // since load: of the reused ones, those that match in part
+  int64_t evicted_blocks = 0;          // since load: were cached, and were needed
+  int64_t max_host_blocks = 0;         // of the host tier
+  int64_t cached_host_blocks = 0;      // of them, those that hold something
+  int64_t offloaded_blocks = 0;        // since load: of those evicted, went to the host tier
+  int64_t onboarded_blocks = 0;        // since load: came back from there
+  int64_t copied_to_host_bytes = 0;    // since load, as the two below
+  int64_t copied_from_host_bytes = 0;
+  int64_t copied_on_device_bytes = 0;  // parts of blocks, and blocks shared until written to
+  int64_t finished_requests = 0;       // since load, by reason below
   int64_t cancelled_requests = 0;
   int64_t timed_out_requests = 0;
   int64_t failed_requests = 0;

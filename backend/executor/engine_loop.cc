@@ -64,11 +64,14 @@ EngineLoop::EngineLoop(const EngineInfo& info, const scheduler::Limits& limits,
                        const LoopOptions& options, ModelExecutor& executor, Inbox& inbox,
                        ResponseQueue& responses)
     : options_(options),
+      block_bytes_(info.block_bytes),
+      onboard_bytes_per_second_(info.onboard_bytes_per_second),
       executor_(executor),
       inbox_(inbox),
       responses_(responses),
-      state_(info, limits, options.queue_timeout, executor.max_steps_in_flight()) {
+      state_(info, limits, options.queue_timeout, executor.max_steps_in_flight(), options.events) {
   state_.stats.max_blocks = info.num_blocks;
+  state_.stats.max_host_blocks = state_.cache.num_host_blocks();
   state_.stats.tokens_per_block = info.tokens_per_block;
   publish(false);
 }
@@ -223,9 +226,13 @@ void EngineLoop::wait() {
   waited_ns_ += end_ns - start_ns;
   const int64_t step_ns = end_ns - device_busy_since_ns_;
   state_.stats.device_seconds += 1e-9 * static_cast<double>(step_ns);
-  state_.planner.measured(state_.steps.oldest().plan.work,
-                          executor_.step_ms().value_or(1e-6 * static_cast<double>(step_ns)));
+  const double step_ms = executor_.step_ms().value_or(1e-6 * static_cast<double>(step_ns));
+  state_.planner.measured(state_.steps.oldest().plan.work, step_ms);
   device_busy_since_ns_ = end_ns;
+  const scheduler::Step& step = state_.steps.oldest().plan.step;
+  const double num_prompt_tokens = step.num_tokens - step.num_generating;
+  prompt_rate_.add(num_prompt_tokens, 1e-3 * step_ms * num_prompt_tokens / step.num_tokens);
+  state_.cache.set_costs({onboard_bytes_per_second_, prompt_rate_.per_second()});
 }
 
 void EngineLoop::commit() {
@@ -408,6 +415,14 @@ void EngineLoop::publish(bool made_step) {
   stats.prefix_hit_tokens = prefixes.hit_tokens;
   stats.copied_blocks = prefixes.copied_blocks;
   stats.evicted_blocks = prefixes.evicted_blocks;
+  stats.stored_blocks = prefixes.stored_blocks;
+  stats.cached_host_blocks = state_.cache.num_cached_host_blocks();
+  stats.offloaded_blocks = prefixes.offloaded_blocks;
+  stats.onboarded_blocks = prefixes.onboarded_blocks;
+  stats.prefix_host_hit_tokens = prefixes.host_hit_tokens;
+  stats.copied_to_host_bytes = prefixes.offloaded_blocks * block_bytes_;
+  stats.copied_from_host_bytes = prefixes.onboarded_blocks * block_bytes_;
+  stats.copied_on_device_bytes = prefixes.copied_tokens * (block_bytes_ / stats.tokens_per_block);
   const EngineStats of_step = stats;
   if (state_.planner.is_idle()) {
     stats.scheduled_requests = stats.context_requests = stats.generation_requests = 0;

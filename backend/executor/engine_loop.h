@@ -25,7 +25,8 @@ namespace inflight::executor {
 struct LoopOptions {
   bool check_invariants = false;
   std::chrono::milliseconds queue_timeout{0};
-  bool keeps_dump = false;  // for newest_dump
+  bool keeps_dump = false;                    // for newest_dump
+  kv_cache::CacheEventLog* events = nullptr;  // outlives the loop
 };
 
 class EngineLoop {
@@ -84,6 +85,8 @@ class EngineLoop {
   void publish(bool made_step);
 
   const LoopOptions options_;
+  const int64_t block_bytes_;
+  const double onboard_bytes_per_second_;
   ModelExecutor& executor_;
   Inbox& inbox_;
   ResponseQueue& responses_;
@@ -91,6 +94,7 @@ class EngineLoop {
   EngineState state_;
   std::span<const decoding::SampledToken> tokens_;  // of the step just waited for
   int64_t device_busy_since_ns_ = 0;                // while steps are in flight
+  kv_cache::MeasuredRate prompt_rate_;              // tokens computed in a second
   int64_t waited_ns_ = 0;                           // in this round of the loop, not host work
   bool any_ended_ = false;                          // since the lists were last cleaned
 

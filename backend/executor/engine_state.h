@@ -59,9 +59,15 @@ class Steps {
 
 struct EngineState {
   EngineState(const EngineInfo& info, const scheduler::Limits& limits,
-              std::chrono::milliseconds queue_timeout, int max_steps_in_flight)
+              std::chrono::milliseconds queue_timeout, int max_steps_in_flight,
+              kv_cache::CacheEventLog* events)
       : cache(kv_cache::Geometry(info.tokens_per_block), static_cast<int32_t>(info.num_blocks),
-              {.enable_reuse = info.enable_kv_cache_reuse, .vocab_size = info.vocab_size}),
+              {.enable_reuse = info.enable_kv_cache_reuse,
+               .vocab_size = info.vocab_size,
+               .num_host_blocks = static_cast<int32_t>(info.num_host_blocks),
+               .onboard_blocks = info.kv_cache_onboard_blocks,
+               .block_bytes = info.block_bytes,
+               .events = events}),
         planner(limits, cache),
         deadlines(queue_timeout),
         steps(info, max_steps_in_flight) {}

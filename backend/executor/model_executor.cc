@@ -57,6 +57,7 @@ RankExecutor::RankExecutor(plan::EngineFile engine, const EngineConfig& config, 
   info.arena_bytes = worker_->arena_bytes();
   info.workspace_bytes = worker_->workspace_bytes();
   info.kv_cache_bytes = worker_->kv_cache_bytes();
+  info.onboard_bytes_per_second = worker_->onboard_bytes_per_second();
   info.cache_layout = cache_layout(engine_);
   info.kv_cache_host_bytes = worker_->kv_cache_host_bytes();
   info.pinned_bytes = worker_->pinned_bytes();

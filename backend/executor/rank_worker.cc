@@ -68,6 +68,7 @@ void RankWorker::prepare(const plan::StepLimits& limits, bool cuda_graphs) {
 
 void RankWorker::make_kv_cache(int32_t num_blocks, int32_t num_host_blocks) {
   runner_->set_kv_layers(new_storage(num_blocks, num_host_blocks));
+  onboard_bytes_per_second_ = copier_->measure_onboarding();
 }
 
 void RankWorker::warm_up() {

@@ -57,6 +57,7 @@ class RankWorker {
 
   const plan::Weights& weights() const { return weights_; }
   int64_t kv_cache_bytes() const { return storage_->bytes(); }
+  double onboard_bytes_per_second() const { return onboard_bytes_per_second_; }
   int64_t kv_cache_host_bytes() const { return storage_->host_bytes(); }
   int64_t pinned_bytes() const;  // 0 on the CPU
   int64_t arena_bytes() const { return runner_->arena_bytes(); }
@@ -74,6 +75,7 @@ class RankWorker {
   plan::Weights weights_;
   std::optional<kv_cache::KvStorage> storage_;
   std::optional<kv_cache::BlockCopier> copier_;
+  double onboard_bytes_per_second_ = 0;
   std::optional<plan::PlanRunner> runner_;
   std::optional<decoding::Sampler> sampler_;
   std::optional<decoding::LogitsCopies> logits_copies_;

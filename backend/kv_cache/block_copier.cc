@@ -1,5 +1,7 @@
 #include "backend/kv_cache/block_copier.h"
 
+#include <algorithm>
+#include <chrono>
 #include <cstring>
 
 #include "kernels/core/check.h"
@@ -70,6 +72,26 @@ void BlockCopier::write(Tier tier, int32_t block, std::span<const std::byte> fro
   finish();
   move(storage_.block(tier, block), from.data(), stream_ ? &*stream_ : nullptr);
   synchronize();
+}
+
+double BlockCopier::measure_onboarding() {
+  constexpr int32_t kMaxBlocks = 8;
+  constexpr int kRounds = 3;  // the first warms up
+  const int32_t count = std::min({kMaxBlocks, storage_.num_blocks(), storage_.num_host_blocks()});
+  if (count == 0) return 0;
+  std::vector<BlockCopy> copies;
+  for (int32_t i = 0; i < count; ++i)
+    copies.push_back({Tier::kHost, i, Tier::kDevice, i, storage_.geometry().tokens_per_block()});
+  double best = 0;
+  for (int round = 0; round < kRounds; ++round) {
+    const auto start = std::chrono::steady_clock::now();
+    launch(copies);
+    finish();
+    const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
+    const auto bytes = static_cast<double>(count) * static_cast<double>(storage_.block_bytes());
+    best = std::max(best, bytes / std::max(seconds.count(), 1e-9));
+  }
+  return best;
 }
 
 void BlockCopier::finish() const {

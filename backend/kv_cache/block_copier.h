@@ -43,6 +43,10 @@ class BlockCopier {
   void read(Tier tier, int32_t block, std::span<std::byte> to) const;
   void write(Tier tier, int32_t block, std::span<const std::byte> from) const;
 
+  /// Bytes a second that come from the host tier into the pool, measured on blocks whose contents
+  /// are lost; 0 without a host tier. For load.
+  double measure_onboarding();
+
   /// Waits until no copy between the tiers runs; with finish, nor anything of the context's stream.
   void synchronize() const;
   void finish() const;

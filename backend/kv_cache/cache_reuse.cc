@@ -256,6 +256,7 @@ void KvCacheManager::complete_start(Table& table, bool is_tight) {
   } else {  // on the device, or it has come there for another table
     const int32_t from = begun == nullptr ? source.block : begun->block(Tier::kDevice);
     copies_.push_back({Tier::kDevice, from, Tier::kDevice, block, num_tokens});
+    prefix_statistics_.copied_tokens += num_tokens;
   }
 }
 

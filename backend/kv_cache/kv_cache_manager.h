@@ -50,6 +50,7 @@ struct PrefixStatistics {
   int64_t hit_tokens = 0;
   int64_t hit_blocks = 0;        // those that match in part included
   int64_t copied_blocks = 0;     // of them, those that match in part
+  int64_t copied_tokens = 0;     // on the device, of blocks that match in part
   int64_t stored_blocks = 0;     // became findable
   int64_t evicted_blocks = 0;    // from the device
   int64_t offloaded_blocks = 0;  // of them, to the host tier
