@@ -53,6 +53,7 @@ class EngineInfo:
     num_host_blocks: int
     block_bytes: int
     kv_cache_dtype: str
+    cache_layout: str
     weight_bytes_mapped: int
     weight_bytes_allocated: int
     arena_bytes: int
@@ -82,6 +83,15 @@ class EngineStats:
     tokens_per_block: int
     prefix_queried_tokens: int
     prefix_hit_tokens: int
+    prefix_host_hit_tokens: int
+    stored_blocks: int
+    max_host_blocks: int
+    cached_host_blocks: int
+    offloaded_blocks: int
+    onboarded_blocks: int
+    copied_to_host_bytes: int
+    copied_from_host_bytes: int
+    copied_on_device_bytes: int
     finished_requests: int
     cancelled_requests: int
     timed_out_requests: int
@@ -125,6 +135,16 @@ class Response:
     first_token_ns: int
     last_token_ns: int
 
+class ExportedPrefix:
+    """The start of a sequence outside of any engine; its parts can be sent and put together again."""
+
+    def __init__(self, layout: str, token_ids: Sequence[int], blocks: np.ndarray) -> None: ...
+    layout: str
+    """`EngineInfo.cache_layout`: engines with another one cannot read it."""
+    token_ids: list[int]
+    blocks: np.ndarray
+    """uint8, `EngineInfo.block_bytes` for each block of these tokens. A copy, made when read."""
+
 class Engine:
     """An engine directory, loaded and running; raises InflightError with file and key if it cannot.
 
@@ -155,6 +175,7 @@ class Engine:
         kv_cache_dtype: str = "auto",
         batch_scheduler_policy: str = "guaranteed_no_evict",
         max_time_per_output_token_ms: float = 0.0,
+        kv_cache_event_buffer_max_size: int = 0,
     ) -> None: ...
     def submit(
         self,
@@ -229,6 +250,25 @@ class Engine:
         """The table of what takes how much memory, as printed at load."""
 
     def stats(self) -> EngineStats: ...
+    def export_prefix(
+        self, token_ids: Sequence[int], *, adapter_id: int = 0, cache_salt: str = ""
+    ) -> ExportedPrefix:
+        """Keys and values of the leading tokens that the cache holds, at most all but the last.
+
+        Raises RuntimeError if the pool has no block to bring some of them back into.
+        """
+    def import_prefix(
+        self, prefix: ExportedPrefix, *, adapter_id: int = 0, cache_salt: str = ""
+    ) -> None:
+        """Into the cache, where prompts that begin with these tokens find them until they are evicted.
+
+        Raises ValueError if they are of another layout, RuntimeError if there is no room.
+        """
+    def kv_cache_events(self, timeout: float = 0.0) -> list[dict[str, Any]]:
+        """What has happened to reusable blocks since the last call, oldest first.
+
+        Waits at most `timeout` seconds for something. See `LLM.get_kv_cache_events`.
+        """
     @property
     def is_healthy(self) -> bool: ...
     def __enter__(self) -> Engine: ...

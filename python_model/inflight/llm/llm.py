@@ -43,6 +43,8 @@ class KvCacheConfig:
     """Blocks found in host memory come back into the pool; else they are computed again."""
     dtype: str = "auto"
     """Of keys and values; "auto" is the engine's."""
+    event_buffer_max_size: int = 0
+    """Events that `get_kv_cache_events` has not taken yet; older ones are lost. 0 = none are kept."""
 
 
 @dataclass(frozen=True)
@@ -128,6 +130,7 @@ class LLM:
             kv_cache_host_memory_bytes=cache.host_cache_size,
             kv_cache_onboard_blocks=cache.onboard_blocks,
             kv_cache_dtype=cache.dtype,
+            kv_cache_event_buffer_max_size=cache.event_buffer_max_size,
             enable_kv_cache_reuse=cache.enable_block_reuse,
             batch_scheduler_policy=scheduler.capacity_scheduler_policy,
             max_time_per_output_token_ms=scheduler.max_time_per_output_token_ms,
@@ -290,6 +293,23 @@ class LLM:
 
     def get_stats(self) -> _core.EngineStats:
         return self._engine.stats()
+
+    def get_kv_cache_events(self, timeout: float = 2.0) -> list[dict[str, Any]]:
+        """What has happened to reusable blocks since the last call, oldest first; for those who route
+        requests to where their prefix is cached.
+
+        Waits at most `timeout` seconds for something. Each is `{"event_id": ..., "data": ...}` with
+        TensorRT-LLM's fields; the data's `type` is
+        "created": `num_blocks_per_cache_level`, of the pool (level 0) and of host memory (1);
+        "stored": `parent_hash` (None: the start of prompts) and `blocks`, each the next one's
+            parent, with `block_hash`, `tokens` and `cache_level`;
+        "removed": `block_hashes`;
+        "updated": a block's `cache_level` with `old_value` and `new_value`;
+        "lost": `num_events` older ones, dropped because nobody took them.
+
+        Raises ValueError unless `KvCacheConfig.event_buffer_max_size` is given.
+        """
+        return self._engine.kv_cache_events(timeout)
 
     def shutdown(self) -> None:
         """Cancel what is running, give back all memory. May be called twice."""

@@ -14,7 +14,7 @@ namespace {
 using Json = nlohmann::json;
 using Counts = std::vector<int>;
 
-constexpr size_t kNumGauges = 35;
+constexpr size_t kNumGauges = 47;
 
 void wait_until_idle() {
   for (int i = 0; i < 2000 && fake_gauges().at("nv_trt_llm_request_metrics active") != 0; ++i)
@@ -46,6 +46,11 @@ void gauges_end_idle() {
   EXPECT_EQ(gauges.at("nv_trt_llm_kv_cache_block_metrics used"), 0);
   EXPECT_EQ(gauges.at("nv_trt_llm_kv_cache_block_metrics max"), 64);
   EXPECT_EQ(gauges.at("nv_trt_llm_kv_cache_block_metrics fraction"), 0);
+  EXPECT_EQ(gauges.at("nv_llm_kv_cache_blocks device_used"), 0);
+  EXPECT_EQ(gauges.at("nv_llm_kv_cache_blocks device_free") +
+                gauges.at("nv_llm_kv_cache_blocks device_cached"),
+            64);
+  EXPECT_EQ(gauges.at("nv_llm_kv_cache_blocks host_free"), 0);
   EXPECT_EQ(gauges.at("nv_trt_llm_inflight_batcher_metrics generation_requests"), 0);
   EXPECT(gauges.at("nv_trt_llm_general_metrics iteration_counter") >= 8);
 }
