@@ -145,6 +145,7 @@ bool EngineLoop::receive() {
   const bool open = inbox_.take(state_.arrivals, state_.cancels, state_.tasks, wait);
   take_arrivals();
   for (const EngineTask& task : state_.tasks) task(&state_.cache, &executor_);
+  if (!state_.tasks.empty()) publish(false);
   state_.tasks.clear();
   for (RequestId id : state_.cancels) {
     const auto found = state_.sequences.find(id);

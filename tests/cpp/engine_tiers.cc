@@ -1,8 +1,11 @@
 // Blocks that leave a tiny pool for the host tier, come back, or go to another engine: over the
 // scripted model, which finds every token of a sequence in its cache or fails, and with two steps
 // in flight makes each step's copies when it runs, not when it is launched.
+#include <cmath>
+#include <memory>
 #include <random>
 
+#include "backend/kv_cache/onboarding.h"
 #include "tests/cpp/engine_fixture.h"
 
 namespace inflight::testing {

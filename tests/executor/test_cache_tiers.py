@@ -127,6 +127,7 @@ def test_what_is_in_the_host_tier_is_exported_too(
     assert reader.engine.stats().offloaded_blocks > 0
     exported = reader.engine.export_prefix(prompt)
     assert exported.token_ids == prompt[:-1]
+    reader.generate([1, 2], greedy=True, max_new_tokens=1)  # statistics are as new as the last step
     assert reader.engine.stats().onboarded_blocks > 0
     writer.engine.import_prefix(exported)
     assert writer.generate(prompt, **GREEDY).token_ids == plain[str(prompt)]
