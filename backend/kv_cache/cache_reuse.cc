@@ -242,6 +242,7 @@ void KvCacheManager::complete_start(Table& table, bool is_tight) {
     // There is no other block, and nobody else reads this one: it is written over.
     while (index_->node(node).first_child != kNoNode)
       index_->remove_tree(index_->node(node).first_child, [this](NodeId id) { forget(id); });
+    events_.removed(node, index_->node(node));
     index_->remove(node);
     table.blocks.append_owned(std::exchange(source.block, kNoBlock));
     return;
