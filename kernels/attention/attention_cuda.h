@@ -27,8 +27,8 @@ bool prefill_suits(const AttentionParams& params, const OpContext& context);
 void attention_prefill(const AttentionParams& params, OpContext& context);
 size_t prefill_workspace_bytes(const AttentionParams& largest, const DeviceFacts& facts);
 
-/// Any dtypes, any head size up to 1024, any window, without workspace. A row's bits depend on its own query,
-/// keys and values alone.
+/// Any dtypes, any head size up to 1024, any window, without workspace. A row's bits depend on its
+/// own query, keys and values alone.
 void attention_generic(const AttentionParams& params, OpContext& context, Rows rows);
 
 }  // namespace inflight::cuda
