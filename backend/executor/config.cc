@@ -227,8 +227,11 @@ int32_t host_blocks(const EngineConfig& config, const EngineInfo& info, int64_t 
         " tokens)");
   check(bytes <= free_host_bytes, "kv_cache_host_memory_bytes is ", bytes, ", this machine has ",
         free_host_bytes, " bytes free");
-  return static_cast<int32_t>(
-      std::min<int64_t>(bytes / bytes_per_block, std::numeric_limits<int32_t>::max()));
+  // Ids of the blocks of both tiers together are 32 bit.
+  const int64_t most = std::numeric_limits<int32_t>::max() - info.num_blocks;
+  return info.enable_kv_cache_reuse
+             ? static_cast<int32_t>(std::min<int64_t>(bytes / bytes_per_block, most))
+             : 0;
 }
 
 DType kv_cache_dtype(const std::string& name, DType engine_dtype) {

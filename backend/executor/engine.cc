@@ -42,6 +42,11 @@ Loaded load(const EngineConfig& config) {
         " blocks is smaller than one sequence of max_seq_len ", loaded.info.max_seq_len, " (",
         longest, " blocks): longer requests will be refused");
   }
+  if (config.kv_cache_host_memory_bytes > 0 && loaded.info.num_host_blocks == 0) {
+    log(LogLevel::kWarning,
+        "kv_cache_host_memory_bytes is without effect: this engine does not use "
+        "blocks of earlier prompts again");
+  }
   loaded.memory_plan = memory_table(loaded.info, executor->free_bytes());
   loaded.executor = std::move(executor);
   log(LogLevel::kInfo, "loaded ", config.engine_dir.string(), " (", loaded.info.architecture, ", ",

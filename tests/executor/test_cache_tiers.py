@@ -71,6 +71,8 @@ def test_the_memory_plan_names_the_host_tier(make_client: Callable[..., Client])
     assert client.engine.info.num_host_blocks == 3
     assert client.engine.info.kv_cache_host_bytes == 3 * block_bytes
     assert "KV cache on host" in client.engine.memory_plan
+    without_use = {"kv_cache_host_memory_bytes": 3 * block_bytes, "enable_kv_cache_reuse": False}
+    assert make_client(8, **without_use).engine.info.num_host_blocks == 0
     with pytest.raises(ValueError, match="kv_cache_host_memory_bytes is 1, less than one block"):
         make_client(8, kv_cache_host_memory_bytes=1)
     with pytest.raises(ValueError, match="kv_cache_host_memory_bytes is -1, must be 0"):

@@ -110,6 +110,12 @@ def set_node(snapshot: kv_cache.CacheSnapshot, index: int, **fields: object) -> 
     snapshot.nodes = nodes
 
 
+def set_host(snapshot: kv_cache.CacheSnapshot, free: list[int], of_node_1: int = -1) -> None:
+    snapshot.num_host_blocks = 2
+    snapshot.free_host_ids = free
+    set_node(snapshot, 1, host_block=of_node_1)
+
+
 BROKEN_TREES: dict[str, Callable[[kv_cache.CacheSnapshot], None]] = {
     "node 1 follows node 77, which is not there": lambda s: set_node(s, 1, parent=77),
     "node 1 is used, its block 1 has count 0": lambda s: set_node(s, 1, is_used=True),
@@ -123,6 +129,14 @@ BROKEN_TREES: dict[str, Callable[[kv_cache.CacheSnapshot], None]] = {
     "node 1 has no block": lambda s: set_node(s, 1, device_block=-1),
     "node 1 is on the device, its parent 0 is not": lambda s: set_node(s, 0, device_block=-1),
     "node 2 has the tokens of another child of -1": lambda s: set_node(s, 2, tokens=[1, 2, 3, 4]),
+    "1 host blocks are free or hold something, of 2": lambda s: set_host(s, [1]),
+    "host block 1 of the free list is not of the 2, or is taken, or is free twice": (
+        lambda s: set_host(s, [0, 1], of_node_1=1)
+    ),
+    "host block 2 of the free list is not of the 2, or is taken, or is free twice": (
+        lambda s: set_host(s, [0, 1, 2])
+    ),
+    "node 1 has host block 2 of 2, or another has it, too": lambda s: set_host(s, [0, 1], 2),
     "block 2 of table 1 is not in the tree at depth 0": lambda s: set_node(s, 2, parent=0),
     "block 2 is still written by table 1 and is in the tree": lambda s: set_table(
         s, 0, num_committed=3
@@ -134,6 +148,8 @@ def test_good_tree_is_good():
     snapshot = tree_snapshot()
     assert [node.parent for node in snapshot.nodes] == [-1, 0, -1]
     assert [node.device_block for node in snapshot.nodes] == [0, 1, 2]
+    assert kv_cache.violations(snapshot) == []
+    set_host(snapshot, [0], of_node_1=1)
     assert kv_cache.violations(snapshot) == []
 
 

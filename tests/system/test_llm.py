@@ -208,6 +208,19 @@ def test_seeds(llm: LLM):
     assert len({text(o) for o in llm.generate([PROMPTS[0]] * 4, free, use_tqdm=False)}) == 4
 
 
+def test_events_of_the_cache(engine: Path, device: str):
+    config = KvCacheConfig(max_tokens=8192, event_buffer_max_size=1000)
+    with LLM(engine, device=device, kv_cache_config=config) as llm:
+        prompt = [1 + i % 50 for i in range(100)]
+        llm.generate(prompt, SamplingParams(max_tokens=1))
+        created, stored = llm.get_kv_cache_events()
+        assert created["data"]["type"] == "created" and created["event_id"] == 0
+        assert stored["data"]["parent_hash"] is None
+        told = [token["token_id"] for b in stored["data"]["blocks"] for token in b["tokens"]]
+        assert told == prompt[: 100 - 100 % llm.info.tokens_per_block]
+        assert llm.get_kv_cache_events(timeout=0.01) == []
+
+
 def test_async_clients(llm: LLM):
     """64 streams that start at random times, each as it would be alone."""
     draw = random.Random(5)
