@@ -70,7 +70,7 @@ void a_failed_step_leaves_no_trace() {
 
 /// Also while both engines run other requests.
 void blocks_go_from_one_engine_to_another() {
-  Fixture reader(tiered_info(20, 0)), writer(tiered_info(20, 0));
+  Fixture reader(tiered_info(40, 0)), writer(tiered_info(40, 0));
   Answer reading, writing;
   const auto reader_id = reader.submit(reading, prompt_of(9, 5), 50);
   const auto writer_id = writer.submit(writing, prompt_of(9, 6), 50);
