@@ -112,7 +112,8 @@ void priorities_decide_who_begins() {
   const int priorities[] = {0, 0, 5, -1, 5, 0};
   fixture.submit(answers[0], prompt_of(4), 2);
   fixture.script->gate.wait_for_arrivals(1);
-  for (int i = 1; i < 6; ++i) fixture.submit(answers[i], prompt_of(4, 1 + i), 2, false, priorities[i]);
+  for (int i = 1; i < 6; ++i)
+    fixture.submit(answers[i], prompt_of(4, 1 + i), 2, false, priorities[i]);
   fixture.script->gate.open();
   int64_t begin[6];
   for (int i = 0; i < 6; ++i) begin[i] = answers[i].wait().times.first_scheduled_ns;
