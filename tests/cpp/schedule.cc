@@ -35,7 +35,12 @@ void reused_memory_leaves_no_trace() {
   for (int i = 0; i < 2000; ++i) {
     const auto running = random_views(random, static_cast<int>(random() % 9), true);
     const auto waiting = random_views(random, static_cast<int>(random() % 9), false);
-    const CacheView cache{kv_cache::Geometry(8), 200, static_cast<int32_t>(random() % 200)};
+    const kv_cache::Geometry geometry(8);
+    // Those that run can become as long as they may: what was admitted fits.
+    auto free_blocks = static_cast<int32_t>(random() % 200);
+    for (const SequenceView& sequence : running)
+      free_blocks += sequence.blocks_to(sequence.max_total_len, geometry);
+    const CacheView cache{geometry, 200 + free_blocks, free_blocks};
     const Limits limits{12, 12 + static_cast<int32_t>(random() % 80), random() % 2 == 0};
     schedule(reused, scratch, {running, waiting, cache}, limits);
     Step fresh;
