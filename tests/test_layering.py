@@ -33,6 +33,7 @@ CPP_ARROWS = {
         "kernels/core/error.h",
         "kernels/core/check.h",
         "backend/kv_cache/geometry.h",
+        "backend/kv_cache/window_geometry.h",
     ],
     "backend/planning": [
         "kernels/core/check.h",

@@ -15,6 +15,7 @@ void register_planning(pybind11::module_& module);
 void register_scheduler(pybind11::module_& module);
 void register_schema(pybind11::module_& module);
 void register_simulation(pybind11::module_& module);
+void register_windows(pybind11::module_& module);
 
 }  // namespace inflight::bindings
 
@@ -31,4 +32,5 @@ PYBIND11_MODULE(_core, module) {
   inflight::bindings::register_planning(module);  // takes the scheduler's limits
   inflight::bindings::register_schema(module);
   inflight::bindings::register_simulation(module);
+  inflight::bindings::register_windows(module);
 }

@@ -192,7 +192,12 @@ class Checker {
 }  // namespace
 
 std::vector<std::string> violations(const CacheSnapshot& snapshot) {
-  return Checker(snapshot).run();
+  std::vector<std::string> found = Checker(snapshot).run();
+  for (const WindowSnapshot& window : snapshot.windows) {
+    for (std::string& sentence : window_violations(window))
+      found.push_back(concat("window of ", window.window.window, ": ", sentence));
+  }
+  return found;
 }
 
 void check_invariants(const CacheSnapshot& snapshot) {

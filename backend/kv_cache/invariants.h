@@ -8,6 +8,7 @@
 
 #include "backend/kv_cache/block_pool.h"
 #include "backend/kv_cache/prefix_nodes.h"
+#include "backend/kv_cache/window_pool.h"
 
 namespace inflight::kv_cache {
 
@@ -29,6 +30,7 @@ struct CacheSnapshot {
   std::vector<NodeSnapshot> nodes;  // of the prefix tree
   int32_t num_host_blocks = 0;
   std::vector<int32_t> free_host_ids;
+  std::vector<WindowSnapshot> windows;  // window_pool.h has their rules
 };
 
 /// Every broken rule, a sentence each; empty if all hold:

@@ -21,6 +21,10 @@ KvCacheManager::KvCacheManager(Geometry geometry, int32_t num_blocks, const Cach
   check(num_blocks <= geometry.max_pool_blocks(), "KV pool of ", num_blocks, " blocks of ",
         geometry.tokens_per_block(), " tokens: at most ", geometry.max_pool_blocks(),
         " blocks, slots are 32 bit");
+  check(!options.enable_reuse || options.windows.empty(),
+        "the KV cache of layers that see a window cannot be reused by later prompts");
+  for (const WindowPoolSpec& spec : options.windows)
+    windows_.emplace_back(geometry, spec.window, spec.num_blocks);
 }
 
 KvCacheManager::~KvCacheManager() { assert(open_reservations_.empty()); }
@@ -75,6 +79,9 @@ std::optional<Reservation> KvCacheManager::reserve(std::span<const Growth> step)
         {growth.table, table.blocks.size(), table.num_reserved, num_tokens});
     ++table.num_open_reservations;
     table.num_reserved = num_tokens;
+    for (WindowPool& pool : windows_) {
+      if (!pool.grow(growth.table, num_tokens)) return std::nullopt;
+    }
     const int32_t num_blocks = geometry_.num_blocks(num_tokens);
     table.blocks.reserve(num_blocks);
     while (table.blocks.size() < num_blocks) table.blocks.append_owned(take_block());
@@ -92,6 +99,7 @@ void KvCacheManager::release(TableId id, const TokenView& tokens) {
   drop_source(table);
   drop_missing(table);
   table.blocks.truncate(0);
+  for (WindowPool& pool : windows_) pool.release(id);
   if (table.root != PrefixRoots::kNone) index_->roots().release(table.root);
   BlockList blocks = std::move(table.blocks);
   table = Table{std::move(blocks)};
@@ -123,6 +131,7 @@ CacheSnapshot KvCacheManager::snapshot() const {
          .copied_block = table.source.block,
          .num_stored = table.num_stored});
   }
+  for (const WindowPool& pool : windows_) snapshot.windows.push_back(pool.snapshot());
   for (const Replaced& replaced : replaced_) snapshot.replaced.push_back(replaced.block);
   if (index_) snapshot.nodes = index_->snapshot();
   return snapshot;

@@ -29,8 +29,15 @@
 #include "backend/kv_cache/prefix_index.h"
 #include "backend/kv_cache/reservation.h"
 #include "backend/kv_cache/retention.h"
+#include "backend/kv_cache/window_pool.h"
 
 namespace inflight::kv_cache {
+
+/// A pool of layers that see a window.
+struct WindowPoolSpec {
+  Window window;
+  int32_t num_blocks = 0;
+};
 
 struct CacheOptions {
   bool enable_reuse = false;         // full blocks stay for later prompts that begin alike
@@ -42,6 +49,8 @@ struct CacheOptions {
   bool onboard_blocks = true;       // false: what is found there is computed again
   int64_t block_bytes = 0;          // to compare copying with computing
   CacheEventLog* events = nullptr;  // who hears of blocks that can be found; outlives the manager
+  /// Not with enable_reuse: what a window has left behind is gone. Tables grow in all pools alike.
+  std::vector<WindowPoolSpec> windows;
 };
 
 /// Since the start: prompts opened and what of them was already there.
@@ -116,6 +125,11 @@ class KvCacheManager {
   /// The block ids of a table in order of position, those of open reservations too. Valid until
   /// the next reserve, commit, give back or release.
   std::span<const int32_t> block_table(TableId table) const { return at(table).blocks.ids(); }
+  /// The same of pool `index` of CacheOptions::windows, with holes.
+  std::span<const int32_t> window_table(int index, TableId table) const {
+    return windows_[index].block_table(table);
+  }
+  std::span<const WindowPool> window_pools() const { return windows_; }
   /// Tokens of committed steps, those that it was opened with included.
   int32_t num_cached_tokens(TableId table) const { return at(table).num_committed; }
   /// Blocks that the table need not ask for any more.
@@ -205,6 +219,7 @@ class KvCacheManager {
   const CacheOptions options_;
   std::optional<PrefixIndex> index_;
   BlockPool pool_;
+  std::vector<WindowPool> windows_;
   std::vector<Table> tables_;
   HostTier host_;
   CacheEventRecorder events_;

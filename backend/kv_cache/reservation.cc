@@ -49,6 +49,8 @@ void Reservation::commit(std::span<const TokenView> tokens) {
     auto& table = manager_->tables_[entries_[i].table];
     table.num_committed = entries_[i].new_num_tokens;
     --table.num_open_reservations;
+    for (WindowPool& pool : manager_->windows_)
+      pool.commit(entries_[i].table, entries_[i].new_num_tokens);
     if (table.may_store)
       manager_->store_full_blocks(table, tokens.empty() ? TokenView() : tokens[i]);
   }
@@ -72,6 +74,7 @@ void Reservation::undo() noexcept {
   for (auto entry = entries_.rbegin(); entry != entries_.rend(); ++entry) {
     auto& table = manager_->tables_[entry->table];
     table.blocks.truncate(entry->old_num_blocks);
+    for (WindowPool& pool : manager_->windows_) pool.shrink(entry->table, entry->old_num_tokens);
     table.num_reserved = std::min(table.num_reserved, entry->old_num_tokens);
     --table.num_open_reservations;
   }

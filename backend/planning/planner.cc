@@ -35,7 +35,14 @@ void Planner::make_running_views() {
     running_views_.push_back(sequence->view(num_blocks(*sequence)));
 }
 
-scheduler::CacheView Planner::cache_view() const {
+scheduler::CacheView Planner::cache_view() {
+  group_views_.clear();
+  for (const kv_cache::WindowPool& pool : cache_.window_pools()) {
+    int32_t num_leaving = 0;
+    for (const PlannedSequence* sequence : leaving_)
+      num_leaving += sequence->is_running() ? pool.num_held_blocks(sequence->table) : 0;
+    group_views_.push_back({pool.window(), pool.num_blocks(), num_leaving});
+  }
   int32_t num_leaving_blocks = 0;
   for (const PlannedSequence* sequence : leaving_)
     num_leaving_blocks += sequence->is_running() ? num_blocks(*sequence) : 0;
@@ -43,7 +50,8 @@ scheduler::CacheView Planner::cache_view() const {
           .num_blocks = cache_.num_blocks(),
           .free_blocks = cache_.num_free_blocks(),
           .evictable_blocks = cache_.num_cached_blocks(),
-          .leaving_blocks = num_leaving_blocks};
+          .leaving_blocks = num_leaving_blocks,
+          .windows = group_views_};
 }
 
 bool Planner::plan(PlannedStep& next, bool any_step_in_flight) {

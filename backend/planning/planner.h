@@ -90,7 +90,7 @@ class Planner {
   };
 
   void make_running_views();
-  scheduler::CacheView cache_view() const;
+  scheduler::CacheView cache_view();
   void preempt();
   void pause(std::span<const int32_t> chosen);
   void release_paused();
@@ -131,6 +131,7 @@ class Planner {
   std::vector<Candidate> window_;        // of them, not yet chosen
   std::vector<scheduler::SequenceView> window_views_;
   std::vector<int32_t> chosen_;
+  std::vector<scheduler::WindowGroupView> group_views_;
   std::vector<kv_cache::Growth> growths_;
   std::vector<kv_cache::TokenView> tokens_;
   scheduler::Scratch scratch_;

@@ -15,11 +15,13 @@ Admission::Admission(std::span<const SequenceView> running, const CacheView& cac
     : cache_(cache),
       limits_(limits),
       num_places_(limits.max_running()),
-      unclaimed_(cache.available_blocks()) {
+      unclaimed_(cache.available_blocks()),
+      windows_(cache_.windows, cache.geometry, limits) {
   // One whose last token is on its way takes no place in a step any more.
   for (const SequenceView& sequence : running) {
     num_places_ -= sequence.is_complete() ? 0 : 1;
     unclaimed_ -= claim(sequence);
+    windows_.add(sequence.max_total_len);
     if (is_protected(sequence))
       protected_worst_ += worst_case_blocks(cache.geometry, sequence.max_total_len);
   }
@@ -45,7 +47,8 @@ int64_t Admission::claim(const SequenceView& sequence) const {
 bool Admission::admit(const SequenceView& candidate) {
   if (!has_place()) return false;
   unclaimed_ -= claim(candidate);
-  if (unclaimed_ < 0) return false;
+  windows_.add(candidate.max_total_len);
+  if (unclaimed_ < 0 || !windows_.fit()) return false;
   if (is_protected(candidate)) {
     // All that are protected fit together: whatever one of them needs can be taken from others.
     protected_worst_ += worst_case_blocks(cache_.geometry, candidate.max_total_len);
@@ -66,11 +69,14 @@ int32_t num_admissible(const EngineView& view, const Limits& limits) {
   return count;
 }
 
-void check_fits_pool(int32_t max_total_len, const CacheView& cache) {
+void check_fits_pool(int32_t max_total_len, const CacheView& cache, const Limits& limits) {
   const int32_t needed = worst_case_blocks(cache.geometry, max_total_len);
   check(needed <= cache.num_blocks, "prompt and output of ", max_total_len, " tokens need ", needed,
         " KV cache blocks of ", cache.geometry.tokens_per_block(), " tokens, the cache has ",
         cache.num_blocks);
+  WindowClaims windows(cache.windows, cache.geometry, limits);
+  windows.add(max_total_len);
+  windows.check_fit(max_total_len);
 }
 
 }  // namespace inflight::scheduler

@@ -36,6 +36,7 @@ class Admission {
   int32_t num_places_;
   int64_t unclaimed_;  // blocks
   int64_t protected_worst_ = 0;
+  WindowClaims windows_;  // whatever the policy
 };
 
 /// How many at the head of `view.waiting` may start to run now.
@@ -50,6 +51,6 @@ inline bool is_protected(const SequenceView& sequence, const Limits& limits) {
 int32_t worst_case_blocks(const kv_cache::Geometry& geometry, int32_t max_total_len);
 
 /// Raises invalid_argument if the pool could not hold such a sequence even alone.
-void check_fits_pool(int32_t max_total_len, const CacheView& cache);
+void check_fits_pool(int32_t max_total_len, const CacheView& cache, const Limits& limits);
 
 }  // namespace inflight::scheduler

@@ -25,6 +25,7 @@ struct Limits {
   /// Milliseconds that a step with generating sequences may take, as far as prompts decide it; 0:
   /// no bound, a step takes all the tokens there is room for.
   double max_time_per_output_token_ms = 0.0;
+  int32_t max_steps_in_flight = 1;  // planned and not committed, the one being planned included
 
   /// Sequences that may run at once, complete ones aside: each must be sure of a token in every
   /// step.

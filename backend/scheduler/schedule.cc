@@ -21,7 +21,7 @@ void check_can_run(int32_t prompt_len, int32_t max_total_len, const CacheView& c
   check(max_total_len > prompt_len, "prompt and output of at most ", max_total_len,
         " tokens leave no room for output after a prompt of ", prompt_len);
   check_fits_budget(prompt_len, limits);
-  check_fits_pool(max_total_len, cache);
+  check_fits_pool(max_total_len, cache, limits);
 }
 
 }  // namespace inflight::scheduler

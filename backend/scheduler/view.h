@@ -7,6 +7,7 @@
 
 #include "backend/kv_cache/geometry.h"
 #include "backend/scheduler/step_time.h"
+#include "backend/scheduler/window_claims.h"
 
 namespace inflight::scheduler {
 
@@ -47,6 +48,7 @@ struct CacheView {
   int32_t evictable_blocks = 0;  // hold what no sequence uses: can be taken at any time
   int32_t leaving_blocks = 0;    // of sequences that run no more: free once no step in flight names
                                  // them (some may be shared, so at most so many)
+  std::span<const WindowGroupView> windows;  // pools of layers that see a window
 
   int32_t available_blocks() const { return free_blocks + evictable_blocks; }
 };
