@@ -65,6 +65,13 @@ py::dict forecast_kv_cache(const std::string& config_json, const std::string& na
   result["num_blocks"] = forecast.info.num_blocks;
   result["num_host_blocks"] = forecast.info.num_host_blocks;
   result["bytes_per_block"] = forecast.bytes_per_block;
+  result["cache_bytes"] = forecast.cache_bytes;
+  std::vector<std::tuple<int, int, int, int64_t>> windows;
+  for (const executor::KvGroupInfo& group : forecast.info.kv_groups) {
+    if (group.window > 0)
+      windows.emplace_back(group.window, group.num_sinks, group.num_layers, group.num_blocks);
+  }
+  result["windows"] = windows;
   result["tokens_per_block"] = forecast.info.tokens_per_block;
   result["max_seq_len"] = forecast.info.max_seq_len;
   result["max_batch_size"] = forecast.info.max_batch_size;

@@ -86,10 +86,15 @@ struct NumpyRunner {
 
   py::array run(const std::map<std::string, py::array>& arrays) {
     StepInputs inputs;
-    for (const StepInputSpec& spec : kStepInputs) {
-      const auto found = arrays.find(std::string(spec.name));
-      check(found != arrays.end(), "step input ", spec.name, " is missing");
-      inputs.*spec.view = view_of(found->first, found->second);
+    const auto view = [&arrays](const std::string& name) {
+      const auto found = arrays.find(name);
+      check(found != arrays.end(), "step input ", name, " is missing");
+      return view_of(found->first, found->second);
+    };
+    for (const StepInputSpec& spec : kStepInputs) inputs.*spec.view = view(std::string(spec.name));
+    for (int group = 1; arrays.contains(group_input_name("slots", group)); ++group) {
+      inputs.more_groups.push_back(
+          {view(group_input_name("slots", group)), view(group_input_name("block_tables", group))});
     }
     inputs.num_tokens = static_cast<int>(inputs.input_ids.shape[0]);
     inputs.num_sequences = static_cast<int>(inputs.kv_lengths.shape[0]);

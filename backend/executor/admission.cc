@@ -2,6 +2,7 @@
 
 #include <cstddef>
 
+#include "backend/executor/cache_groups.h"
 #include "backend/kv_cache/retention.h"
 #include "backend/scheduler/schedule.h"
 #include "kernels/core/check.h"
@@ -50,12 +51,14 @@ int admit(const Request& request, const EngineInfo& info, const scheduler::Limit
     max_new_tokens = room;
   }
   check_logits(request, info, max_new_tokens);
-  const auto num_blocks = static_cast<int32_t>(info.num_blocks);
+  const int32_t num_blocks = manager_blocks(info);
+  const std::vector<scheduler::WindowGroupView> windows = window_views(info);
   scheduler::check_can_run(static_cast<int32_t>(prompt_len),
                            static_cast<int32_t>(prompt_len) + max_new_tokens,
                            {.geometry = kv_cache::Geometry(info.tokens_per_block),
                             .num_blocks = num_blocks,
-                            .free_blocks = num_blocks},
+                            .free_blocks = num_blocks,
+                            .windows = windows},
                            limits);
   return max_new_tokens;
 }

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <numeric>
+#include <utility>
 
 #include "kernels/core/check.h"
 
@@ -24,17 +25,22 @@ void fill_slots(int32_t position, int32_t end, std::span<const int32_t> block_ta
 
 }  // namespace
 
-BatchBuilder::BatchBuilder(int max_num_tokens, int max_batch_size)
-    : max_num_tokens_(max_num_tokens), max_batch_size_(max_batch_size) {
+BatchBuilder::BatchBuilder(int max_num_tokens, int max_batch_size, std::vector<int> table_sources)
+    : max_num_tokens_(max_num_tokens),
+      max_batch_size_(max_batch_size),
+      table_sources_(std::move(table_sources)),
+      groups_(table_sources_.size()),
+      tables_(table_sources_.size()) {
+  inputs_.more_groups.resize(table_sources_.size() - 1);
   rows_.reserve(max_batch_size);
 }
 
 size_t BatchBuilder::staging_bytes(int max_num_tokens, int max_batch_size,
-                                   int max_blocks_per_sequence) {
+                                   int max_blocks_per_sequence, int num_groups) {
   const auto bytes = [](size_t length) { return Staging::aligned(length * sizeof(int32_t)); };
   const size_t tokens = max_num_tokens, sequences = max_batch_size;
-  return 4 * bytes(tokens) + bytes(sequences + 1) + 2 * bytes(sequences) +
-         bytes(sequences * max_blocks_per_sequence);
+  return 3 * bytes(tokens) + bytes(sequences + 1) + 2 * bytes(sequences) +
+         num_groups * (bytes(tokens) + bytes(sequences * max_blocks_per_sequence));
 }
 
 BatchBuilder::Arrays BatchBuilder::lay_out(int num_tokens, int num_sequences, int num_columns,
@@ -46,24 +52,28 @@ BatchBuilder::Arrays BatchBuilder::lay_out(int num_tokens, int num_sequences, in
   };
   inputs_.num_tokens = num_tokens;
   inputs_.num_sequences = num_sequences;
+  for (size_t g = 0; g < groups_.size(); ++g) {
+    TensorView& slots = g == 0 ? inputs_.slots : inputs_.more_groups[g - 1].slots;
+    TensorView& tables = g == 0 ? inputs_.block_tables : inputs_.more_groups[g - 1].block_tables;
+    groups_[g] = {.slots = place(slots, {num_tokens}),
+                  .block_tables = place(tables, {num_sequences, num_columns})};
+  }
   return {.input_ids = place(inputs_.input_ids, {num_tokens}),
           .positions = place(inputs_.positions, {num_tokens}),
           .rope_lengths = place(inputs_.rope_lengths, {num_tokens}),
-          .slots = place(inputs_.slots, {num_tokens}),
           .query_starts = place(inputs_.query_starts, {num_sequences + 1}),
           .kv_lengths = place(inputs_.kv_lengths, {num_sequences}),
-          .last_rows = place(inputs_.last_rows, {num_sequences}),
-          .block_tables = place(inputs_.block_tables, {num_sequences, num_columns})};
+          .last_rows = place(inputs_.last_rows, {num_sequences})};
 }
 
 void BatchBuilder::place_logits_row(const Arrays& arrays, int b, int32_t first_row,
-                                    int32_t last_row, int32_t kv_length,
-                                    std::span<const int32_t> table) {
+                                    int32_t last_row, int32_t kv_length) {
   arrays.query_starts[b] = first_row;
   arrays.kv_lengths[b] = kv_length;
   arrays.last_rows[b] = last_row;
   // Attention reads no further than kv_lengths; what lies behind is of an older step.
-  std::ranges::copy(table, arrays.block_tables + b * inputs_.block_tables.shape[1]);
+  for (size_t g = 0; g < groups_.size(); ++g)
+    std::ranges::copy(tables_[g], groups_[g].block_tables + b * inputs_.block_tables.shape[1]);
 }
 
 void BatchBuilder::build(const scheduler::Step& step, std::span<Sequence* const> sequences,
@@ -91,16 +101,20 @@ void BatchBuilder::build(const scheduler::Step& step, std::span<Sequence* const>
   for (size_t i = 0; i < step.sequences.size(); ++i) {
     const scheduler::ScheduledSequence& part = step.sequences[i];
     const Sequence& sequence = *sequences[i];
-    const std::span<const int32_t> table = cache.block_table(sequence.table);
+    for (size_t g = 0; g < groups_.size(); ++g) {
+      const int window = table_sources_[g];
+      tables_[g] = window < 0 ? cache.block_table(sequence.table)
+                              : cache.window_table(window, sequence.table);
+    }
     const int32_t end = part.first_position + part.num_tokens;
     const int num_rows = part.num_logits();
     if (part.logits_of_all) {
       wanted_logits_.push_back({b, num_rows});
       inputs_.rows_share_cache |= num_rows > 1;
       for (int j = 0; j < num_rows; ++j)
-        place_logits_row(arrays, b + j, row + j, row + j, part.first_position + j + 1, table);
+        place_logits_row(arrays, b + j, row + j, row + j, part.first_position + j + 1);
     } else {
-      place_logits_row(arrays, b, row, row + part.num_tokens - 1, end, table);
+      place_logits_row(arrays, b, row, row + part.num_tokens - 1, end);
     }
     b += num_rows;
 
@@ -112,7 +126,8 @@ void BatchBuilder::build(const scheduler::Step& step, std::span<Sequence* const>
     for (int32_t t = 0; t < part.num_tokens; ++t) {
       rope_lengths[t] = std::max(sequence.prompt_len(), part.first_position + t + 1);
     }
-    fill_slots(part.first_position, end, table, geometry, arrays.slots + row);
+    for (size_t g = 0; g < groups_.size(); ++g)
+      fill_slots(part.first_position, end, tables_[g], geometry, groups_[g].slots + row);
 
     if (part.makes_token()) {
       rows_.push_back(sequence.sample_row(b - 1, in_flight_tokens[i]));

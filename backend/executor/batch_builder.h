@@ -19,7 +19,8 @@ namespace inflight::executor {
 
 class BatchBuilder {
  public:
-  BatchBuilder(int max_num_tokens, int max_batch_size);
+  /// `table_sources`: what executor/cache_groups.h says.
+  BatchBuilder(int max_num_tokens, int max_batch_size, std::vector<int> table_sources);
 
   /// Fills inputs() and rows(). `sequences[i]` is what step.sequences[i] names; its blocks are
   /// reserved. `in_flight_tokens[i]` is the row of the step before that makes its newest token, if
@@ -29,7 +30,8 @@ class BatchBuilder {
              Staging& staging);
 
   /// Bytes of staging that the largest step takes.
-  static size_t staging_bytes(int max_num_tokens, int max_batch_size, int max_blocks_per_sequence);
+  static size_t staging_bytes(int max_num_tokens, int max_batch_size, int max_blocks_per_sequence,
+                              int num_groups);
 
   const plan::StepInputs& inputs() const { return inputs_; }
   /// The rows of the logits that sample, in the order of the step's sequences.
@@ -39,24 +41,29 @@ class BatchBuilder {
   std::span<const decoding::LogitsRows> wanted_logits() const { return wanted_logits_; }
 
  private:
+  struct GroupArrays {
+    int32_t* slots;
+    int32_t* block_tables;
+  };
   struct Arrays {  // where the host writes
     int32_t* input_ids;
     int32_t* positions;
     int32_t* rope_lengths;
-    int32_t* slots;
     int32_t* query_starts;
     int32_t* kv_lengths;
     int32_t* last_rows;
-    int32_t* block_tables;
   };
   /// Writes row b of those that are one for each row of logits.
   void place_logits_row(const Arrays& arrays, int b, int32_t first_row, int32_t last_row,
-                        int32_t kv_length, std::span<const int32_t> table);
+                        int32_t kv_length);
   Arrays lay_out(int num_tokens, int num_sequences, int num_columns, Staging& staging);
 
   const int max_num_tokens_;
   const int max_batch_size_;
+  const std::vector<int> table_sources_;
   plan::StepInputs inputs_;
+  std::vector<GroupArrays> groups_;               // of the plan's groups, where the host writes
+  std::vector<std::span<const int32_t>> tables_;  // the same, of the sequence being placed
   std::vector<decoding::SampleRow> rows_;
   std::vector<decoding::LogitsRows> wanted_logits_;
 };

@@ -8,6 +8,7 @@
 #include <limits>
 #include <sstream>
 
+#include "backend/executor/cache_groups.h"
 #include "backend/kv_cache/geometry.h"
 #include "kernels/core/check.h"
 #include "kernels/core/device.h"
@@ -120,6 +121,7 @@ EngineInfo effective_limits(const EngineConfig& config, const plan::EngineFile& 
   info.vocab_size = static_cast<int>(engine.model.vocab_size);
   info.end_ids = engine.model.eos_token_ids;
   info.tokens_per_block = engine.kv_cache.tokens_per_block;
+  info.kv_groups = kv_groups(engine.kv_cache);
   info.max_batch_size =
       chosen_limit("max_batch_size", config.max_batch_size, engine.limits.max_batch_size, engine);
   info.max_num_tokens =
@@ -138,7 +140,8 @@ EngineInfo effective_limits(const EngineConfig& config, const plan::EngineFile& 
         ", must be 0 (unbounded) or more");
   check(config.num_threads >= 0, "num_threads is ", config.num_threads,
         ", must be 0 (all cores) or more");
-  info.enable_kv_cache_reuse = config.enable_kv_cache_reuse && !rotation_depends_on_length(engine);
+  info.enable_kv_cache_reuse =
+      config.enable_kv_cache_reuse && !rotation_depends_on_length(engine) && !has_windows(info);
   scheduler::validate(scheduler_limits(info, config));
   check_positive("kv_cache_max_tokens", config.kv_cache_max_tokens);
   check_positive("kv_cache_max_bytes", config.kv_cache_max_bytes);
@@ -162,7 +165,8 @@ scheduler::Limits scheduler_limits(const EngineInfo& info, const EngineConfig& c
           .max_num_tokens = info.max_num_tokens,
           .enable_chunked_context = config.enable_chunked_context,
           .capacity_policy = parse_capacity_policy(config.batch_scheduler_policy),
-          .max_time_per_output_token_ms = config.max_time_per_output_token_ms};
+          .max_time_per_output_token_ms = config.max_time_per_output_token_ms,
+          .max_steps_in_flight = info.device == "cpu" ? 1 : 2};
 }
 
 int64_t free_host_bytes() {
@@ -184,24 +188,21 @@ int64_t reserved_bytes(Device device) {
   return std::min(kReservedBytes, device_memory(device).total_bytes / kMaxReservedShare);
 }
 
-int32_t pool_blocks(const EngineConfig& config, const EngineInfo& info, int64_t bytes_per_block,
-                    int64_t free_bytes) {
-  const kv_cache::Geometry geometry(info.tokens_per_block);
-  // All that can be used: the last token of a sequence is never cached.
-  int64_t blocks = int64_t{info.max_batch_size} *
-                   geometry.num_blocks(kv_cache::max_cached_tokens(info.max_seq_len));
-  blocks = std::min<int64_t>(blocks, geometry.max_pool_blocks());
+std::vector<int64_t> pool_blocks(const EngineConfig& config, const EngineInfo& info,
+                                 int64_t free_bytes) {
+  const std::vector<kv_cache::LayerGroup> groups = layer_groups(info.kv_groups);
+  int64_t bytes_per_block = 0;  // one of each group
+  for (const kv_cache::LayerGroup& group : groups) bytes_per_block += group.bytes_per_block;
+  int64_t budget = std::numeric_limits<int64_t>::max();
   if (config.kv_cache_max_tokens) {
     const int64_t tokens = *config.kv_cache_max_tokens;
     check(tokens >= info.tokens_per_block, "kv_cache_max_tokens is ", tokens,
           ", less than one block of ", info.tokens_per_block, " tokens");
-    blocks = std::min(blocks, tokens / info.tokens_per_block);
   }
   if (config.kv_cache_max_bytes) {
-    const int64_t bytes = *config.kv_cache_max_bytes;
-    check(bytes >= bytes_per_block, "kv_cache_max_bytes is ", bytes, ", less than one block of ",
+    budget = *config.kv_cache_max_bytes;
+    check(budget >= bytes_per_block, "kv_cache_max_bytes is ", budget, ", less than one block of ",
           bytes_per_block, " bytes (", info.tokens_per_block, " tokens)");
-    blocks = std::min(blocks, bytes / bytes_per_block);
   }
   const bool is_cpu = info.device == "cpu";
   if (!is_cpu || (!config.kv_cache_max_tokens && !config.kv_cache_max_bytes)) {
@@ -212,9 +213,20 @@ int32_t pool_blocks(const EngineConfig& config, const EngineInfo& info, int64_t 
           config.kv_cache_free_memory_fraction, ": ", bytes, " of ", free_bytes, " bytes free on ",
           info.device, " are less than one block of ", bytes_per_block, " bytes (",
           info.tokens_per_block, " tokens)");
-    blocks = std::min(blocks, bytes / bytes_per_block);
+    budget = std::min(budget, bytes);
   }
-  return static_cast<int32_t>(blocks);
+  std::vector<int64_t> blocks =
+      kv_cache::divide_budget(groups, kv_cache::Geometry(info.tokens_per_block),
+                              {.max_batch_size = info.max_batch_size,
+                               .max_num_tokens = info.max_num_tokens,
+                               .max_seq_len = info.max_seq_len,
+                               .max_steps_in_flight = is_cpu ? 1 : 2},
+                              budget);
+  if (config.kv_cache_max_tokens) {
+    for (int64_t& each : blocks)
+      each = std::min(each, *config.kv_cache_max_tokens / info.tokens_per_block);
+  }
+  return blocks;
 }
 
 int32_t host_blocks(const EngineConfig& config, const EngineInfo& info, int64_t bytes_per_block,
@@ -262,9 +274,17 @@ std::string memory_table(const EngineInfo& info, int64_t free_bytes) {
       concat("activations of ", info.max_num_tokens, " tokens in ", info.max_batch_size,
              " sequences"));
   row("workspace", info.workspace_bytes, "scratch memory of ops");
-  row("KV cache", info.kv_cache_bytes,
-      concat(info.num_blocks, " blocks of ", info.tokens_per_block,
-             " tokens = ", info.num_blocks * info.tokens_per_block, " tokens"));
+  const auto blocks = [&info](int64_t count) {
+    return concat(count, " blocks of ", info.tokens_per_block,
+                  " tokens = ", count * info.tokens_per_block, " tokens");
+  };
+  if (info.kv_groups.size() <= 1) row("KV cache", info.kv_cache_bytes, blocks(info.num_blocks));
+  for (const KvGroupInfo& group : info.kv_groups) {
+    if (info.kv_groups.size() > 1)
+      row("KV cache", group.num_blocks * group.bytes_per_block,
+          concat(blocks(group.num_blocks), ", ", group.num_layers, " layers",
+                 group.window > 0 ? concat(" with a window of ", group.window) : ""));
+  }
   if (info.num_host_blocks > 0) {
     row("KV cache on host", info.kv_cache_host_bytes,
         concat(info.num_host_blocks, " blocks",

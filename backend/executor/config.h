@@ -41,14 +41,15 @@ int64_t free_bytes(Device device, int64_t reserved_bytes);
 /// for the CPU.
 int64_t reserved_bytes(Device device);
 
-/// Blocks of the KV pool, at least one: the smallest of
+/// Blocks of each of info.kv_groups, at least one, which divide as kv_cache/pool_sizes.h says the
+/// smallest of
 ///  - what max_batch_size sequences of max_seq_len tokens can ever use,
 ///  - kv_cache_max_tokens, kv_cache_max_bytes, where given,
 ///  - a share of `free_bytes`: kv_cache_free_memory_fraction. On the CPU only if neither cap is
 ///    given, and no more than half, since the page cache that holds mapped weights is free there.
 /// Raises invalid_argument naming key, value and limit if not even one block fits.
-int32_t pool_blocks(const EngineConfig& config, const EngineInfo& info, int64_t bytes_per_block,
-                    int64_t free_bytes);
+std::vector<int64_t> pool_blocks(const EngineConfig& config, const EngineInfo& info,
+                                 int64_t free_bytes);
 
 /// Blocks of the host tier; none where no block is used again. Raises invalid_argument naming key,
 /// value and limit if it is to have less than one block, or on the machine more than

@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "backend/executor/admission.h"
+#include "backend/executor/cache_groups.h"
 #include "backend/executor/config.h"
 #include "backend/executor/engine_loop.h"
 #include "backend/executor/inbox.h"
@@ -37,7 +38,7 @@ Loaded load(const EngineConfig& config) {
   auto executor = std::make_unique<RankExecutor>(std::move(file), config, loaded.info);
   const int32_t longest = kv_cache::Geometry(loaded.info.tokens_per_block)
                               .num_blocks(kv_cache::max_cached_tokens(loaded.info.max_seq_len));
-  if (loaded.info.num_blocks < longest) {
+  if (shown_pool(loaded.info) < 0 && loaded.info.num_blocks < longest) {
     log(LogLevel::kWarning, "the KV cache of ", loaded.info.num_blocks,
         " blocks is smaller than one sequence of max_seq_len ", loaded.info.max_seq_len, " (",
         longest, " blocks): longer requests will be refused");

@@ -62,6 +62,15 @@ struct EngineConfig {
   bool callbacks_return_at_once = false;
 };
 
+/// Layers that see the same share a pool and have block tables of their own.
+struct KvGroupInfo {
+  int window = 0;     // tokens that a token sees, itself included; 0: all before it
+  int num_sinks = 0;  // first tokens of a sequence that it sees besides
+  int num_layers = 0;
+  int64_t bytes_per_block = 0;  // of its layers
+  int64_t num_blocks = 0;
+};
+
 /// Facts fixed at load.
 struct EngineInfo {
   std::string architecture;
@@ -74,9 +83,10 @@ struct EngineInfo {
   int max_prompt_len = 0;  // longest prompt accepted
   int tokens_per_block = 0;
   std::vector<int32_t> end_ids;  // the model's own, from its generation_config
-  /// Whether prompts that begin alike share blocks.
+  /// Whether prompts that begin alike share blocks; never where layers see windows.
   bool enable_kv_cache_reuse = false;
-  int64_t num_blocks = 0;
+  std::vector<KvGroupInfo> kv_groups;  // in the plan's order; none: one that sees everything
+  int64_t num_blocks = 0;  // of the pool of layers that see everything, else of the first group
   int64_t num_host_blocks = 0;
   int64_t block_bytes = 0;  // of all layers
   bool kv_cache_onboard_blocks = true;

@@ -66,6 +66,7 @@ EngineLoop::EngineLoop(const EngineInfo& info, const scheduler::Limits& limits,
     : options_(options),
       block_bytes_(info.block_bytes),
       onboard_bytes_per_second_(info.onboard_bytes_per_second),
+      shown_pool_(shown_pool(info)),
       executor_(executor),
       inbox_(inbox),
       responses_(responses),
@@ -410,6 +411,11 @@ void EngineLoop::publish(bool made_step) {
   stats.cached_blocks = state_.cache.num_cached_blocks();
   stats.free_blocks = state_.cache.num_free_blocks() + stats.cached_blocks;
   stats.used_blocks = state_.cache.num_used_blocks();
+  if (shown_pool_ >= 0) {
+    const kv_cache::WindowPool& pool = state_.cache.window_pools()[shown_pool_];
+    stats.free_blocks = pool.num_free_blocks();
+    stats.used_blocks = pool.num_blocks() - pool.num_free_blocks();
+  }
   const kv_cache::PrefixStatistics& prefixes = state_.cache.prefix_statistics();
   stats.reused_blocks = prefixes.hit_blocks;
   stats.prefix_queried_tokens = prefixes.queried_tokens;

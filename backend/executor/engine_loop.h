@@ -87,6 +87,7 @@ class EngineLoop {
   const LoopOptions options_;
   const int64_t block_bytes_;
   const double onboard_bytes_per_second_;
+  const int shown_pool_;  // cache_groups.h
   ModelExecutor& executor_;
   Inbox& inbox_;
   ResponseQueue& responses_;

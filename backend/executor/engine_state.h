@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "backend/executor/batch_builder.h"
+#include "backend/executor/cache_groups.h"
 #include "backend/executor/deadlines.h"
 #include "backend/executor/engine.h"
 #include "backend/executor/inbox.h"
@@ -23,7 +24,7 @@ namespace inflight::executor {
 /// A step from its planning to its commit, with all it needs to run or to be given back.
 struct StepInFlight {
   explicit StepInFlight(const EngineInfo& info)
-      : builder(info.max_num_tokens, info.max_batch_size) {}
+      : builder(info.max_num_tokens, info.max_batch_size, table_sources(info)) {}
 
   planning::PlannedStep plan;
   std::vector<Sequence*> sequences;  // plan.sequences, as what they are
@@ -61,13 +62,14 @@ struct EngineState {
   EngineState(const EngineInfo& info, const scheduler::Limits& limits,
               std::chrono::milliseconds queue_timeout, int max_steps_in_flight,
               kv_cache::CacheEventLog* events)
-      : cache(kv_cache::Geometry(info.tokens_per_block), static_cast<int32_t>(info.num_blocks),
+      : cache(kv_cache::Geometry(info.tokens_per_block), manager_blocks(info),
               {.enable_reuse = info.enable_kv_cache_reuse,
                .vocab_size = info.vocab_size,
                .num_host_blocks = static_cast<int32_t>(info.num_host_blocks),
                .onboard_blocks = info.kv_cache_onboard_blocks,
                .block_bytes = info.block_bytes,
-               .events = events}),
+               .events = events,
+               .windows = window_pools(info)}),
         planner(limits, cache),
         deadlines(queue_timeout),
         steps(info, max_steps_in_flight) {}

@@ -10,6 +10,7 @@ namespace inflight::executor {
 struct Forecast {
   EngineInfo info;              // limits and num_blocks; no memory sizes
   int64_t bytes_per_block = 0;  // of all layers
+  int64_t cache_bytes = 0;      // of all pools on the device
   int64_t free_bytes = 0;       // beside weights and arena, without the reserve of a GPU
 };
 

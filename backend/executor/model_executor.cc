@@ -2,6 +2,7 @@
 
 #include <utility>
 
+#include "backend/executor/cache_groups.h"
 #include "backend/executor/config.h"
 #include "backend/executor/prefix_transfer.h"
 
@@ -40,16 +41,17 @@ RankExecutor::RankExecutor(plan::EngineFile engine, const EngineConfig& config, 
   info.reserved_bytes = reserved_bytes(device);
   free_bytes_ = executor::free_bytes(device, info.reserved_bytes);
   info.block_bytes = worker_->bytes_per_block();
-  info.num_blocks = pool_blocks(config, info, info.block_bytes, free_bytes_);
+  set_pool_blocks(info, pool_blocks(config, info, free_bytes_));
   const bool on_cpu = device.type == DeviceType::kCpu;
-  const int64_t free_on_host =
-      on_cpu ? free_bytes_ - info.num_blocks * info.block_bytes : free_host_bytes();
+  const int64_t free_on_host = on_cpu ? free_bytes_ - pool_bytes(info) : free_host_bytes();
   info.num_host_blocks = host_blocks(config, info, info.block_bytes, free_on_host);
   with_purpose(
       concat("KV cache of ", info.num_blocks, " blocks and ", info.num_host_blocks, " on the host"),
       [&] {
-        worker_->make_kv_cache(static_cast<int32_t>(info.num_blocks),
-                               static_cast<int32_t>(info.num_host_blocks));
+        std::vector<int32_t> blocks;
+        for (const KvGroupInfo& group : info.kv_groups)
+          blocks.push_back(static_cast<int32_t>(group.num_blocks));
+        worker_->make_kv_cache(blocks, static_cast<int32_t>(info.num_host_blocks));
       });
   worker_->warm_up();
   info.weight_bytes_mapped = worker_->weights().bytes_mapped();

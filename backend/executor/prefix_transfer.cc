@@ -3,6 +3,7 @@
 #include <cstdio>
 #include <optional>
 
+#include "backend/executor/cache_groups.h"
 #include "kernels/core/check.h"
 
 namespace inflight::executor {
@@ -105,6 +106,9 @@ void import_prefix(KvCacheManager& cache, ModelExecutor& executor, const EngineI
         " tokens take ", num_blocks, " blocks of ", info.block_bytes, " bytes, got ",
         prefix.blocks.size(), " bytes");
   if (num_tokens == 0) return;
+  if (has_windows(info))
+    throw Error(ErrorCode::kUnsupported,
+                "blocks cannot be imported where layers see sliding windows: they are not reused");
   Table table(cache, {.tokens = {.prompt = prefix.token_ids}, .scope = &scope, .may_reuse = false});
   table.grow(0, static_cast<int32_t>(num_tokens), executor);
   for (int32_t i = 0; i < num_blocks; ++i) {

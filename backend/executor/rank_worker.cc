@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "backend/executor/batch_builder.h"
+#include "kernels/core/check.h"
 
 namespace inflight::executor {
 namespace {
@@ -11,11 +12,11 @@ namespace {
 // For parameters and the histories of penalties; more is taken when a step needs it.
 constexpr size_t kSamplerStagingBytes = size_t{256} << 10;
 
-std::vector<kv_cache::LayerSpec> layer_specs(const plan::KvCacheSpec& spec) {
+std::vector<kv_cache::LayerSpec> layer_specs(const plan::KvCacheSpec& spec,
+                                             std::span<const int> indices) {
   std::vector<kv_cache::LayerSpec> layers;
-  for (const plan::KvLayerSpec& layer : spec.layers) {
-    layers.push_back({layer.num_kv_heads, layer.head_size});
-  }
+  for (int layer : indices)
+    layers.push_back({spec.layers[layer].num_kv_heads, spec.layers[layer].head_size});
   return layers;
 }
 
@@ -32,33 +33,52 @@ RankWorker::RankWorker(const plan::EngineFile& engine, int rank, Device device, 
 
 int64_t RankWorker::bytes_per_block() const {
   const plan::KvCacheSpec& spec = engine_.kv_cache;
-  return kv_cache::bytes_per_block(layer_specs(spec), kv_cache::Geometry(spec.tokens_per_block),
-                                   spec.dtype);
+  int64_t bytes = 0;
+  for (const plan::KvGroup& group : spec.groups)
+    bytes += kv_cache::bytes_per_block(layer_specs(spec, group.layers),
+                                       kv_cache::Geometry(spec.tokens_per_block), spec.dtype);
+  return bytes;
 }
 
-std::vector<TensorView> RankWorker::new_storage(int32_t num_blocks, int32_t num_host_blocks) {
+std::vector<TensorView> RankWorker::new_storage(std::span<const int32_t> num_blocks,
+                                                int32_t num_host_blocks) {
   const plan::KvCacheSpec& spec = engine_.kv_cache;
+  check_internal(
+      num_blocks.size() == spec.groups.size() && (num_host_blocks == 0 || num_blocks.size() == 1),
+      num_blocks.size(), " pools and ", num_host_blocks, " blocks on the host for ",
+      spec.groups.size(), " groups of layers");
   copier_.reset();
-  storage_.reset();
-  storage_.emplace(layer_specs(spec), kv_cache::Geometry(spec.tokens_per_block), spec.dtype,
-                   num_blocks, device_, num_host_blocks);
-  copier_.emplace(*storage_, context_);
-  std::vector<TensorView> kv_layers;
-  for (int layer = 0; layer < storage_->num_layers(); ++layer) {
-    kv_layers.push_back(storage_->layer_view(layer));
+  storages_.clear();
+  std::vector<TensorView> kv_layers(spec.layers.size());
+  for (size_t g = 0; g < spec.groups.size(); ++g) {
+    const std::vector<int>& layers = spec.groups[g].layers;
+    storages_.push_back(std::make_unique<kv_cache::KvStorage>(
+        layer_specs(spec, layers), kv_cache::Geometry(spec.tokens_per_block), spec.dtype,
+        num_blocks[g], device_, num_host_blocks));
+    for (size_t i = 0; i < layers.size(); ++i)
+      kv_layers[layers[i]] = storages_[g]->layer_view(static_cast<int>(i));
   }
+  copier_.emplace(*storages_[0], context_);
   return kv_layers;
 }
 
+int64_t RankWorker::kv_cache_bytes() const {
+  int64_t bytes = 0;
+  for (const auto& storage : storages_) bytes += storage->bytes();
+  return bytes;
+}
+
 void RankWorker::prepare(const plan::StepLimits& limits, bool cuda_graphs) {
-  // Bound over a pool of one block, since the real one takes what all others leave.
-  runner_.emplace(engine_, rank_, weights_, context_, limits, new_storage(1, 0), cuda_graphs);
+  // Bound over pools of one block, since the real one takes what all others leave.
+  const std::vector<int32_t> one(engine_.kv_cache.groups.size(), 1);
+  runner_.emplace(engine_, rank_, weights_, context_, limits, new_storage(one, 0), cuda_graphs);
   sampler_.emplace(context_, static_cast<int>(engine_.model.vocab_size), limits.max_batch_size,
                    num_slots());
   logits_copies_.emplace(context_, static_cast<int>(engine_.model.vocab_size), num_slots());
   const size_t staging_bytes =
       BatchBuilder::staging_bytes(limits.max_num_tokens, limits.max_batch_size,
-                                  runner_->max_blocks_per_sequence()) +
+                                  runner_->max_blocks_per_sequence(),
+                                  static_cast<int>(engine_.kv_cache.groups.size())) +
       kSamplerStagingBytes;
   for (int slot = 0; slot < num_slots(); ++slot) stagings_.emplace_back(device_, staging_bytes);
   if (!context_.is_cuda()) return;
@@ -66,7 +86,7 @@ void RankWorker::prepare(const plan::StepLimits& limits, bool cuda_graphs) {
   for (int slot = 0; slot < num_slots(); ++slot) uploaded_.emplace_back(device_);
 }
 
-void RankWorker::make_kv_cache(int32_t num_blocks, int32_t num_host_blocks) {
+void RankWorker::make_kv_cache(std::span<const int32_t> num_blocks, int32_t num_host_blocks) {
   runner_->set_kv_layers(new_storage(num_blocks, num_host_blocks));
   onboard_bytes_per_second_ = copier_->measure_onboarding();
 }

@@ -33,8 +33,9 @@ class RankWorker {
   /// Binds the plan and takes all memory but that of the KV pool; once. `cuda_graphs`: generation
   /// steps on a CUDA device are recorded.
   void prepare(const plan::StepLimits& limits, bool cuda_graphs);
-  /// Makes the KV pool and its host tier; once, after prepare and before the first step.
-  void make_kv_cache(int32_t num_blocks, int32_t num_host_blocks);
+  /// Makes the KV pools, one for each group of layers, and the host tier, which is the first one's
+  /// and goes with that alone; once, after prepare and before the first step.
+  void make_kv_cache(std::span<const int32_t> num_blocks, int32_t num_host_blocks);
   /// Spares the first requests what the device does once; after make_kv_cache.
   void warm_up();
 
@@ -56,16 +57,16 @@ class RankWorker {
   bool settle() noexcept;
 
   const plan::Weights& weights() const { return weights_; }
-  int64_t kv_cache_bytes() const { return storage_->bytes(); }
+  int64_t kv_cache_bytes() const;
   double onboard_bytes_per_second() const { return onboard_bytes_per_second_; }
-  int64_t kv_cache_host_bytes() const { return storage_->host_bytes(); }
+  int64_t kv_cache_host_bytes() const { return storages_[0]->host_bytes(); }
   int64_t pinned_bytes() const;  // 0 on the CPU
   int64_t arena_bytes() const { return runner_->arena_bytes(); }
   int64_t workspace_bytes() const { return runner_->workspace_bytes(); }
 
  private:
-  /// Replaces the pool and answers its layers.
-  std::vector<TensorView> new_storage(int32_t num_blocks, int32_t num_host_blocks);
+  /// Replaces the pools and answers the model's layers.
+  std::vector<TensorView> new_storage(std::span<const int32_t> num_blocks, int32_t num_host_blocks);
 
   const plan::EngineFile& engine_;
   const int rank_;
@@ -73,7 +74,7 @@ class RankWorker {
   cpu::ThreadPool pool_;
   DeviceContext context_;
   plan::Weights weights_;
-  std::optional<kv_cache::KvStorage> storage_;
+  std::vector<std::unique_ptr<kv_cache::KvStorage>> storages_;  // by group
   std::optional<kv_cache::BlockCopier> copier_;
   double onboard_bytes_per_second_ = 0;
   std::optional<plan::PlanRunner> runner_;

@@ -5,6 +5,7 @@
 #include <iterator>
 #include <string_view>
 
+#include "backend/plan/step_inputs.h"
 #include "backend/plan/strict_json.h"
 #include "kernels/core/check.h"
 
@@ -61,6 +62,14 @@ StepLimits parse_limits(const JsonValue& value, int* max_beam_width) {
   return limits;
 }
 
+void add_to_group(std::vector<KvGroup>& groups, const KvLayerSpec& spec, int layer) {
+  for (KvGroup& group : groups) {
+    if (group.window == spec.window && group.num_sinks == spec.num_sinks)
+      return group.layers.push_back(layer);
+  }
+  groups.push_back({spec.window, spec.num_sinks, {layer}});
+}
+
 KvCacheSpec parse_kv_cache(const JsonValue& value) {
   JsonObject object(value);
   KvCacheSpec cache;
@@ -69,8 +78,17 @@ KvCacheSpec parse_kv_cache(const JsonValue& value) {
   const JsonValue layers = object.get("layers");
   for (size_t i = 0; i < layers.size(); ++i) {
     JsonObject layer(layers[i]);
-    cache.layers.push_back({int_of(layer.get("num_kv_heads")), int_of(layer.get("head_size"))});
+    KvLayerSpec spec{int_of(layer.get("num_kv_heads")), int_of(layer.get("head_size"))};
+    if (layer.has("window")) spec.window = int_of(layer.get("window"));
+    if (layer.has("num_sinks")) {
+      spec.num_sinks = int_of(layer.get("num_sinks"));
+      if (spec.window == 0) layer.get("num_sinks").refuse("there are sinks beside a window only");
+    }
     layer.done();
+    add_to_group(cache.groups, spec, static_cast<int>(i));
+    if (cache.groups.size() > kMaxKvGroups)
+      layers.refuse(concat("at most ", kMaxKvGroups, " different windows are supported"));
+    cache.layers.push_back(spec);
   }
   object.done();
   return cache;
@@ -215,6 +233,43 @@ OpRow parse_row(const JsonValue& value) {
   return row;
 }
 
+int64_t attribute_or_0(const OpRow& row, std::string_view name) {
+  const auto found = row.attributes.find(name);
+  const auto* value =
+      found == row.attributes.end() ? nullptr : std::get_if<int64_t>(&found->second);
+  return value == nullptr ? 0 : *value;
+}
+
+/// A layer's rows take the slots and tables of its group, and see no more than the group keeps.
+void check_groups(const Plan& plan, const KvCacheSpec& cache, std::string_view where) {
+  for (size_t i = 0; i < plan.rows.size(); ++i) {
+    const OpRow& row = plan.rows[i];
+    std::optional<int> layer;
+    for (const auto& [argument, name] : row.inputs) {
+      if (argument == "kv_cache") layer = kv_layer_of(name);
+    }
+    if (!layer) continue;
+    const KvLayerSpec& spec = cache.layers[*layer];
+    size_t group = 0;
+    while (cache.groups[group].window != spec.window ||
+           cache.groups[group].num_sinks != spec.num_sinks)
+      ++group;
+    for (const auto& [argument, name] : row.inputs) {
+      if (argument != "slots" && argument != "block_tables") continue;
+      const std::string expected = group_input_name(argument, static_cast<int>(group));
+      check(name == expected, where, ".plan[", i, "].inputs.", argument, ": ", name,
+            " is not that of layer ", *layer, ", ", expected);
+      if (argument != "block_tables" || spec.window == 0) continue;
+      const int64_t window = attribute_or_0(row, "window");
+      const int64_t num_sinks = attribute_or_0(row, "num_sinks");
+      check(window >= 1 && window <= spec.window && num_sinks <= spec.num_sinks, where, ".plan[", i,
+            "]: a window of ", window, " tokens (0: all) and ", num_sinks,
+            " sinks is more than the cache of layer ", *layer, " keeps, ", spec.window, " and ",
+            spec.num_sinks);
+    }
+  }
+}
+
 Plan parse_rank(const JsonValue& value, int64_t rank) {
   JsonObject object(value);
   Plan plan;
@@ -270,8 +325,10 @@ EngineFile load_engine_file(const std::filesystem::path& directory) {
   }
   for (size_t i = 0; i < ranks.size(); ++i) {
     engine.ranks.push_back(parse_rank(ranks[i], static_cast<int64_t>(i)));
+    const std::string where = concat(file, ": ", ranks[i].path());
     validate(engine.ranks.back(), engine.limits, static_cast<int>(engine.kv_cache.layers.size()),
-             concat(file, ": ", ranks[i].path()));
+             static_cast<int>(engine.kv_cache.groups.size()), where);
+    check_groups(engine.ranks.back(), engine.kv_cache, where);
   }
   object.done();
   return engine;

@@ -33,12 +33,23 @@ struct ModelFacts {
 struct KvLayerSpec {
   int num_kv_heads = 0;  // of this engine's rank
   int head_size = 0;
+  int window = 0;     // tokens that a later one may see of the cache, itself included; 0: all
+  int num_sinks = 0;  // first tokens of a sequence that it may see besides
+};
+
+/// Layers of one window: they share a pool, a block table and slots.
+struct KvGroup {
+  int window = 0;
+  int num_sinks = 0;
+  std::vector<int> layers;
 };
 
 struct KvCacheSpec {
   DType dtype = DType::kFloat32;
   int tokens_per_block = 0;
   std::vector<KvLayerSpec> layers;
+  std::vector<KvGroup>
+      groups;  // of the layers, in the order of each one's first; 1 to kMaxKvGroups
 };
 
 struct ParallelSpec {

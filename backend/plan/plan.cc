@@ -14,13 +14,17 @@ constexpr int64_t kOffsetAlignment = 64;
 
 enum class Kind { kUnknown, kValue, kWeight, kStepInput, kKvLayer };
 
-bool is_step_input(std::string_view name) {
+bool is_step_input(std::string_view name, int num_kv_groups = kMaxKvGroups) {
+  for (int group = 1; group < num_kv_groups; ++group) {
+    if (name == group_input_name("slots", group) || name == group_input_name("block_tables", group))
+      return true;
+  }
   return std::any_of(kStepInputs.begin(), kStepInputs.end(),
                      [&](const StepInputSpec& spec) { return spec.name == name; });
 }
 
-Kind kind_of(const Plan& plan, std::string_view name, int num_kv_layers) {
-  if (is_step_input(name)) return Kind::kStepInput;
+Kind kind_of(const Plan& plan, std::string_view name, int num_kv_layers, int num_kv_groups) {
+  if (is_step_input(name, num_kv_groups)) return Kind::kStepInput;
   if (const auto layer = kv_layer_of(name)) {
     return *layer < num_kv_layers ? Kind::kKvLayer : Kind::kUnknown;
   }
@@ -114,22 +118,22 @@ int64_t ValueSpec::bytes(int64_t num_tokens, int64_t num_sequences) const {
   return bytes;
 }
 
-void validate(const Plan& plan, const StepLimits& limits, int num_kv_layers,
+void validate(const Plan& plan, const StepLimits& limits, int num_kv_layers, int num_kv_groups,
               std::string_view where) {
   check_values(plan, limits, where);
   LiveValues live(plan, limits, where);
   for (size_t i = 0; i < plan.rows.size(); ++i) {
     const OpRow& row = plan.rows[i];
     for (const auto& [argument, name] : row.inputs) {
-      const Kind kind = kind_of(plan, name, num_kv_layers);
+      const Kind kind = kind_of(plan, name, num_kv_layers, num_kv_groups);
       check(kind != Kind::kUnknown, where, ".plan[", i, "].inputs.", argument, ": ", name,
             " is neither a value, a weight, a step input nor a cache");
       check(kind != Kind::kValue || live.contains(name), where, ".plan[", i, "].inputs.", argument,
             ": ", name, " is read before a row wrote it");
     }
     for (const auto& [argument, name] : row.outputs) {
-      check(kind_of(plan, name, num_kv_layers) == Kind::kValue, where, ".plan[", i, "].outputs.",
-            argument, ": ", name, " is not a value");
+      check(kind_of(plan, name, num_kv_layers, num_kv_groups) == Kind::kValue, where, ".plan[", i,
+            "].outputs.", argument, ": ", name, " is not a value");
       live.write(name, i);
     }
     live.end_row(i);

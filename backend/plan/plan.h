@@ -92,7 +92,7 @@ std::optional<int> kv_layer_of(std::string_view name);
 
 /// Raises invalid_argument (starting with `where`) if a row names what does not exist, reads a
 /// value before it is written, or if the arena would not hold a value until its last read.
-void validate(const Plan& plan, const StepLimits& limits, int num_kv_layers,
+void validate(const Plan& plan, const StepLimits& limits, int num_kv_layers, int num_kv_groups,
               std::string_view where);
 
 }  // namespace inflight::plan

@@ -56,6 +56,9 @@ class PlanRunner::Impl {
         device_context_(context),
         context_(context.op_context()) {
     check_kv_layers(engine, kv_layers);
+    if (context.is_cuda() && num_groups() > 1)
+      throw Error(ErrorCode::kUnsupported,
+                  "layers that see different windows are not supported on CUDA yet");
     names_ = make_views(weights, kv_layers);
     set_shapes(limits.max_num_tokens, limits.max_batch_size);
     bind_rows((engine.directory / "engine.json").string() + ": ranks[" + std::to_string(rank) +
@@ -96,7 +99,13 @@ class PlanRunner::Impl {
   TensorView run(const StepInputs& inputs) {
     check_step("num_tokens", inputs.num_tokens, limits_.max_num_tokens);
     check_step("num_sequences", inputs.num_sequences, limits_.max_batch_size);
-    for (const StepInputSpec& spec : kStepInputs) check_input(spec, inputs);
+    for (const StepInputSpec& spec : kStepInputs) check_input(spec, inputs.*spec.view, inputs);
+    check(static_cast<int>(inputs.more_groups.size()) == num_groups() - 1, "a step has slots of ",
+          inputs.more_groups.size() + 1, " groups of layers, the engine has ", num_groups());
+    for (const KvGroupInputs& group : inputs.more_groups) {
+      check_input(*spec_of(&StepInputs::slots), group.slots, inputs);
+      check_input(*spec_of(&StepInputs::block_tables), group.block_tables, inputs);
+    }
     if (fixed_inputs_) return run_from_fixed_inputs(inputs);
     prepare(inputs);
     run_rows();
@@ -116,6 +125,12 @@ class PlanRunner::Impl {
     const ValueSpec* spec;
   };
 
+  int num_groups() const { return static_cast<int>(engine_.kv_cache.groups.size()); }
+
+  static const StepInputSpec* spec_of(TensorView StepInputs::* view) {
+    return std::ranges::find(kStepInputs, view, &StepInputSpec::view);
+  }
+
   static const Plan& checked(const Plan& plan, const StepLimits& limits, const StepLimits& engine) {
     check_limit("max_batch_size", limits.max_batch_size, engine.max_batch_size);
     check_limit("max_num_tokens", limits.max_num_tokens, engine.max_num_tokens);
@@ -128,18 +143,25 @@ class PlanRunner::Impl {
           value);
   }
 
-  /// Fills the table: step inputs at the front, then values, weights and, last, caches.
+  /// Fills the table: step inputs at the front, those of further groups behind them, then values,
+  /// weights and, last, caches.
   ByName<const TensorView*> make_views(const Weights& weights,
                                        const std::vector<TensorView>& kv_layers) {
     ByName<const TensorView*> names;
-    views_.reserve(kStepInputs.size() + plan_.values.size() + plan_.weights.size() +
-                   kv_layers.size());  // ops keep the addresses
+    views_.reserve(kStepInputs.size() + 2 * (num_groups() - 1) + plan_.values.size() +
+                   plan_.weights.size() + kv_layers.size());  // ops keep the addresses
     const auto add = [&](std::string name, const TensorView& view) {
       views_.push_back(view);
       names.emplace(std::move(name), &views_.back());
     };
     for (const StepInputSpec& spec : kStepInputs) {
       add(std::string(spec.name), largest_input(spec));
+    }
+    for (int group = 1; group < num_groups(); ++group) {
+      for (const auto view : {&StepInputs::slots, &StepInputs::block_tables}) {
+        const StepInputSpec& spec = *spec_of(view);
+        add(group_input_name(spec.name, group), largest_input(spec));
+      }
     }
     for (const auto& [name, spec] : plan_.values) {
       TensorView view;
@@ -206,8 +228,8 @@ class PlanRunner::Impl {
     return kind;
   }
 
-  void check_input(const StepInputSpec& spec, const StepInputs& inputs) const {
-    const TensorView& view = inputs.*spec.view;
+  void check_input(const StepInputSpec& spec, const TensorView& view,
+                   const StepInputs& inputs) const {
     const bool is_table = spec.shape == StepInputShape::kBlockTables;
     const int64_t length = spec.length(inputs.num_tokens, inputs.num_sequences);
     check(view && view.dtype == DType::kInt32 && view.device == context_.device &&
@@ -249,7 +271,12 @@ class PlanRunner::Impl {
   }
 
   void prepare(const StepInputs& inputs) {
-    for (size_t i = 0; i < kStepInputs.size(); ++i) views_[i] = inputs.*kStepInputs[i].view;
+    size_t next = 0;
+    for (const StepInputSpec& spec : kStepInputs) views_[next++] = inputs.*spec.view;
+    for (const KvGroupInputs& group : inputs.more_groups) {
+      views_[next++] = group.slots;
+      views_[next++] = group.block_tables;
+    }
     set_shapes(inputs.num_tokens, inputs.num_sequences);
   }
 

@@ -215,10 +215,14 @@ ModelSettings parse_model_config(std::string_view config_json, const std::string
 }
 
 void check_attention_window(const ModelSettings& settings, const executor::EngineInfo& info) {
-  check(!settings.attention_window || *settings.attention_window >= info.max_seq_len,
-        "max_attention_window_size is ", settings.attention_window.value_or(0),
-        ", smaller than the longest sequence of ", info.max_seq_len,
-        "; sliding windows are not supported yet: leave it out, or set max_seq_len");
+  if (!settings.attention_window) return;
+  const auto sees_no_more = [&](const executor::KvGroupInfo& group) {
+    return group.window > 0 && group.window <= *settings.attention_window;
+  };
+  if (!info.kv_groups.empty() && std::ranges::all_of(info.kv_groups, sees_no_more)) return;
+  check(*settings.attention_window >= info.max_seq_len, "max_attention_window_size is ",
+        *settings.attention_window, ", smaller than the longest sequence of ", info.max_seq_len,
+        "; windows are those that the model was made with: leave it out, or set max_seq_len");
 }
 
 }  // namespace inflight::triton

@@ -102,6 +102,12 @@ class ModelConfig:
         return self.sliding_window or 0
 
     @property
+    def layer_windows(self) -> tuple[int, ...]:
+        """What layers see, each of them once, in the order in which layers first do: the layers of
+        one have a block table and a pool of their own."""
+        return tuple(dict.fromkeys(map(self.window_of, range(self.num_layers))))
+
+    @property
     def longest_sequence(self) -> int:
         """The longest sequence that an engine takes if the build does not say."""
         if self.rope.rope_type == "dynamic":

@@ -126,6 +126,7 @@ def make_workload() -> Callable[..., Workload]:
         prompt_lengths: tuple[int, ...] = (9, 1, 17, 4),
         num_generated: int = 4,
         largest_chunk: int = 6,
+        num_groups: int = 1,
     ) -> Workload:
         random = np.random.default_rng(seed)
         lengths = [prompt + num_generated for prompt in prompt_lengths]
@@ -133,7 +134,10 @@ def make_workload() -> Callable[..., Workload]:
         counts = [-(-n // tokens_per_block) for n in lengths]
         num_blocks = sum(counts) + 3
         # a sequence's blocks lie anywhere in the pool, in any order
-        blocks = np.split(random.permutation(num_blocks)[: sum(counts)], np.cumsum(counts)[:-1])
+        tables = [
+            np.split(random.permutation(num_blocks)[: sum(counts)], np.cumsum(counts)[:-1])
+            for _ in range(num_groups)
+        ]
         done = [0] * len(sequences)
         steps = []
         while any(d < n for d, n in zip(done, lengths, strict=True)):
@@ -147,8 +151,9 @@ def make_workload() -> Callable[..., Workload]:
                     Chunk(
                         sequences[i][done[i] : end],
                         done[i],
-                        tuple(map(int, blocks[i])),
+                        tuple(map(int, tables[0][i])),
                         prompt_lengths[i],
+                        tuple(tuple(map(int, table[i])) for table in tables[1:]),
                     )
                 )
                 done[i] = end

@@ -1,11 +1,13 @@
 """`inflight check`: what it says of good repositories and engines, and of every doubt."""
 
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from inflight.builder import build_engine
+from inflight.cli.build import LoadFormat
 from inflight.cli.main import app
 from inflight.cli.repository import ServingOptions, repository_settings
 from inflight.serving.repository import write_repository
@@ -235,3 +237,27 @@ def test_no_model_of_ours(repository: Path) -> None:
     code, output = run(repository)
     assert "no model has the backend inflight or tensorrtllm" in output
     assert code == 1
+
+
+def test_layers_that_see_windows(tmp_path: Path) -> None:
+    config = {
+        "architectures": ["MinistralForCausalLM"],
+        "vocab_size": 64,
+        "hidden_size": 32,
+        "intermediate_size": 16,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "head_dim": 8,
+        "max_position_embeddings": 4096,
+        "sliding_window": 256,
+        "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+    }
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    built = build_engine(tmp_path, tmp_path / "engine", max_batch_size=2, load_format="dummy")
+    options = ServingOptions(device="cpu", load_format=LoadFormat.dummy)
+    _, output = run(write_repository(tmp_path / "models", repository_settings(built, options)))
+    text = " ".join(re.sub("[│┃]", " ", output).split())
+    # 4,095 tokens of two sequences; 256 tokens and a step of 2,048 of each layer with a window.
+    assert "256 blocks of 32 tokens = 8192 tokens" in text
+    assert "blocks for 2 layers with a window of 256 tokens" in text
+    assert "note tensorrt_llm: layers with a sliding window keep no more than it" in text

@@ -10,7 +10,7 @@ from inflight.builder.engine_file import ENGINE_FILE, FORMAT_VERSION
 
 # Raised when the same checkpoint compiles to another plan, so that cached engines are built anew.
 # Engines that a user built are read as long as FORMAT_VERSION is theirs.
-PLAN_VERSION = 5
+PLAN_VERSION = 6
 _READ_BY_BUILD = ("*.safetensors", "*.json", "*.model", "*.jinja", "merges.txt")
 
 

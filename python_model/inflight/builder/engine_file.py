@@ -46,7 +46,6 @@ class EngineFile:
 
     def to_json(self) -> dict[str, Any]:
         settings = self.settings
-        layer = {"num_kv_heads": self.model.num_kv_heads, "head_size": self.model.head_size}
         return {
             "format_version": FORMAT_VERSION,
             "inflight_version": self.inflight_version,
@@ -57,7 +56,7 @@ class EngineFile:
             "kv_cache": {
                 "dtype": settings.dtype,
                 "tokens_per_block": settings.tokens_per_block,
-                "layers": [layer] * self.model.num_layers,
+                "layers": [_layer_json(self.model, i) for i in range(self.model.num_layers)],
             },
             "parallel": settings.parallel.to_json(),
             "checkpoint": {
@@ -108,6 +107,16 @@ def _from_json(document: Mapping[str, Any]) -> EngineFile:
         ranks=tuple(document["ranks"]),
         inflight_version=document["inflight_version"],
     )
+
+
+def _layer_json(model: ModelConfig, layer: int) -> dict[str, int]:
+    """Layers of equal windows are of one group: with a pool and a block table of their own."""
+    window = model.window_of(layer)
+    return {
+        "num_kv_heads": model.num_kv_heads,
+        "head_size": model.head_size,
+        **({"window": window} if window > 0 else {}),
+    }
 
 
 def _model_json(model: ModelConfig) -> dict[str, Any]:

@@ -18,6 +18,12 @@ class EngineMemory:
     mapped_bytes: int
     arena_bytes: int
     kv_bytes_per_token: int
+    layer_windows: tuple[int, ...]  # of each layer; 0: it keeps all tokens
+
+    def kv_bytes(self, num_tokens: int) -> int:
+        """Of a sequence of so many tokens, blocks aside."""
+        kept = sum(min(window, num_tokens) or num_tokens for window in self.layer_windows)
+        return kept * self.kv_bytes_per_token // len(self.layer_windows)
 
 
 def engine_memory(file: EngineFile) -> EngineMemory:
@@ -29,6 +35,7 @@ def engine_memory(file: EngineFile) -> EngineMemory:
         mapped_bytes=sum(_bytes(weight) for weight in weights if _is_mapped(file, weight)),
         arena_bytes=sum(rank["arena_bytes"] for rank in file.ranks),
         kv_bytes_per_token=entry * model.num_layers,
+        layer_windows=tuple(model.window_of(layer) for layer in range(model.num_layers)),
     )
 
 

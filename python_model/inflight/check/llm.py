@@ -34,6 +34,8 @@ class MemoryPlan:
     num_blocks: int
     num_host_blocks: int
     bytes_per_block: int
+    cache_bytes: int
+    windows: tuple[tuple[int, int, int, int], ...]  # window, sinks, layers, blocks of its pool
     tokens_per_block: int
     max_seq_len: int
     max_batch_size: int
@@ -131,6 +133,17 @@ def plan_memory(
 def doubts_of(plan: MemoryPlan, name: str) -> list[Finding]:
     """What of a plan that holds is probably not meant."""
     findings = []
+    if plan.windows:
+        findings.append(
+            Finding(
+                Level.note,
+                name,
+                "layers with a sliding window keep no more than it: prompts that begin alike are not "
+                "reused (enable_kv_cache_reuse and kv_cache_host_memory_bytes have no effect)",
+            )
+        )
+    if 0 not in plan.memory.layer_windows:  # a window's pool holds longer sequences, too
+        return findings
     blocks_per_sequence = -(-(plan.max_seq_len - 1) // plan.tokens_per_block)
     if plan.num_blocks < blocks_per_sequence:
         findings.append(

@@ -69,9 +69,14 @@ def _memory(name: str, plan: MemoryPlan) -> Table:
     table.add_row("weights", _size(memory.weight_bytes), mapped)
     note = f"{plan.max_num_tokens} tokens in {plan.max_batch_size} sequences"
     table.add_row("arena", _size(memory.arena_bytes), note)
-    cache = plan.num_blocks * plan.bytes_per_block
+    cache = plan.cache_bytes
     per = f"{plan.num_blocks} blocks of {plan.tokens_per_block} tokens = {plan.num_tokens} tokens"
-    table.add_row("KV cache", _size(cache), per)
+    windows = [
+        f"{blocks} blocks for {layers} layers with a window of {window} tokens"
+        for window, _, layers, blocks in plan.windows
+    ]
+    has_other_layers = 0 in memory.layer_windows
+    table.add_row("KV cache", _size(cache), ", ".join([per] * has_other_layers + windows))
     on_host = plan.num_host_blocks * plan.bytes_per_block
     if on_host:
         where = "" if on_cpu else ", page-locked host memory"

@@ -70,7 +70,7 @@ def _model_facts(file: EngineFile) -> dict[str, Any]:
 def _memory_facts(file: EngineFile) -> dict[str, str]:
     memory = engine_memory(file)
     block = memory.kv_bytes_per_token * file.settings.tokens_per_block
-    sequence = memory.kv_bytes_per_token * file.settings.max_seq_len
+    sequence = memory.kv_bytes(file.settings.max_seq_len)
     return {
         "weights": _size(memory.weight_bytes),
         "mapped, not copied, on the CPU": _size(memory.mapped_bytes),

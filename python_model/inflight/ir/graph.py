@@ -30,6 +30,15 @@ STEP_INPUTS: Mapping[str, tuple[Dim, ...]] = {
 }
 
 
+# Layers that see different windows are of different groups, and each group has these of its own.
+GROUP_INPUTS = ("slots", "block_tables")
+
+
+def group_input(name: str, group: int) -> str:
+    """What step input `name` of GROUP_INPUTS is called for a group of layers."""
+    return name if group == 0 else f"{name}.{group}"
+
+
 @dataclass(frozen=True)
 class TensorType:
     """Dtype and shape; dense row-major."""

@@ -5,12 +5,14 @@ from dataclasses import replace
 from typing import Any
 
 from inflight.ir.graph import (
+    GROUP_INPUTS,
     POOL_BLOCKS,
     STEP_INPUTS,
     Graph,
     Node,
     TensorType,
     Weight,
+    group_input,
     kv_cache_name,
 )
 from inflight.ir.ops import OPS
@@ -19,8 +21,12 @@ from inflight.ir.ops import OPS
 class GraphBuilder:
     """Names of values in, names of values out."""
 
-    def __init__(self) -> None:
+    def __init__(self, num_groups: int = 1) -> None:
+        """`num_groups`: of layers that have block tables of their own."""
         self._inputs = {name: TensorType("int32", shape) for name, shape in STEP_INPUTS.items()}
+        for group in range(1, num_groups):
+            for name in GROUP_INPUTS:
+                self._inputs[group_input(name, group)] = self._inputs[name]
         self._weights: dict[str, Weight] = {}
         self._values: dict[str, TensorType] = {}
         self._nodes: list[Node] = []

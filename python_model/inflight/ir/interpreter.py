@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from inflight.ir.graph import POOL_BLOCKS, Graph
+from inflight.ir.graph import POOL_BLOCKS, Graph, group_input
 from inflight.ir.reference import evaluate, numpy_dtype
 
 
@@ -13,42 +13,45 @@ from inflight.ir.reference import evaluate, numpy_dtype
 class Chunk:
     """The tokens of one sequence in a step: the first stands at `position`.
 
-    `blocks` are the sequence's cache blocks in order. `prompt_length` counts the tokens of the
-    prompt; those after it are generated ones.
+    `blocks` are the sequence's cache blocks in order, `more_blocks` those of further groups of layers.
+    `prompt_length` counts the tokens of the prompt; those after it are generated ones.
     """
 
     tokens: tuple[int, ...]
     position: int
     blocks: tuple[int, ...]
     prompt_length: int
+    more_blocks: tuple[tuple[int, ...], ...] = ()
 
 
 def pack(chunks: list[Chunk], tokens_per_block: int) -> dict[str, np.ndarray]:
     """The step inputs of a packed batch, as the batch builder of the backend makes them."""
     positions = [np.arange(c.position, c.position + len(c.tokens)) for c in chunks]
-    blocks = [np.asarray(c.blocks) for c in chunks]
-    slots = [
-        b[p // tokens_per_block] * tokens_per_block + p % tokens_per_block
-        for b, p in zip(blocks, positions, strict=True)
-    ]
     rope_lengths = [
         np.where(p < c.prompt_length, c.prompt_length, p + 1)
         for c, p in zip(chunks, positions, strict=True)
     ]
     starts = np.cumsum([0] + [len(c.tokens) for c in chunks])
-    tables = np.zeros((len(chunks), max(len(c.blocks) for c in chunks)), np.int32)
-    for row, table in zip(tables, blocks, strict=True):
-        row[: len(table)] = table
     step = {
         "input_ids": np.concatenate([c.tokens for c in chunks]),
         "positions": np.concatenate(positions),
         "rope_lengths": np.concatenate(rope_lengths),
-        "slots": np.concatenate(slots),
         "query_starts": starts,
         "kv_lengths": np.array([c.position + len(c.tokens) for c in chunks]),
-        "block_tables": tables,
         "last_rows": starts[1:] - 1,
     }
+    tables = zip(*((c.blocks, *c.more_blocks) for c in chunks), strict=True)
+    for group, blocks in enumerate(tables):
+        step[group_input("slots", group)] = np.concatenate(
+            [
+                np.asarray(b)[p // tokens_per_block] * tokens_per_block + p % tokens_per_block
+                for b, p in zip(blocks, positions, strict=True)
+            ]
+        )
+        padded = np.zeros((len(chunks), max(map(len, blocks))), np.int32)
+        for row, table in zip(padded, blocks, strict=True):
+            row[: len(table)] = table
+        step[group_input("block_tables", group)] = padded
     return {name: np.ascontiguousarray(array, np.int32) for name, array in step.items()}
 
 

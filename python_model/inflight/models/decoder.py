@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from inflight.checkpoint.mapping import CheckpointMapping
 from inflight.config import FULL_ATTENTION, SLIDING_ATTENTION, ModelConfig
-from inflight.ir.graph import Graph
+from inflight.ir.graph import Graph, group_input
 from inflight.ir.graph_builder import GraphBuilder
 from inflight.models.rope import ROPE_TYPES, rope_attributes
 
@@ -72,14 +72,18 @@ class Attention:
         (q,) = graph.add("rope", {"x": q, "cos_sin": cos_sin}, num_heads=heads, head_size=size)
         (k,) = graph.add("rope", {"x": k, "cos_sin": cos_sin}, num_heads=kv_heads, head_size=size)
         cache = graph.kv_cache(self.layer, context.dtype, kv_heads, context.tokens_per_block, size)
+        window = config.window_of(self.layer)
+        group = config.layer_windows.index(window)
         graph.add(
             "kv_append",
-            {"k": k, "v": v, "slots": "slots", "kv_cache": cache},
+            {"k": k, "v": v, "slots": group_input("slots", group), "kv_cache": cache},
             num_kv_heads=kv_heads,
             head_size=size,
         )
-        tables = {name: name for name in ("block_tables", "query_starts", "kv_lengths")}
-        window = config.window_of(self.layer)
+        tables = {
+            "block_tables": group_input("block_tables", group),
+            **{name: name for name in ("query_starts", "kv_lengths")},
+        }
         (y,) = graph.add(
             "attention",
             {"q": q, "kv_cache": cache, **tables},
@@ -119,7 +123,7 @@ def build_decoder(
     config: ModelConfig, mapping: CheckpointMapping, dtype: str, tokens_per_block: int
 ) -> Graph:
     """The graph of the whole model: step inputs to float32 logits of each sequence's last token."""
-    graph = GraphBuilder()
+    graph = GraphBuilder(len(config.layer_windows))
     context = DecoderContext(graph, mapping, dtype, tokens_per_block)
     hidden, epsilon = config.hidden_size, config.rms_norm_epsilon
     embedding = context.weight("embedding.weight", config.vocab_size, hidden)

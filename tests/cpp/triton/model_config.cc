@@ -305,6 +305,12 @@ void attention_windows() {
   EXPECT_EQ(error_for(parameter("max_attention_window_size", "4096,8192")), "");
   EXPECT_CONTAINS(error_for(parameter("max_attention_window_size", "8192,1024")),
                   "max_attention_window_size is 1024, smaller than the longest sequence of 4096");
+  // It cuts nothing off where all layers have such a window already.
+  info.kv_groups = {{.window = 1024}, {.window = 512}};
+  EXPECT_EQ(error_for(parameter("max_attention_window_size", "1024")), "");
+  EXPECT_CONTAINS(error_for(parameter("max_attention_window_size", "1000")), "is 1000, smaller");
+  info.kv_groups.push_back({.window = 0});
+  EXPECT_CONTAINS(error_for(parameter("max_attention_window_size", "1024")), "is 1024, smaller");
 }
 
 void the_former_name() {
