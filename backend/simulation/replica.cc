@@ -36,9 +36,15 @@ Replica::Replica(int16_t index, const Trace& trace, const ReplicaConfig& config,
       cache_(kv_cache::Geometry(config.tokens_per_block), config.num_blocks,
              {.enable_reuse = config.enable_reuse,
               .vocab_size = trace.vocab_size(),
-              .num_host_blocks = config.num_host_blocks}),
+              .num_host_blocks = config.num_host_blocks,
+              .block_bytes = static_cast<int64_t>(config.block_bytes)}),
       planner_(config.limits, cache_),
-      ring_(config.max_steps_in_flight) {}
+      ring_(config.max_steps_in_flight) {
+  // What the engine measures; 0 is unknown.
+  const auto rate = [](double seconds) { return seconds > 0 ? 1 / seconds : 0; };
+  cache_.set_costs({.bytes_per_second = rate(config.cost.per_host_copy_byte),
+                    .tokens_per_second = rate(config.cost.per_row)});
+}
 
 bool Replica::is_idle() const {
   return inbox_.empty() && num_in_flight_ == 0 && planner_.is_idle();

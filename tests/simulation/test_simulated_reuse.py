@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from inflight._core.simulation import Fleet, Trace
+from inflight._core.simulation import CostModel, Fleet, Trace
 from inflight.simulation.routing import ROUTERS
 from inflight.simulation.run import Result, simulate
 from inflight.simulation.summary import summarise
@@ -118,3 +118,23 @@ def test_what_is_found_need_not_be_computed() -> None:
     computed = with_reuse["prompt_tokens"] - with_reuse["cached_prompt_tokens"]
     assert with_reuse["computed_prompt_tokens"] == computed
     assert with_reuse["ttft_ms"]["mean"] < 0.6 * without["ttft_ms"]["mean"]
+
+
+def test_a_host_tier_finds_what_the_pool_has_no_room_for() -> None:
+    trace = spaced_chat(pause=0.5, count=200)
+    link = {"fixed": 0.01, "per_row": 0.001, "host_fixed": 0.001}
+    found = {}
+    for num_host_blocks, seconds_a_byte in ((0, 1e-9), (4000, 1e-9), (4000, 1.0)):
+        config = replica_config(
+            CostModel(**link, per_host_copy_byte=seconds_a_byte),
+            num_blocks=120,
+            num_host_blocks=num_host_blocks,
+            block_bytes=1000.0,
+        )
+        records = run_alone(trace, config)
+        assert (records["num_generated"] == trace.output_lengths()).all()
+        found[num_host_blocks, seconds_a_byte] = records["num_cached"].sum()
+    with_room = run_alone(trace, replica_config(num_blocks=4000))["num_cached"].sum()
+    assert found[0, 1e-9] < found[4000, 1e-9] <= with_room
+    # Copies that take far longer than computing are not made.
+    assert found[4000, 1.0] < found[4000, 1e-9]
