@@ -6,6 +6,7 @@
 #include <chrono>
 #include <limits>
 #include <optional>
+#include <tuple>
 #include <utility>
 
 #include "kernels/core/check.h"
@@ -113,6 +114,30 @@ std::vector<decoding::TokenBias> to_biases(const py::dict& biases) {
   return result;
 }
 
+std::optional<std::chrono::milliseconds> to_duration(const py::object& milliseconds) {
+  if (milliseconds.is_none()) return std::nullopt;
+  return std::chrono::milliseconds(to_int("a duration of kv_retention", milliseconds));
+}
+
+/// {"ranges": [(begin, end | None, priority, duration_ms | None)], "decode_priority",
+/// "decode_duration_ms" | None}.
+std::optional<kv_cache::Retention> to_retention(const std::optional<py::dict>& given) {
+  if (!given) return std::nullopt;
+  kv_cache::Retention retention;
+  for (const py::handle each : py::list((*given)["ranges"])) {
+    const auto [begin, end, priority, duration] =
+        each.cast<std::tuple<py::int_, py::object, py::int_, py::object>>();
+    kv_cache::RetentionRange& range = retention.ranges.emplace_back();
+    range.begin = to_int("the begin of a range of kv_retention", begin);
+    if (!end.is_none()) range.end = to_int("the end of a range of kv_retention", end);
+    range.priority = to_int("a priority of kv_retention", priority);
+    range.duration = to_duration(duration);
+  }
+  retention.decode_priority = to_int("decode_priority", (*given)["decode_priority"]);
+  retention.decode_duration = to_duration((*given)["decode_duration_ms"]);
+  return retention;
+}
+
 }  // namespace
 
 void bind_submit(py::class_<PyEngine, std::shared_ptr<PyEngine>>& engine) {
@@ -128,10 +153,12 @@ void bind_submit(py::class_<PyEngine, std::shared_ptr<PyEngine>>& engine) {
          const py::int_& prompt_ignore_length, const py::int_& no_repeat_ngram_size,
          const std::optional<Floats>& embedding_bias, const py::dict& logit_bias,
          bool normalize_log_probs, bool return_context_logits, bool return_generation_logits,
-         const py::int_& timeout_ms, std::string tenant, std::string cache_salt) {
+         const py::int_& timeout_ms, std::string tenant, std::string cache_salt,
+         const std::optional<py::dict>& kv_retention) {
         auto request = std::make_shared<Request>();
         request->client_id = std::move(client_id);
         request->cache_scope.cache_salt = std::move(cache_salt);
+        request->kv_retention = to_retention(kv_retention);
         request->input_ids = to_ids("input_ids", input_ids);
         request->streaming = streaming;
         request->tenant = std::move(tenant);
@@ -181,7 +208,8 @@ void bind_submit(py::class_<PyEngine, std::shared_ptr<PyEngine>>& engine) {
       py::arg("no_repeat_ngram_size") = 0, py::arg("embedding_bias") = py::none(),
       py::arg("logit_bias") = py::dict(), py::arg("normalize_log_probs") = true,
       py::arg("return_context_logits") = false, py::arg("return_generation_logits") = false,
-      py::arg("timeout_ms") = 0, py::arg("tenant") = "", py::arg("cache_salt") = "");
+      py::arg("timeout_ms") = 0, py::arg("tenant") = "", py::arg("cache_salt") = "",
+      py::arg("kv_retention") = py::none());
 }
 
 }  // namespace inflight::bindings

@@ -1,6 +1,7 @@
 #include "backend/executor/admission.h"
 
 #include <cstddef>
+#include <string>
 
 #include "backend/executor/cache_groups.h"
 #include "backend/kv_cache/retention.h"
@@ -26,6 +27,17 @@ void check_logits(const Request& request, const EngineInfo& info, int max_new_to
         ", are ", bytes, " bytes in one response; at most ", kMaxLogitsBytes, " are possible");
 }
 
+/// A caller's own words are kept for as long as something of theirs is.
+void check_words(const Request& request) {
+  constexpr size_t kMaxTenantBytes = 256, kMaxSaltBytes = 1024;
+  const auto check_length = [](const char* name, const std::string& word, size_t most) {
+    check(word.size() <= most, name, " has ", word.size(), " bytes; at most ", most,
+          " are possible");
+  };
+  check_length("tenant", request.tenant, kMaxTenantBytes);
+  check_length("cache_salt", request.cache_scope.cache_salt, kMaxSaltBytes);
+}
+
 }  // namespace
 
 int admit(const Request& request, const EngineInfo& info, const scheduler::Limits& limits) {
@@ -40,6 +52,7 @@ int admit(const Request& request, const EngineInfo& info, const scheduler::Limit
   }
   decoding::validate(request.sampling, info.vocab_size);
   decoding::validate(request.stop, info.vocab_size);
+  check_words(request);
   if (request.kv_retention) kv_cache::validate(*request.kv_retention);
 
   int max_new_tokens = request.stop.max_new_tokens;

@@ -194,15 +194,6 @@ void check_request_type(TRITONBACKEND_Request* request) {
         "\" is unknown; it is taken for context_and_generation");
 }
 
-/// Whose share the request counts for.
-std::string read_tenant(TRITONBACKEND_Request* request) {
-  constexpr size_t kMaxLength = 256;
-  std::string tenant = text_parameter(request, "tenant");
-  check(tenant.size() <= kMaxLength, "tenant has ", tenant.size(), " bytes; at most ", kMaxLength,
-        " are possible");
-  return tenant;
-}
-
 executor::Request read_body(const Inputs& inputs, const ReaderOptions& options,
                             const std::string& client_id) {
   executor::Request body;
@@ -299,7 +290,7 @@ IncomingRequest read_request(TRITONBACKEND_Request* request, const ReaderOptions
         " rows needs a model with decoupled transactions; this one is not decoupled");
   refuse_unsupported(tensors);
   check_request_type(request);
-  incoming.tenant = read_tenant(request);
+  incoming.tenant = text_parameter(request, "tenant");
   const std::vector<std::string> outputs = requested_outputs(request);
   for (int64_t row = 0; row < tensors.num_rows(); ++row)
     add_sequences(Inputs(tensors, row), options, incoming, outputs);

@@ -213,8 +213,12 @@ class Engine:
         timeout_ms: int = 0,
         tenant: str = "",
         cache_salt: str = "",
+        kv_retention: dict[str, Any] | None = None,
     ) -> int:
         """Queue a request; returns its id (for `cancel`).
+
+        `kv_retention`: "ranges", of (begin, end or None, priority, milliseconds or None) each,
+        "decode_priority", and "decode_duration_ms" or None (`KvCacheRetentionConfig`).
 
         Raises InvalidArgumentError or ResourceExhaustedError at once for a bad request. After a
         normal return exactly one final part arrives, always. A part may arrive before this call

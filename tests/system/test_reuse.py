@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from inflight import LLM, SamplingParams
 from inflight.builder import build_engine
-from inflight.llm import KvCacheConfig
+from inflight.llm import KvCacheConfig, KvCacheRetentionConfig
 from random_llamas import make_case, make_model
 
 
@@ -88,3 +88,42 @@ def test_salts_do_not_share(engine: Path, device: str):
             hits.append(llm.get_stats().prefix_hit_tokens)
         gained = [after - before for before, after in zip(hits, hits[1:], strict=False)]
         assert gained == [0, 0, 39, 0, 39]
+
+
+@pytest.mark.usefixtures("one_torch_thread")
+def test_a_salt_for_each_prompt(engine: Path, device: str):
+    prompt = list(range(40))
+    params = SamplingParams(max_tokens=2, ignore_eos=True)
+    with LLM(engine, device=device, skip_tokenizer_init=True) as llm:
+        llm.generate([prompt, prompt], params, cache_salt=["a", "b"], use_tqdm=False)
+        assert llm.get_stats().prefix_hit_tokens == 0
+        llm.generate([prompt, prompt], params, cache_salt=["b", "c"], use_tqdm=False)
+        assert llm.get_stats().prefix_hit_tokens == 39
+        llm.generate(prompt, params, cache_salt="c")
+        assert llm.get_stats().prefix_hit_tokens == 78
+        with pytest.raises(ValueError, match="cache_salt has 1 values for 2 prompts"):
+            llm.generate([prompt, prompt], params, cache_salt=["a"])
+        with pytest.raises(
+            ValueError, match="cache_salt has 1025 bytes; at most 1024 are possible"
+        ):
+            llm.generate(prompt, params, cache_salt="x" * 1025)
+        with pytest.raises(ValueError, match="tenant has 257 bytes; at most 256 are possible"):
+            llm.generate(prompt, params, tenant="x" * 257)
+
+
+@pytest.mark.usefixtures("one_torch_thread")
+@pytest.mark.parametrize(("kept", "expected"), [(False, 0), (True, 39)])
+def test_a_prompt_is_kept_that_asks_for_it(engine: Path, device: str, kept: bool, expected: int):
+    """With room for six prompts, one is asked for again after seven others."""
+    first, *others = [[start + i for i in range(40)] for start in range(0, 8 * 11, 11)]
+    params = SamplingParams(max_tokens=1, ignore_eos=True)
+    span = KvCacheRetentionConfig.TokenRangeRetentionConfig(0, None, 90)
+    retention = KvCacheRetentionConfig([span]) if kept else None
+    config = KvCacheConfig(max_tokens=240)
+    with LLM(engine, device=device, skip_tokenizer_init=True, kv_cache_config=config) as llm:
+        llm.generate(first, params, kv_cache_retention_config=retention)
+        for prompt in others:
+            llm.generate(prompt, params)
+        assert llm.get_stats().prefix_hit_tokens == 0
+        llm.generate_async(first, params, kv_cache_retention_config=retention).result()
+        assert llm.get_stats().prefix_hit_tokens == expected

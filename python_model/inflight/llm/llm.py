@@ -15,6 +15,7 @@ from inflight.llm.answer import Answer
 from inflight.llm.chat import Conversation, chat_prompts, is_one_conversation, params_for_chat
 from inflight.llm.generation import GenerationResult
 from inflight.llm.outputs import RequestOutput
+from inflight.llm.request_options import KvCacheRetentionConfig, RequestOptions, options_for
 from inflight.llm.requests import (
     Prompt,
     encode_prompts,
@@ -145,24 +146,37 @@ class LLM:
         inputs: Prompt | Sequence[Prompt],
         sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
         use_tqdm: bool = True,
+        *,
+        kv_cache_retention_config: (
+            KvCacheRetentionConfig | Sequence[KvCacheRetentionConfig | None] | None
+        ) = None,
+        cache_salt: str | Sequence[str | None] | None = None,
+        priority: int | Sequence[int] = 0,
+        tenant: str | Sequence[str] = "",
     ) -> RequestOutput | list[RequestOutput]:
-        """Answers of all prompts, in their order; one RequestOutput for one prompt.
+        """Answers of all prompts, in their order; one RequestOutput for one prompt. What
+        `generate_async` takes by keyword is here one value for all prompts or one for each.
 
         The first error of any of them is raised and ends the others.
         """
         is_one = is_single(inputs)
         prompts: list[Prompt] = [inputs] if is_one else list(inputs)
         params = params_for(prompts, sampling_params)
+        options = options_for(len(prompts), priority, tenant, cache_salt, kv_cache_retention_config)
         encoded = encode_prompts(prompts, params, self.tokenizer)
         done: queue.SimpleQueue[None] = queue.SimpleQueue()
         results: list[GenerationResult] = []
         progress = _progress_bar(len(prompts)) if use_tqdm and len(prompts) > 1 else None
         num_done = 0
         try:
-            for index, ((text, ids), choice) in enumerate(zip(encoded, params, strict=True)):
+            for index, ((text, ids), choice, option) in enumerate(
+                zip(encoded, params, options, strict=True)
+            ):
                 while True:
                     try:
-                        result = self._submit(text, ids, choice, False, 0, lambda: done.put(None))
+                        result = self._submit(
+                            text, ids, choice, option, False, lambda: done.put(None)
+                        )
                         break
                     except _core.ResourceExhaustedError:
                         if num_done == len(results):  # others fill the queue, not we
@@ -199,10 +213,12 @@ class LLM:
         priority: int = 0,
         tenant: str = "",
         cache_salt: str | None = None,
+        kv_cache_retention_config: KvCacheRetentionConfig | None = None,
     ) -> GenerationResult:
         """Start one prompt and return at once. Larger priorities go first; of equals, those of the
-        tenant that has been served least. Only prompts of equal `cache_salt` share what the KV
-        cache remembers of them.
+        tenant (at most 256 bytes) that has been served least. Only prompts of equal `cache_salt` (at
+        most 1,024 bytes) share what the KV cache remembers of them, and `kv_cache_retention_config`
+        says how long it is to remember which of them.
 
         Raises here what is wrong with the request (ValueError) or that the queue is full
         (RuntimeError).
@@ -212,7 +228,8 @@ class LLM:
         params = params_for([inputs], sampling_params)
         [(text, ids)] = encode_prompts([inputs], params, self.tokenizer)
         self._responses.start()
-        return self._submit(text, ids, params[0], streaming, priority, None, tenant, cache_salt)
+        options = RequestOptions(priority, tenant, cache_salt, kv_cache_retention_config)
+        return self._submit(text, ids, params[0], options, streaming, None)
 
     def chat(
         self,
@@ -248,11 +265,9 @@ class LLM:
         text: str | None,
         ids: list[int],
         params: SamplingParams,
+        options: RequestOptions,
         streaming: bool,
-        priority: int,
         on_done: Any,
-        tenant: str = "",
-        cache_salt: str | None = None,
     ) -> GenerationResult:
         tokenizer = self.tokenizer if params.detokenize else None
         tag = next(self._tags)
@@ -268,9 +283,7 @@ class LLM:
                 tag=tag,
                 # Stop strings are ours to find, so we must see the tokens as they come.
                 streaming=streaming or bool(params.stop_list),
-                priority=priority,
-                tenant=tenant,
-                cache_salt=cache_salt or "",
+                **options.engine_arguments(),
                 **arguments,
             )
         except BaseException:

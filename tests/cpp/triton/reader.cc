@@ -129,6 +129,17 @@ void salt_of_the_cache() {
                   "cache_salt: it has 2 strings, expected 1");
 }
 
+void length_of_the_salt() {
+  Backend backend;
+  const RequestPtr longest = make_request({1}, 1);
+  longest->text("cache_salt", std::string(1024, 'x'));
+  EXPECT(!backend.run(longest).back().error.has_value());
+  const RequestPtr too_long = make_request({1}, 1);
+  too_long->text("cache_salt", std::string(1025, 'x'));
+  EXPECT_CONTAINS(backend.error_of(too_long),
+                  "cache_salt has 1025 bytes; at most 1024 are possible");
+}
+
 void retention_of_ranges() {
   const RequestPtr request = make_request({1, 2, 3}, 1);
   request->ids("retention_token_range_starts", {0, 8}).ids("retention_token_range_ends", {8, -1});
@@ -236,6 +247,7 @@ int main(int argc, char** argv) {
           {"end_ids_may_be_ignored", end_ids_may_be_ignored},
           {"end_ids_of_several_sources", end_ids_of_several_sources},
           {"salt_of_the_cache", salt_of_the_cache},
+          {"length_of_the_salt", length_of_the_salt},
           {"retention_of_ranges", retention_of_ranges},
           {"retention_that_makes_no_sense", retention_that_makes_no_sense},
           {"ids_of_no_vocabulary", ids_of_no_vocabulary},
