@@ -54,10 +54,10 @@ class PartQueue {
     while (!is_ready_ && spin > 0 && Clock::now() < asleep_from) std::this_thread::yield();
     std::unique_lock lock(mutex_);
     const auto ready = [this] { return closed_ || !parts_.empty(); };
-    if (timeout) {
-      wake_.wait_for(lock, std::chrono::duration<double>(*timeout), ready);
-    } else {
+    if (!timeout) {
       wake_.wait(lock, ready);
+    } else if (*timeout > 0) {  // even a wait for no time sleeps
+      wake_.wait_for(lock, std::chrono::duration<double>(*timeout), ready);
     }
     if (parts_.empty() && closed_) return std::nullopt;
     std::vector<TaggedResponse> taken;
