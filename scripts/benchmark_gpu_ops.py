@@ -194,7 +194,14 @@ def bench_attention(
         "head_size": head_size,
         "scale": head_size**-0.5,
     }
-    seconds = own_time([runner.bind("attention", inputs, {"y": np.zeros_like(q)}, attributes)])
+    copies = 1 + min(BEYOND_CACHES // cache.nbytes, 40)
+    caches = [cache] + [cache.copy() for _ in range(copies - 1)]
+    seconds = own_time(
+        [
+            runner.bind("attention", inputs | {"kv_cache": c}, {"y": np.zeros_like(q)}, attributes)
+            for c in caches
+        ]
+    )
     seen = sum(n * (2 * length - n + 1) / 2 for n, length in zip(queries, lengths, strict=True))
     kv_bytes = sum(lengths) * 2 * kv_heads * head_size * cache.itemsize
     table.add(
@@ -204,18 +211,16 @@ def bench_attention(
 
 
 def bench_decode(runner, table: Table, dtype: str) -> None:
-    for block in (32, 64):
-        for label, lengths in (
-            ("1 x 200", [200]),
-            ("1 x 2k", [2048]),
-            ("1 x 32k", [32768]),
-            ("64 x 2k", [2048] * 64),
-            ("256 x 300", [300] * 256),
-            ("1 x 32k + 63 x 300", [32768] + [300] * 63),
-        ):
-            bench_attention(runner, table, dtype, label, [1] * len(lengths), lengths, block=block)
-    for size in (64, 96, 256):
-        bench_attention(runner, table, dtype, "64 x 2k", [1] * 64, [2048] * 64, head_size=size)
+    skewed = [32768] + [300] * 63
+    long = {"64 x 2k": [2048] * 64, "1 x 32k": [32768], "1 x 32k + 63 x 300": skewed}
+    short = {"1 x 200": [200], "1 x 2k": [2048], "64 x 300": [300] * 64, "256 x 300": [300] * 256}
+    for size in (64, 80, 96, 128, 256):
+        for label, lengths in (long | short).items():
+            bench_attention(
+                runner, table, dtype, label, [1] * len(lengths), lengths, head_size=size
+            )
+    for label, lengths in long.items():
+        bench_attention(runner, table, dtype, label, [1] * len(lengths), lengths, block=64)
 
 
 def bench_prefill(runner, table: Table, dtype: str) -> None:
