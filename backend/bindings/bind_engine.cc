@@ -200,7 +200,7 @@ void register_engine(py::module_& module) {
                    int64_t kv_cache_host_memory_bytes, bool kv_cache_onboard_blocks,
                    const std::string& kv_cache_dtype, bool enable_kv_cache_reuse,
                    const std::string& batch_scheduler_policy, double max_time_per_output_token_ms,
-                   int64_t kv_cache_event_buffer_max_size) {
+                   int64_t kv_cache_event_buffer_max_size, int64_t max_logits_bytes) {
                  EngineConfig config;
                  config.engine_dir = engine_dir;
                  config.device = device;
@@ -223,6 +223,7 @@ void register_engine(py::module_& module) {
                  config.batch_scheduler_policy = batch_scheduler_policy;
                  config.max_time_per_output_token_ms = max_time_per_output_token_ms;
                  config.kv_cache_event_buffer_max_size = kv_cache_event_buffer_max_size;
+                 config.max_logits_bytes = max_logits_bytes;
                  const py::gil_scoped_release release;
                  const std::shared_ptr<PyEngine> engine(new PyEngine(config), destroy);
                  open_engines->add(engine);
@@ -239,7 +240,7 @@ void register_engine(py::module_& module) {
            py::arg("kv_cache_dtype") = "auto", py::arg("enable_kv_cache_reuse") = true,
            py::arg("batch_scheduler_policy") = "guaranteed_no_evict",
            py::arg("max_time_per_output_token_ms") = 0.0,
-           py::arg("kv_cache_event_buffer_max_size") = 0)
+           py::arg("kv_cache_event_buffer_max_size") = 0, py::arg("max_logits_bytes") = 0)
       .def("cancel", &PyEngine::cancel, py::arg("request_id"), released)
       .def(
           "next_responses",

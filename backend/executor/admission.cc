@@ -15,17 +15,7 @@ namespace {
 /// What a message of gRPC can be.
 constexpr int64_t kMaxLogitsBytes = (int64_t{1} << 31) - 1;
 
-/// Those of one response: a streaming request has its generation logits with each token.
-void check_logits(const Request& request, const EngineInfo& info, int max_new_tokens) {
-  const auto prompt_len = static_cast<int64_t>(request.input_ids.size());
-  const int64_t rows = (request.return_context_logits ? prompt_len : 0) +
-                       (!request.return_generation_logits ? 0
-                        : request.streaming               ? 1
-                                                          : int64_t{max_new_tokens});
-  const int64_t bytes = rows * info.vocab_size * int64_t{sizeof(float)};
-  check(bytes <= kMaxLogitsBytes, "the logits asked for, ", rows, " rows of ", info.vocab_size,
-        ", are ", bytes, " bytes in one response; at most ", kMaxLogitsBytes, " are possible");
-}
+int64_t bytes_per_row(const EngineInfo& info) { return info.vocab_size * int64_t{sizeof(float)}; }
 
 /// A caller's own words are kept for as long as something of theirs is.
 void check_words(const Request& request) {
@@ -39,6 +29,15 @@ void check_words(const Request& request) {
 }
 
 }  // namespace
+
+int64_t logits_bytes(const Request& request, const EngineInfo& info, int max_new_tokens) {
+  const auto prompt_len = static_cast<int64_t>(request.input_ids.size());
+  const int64_t rows = (request.return_context_logits ? prompt_len : 0) +
+                       (!request.return_generation_logits ? 0
+                        : request.streaming               ? 1
+                                                          : int64_t{max_new_tokens});
+  return rows * bytes_per_row(info);
+}
 
 int admit(const Request& request, const EngineInfo& info, const scheduler::Limits& limits) {
   check(!request.input_ids.empty(), "The prompt is empty: input_ids must hold at least 1 token");
@@ -63,7 +62,10 @@ int admit(const Request& request, const EngineInfo& info, const scheduler::Limit
         info.max_seq_len, ")");
     max_new_tokens = room;
   }
-  check_logits(request, info, max_new_tokens);
+  const int64_t logits = logits_bytes(request, info, max_new_tokens);
+  check(logits <= kMaxLogitsBytes, "the logits asked for, ", logits / bytes_per_row(info),
+        " rows of ", info.vocab_size, ", are ", logits, " bytes in one response; at most ",
+        kMaxLogitsBytes, " are possible");
   const int32_t num_blocks = manager_blocks(info);
   const std::vector<scheduler::WindowGroupView> windows = window_views(info);
   scheduler::check_can_run(static_cast<int32_t>(prompt_len),

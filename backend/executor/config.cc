@@ -246,6 +246,13 @@ int32_t host_blocks(const EngineConfig& config, const EngineInfo& info, int64_t 
              : 0;
 }
 
+int64_t logits_limit(const EngineConfig& config, int64_t free_host_bytes) {
+  const int64_t bytes = config.max_logits_bytes;
+  check(bytes >= 0, "max_logits_bytes is ", bytes,
+        ", must be 0 (a quarter of what is free) or more");
+  return bytes > 0 ? bytes : free_host_bytes / 4;
+}
+
 DType kv_cache_dtype(const std::string& name, DType engine_dtype) {
   if (name == "auto" || name == name_of(engine_dtype)) return engine_dtype;
   const bool is_known = name == "fp8" || name == "int8" || name == "float32" || name == "float16" ||

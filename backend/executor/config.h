@@ -57,6 +57,10 @@ std::vector<int64_t> pool_blocks(const EngineConfig& config, const EngineInfo& i
 int32_t host_blocks(const EngineConfig& config, const EngineInfo& info, int64_t bytes_per_block,
                     int64_t free_host_bytes);
 
+/// Bytes that logits of requests under way may take together: max_logits_bytes, or a share of
+/// `free_host_bytes`. Raises invalid_argument naming key and value if it is negative.
+int64_t logits_limit(const EngineConfig& config, int64_t free_host_bytes);
+
 /// What the cache's values are stored as. Raises invalid_argument for a name that is none,
 /// unsupported for a format that no kernel of this version reads.
 DType kv_cache_dtype(const std::string& name, DType engine_dtype);

@@ -13,6 +13,7 @@
 #include "backend/executor/config.h"
 #include "backend/executor/engine_loop.h"
 #include "backend/executor/inbox.h"
+#include "backend/executor/logits_budget.h"
 #include "backend/executor/model_executor.h"
 #include "backend/executor/prefix_transfer.h"
 #include "backend/executor/response_queue.h"
@@ -87,6 +88,7 @@ class Engine::Impl {
         limits(scheduler_limits(info, config)),
         executor(std::move(loaded.executor)),
         events(make_event_log(config)),
+        logits(logits_limit(config, free_host_bytes())),
         inbox(config.max_queue_size, idle_spin(*executor)),
         responses(config.callbacks_return_at_once),
         loop(info, limits, loop_options(config, events.get()), *executor, inbox, responses),
@@ -172,6 +174,7 @@ class Engine::Impl {
   const scheduler::Limits limits;
   std::unique_ptr<ModelExecutor> executor;
   const std::unique_ptr<kv_cache::CacheEventLog> events;  // null: none are kept
+  const LogitsBudget logits;
   Inbox inbox;
   ResponseQueue responses;
   EngineLoop loop;
@@ -210,8 +213,13 @@ std::vector<RequestId> Engine::submit(std::vector<Submission> submissions) {
                              std::chrono::steady_clock::now().time_since_epoch())
                              .count();
   std::vector<int> lengths;
-  for (const Submission& submission : submissions)
-    lengths.push_back(admit(*submission.request, impl_->info, impl_->limits));
+  for (Submission& submission : submissions) {
+    const Request& request = *submission.request;
+    lengths.push_back(admit(request, impl_->info, impl_->limits));
+    const int64_t bytes = logits_bytes(request, impl_->info, lengths.back());
+    if (bytes > 0)
+      submission.callback = impl_->logits.charged(bytes, std::move(submission.callback));
+  }
   return impl_->inbox.submit(std::move(submissions), lengths, now_ns);
 }
 

@@ -55,7 +55,10 @@ struct EngineConfig {
   // version has not.
   std::string kv_cache_dtype = "auto";
   int64_t kv_cache_event_buffer_max_size =
-      0;                          // events that nobody has taken yet; 0 = none are kept
+      0;  // events that nobody has taken yet; 0 = none are kept
+  // Host memory that logits of requests under way may take together; 0 = a quarter of what is free
+  // at load.
+  int64_t max_logits_bytes = 0;
   bool check_invariants = false;  // snapshot checks after every step, for tests
   // The engine's thread may call back itself where it is little: a thread fewer to wake before an
   // answer is there.
@@ -179,7 +182,7 @@ class Engine {
 
   /// Validates against the limits and queues; any thread. Raises invalid_argument (which value,
   /// which limit) or resource_exhausted ("Maximum queue size of N ... Exceeds maximum queue
-  /// size"). After a normal return `callback` gets exactly one final part.
+  /// size", or max_logits_bytes). After a normal return `callback` gets exactly one final part.
   RequestId submit(std::shared_ptr<const Request> request, ResponseCallback callback);
   /// Several at once, answered in order with their ids: all are queued, or none and the first error
   /// is raised.

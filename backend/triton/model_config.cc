@@ -149,6 +149,9 @@ executor::EngineConfig read_engine_config(Parameters& parameters, const Json& co
       parameters.flag("kv_cache_onboard_blocks", engine.kv_cache_onboard_blocks);
   engine.kv_cache_dtype =
       parameters.text("kv_cache_dtype", engine.kv_cache_dtype).value_or(engine.kv_cache_dtype);
+  engine.max_logits_bytes =
+      parameters.number<int64_t>("max_logits_bytes", "0, a quarter of what is free")
+          .value_or(engine.max_logits_bytes);
   engine.check_invariants = parameters.flag("check_invariants", false);
   const auto queue =
       config.value(Json::json_pointer("/dynamic_batching/default_queue_policy"), Json::object());

@@ -176,6 +176,7 @@ class Engine:
         batch_scheduler_policy: str = "guaranteed_no_evict",
         max_time_per_output_token_ms: float = 0.0,
         kv_cache_event_buffer_max_size: int = 0,
+        max_logits_bytes: int = 0,
     ) -> None: ...
     def submit(
         self,

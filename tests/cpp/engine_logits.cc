@@ -158,6 +158,87 @@ void are_bounded() {
   EXPECT(error_of().find("3 rows") != std::string::npos);
 }
 
+/// What `fixture` refuses `request` with; empty if it takes it.
+std::string refusal_of(Fixture& fixture, Answer& answer, const Request& request) {
+  try {
+    fixture.submit(answer, request);
+  } catch (const Error& error) {
+    return concat(error.code() == ErrorCode::kResourceExhausted ? "for now: " : "", error.what());
+  }
+  return "";
+}
+
+/// [5, V] of a prompt and [3, V] of what is generated.
+Request wants_eight_rows() {
+  Request request;
+  request.input_ids = prompt_of(5);
+  request.stop.max_new_tokens = 3;
+  request.return_context_logits = request.return_generation_logits = true;
+  return request;
+}
+
+void of_all_requests_are_bounded() {
+  constexpr int64_t kBytes = 8 * kVocabSize * sizeof(float);
+  EngineConfig config;
+  config.max_logits_bytes = 2 * kBytes + 5;
+  Fixture fixture(small_info(), config);
+  fixture.script->gate.close();
+  const Request request = wants_eight_rows();
+  Answer first, second, third, plain;
+  EXPECT_EQ(refusal_of(fixture, first, request), "");
+  EXPECT_EQ(refusal_of(fixture, second, request), "");
+  EXPECT_EQ(
+      refusal_of(fixture, third, request),
+      concat("for now: the logits asked for are ", kBytes, " bytes, requests under way hold ",
+             2 * kBytes, " of max_logits_bytes ", config.max_logits_bytes, ": try again later"));
+  fixture.submit(plain, prompt_of(5), 3);  // others are not asked
+  fixture.script->gate.open();
+  first.wait();
+  second.wait();
+  EXPECT_EQ(refusal_of(fixture, third, request), "");
+  EXPECT_EQ(tokens_of(third.wait().context_logits).size(), 5u);
+}
+
+void too_large_for_the_bound_are_never_possible() {
+  constexpr int64_t kBytes = 8 * kVocabSize * sizeof(float);
+  EngineConfig config;
+  config.max_logits_bytes = kBytes - 1;
+  Fixture fixture(small_info(), config);
+  Answer answer;
+  Request request = wants_eight_rows();
+  EXPECT_EQ(refusal_of(fixture, answer, request),
+            concat("the logits asked for are ", kBytes, " bytes; max_logits_bytes allows ",
+                   kBytes - 1, " for all requests together"));
+  request.streaming = true;  // has one generated row at a time
+  EXPECT_EQ(refusal_of(fixture, answer, request), "");
+  answer.wait();
+}
+
+void of_refused_and_cancelled_requests_count_no_more() {
+  constexpr int64_t kBytes = 8 * kVocabSize * sizeof(float);
+  EngineConfig config;
+  config.max_logits_bytes = 2 * kBytes;
+  Fixture fixture(small_info(), config);
+  fixture.script->gate.close();
+  const auto shared = std::make_shared<Request>(wants_eight_rows());
+  std::vector<Answer> answers(4);
+  std::vector<executor::Submission> three;
+  for (int i = 0; i < 3; ++i) three.push_back({shared, answers[i].callback()});
+  EXPECT_RAISES(fixture.engine->submit(three), "try again later");  // all or none
+  three.pop_back();
+  const std::vector<executor::RequestId> ids = fixture.engine->submit(three);
+  fixture.engine->cancel(ids[0]);
+  fixture.script->gate.open();
+  EXPECT(answers[0].wait().finish_reason == FinishReason::kCancelled);
+  answers[1].wait();
+  three.clear();
+  for (int i = 2; i < 4; ++i) three.push_back({shared, answers[i].callback()});
+  fixture.engine->submit(three);
+  answers[2].wait();
+  answers[3].wait();
+  fixture.expect_all_free();
+}
+
 }  // namespace
 }  // namespace inflight::testing
 
@@ -168,6 +249,10 @@ int main(int argc, char** argv) {
        {"of_streams_come_with_their_tokens", of_streams_come_with_their_tokens},
        {"of_an_end_id_are_not_told", of_an_end_id_are_not_told},
        {"cancelled_requests_leave_the_others_theirs", cancelled_requests_leave_the_others_theirs},
-       {"are_bounded", are_bounded}},
+       {"are_bounded", are_bounded},
+       {"of_all_requests_are_bounded", of_all_requests_are_bounded},
+       {"too_large_for_the_bound_are_never_possible", too_large_for_the_bound_are_never_possible},
+       {"of_refused_and_cancelled_requests_count_no_more",
+        of_refused_and_cancelled_requests_count_no_more}},
       argc, argv);
 }

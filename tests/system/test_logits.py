@@ -145,3 +145,27 @@ def test_what_is_too_much(served) -> None:
         llm.generate_async(prompt, SamplingParams(**WANTED)).abort()
     assert llm.generate(prompts[0], SamplingParams(**WANTED)).context_logits is not None
     assert llm.get_stats().failed_requests == stats.failed_requests
+
+
+def test_logits_of_all_requests_are_bounded(tmp_path: Path, device: str) -> None:
+    """By a limit that one request's just meet: several wait for each other in generate."""
+    case = CASES[0]
+    model, engine = built(case, tmp_path)
+    prompt = list(case.prompts[0][:20])
+    num_bytes = (len(prompt) + NUM_TOKENS) * model.config.vocab_size * 4
+    wanted = SamplingParams(**WANTED)
+    options = {"device": device, "skip_tokenizer_init": True}
+    with LLM(engine, **options, max_logits_bytes=num_bytes) as llm:
+        outputs = llm.generate([prompt] * 4, wanted, use_tqdm=False)
+        rows = [output.outputs[0].generation_logits for output in outputs]
+        assert all(len(row) == NUM_TOKENS for row in rows)
+        first = llm.generate_async(prompt, wanted)
+        message = f"requests under way hold {num_bytes} of max_logits_bytes {num_bytes}: try again"
+        with pytest.raises(RuntimeError, match=message):
+            llm.generate_async(prompt, wanted)
+        first.result()
+        message = f"are {num_bytes + 4 * model.config.vocab_size} bytes; max_logits_bytes allows"
+        with pytest.raises(ValueError, match=message):
+            llm.generate([*prompt, 5], wanted)
+    with pytest.raises(ValueError, match="max_logits_bytes is -1, must be 0"):
+        LLM(engine, **options, max_logits_bytes=-1)

@@ -61,6 +61,14 @@ class ServingOptions:
     kv_cache_host_bytes: Annotated[
         int, typer.Option(min=0, help="Host memory for blocks that the KV cache has no room for.")
     ] = 0
+    max_logits_bytes: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="Host memory that logits of requests under way may take together; 0 = a quarter "
+            "of what is free.",
+        ),
+    ] = 0
     batch_scheduler_policy: Annotated[
         str,
         typer.Option(
@@ -115,6 +123,7 @@ def repository_settings(engine_dir: Path, options: ServingOptions) -> Repository
         "max_tokens_in_paged_kv_cache": options.kv_cache_max_tokens,
         "kv_cache_max_bytes": options.kv_cache_max_bytes,
         "kv_cache_host_memory_bytes": options.kv_cache_host_bytes or None,
+        "max_logits_bytes": options.max_logits_bytes or None,
         "batch_scheduler_policy": _unless(options.batch_scheduler_policy, "guaranteed_no_evict"),
         "max_time_per_output_token_ms": options.max_time_per_output_token_ms or None,
         "cuda_graph_mode": None if options.cuda_graphs else "false",

@@ -80,6 +80,7 @@ class LLM:
         kv_cache_config: KvCacheConfig | None = None,
         scheduler_config: SchedulerConfig | None = None,
         max_queue_size: int = 0,
+        max_logits_bytes: int = 0,
         enable_chunked_prefill: bool = True,
         enable_cuda_graphs: bool = True,
         num_threads: int = 0,
@@ -99,6 +100,8 @@ class LLM:
         scheduler_config: who runs when; prompts are as fast as they can be by default.
         max_queue_size: requests that may wait; more are refused by `generate_async` and held back
             by `generate`. 0 = any number.
+        max_logits_bytes: host memory that logits of requests under way may take together; what
+            would need more is refused and held back likewise. 0 = a quarter of what is free.
         enable_cuda_graphs: on a GPU, steps that only generate and short prompts run from
             recordings.
         num_threads: of CPU work; 0 = as many as this process may use.
@@ -122,6 +125,7 @@ class LLM:
             load_format=load_format,
             **limits,
             max_queue_size=max_queue_size,
+            max_logits_bytes=max_logits_bytes,
             enable_chunked_context=enable_chunked_prefill,
             enable_cuda_graphs=enable_cuda_graphs,
             num_threads=num_threads,

@@ -74,6 +74,7 @@ void reads_every_setting() {
                        parameter("kv_cache_max_bytes", "1000000") + "," +
                        parameter("kv_cache_free_gpu_mem_fraction", "0.5") + "," +
                        parameter("kv_cache_host_memory_bytes", "3000000000") + "," +
+                       parameter("max_logits_bytes", "5000000000") + "," +
                        parameter("kv_cache_onboard_blocks", "false") + "," +
                        parameter("kv_cache_dtype", "int8") + "," +
                        parameter("enable_chunked_context", "False") + "," +
@@ -92,6 +93,7 @@ void reads_every_setting() {
   EXPECT_EQ(settings.engine.kv_cache_max_bytes.value_or(0), 1000000);
   EXPECT_EQ(settings.engine.kv_cache_free_memory_fraction, 0.5);
   EXPECT_EQ(settings.engine.kv_cache_host_memory_bytes, 3000000000);
+  EXPECT_EQ(settings.engine.max_logits_bytes, 5000000000);
   EXPECT(!settings.engine.kv_cache_onboard_blocks);
   EXPECT_EQ(settings.engine.kv_cache_dtype, "int8");
   EXPECT(!settings.engine.enable_chunked_context);

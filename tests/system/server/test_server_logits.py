@@ -2,7 +2,8 @@
 
 import numpy as np
 import pytest
-from triton_server import Server, Stream, ask, llm_request
+import tritonclient.grpc as grpc
+from triton_server import Server, Stream, ask, llm_request, overridden
 
 PROMPT = [5, 17, 200, 33, 90, 91, 4]
 WANTED = {"return_context_logits": True, "return_generation_logits": True, "return_log_probs": True}
@@ -57,3 +58,13 @@ def test_logits_through_the_ensemble(server: Server, name: str) -> None:
     other = {"context_logits", "generation_logits"} - {name}
     assert name in answer.outputs and not other & set(answer.outputs)
     assert answer.outputs[name].ndim == (3 if name == "context_logits" else 4)
+
+
+def test_logits_beyond_their_limit_are_refused(server: Server) -> None:
+    limit = 4 * 259 * (len(PROMPT) + 5)
+    with overridden(server, "second", parameters={"max_logits_bytes": str(limit)}):
+        (answer,) = ask(server, "second", **llm_request(PROMPT, 5, **WANTED))
+        assert answer.outputs["context_logits"].shape[1] == len(PROMPT)
+        with pytest.raises(grpc.InferenceServerException) as error:
+            ask(server, "second", **llm_request(PROMPT, 6, **WANTED))
+        assert f"{limit + 4 * 259} bytes; max_logits_bytes allows {limit}" in str(error.value)
