@@ -258,6 +258,7 @@ void KvCacheManager::complete_start(Table& table, bool is_tight) {
     const int32_t from = begun == nullptr ? source.block : begun->block(Tier::kDevice);
     copies_.push_back({Tier::kDevice, from, Tier::kDevice, block, num_tokens});
     prefix_statistics_.copied_tokens += num_tokens;
+    if (is_tight) drop_source(table);  // the last who copies from it will have it
   }
 }
 

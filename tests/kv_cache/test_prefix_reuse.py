@@ -251,3 +251,21 @@ class ReuseMachine(RuleBasedStateMachine):
 
 ReuseMachine.TestCase.settings = settings(max_examples=80, stateful_step_count=30, deadline=None)
 TestReuse = ReuseMachine.TestCase
+
+
+def test_the_last_of_two_who_copy_from_the_only_block_left_has_it() -> None:
+    manager = KvCacheManager(2, 4, enable_reuse=True, vocab_size=VOCAB_SIZE)
+    first = manager.open([1, 2])
+    manager.reserve([(first, 0, 2)]).commit([[1, 2]])
+    manager.release(first)
+    tables = [manager.open([1, 3, 3]), manager.open([1, 4, 4])]
+    step = manager.reserve([(table, 1, 2) for table in tables])
+    assert step is not None  # two blocks each, of four
+    check_invariants(manager.snapshot())
+    [copy] = manager.copies()
+    ids = [manager.block_table(table) for table in tables]
+    assert (copy.from_block, copy.to_block) == (ids[1][0], ids[0][0])
+    assert sorted(ids[0] + ids[1]) == [0, 1, 2, 3]
+    step.commit([[1, 3, 3], [1, 4, 4]])
+    for table in tables:
+        manager.release(table)
