@@ -67,6 +67,7 @@ void register_facts(py::module_& module) {
       .def_readonly("kv_cache_bytes", &EngineInfo::kv_cache_bytes)
       .def_readonly("kv_cache_host_bytes", &EngineInfo::kv_cache_host_bytes)
       .def_readonly("reserved_bytes", &EngineInfo::reserved_bytes)
+      .def_readonly("onboard_bytes_per_second", &EngineInfo::onboard_bytes_per_second)
       .def_readonly("pinned_bytes", &EngineInfo::pinned_bytes);
   py::class_<EngineStats>(module, "EngineStats")
       .def_readonly("iteration", &EngineStats::iteration)

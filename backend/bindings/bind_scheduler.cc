@@ -193,10 +193,20 @@ void register_kv_cache(py::module_ module) {
       .def("forget_cached", &KvCacheManager::forget_cached)
       .def(
           "set_costs",
-          [](KvCacheManager& manager, double bytes_per_second, double tokens_per_second) {
-            manager.set_costs({bytes_per_second, tokens_per_second});
+          [](KvCacheManager& manager, double bytes_per_second, double tokens_per_second,
+             double generation_seconds) {
+            manager.set_costs({bytes_per_second, tokens_per_second, generation_seconds});
           },
-          py::arg("bytes_per_second"), py::arg("tokens_per_second"))
+          py::arg("bytes_per_second"), py::arg("tokens_per_second"),
+          py::arg("generation_seconds") = 0.0)
+      .def("copies_beside_step", &KvCacheManager::copies_beside_step, py::arg("num_prompt_tokens"))
+      .def("num_copies_to_bring", &KvCacheManager::num_copies_to_bring, py::arg("num_blocks"))
+      .def(
+          "bring_ahead",
+          [](KvCacheManager& manager, const std::vector<int32_t>& tokens, int32_t max_copies) {
+            manager.bring_ahead({.prompt = tokens}, nullptr, max_copies);
+          },
+          py::arg("tokens"), py::arg("max_copies"))
       .def(
           "set_time_ms",
           [](KvCacheManager& manager, int64_t now) {

@@ -234,7 +234,9 @@ void EngineLoop::wait() {
   const scheduler::Step& step = state_.steps.oldest().plan.step;
   const double num_prompt_tokens = step.num_tokens - step.num_generating;
   prompt_rate_.add(num_prompt_tokens, 1e-3 * step_ms * num_prompt_tokens / step.num_tokens);
-  state_.cache.set_costs({onboard_bytes_per_second_, prompt_rate_.per_second()});
+  if (num_prompt_tokens == 0) generation_seconds_ = 1e-3 * step_ms;
+  state_.cache.set_costs(
+      {onboard_bytes_per_second_, prompt_rate_.per_second(), generation_seconds_});
 }
 
 void EngineLoop::commit() {

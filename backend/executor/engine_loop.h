@@ -96,6 +96,7 @@ class EngineLoop {
   std::span<const decoding::SampledToken> tokens_;  // of the step just waited for
   int64_t device_busy_since_ns_ = 0;                // while steps are in flight
   kv_cache::MeasuredRate prompt_rate_;              // tokens computed in a second
+  double generation_seconds_ = 0;                   // of the newest step without prompts
   int64_t waited_ns_ = 0;                           // in this round of the loop, not host work
   bool any_ended_ = false;                          // since the lists were last cleaned
 

@@ -27,6 +27,20 @@ int32_t KvCacheManager::host_block_for(const PrefixNode& node) {
   return host_.take();
 }
 
+void KvCacheManager::bring_ahead(const TokenView& tokens, const PrefixScope* scope,
+                                 int32_t max_copies) {
+  if (host_.num_blocks() == 0) return;
+  // A table for the time of the call: what is found can neither be evicted nor forgotten, and is
+  // the newest after it.
+  const TableId id = new_table();
+  begin(tables_[id], {.tokens = tokens, .scope = scope});
+  const int64_t before = prefix_statistics_.onboarded_blocks;
+  bring_back(tables_[id], max_copies);
+  prefix_statistics_.host_hit_tokens +=
+      (prefix_statistics_.onboarded_blocks - before) * geometry_.tokens_per_block();
+  release(id);
+}
+
 void KvCacheManager::drop_host_block(NodeId id) {
   const PrefixNode& node = index_->node(id);
   if (!node.is_in(Tier::kHost)) return;

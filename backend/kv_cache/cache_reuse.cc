@@ -76,9 +76,12 @@ void KvCacheManager::begin(Table& table, const TableRequest& request) {
   begin_in_part(table, request, found);
   const int32_t num_tokens = first + table.source.num_tokens;
   table.num_committed = table.num_reserved = num_tokens;
-  prefix_statistics_.hit_tokens += num_tokens;
-  prefix_statistics_.host_hit_tokens += found.num_in_host * geometry_.tokens_per_block();
-  prefix_statistics_.hit_blocks += geometry_.num_blocks(num_tokens);
+}
+
+void KvCacheManager::count_hits(const Table& table) {
+  prefix_statistics_.hit_tokens += table.num_committed;
+  prefix_statistics_.host_hit_tokens += table.num_missing * geometry_.tokens_per_block();
+  prefix_statistics_.hit_blocks += geometry_.num_blocks(table.num_committed);
   prefix_statistics_.copied_blocks += table.source.num_tokens > 0 ? 1 : 0;
 }
 
@@ -209,10 +212,11 @@ void KvCacheManager::drop_missing(Table& table) {
     unpin_host_node(path_[table.num_stored - table.num_missing]);
 }
 
-void KvCacheManager::bring_back(Table& table) {
+void KvCacheManager::bring_back(Table& table, int32_t max_copies) {
   if (table.num_missing == 0) return;
   path_.resize(table.num_stored);
   index_->path(table.place.node, path_);
+  const size_t first_copy = copies_.size();
   for (; table.num_missing > 0; --table.num_missing) {
     const NodeId id = path_[table.num_stored - table.num_missing];
     const PrefixNode& node = index_->node(id);
@@ -221,6 +225,8 @@ void KvCacheManager::bring_back(Table& table) {
       unpin_host_node(id);
       continue;
     }
+    const bool is_room = pool_.num_free() + pool_.num_kept() > 0;
+    if (!is_room || static_cast<int64_t>(copies_.size() - first_copy) >= max_copies) return;
     const int32_t block = take_block();
     copies_.push_back(
         {Tier::kHost, node.block(Tier::kHost), Tier::kDevice, block, geometry_.tokens_per_block()});
@@ -234,6 +240,7 @@ void KvCacheManager::bring_back(Table& table) {
 
 void KvCacheManager::complete_start(Table& table, bool is_tight) {
   bring_back(table);
+  assert(table.num_missing == 0);
   CopySource& source = table.source;
   if (source.num_tokens == 0) return;
   const int32_t num_tokens = std::exchange(source.num_tokens, 0);

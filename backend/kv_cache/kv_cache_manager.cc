@@ -29,7 +29,7 @@ KvCacheManager::KvCacheManager(Geometry geometry, int32_t num_blocks, const Cach
 
 KvCacheManager::~KvCacheManager() { assert(open_reservations_.empty()); }
 
-TableId KvCacheManager::open(const TableRequest& request) {
+TableId KvCacheManager::new_table() {
   if (free_tables_.empty()) {
     tables_.push_back(Table{BlockList(pool_)});
     free_tables_.reserve(tables_.capacity());  // so that release never allocates
@@ -39,8 +39,16 @@ TableId KvCacheManager::open(const TableRequest& request) {
   free_tables_.pop_back();
   tables_[id].is_open = true;
   ++num_tables_;
+  return id;
+}
+
+TableId KvCacheManager::open(const TableRequest& request) {
+  const TableId id = new_table();
   prefix_statistics_.queried_tokens += request.tokens.size();
-  if (index_) begin(tables_[id], request);
+  if (index_) {
+    begin(tables_[id], request);
+    count_hits(tables_[id]);
+  }
   return id;
 }
 

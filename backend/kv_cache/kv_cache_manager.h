@@ -2,7 +2,8 @@
 // blocks of earlier sequences can be used again. Bookkeeping only, host only; engine thread only.
 // Knows no requests, no scheduling, no device.
 //
-// The life of a sequence here: match (when it is a candidate), open (when it is admitted),
+// The life of a sequence here: match (when it is a candidate), bring_ahead (what of it is in host
+// memory, while it waits), open (when it is admitted),
 // reserve + commit for every step, release (when no step in flight names it, or when it has to give
 // way: what it computed stays to be matched until the blocks are needed).
 //
@@ -10,6 +11,7 @@
 // begin alike, and evicted when there are too few free ones.
 #pragma once
 
+#include <algorithm>
 #include <chrono>
 #include <cstdint>
 #include <limits>
@@ -88,6 +90,21 @@ class KvCacheManager {
   /// `twin` as in TableRequest.
   PrefixMatch match(const TokenView& tokens, const PrefixScope* scope = nullptr,
                     TableId twin = -1) const;
+
+  /// Blocks of a match that are in host memory alone come back before a table is opened for them:
+  /// the first ones, by at most `max_copies` copies, those of blocks that make way included. They
+  /// stay cached, as the newest. May ask for copies.
+  void bring_ahead(const TokenView& tokens, const PrefixScope* scope, int32_t max_copies);
+  /// Copies that `num_blocks` blocks from the host tier take, those of blocks that make way
+  /// included.
+  int32_t num_copies_to_bring(int32_t num_blocks) const {
+    return num_blocks + std::max(0, num_blocks - num_free_blocks());
+  }
+  /// Copies that may go with the next step without making it late, beside a step in flight that
+  /// reads so many tokens of prompts (onboarding.h).
+  int32_t copies_beside_step(int32_t num_prompt_tokens) const {
+    return kv_cache::copies_beside_step(num_prompt_tokens, options_.block_bytes, costs_);
+  }
 
   /// A new block table; num_cached_tokens says how many of the tokens it has already. Whole blocks
   /// are shared from now on. What needs a fresh block (a part of a block, blocks in host memory)
@@ -184,9 +201,11 @@ class KvCacheManager {
   const Table& at(TableId table) const;
   Table& at(TableId table) { return const_cast<Table&>(std::as_const(*this).at(table)); }
 
+  TableId new_table();
   // cache_reuse.cc
   PrefixIndex::Found find(const TokenView& tokens, int32_t root) const;
   void begin(Table& table, const TableRequest& request);
+  void count_hits(const Table& table);
   int32_t tokens_of_twin(const TokenView& tokens, TableId twin,
                          const PrefixIndex::Found& found) const;
   void begin_in_part(Table& table, const TableRequest& request, const PrefixIndex::Found& found);
@@ -201,7 +220,7 @@ class KvCacheManager {
   void use_stored(Table& table, int32_t block_index, NodeId node);
   void drop_source(Table& table);
   void drop_missing(Table& table);
-  void bring_back(Table& table);
+  void bring_back(Table& table, int32_t max_copies = std::numeric_limits<int32_t>::max());
   bool is_enough(std::span<const Growth> step, int32_t needed, bool& is_tight);
   void complete_start(Table& table, bool is_tight);
   int32_t take_block();

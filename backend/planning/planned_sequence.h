@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 #include <span>
 #include <vector>
 
@@ -105,6 +106,9 @@ class PlannedSequence {
   // What was found of it in the cache when it was last matched, in that plan.
   int32_t num_hits_ = 0;
   int32_t num_used_blocks_ = 0;
+  int32_t num_host_blocks_ = 0;
+  // Of those, as many as there were when some were brought ahead.
+  int32_t num_host_blocks_left_ = std::numeric_limits<int32_t>::max();
   uint64_t matched_in_plan_ = 0;
   bool has_started_ = false;
   bool has_ended_ = false;

@@ -1,6 +1,7 @@
 #include "backend/planning/planner.h"
 
 #include <algorithm>
+#include <limits>
 #include <utility>
 
 #include "backend/scheduler/admission_order.h"
@@ -111,6 +112,9 @@ bool Planner::plan(PlannedStep& next, bool any_step_in_flight) {
                               std::exchange(sequence.num_reused_blocks_, 0)});
     sequence.num_context_blocks_ = held;
   }
+  // Last: what is evicted for it may be what others were matched with.
+  if (coming_ != nullptr) bring_ahead(*coming_);
+  newest_prompt_tokens_ = next.work.num_prompt_tokens;
   return true;
 }
 
@@ -194,6 +198,7 @@ SequenceView Planner::match(PlannedSequence& sequence) {
         cache_.match(sequence.tokens(), sequence.facts_.prefix_scope, twin_table(sequence));
     sequence.num_hits_ = found.num_tokens;
     sequence.num_used_blocks_ = found.num_used_blocks;
+    sequence.num_host_blocks_ = found.num_host_blocks;
     sequence.matched_in_plan_ = num_plans_;
   }
   view.num_computed = sequence.num_hits_;
@@ -220,6 +225,7 @@ void Planner::show_next(WaitingQueue::Round& round) {
 void Planner::choose_candidates() {
   candidates_.clear();
   candidate_views_.clear();
+  coming_ = nullptr;
   if (waiting_.empty()) return;
   scheduler::Admission admission(running_views_, cache_view(), limits_);
   if (!admission.has_place()) return;
@@ -242,6 +248,10 @@ void Planner::choose_candidates() {
     if (all_at_once || !waits_for_twin(*candidate.sequence)) {
       const SequenceView view = match(*candidate.sequence);
       if (!admission.admit(view)) break;
+      if (!all_at_once && would_delay_generation(*candidate.sequence)) {
+        coming_ = candidate.sequence;
+        break;
+      }
       candidates_.push_back(candidate);
       candidate_views_.push_back(view);
       tokens_left -= view.prompt_len - view.num_computed;
@@ -250,6 +260,23 @@ void Planner::choose_candidates() {
     window_views_.erase(window_views_.begin() + chosen);
     show_next(round);
   }
+}
+
+bool Planner::would_delay_generation(const PlannedSequence& sequence) const {
+  const int32_t num_blocks = sequence.num_host_blocks_;
+  // Where none came although some were to, waiting would not help.
+  if (num_blocks == 0 || num_blocks >= sequence.num_host_blocks_left_) return false;
+  if (cache_.num_copies_to_bring(num_blocks) <= cache_.copies_beside_step(newest_prompt_tokens_))
+    return false;
+  return std::ranges::any_of(running_views_, [](const SequenceView& view) {
+    return view.is_generating() && !view.is_complete();
+  });
+}
+
+void Planner::bring_ahead(PlannedSequence& sequence) {
+  sequence.num_host_blocks_left_ = sequence.num_host_blocks_;
+  cache_.bring_ahead(sequence.tokens(), sequence.facts_.prefix_scope,
+                     cache_.copies_beside_step(newest_prompt_tokens_));
 }
 
 void Planner::count_passes(int32_t num_admitted) {
@@ -268,6 +295,7 @@ void Planner::count_passes(int32_t num_admitted) {
 void Planner::open(PlannedSequence& sequence, PlannedStep& next) {
   waiting_.erase(sequence);
   ledger_.starts(sequence.tenant_);
+  sequence.num_host_blocks_left_ = std::numeric_limits<int32_t>::max();
   sequence.table = cache_.open({.tokens = sequence.tokens(),
                                 .scope = sequence.facts_.prefix_scope,
                                 .retention = sequence.facts_.retention,

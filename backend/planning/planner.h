@@ -106,6 +106,9 @@ class Planner {
   void show_next(WaitingQueue::Round& round);
   /// Fills candidates_ with those that capacity admits, in the order in which they may begin.
   void choose_candidates();
+  /// Its blocks in host memory take longer to come than a step takes, and others generate.
+  bool would_delay_generation(const PlannedSequence& sequence) const;
+  void bring_ahead(PlannedSequence& sequence);
   void count_passes(int32_t num_admitted);
   void open(PlannedSequence& sequence, PlannedStep& next);
   int32_t num_blocks(const PlannedSequence& sequence) const;
@@ -120,6 +123,8 @@ class Planner {
   std::vector<PlannedSequence*> leaving_;  // run no more, hold cache
   size_t num_pausing_ = 0;                 // in leaving_, preempted and not ended
   int64_t num_preemptions_ = 0;
+  int32_t newest_prompt_tokens_ = 0;   // of the newest step planned
+  PlannedSequence* coming_ = nullptr;  // would be admitted, but for blocks that come from the host
   uint64_t num_plans_ = 0;
   bool any_running_ended_ = false;
 

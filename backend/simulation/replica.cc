@@ -42,8 +42,9 @@ Replica::Replica(int16_t index, const Trace& trace, const ReplicaConfig& config,
       ring_(config.max_steps_in_flight) {
   // What the engine measures; 0 is unknown.
   const auto rate = [](double seconds) { return seconds > 0 ? 1 / seconds : 0; };
-  cache_.set_costs({.bytes_per_second = rate(config.cost.per_host_copy_byte),
-                    .tokens_per_second = rate(config.cost.per_row)});
+  costs_ = {.bytes_per_second = rate(config.cost.per_host_copy_byte),
+            .tokens_per_second = rate(config.cost.per_row)};
+  cache_.set_costs(costs_);
 }
 
 bool Replica::is_idle() const {
@@ -181,6 +182,8 @@ void Replica::commit(StepInFlight& step) {
   now_ = std::max(now_, step.end);
   planner_.commit(step.plan);
   planner_.measured(step.plan.work, 1e3 * (step.end - step.start));
+  if (step.plan.work.num_prompt_tokens == 0) costs_.generation_seconds = step.end - step.start;
+  cache_.set_costs(costs_);
   for (size_t i = 0; i < step.plan.sequences.size(); ++i) {
     auto& sequence = static_cast<Sequence&>(*step.plan.sequences[i]);
     // One that ended after this step was launched has a token too many here.

@@ -82,6 +82,7 @@ class Replica {
   std::vector<RequestRecord>& records_;
   Timeline& timeline_;
   const int16_t index_;
+  kv_cache::CacheCosts costs_;
   kv_cache::KvCacheManager cache_;
   planning::Planner planner_;
   std::unordered_map<uint64_t, std::unique_ptr<Sequence>> live_;

@@ -61,6 +61,7 @@ class EngineInfo:
     kv_cache_bytes: int
     kv_cache_host_bytes: int
     reserved_bytes: int
+    onboard_bytes_per_second: float
     pinned_bytes: int
 
 class EngineStats:

@@ -96,6 +96,10 @@ class ScriptedExecutor : public executor::ModelExecutor {
     std::atomic<int> max_in_flight{0};
     // What a step takes in the time of its device, which is told and not spent.
     std::function<double(const plan::StepInputs&)> step_ms;
+    struct Ran {
+      int num_sequences, num_copies;
+    };
+    std::vector<Ran> steps;            // that ran; to be read when none does
     std::function<void()> after_step;  // on the engine thread, before the tokens are handed over
     std::function<decoding::SampledToken(const decoding::SampleRow&, decoding::SampledToken)> edit;
   };
@@ -256,6 +260,7 @@ class ScriptedExecutor : public executor::ModelExecutor {
       for (const kv_cache::BlockCopy& copy : step.copies) make(copy);
       if (step.number == script_->break_at_step) throw std::runtime_error("scripted break");
       const plan::StepInputs& inputs = step.inputs;
+      script_->steps.push_back({inputs.num_sequences, static_cast<int>(step.copies.size())});
       if (script_->step_ms) step.ms = script_->step_ms(inputs);
       script_->max_sequences = std::max(script_->max_sequences.load(), inputs.num_sequences);
       script_->max_tokens = std::max(script_->max_tokens.load(), inputs.num_tokens);

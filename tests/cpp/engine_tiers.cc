@@ -52,6 +52,60 @@ void conversations_go_through_the_host() {
   EXPECT(stats.cached_host_blocks > 0 && stats.cached_host_blocks <= stats.max_host_blocks);
 }
 
+/// A prompt of 20 blocks in the host comes while others generate, for whom 4 copies a step go
+/// unnoticed; then again while nobody does.
+void a_hit_in_the_host_leaves_the_others_in_time() {
+  EngineInfo info = tiered_info(100, 200);
+  info.max_seq_len = 400;
+  info.max_prompt_len = 399;
+  info.max_num_tokens = 400;
+  info.onboard_bytes_per_second = 5 * 16 / 1e-3;  // five blocks in a millisecond
+  Fixture fixture(info);
+  fixture.script->step_ms = [](const plan::StepInputs& inputs) {
+    return 1.0 + (inputs.num_tokens - inputs.num_sequences);
+  };
+  const std::vector<int32_t> prompt = prompt_of(81, 1), other = prompt_of(390, 2);
+  const auto ask = [&](const std::vector<int32_t>& what) {
+    Answer answer;
+    fixture.submit(answer, what, 1);
+    answer.wait();
+    EXPECT(answer.tokens() == expected_tokens(what, 1));
+  };
+  ask(prompt);
+  ask(other);  // takes the pool
+  EXPECT(fixture.engine->stats().cached_host_blocks >= 19);
+  const int64_t onboarded = fixture.engine->stats().onboarded_blocks;
+
+  Answer generating[2], hit;
+  fixture.script->gate.close();
+  for (int i = 0; i < 2; ++i) fixture.submit(generating[i], prompt_of(6, 3 + i), 80, true);
+  fixture.script->gate.let_pass(15);
+  for (Answer& answer : generating) answer.wait_for_tokens(10);
+  fixture.submit(hit, prompt, 1);
+  fixture.script->gate.open();
+  hit.wait();
+  EXPECT(hit.tokens() == expected_tokens(prompt, 1));
+  for (int i = 0; i < 2; ++i) {
+    generating[i].wait();
+    EXPECT(generating[i].tokens() == expected_tokens(prompt_of(6, 3 + i), 80));
+  }
+  EXPECT(fixture.engine->stats().onboarded_blocks - onboarded >= 19);
+  EXPECT(fixture.engine->stats().prefix_host_hit_tokens >= 19 * 4);
+  ask(other);
+  ask(prompt);
+  fixture.expect_all_free();
+  fixture.engine->shut_down();
+  int most_beside = 0, most_alone = 0, num_with_all = 0;
+  for (const auto& [num_sequences, num_copies] : fixture.script->steps) {
+    int& most = num_sequences > 1 ? most_beside : most_alone;
+    most = std::max(most, num_copies);
+    num_with_all += num_sequences == 3 ? 1 : 0;
+  }
+  EXPECT_EQ(num_with_all, 1);    // the others were generating still when it came
+  EXPECT(most_beside <= 4 + 3);  // a block that makes way for the last, and for each that generates
+  EXPECT(most_alone >= 19);
+}
+
 /// A step fails at launch after its copies were asked for: what comes later is right all the same.
 void a_failed_step_leaves_no_trace() {
   Fixture fixture(tiered_info(12, 12));
@@ -127,6 +181,8 @@ int main(int argc, char** argv) {
   return run_cases_at_each_depth(
       {
           {"conversations_go_through_the_host", conversations_go_through_the_host},
+          {"a_hit_in_the_host_leaves_the_others_in_time",
+           a_hit_in_the_host_leaves_the_others_in_time},
           {"a_failed_step_leaves_no_trace", a_failed_step_leaves_no_trace},
           {"blocks_go_from_one_engine_to_another", blocks_go_from_one_engine_to_another},
           {"cases_of_costs", cases_of_costs},

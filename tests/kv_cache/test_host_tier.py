@@ -91,16 +91,7 @@ class HostTierMachine(RuleBasedStateMachine):
         handle = self.manager.reserve(parts)
         if handle is None:
             return False
-        busy = {block for step in self.steps for block in step.blocks}
-        for copy in self.manager.copies():
-            # These run beside the steps in flight, which must not name their device blocks.
-            if copy.from_tier != copy.to_tier:
-                on_device = copy.from_block if copy.from_tier == Tier.DEVICE else copy.to_block
-                assert on_device not in busy
-            source = self.memory[copy.from_tier][copy.from_block]
-            target = source[: copy.num_tokens] + [None] * (self.size - copy.num_tokens)
-            self.memory[copy.to_tier][copy.to_block] = target
-        self.manager.clear_copies()
+        self.make_copies()
         for table, first, count in parts:
             live = self.live[table]
             ids = self.table(table)
@@ -116,6 +107,37 @@ class HostTierMachine(RuleBasedStateMachine):
         blocks = {block for table, _, _ in parts for block in self.table(table)}
         self.steps.append(Step(handle, parts, blocks))
         return True
+
+    def make_copies(self) -> list:
+        """Those asked for, which it answers."""
+        busy = {block for step in self.steps for block in step.blocks}
+        copies = self.manager.copies()
+        for copy in copies:
+            # These run beside the steps in flight, which must not name their device blocks.
+            if copy.from_tier != copy.to_tier:
+                on_device = copy.from_block if copy.from_tier == Tier.DEVICE else copy.to_block
+                assert on_device not in busy
+            source = self.memory[copy.from_tier][copy.from_block]
+            target = source[: copy.num_tokens] + [None] * (self.size - copy.num_tokens)
+            self.memory[copy.to_tier][copy.to_block] = target
+        self.manager.clear_copies()
+        return copies
+
+    @rule(prompt=st.lists(st.integers(0, 1), min_size=1, max_size=12), most=st.integers(1, 5))
+    def bring_ahead(self, prompt: list[int], most: int):
+        before, used = self.manager.match(prompt), self.manager.num_used_blocks
+        free = self.manager.num_free_blocks
+        self.manager.bring_ahead(prompt, most)
+        copies = self.make_copies()
+        assert len(copies) <= most + 1  # the last block's own, and that of one that makes way
+        after = self.manager.match(prompt)
+        assert self.manager.num_used_blocks == used
+        # What was found is found still, in order nearer by as many blocks as came.
+        assert after.num_blocks == before.num_blocks
+        num_came = sum(copy.from_tier == Tier.HOST for copy in copies)
+        assert after.num_host_blocks == before.num_host_blocks - num_came
+        if before.num_host_blocks > 0 and free > 0:
+            assert num_came > 0
 
     def table(self, table: int) -> list[int]:
         return self.manager.block_table(table)
@@ -255,6 +277,45 @@ def test_a_copy_that_takes_longer_than_computing_is_not_made() -> None:
     found, copies = cache.run(prompt(1))  # computed again: they need not come any more
     assert found == 0 and all(tier == "Tier.DEVICE" for tier, _, _ in copies)
     assert cache.manager.match(prompt(1)).num_host_blocks == 0
+
+
+def test_blocks_come_a_few_at_a_time_ahead_of_their_prompt() -> None:
+    cache = Cache(num_blocks=6, num_host_blocks=6)
+    tokens = [1] * 9  # four full blocks of two, and a token
+    cache.run(tokens)
+    cache.run([2] * 9)  # leaves one block of the first prompt on the device
+    matches = [cache.manager.match(tokens)]
+    copies = []
+    while matches[-1].num_host_blocks > 0:
+        cache.manager.bring_ahead(tokens, 2)
+        copies.append(len(cache.manager.copies()))
+        cache.manager.clear_copies()
+        matches.append(cache.manager.match(tokens))
+    assert {match.num_tokens for match in matches} == {8}
+    in_host = [match.num_host_blocks for match in matches]
+    assert in_host == sorted(in_host, reverse=True) and in_host[0] == 3 and in_host[-1] == 0
+    assert max(copies) <= 3 and len(copies) >= 2
+    assert cache.manager.num_used_blocks == 0
+    hits = cache.manager.prefix_statistics.hit_tokens
+    found, copies_of_step = cache.run(tokens)
+    assert found == 8 and all(tier == "Tier.DEVICE" for tier, _, _ in copies_of_step)
+    statistics = cache.manager.prefix_statistics
+    assert statistics.hit_tokens == hits + 8 and statistics.host_hit_tokens == 6
+
+
+def test_as_many_copies_as_a_step_hides() -> None:
+    manager = Cache(num_blocks=8, num_host_blocks=4, block_bytes=100).manager
+    assert manager.copies_beside_step(0) == 2**31 - 1  # nothing known
+    # 10 blocks a second; a step of 2 s, four fifths of which count
+    manager.set_costs(bytes_per_second=1000, tokens_per_second=0, generation_seconds=2)
+    assert manager.copies_beside_step(50) == 16
+    manager.set_costs(bytes_per_second=1000, tokens_per_second=50, generation_seconds=2)
+    assert manager.copies_beside_step(50) == 24
+    manager.set_costs(bytes_per_second=1, tokens_per_second=50, generation_seconds=2)
+    assert manager.copies_beside_step(0) == 1
+    manager.open()
+    assert manager.num_copies_to_bring(8) == 8  # all of them are free
+    assert manager.num_copies_to_bring(11) == 14
 
 
 def test_onboarding_can_be_switched_off() -> None:
