@@ -209,14 +209,15 @@ class Follower:
         parent, ids, _ = self.blocks[block]
         return self.tokens_up_to(parent) + ids
 
-    def matched(self, prompt: list[int]) -> int:
-        """Tokens of whole blocks that the engine would find."""
-        known = {tuple(self.tokens_up_to(block)) for block in self.blocks}
+    def matched(self, prompt: list[int], most_level: int = 1) -> int:
+        """Tokens of whole blocks that the engine would find up to a level: 0 device, 1 host."""
+        blocks = [block for block, facts in self.blocks.items() if facts[2] <= most_level]
+        known = {tuple(self.tokens_up_to(block)) for block in blocks}
         sizes = [size for size in range(8, len(prompt), 8) if tuple(prompt[:size]) in known]
         return max(sizes, default=0)
 
 
-def test_events_tell_what_the_cache_holds(make_client: Callable[..., Client]) -> None:
+def test_events_tell_what_the_cache_holds(make_client: Callable[..., Client], device: str) -> None:
     block_bytes = make_client(8).engine.info.block_bytes
     client = make_client(
         8,
@@ -229,12 +230,15 @@ def test_events_tell_what_the_cache_holds(make_client: Callable[..., Client]) ->
     assert created["data"] == {"type": "created", "num_blocks_per_cache_level": [15, 10]}
     kinds = set()
     for prompt in PROMPTS:
-        expected = follower.matched(prompt)
+        expected = {follower.matched(prompt)}
+        # Where computing is quicker than copying, what is in the host is computed again.
+        if device != "cpu":
+            expected.add(follower.matched(prompt, most_level=0))
         before = client.engine.stats()
         client.generate(prompt, **GREEDY)
         after = client.engine.stats()
         found = after.prefix_hit_tokens - before.prefix_hit_tokens
-        assert found - found % 8 == expected
+        assert found - found % 8 in expected
         kinds |= {event["data"]["type"] for event in follower.follow()}
         levels = [level for _, _, level in follower.blocks.values()]
         assert levels.count(1) <= after.cached_host_blocks

@@ -93,11 +93,11 @@ def run(client: Client, together: bool = True) -> list[list[int]]:
 
 
 @pytest.fixture(scope="module")
-def make_client() -> Iterator[Callable[..., Client]]:
+def make_client(device: str) -> Iterator[Callable[..., Client]]:
     clients: list[Client] = []
 
     def make(engine: Path, **settings: Any) -> Client:
-        clients.append(Client(engine, device="cpu", **settings))
+        clients.append(Client(engine, device=device, **settings))
         return clients[-1]
 
     yield make

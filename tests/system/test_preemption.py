@@ -1,5 +1,6 @@
 """Greedy tokens in float32 are the same whoever had to give its blocks up, and whatever of it was
-found again: pools of a few blocks under max_utilization, static batches, and the plain run."""
+found again, in the pool or in host memory: pools of a few blocks under max_utilization, static
+batches, and the plain run."""
 
 from __future__ import annotations
 
@@ -39,8 +40,8 @@ def test_tiny_pools_change_no_token(case: Case, tmp_path: Path, device: str):
     ]
     plain, stats = answers(engine, device, prompts, kv_cache_config=KvCacheConfig(max_tokens=8192))
     assert stats.preemptions == 0 and {len(tokens) for tokens in plain} == {48}
-    for reuse in (False, True):
-        small = KvCacheConfig(max_tokens=192, enable_block_reuse=reuse)
+    for reuse, host_bytes in ((False, 0), (True, 0), (True, 1 << 20)):
+        small = KvCacheConfig(max_tokens=192, enable_block_reuse=reuse, host_cache_size=host_bytes)
         tokens, stats = answers(
             engine,
             device,
@@ -51,6 +52,8 @@ def test_tiny_pools_change_no_token(case: Case, tmp_path: Path, device: str):
         assert tokens == plain
         assert stats.preemptions > 0 and stats.paused_requests == 0
         assert stats.generated_tokens == 12 * 48
+        comes_back = host_bytes > 0 and "dynamic" not in str(case)  # which reuses nothing
+        assert (stats.offloaded_blocks > 0) == (stats.onboarded_blocks > 0) == comes_back
     tokens, stats = answers(
         engine, device, prompts, scheduler_config=SchedulerConfig("static_batch")
     )
