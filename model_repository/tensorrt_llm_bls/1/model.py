@@ -21,7 +21,7 @@ class TritonPythonModel:
         from inflight.serving.departures import Departures
         from inflight.serving.parameters import Parameters
         from inflight.serving.postprocess import Postprocessor
-        from inflight.serving.preprocess import Preprocessor
+        from inflight.serving.preprocess import Preprocessor, vocab_size_of_model
         from inflight.serving.receipts import Receipts
         from inflight.serving.schema import BLS
         from inflight.text.tokenizer import Tokenizer
@@ -30,12 +30,17 @@ class TritonPythonModel:
         for key in ("tensorrt_llm_draft_model_name", "multimodal_encoders_name"):
             parameters.refuse(key, "draft models and encoders are not supported yet")
         os.nice(parameters.number("niceness", 0))
-        tokenizer = Tokenizer.load(parameters.text("tokenizer_dir"))
+        folder = parameters.text("tokenizer_dir")
+        tokenizer = Tokenizer.load(folder)
         self._inputs = [tensor.name for tensor in BLS.inputs]
         self._llm_name = parameters.text("tensorrt_llm_model_name", "tensorrt_llm")
         self._departures = Departures()
         self._bls = Bls(
-            Preprocessor(tokenizer, parameters.flag("add_special_tokens", True)),
+            Preprocessor(
+                tokenizer,
+                add_special_tokens=parameters.flag("add_special_tokens", True),
+                model_vocab_size=vocab_size_of_model(folder),
+            ),
             Postprocessor(
                 tokenizer,
                 skip_special_tokens=parameters.flag("skip_special_tokens", True),

@@ -4,6 +4,7 @@ import functools
 import json
 import struct
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import numpy as np
 
@@ -19,9 +20,29 @@ Tensors = dict[str, np.ndarray]
 _MAX_KEPT_WORDS, _MAX_KEPT_LENGTH = 1024, 64
 
 
+def vocab_size_of_model(folder: str | Path) -> int | None:
+    """Of the engine or checkpoint that a tokenizer's folder holds, too; None where there is none."""
+    for name, section in (("engine.json", "model"), ("config.json", None)):
+        file = Path(folder) / name
+        if file.is_file():
+            facts = json.loads(file.read_text(encoding="utf-8"))
+            size = (facts.get(section, {}) if section else facts).get("vocab_size")
+            if size is not None:
+                return int(size)
+    return None
+
+
 class Preprocessor:
-    def __init__(self, tokenizer: Tokenizer, add_special_tokens: bool = True) -> None:
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        add_special_tokens: bool = True,
+        model_vocab_size: int | None = None,
+    ) -> None:
+        """`model_vocab_size`: ids of words to be biased must be below it; None if it is not known
+        here (the engine refuses them then)."""
         self._tokenizer = tokenizer
+        self._model_vocab_size = model_vocab_size
         self._add_special_tokens = add_special_tokens
         eos = tokenizer.eos_token_id
         pad = tokenizer.pad_token_id
@@ -65,8 +86,10 @@ class Preprocessor:
     def _embedding_bias(
         self, inputs: Mapping[str, np.ndarray | None], batch_size: int
     ) -> np.ndarray:
-        """float32 [B, vocabulary]: the weight of each word on every id of it, those of the special
-        tokens around a text included; [B, 0] without words. Weights of an id add up."""
+        """float32 [B, n]: the weight of each word on every id of it, those of the special tokens
+        around a text included; weights of an id add up. n is 1 more than the largest of these ids,
+        0 without words: a tokenizer may know more ids than the model, which takes no longer ones.
+        """
         words = _given_rows("EMBEDDING_BIAS_WORDS", inputs, batch_size)
         weights = _given_rows("EMBEDDING_BIAS_WEIGHTS", inputs, batch_size)
         if words.shape != weights.shape:
@@ -75,14 +98,22 @@ class Preprocessor:
                 f"{weights.shape[1]} weights"
             )
         texts = [[_text("EMBEDDING_BIAS_WORDS", word) for word in row] for row in words]
-        if not any(text for row in texts for text in row):
-            return np.zeros((batch_size, 0), np.float32)
-        bias = np.zeros((batch_size, self._tokenizer.vocab_size), np.float32)
-        for row, row_texts, row_weights in zip(bias, texts, weights, strict=True):
-            for text, weight in zip(row_texts, row_weights, strict=True):
-                if text:
-                    np.add.at(row, self._tokenizer.encode(text), weight)
+        ids = [[self._biased_ids(text) for text in row] for row in texts]
+        size = 1 + max((id for row in ids for word in row for id in word), default=-1)
+        bias = np.zeros((batch_size, size), np.float32)
+        for row, row_ids, row_weights in zip(bias, ids, weights, strict=True):
+            for word_ids, weight in zip(row_ids, row_weights, strict=True):
+                np.add.at(row, word_ids, weight)
         return bias
+
+    def _biased_ids(self, word: str) -> list[int]:
+        ids = self._tokenizer.encode(word) if word else []
+        if self._model_vocab_size is not None and max(ids, default=-1) >= self._model_vocab_size:
+            raise ValueError(
+                f"EMBEDDING_BIAS_WORDS has {word[:40]!r}, token id {max(ids)} of the tokenizer's "
+                f"{self._tokenizer.vocab_size}; the model's vocabulary has {self._model_vocab_size}"
+            )
+        return ids
 
     def _make_bad_ids(self, word: str) -> list[list[int]]:
         return [self._tokenizer.encode(word, add_special_tokens=False)]

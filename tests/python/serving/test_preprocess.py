@@ -1,12 +1,13 @@
 """Text to the tensors that the engine's model takes."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from inflight.serving.preprocess import Preprocessor
+from inflight.serving.preprocess import Preprocessor, vocab_size_of_model
 from inflight.serving.words import no_words, pack_words
 from serving_tokenizers import BUILDERS, byte_fallback, byte_level
 from tokenizers import processors
@@ -144,7 +145,8 @@ def test_embedding_bias() -> None:
         inputs("a", "b", EMBEDDING_BIAS_WORDS=words, EMBEDDING_BIAS_WEIGHTS=weights)
     )
     bias = out["EMBEDDING_BIAS"]
-    assert (bias.dtype, bias.shape) == (np.float32, (2, tokenizer.vocab_size))
+    largest = max(id for word in ("stop", "the", "END") for id in tokenizer.encode(word))
+    assert (bias.dtype, bias.shape) == (np.float32, (2, largest + 1))
     for row, pairs in enumerate(
         [[("stop", 1.5), ("the", -2.0)], [("stopstop", 0.25), ("END", 4.0)]]
     ):
@@ -153,6 +155,44 @@ def test_embedding_bias() -> None:
             for id in [tokenizer.bos_token_id, *tokenizer.encode(word, False)]:
                 expected[id] = expected.get(id, 0) + weight
         assert {int(id): float(bias[row, id]) for id in np.flatnonzero(bias[row])} == expected
+
+
+def test_embedding_bias_where_the_tokenizer_is_larger_than_the_model() -> None:
+    """Words that the model knows are biased as ever, others refused with both sizes."""
+    tokenizer = byte_level()
+    size = tokenizer.vocab_size
+    tokenizer._tokenizer.add_tokens(["<extra>"])
+    assert (tokenizer.vocab_size, tokenizer.encode("<extra>", False)) == (size + 1, [size])
+    preprocessor = Preprocessor(tokenizer, model_vocab_size=size)
+
+    def biased(preprocessor: Preprocessor, word: str) -> np.ndarray:
+        weights = np.array([[2.0]], np.float32)
+        given = {"EMBEDDING_BIAS_WORDS": texts(word), "EMBEDDING_BIAS_WEIGHTS": weights}
+        return preprocessor.process(inputs("a", **given))["EMBEDDING_BIAS"]
+
+    ids = tokenizer.encode("the")
+    assert biased(preprocessor, "the").shape == (1, max(ids) + 1)
+    message = f"has '<extra>', token id {size} of the tokenizer's {size + 1}; the model's vocabulary has {size}"
+    with pytest.raises(ValueError, match=message):
+        biased(preprocessor, "<extra>")
+    assert biased(Preprocessor(tokenizer), "<extra>")[0, size] == 2  # the engine's to refuse
+
+
+@pytest.mark.parametrize(
+    "files, expected",
+    [
+        ({}, None),
+        ({"config.json": {"vocab_size": 9}}, 9),
+        ({"config.json": {"vocab_size": 9}, "engine.json": {"model": {"vocab_size": 8}}}, 8),
+        ({"engine.json": {}, "config.json": {}}, None),
+    ],
+)
+def test_vocab_size_of_the_model_beside_a_tokenizer(
+    tmp_path: Path, files: dict[str, dict], expected: int | None
+) -> None:
+    for name, content in files.items():
+        (tmp_path / name).write_text(json.dumps(content))
+    assert vocab_size_of_model(tmp_path) == expected
 
 
 @pytest.mark.parametrize("num_weights", [0, 1, 3])

@@ -1,10 +1,15 @@
 """Outputs that say what became of a request, through the ensemble and the BLS: why it ended, what it
 counted, and biases of words; stop words with and without themselves."""
 
+import json
+import shutil
+from pathlib import Path
+
 import numpy as np
 import pytest
+import tritonclient.grpc as grpc
 from inflight.text.tokenizer import Tokenizer
-from triton_server import Answer, Server, ask
+from triton_server import Answer, Server, Setup, ask, overridden
 
 MODELS = ["ensemble", "tensorrt_llm_bls"]
 REASONS = {"return_finish_reason": True, "return_stop_reason": True}
@@ -99,3 +104,26 @@ def test_a_bias_of_words(server: Server, model: str) -> None:
             embedding_bias_weights=np.array([[1.0]], np.float32),
             **request,
         )
+
+
+def test_biased_words_of_a_tokenizer_larger_than_the_model(
+    server: Server, setup: Setup, tmp_path: Path
+) -> None:
+    """Those that both know are biased; another is refused with both sizes, not by a tensor's length."""
+    files = json.loads((setup.checkpoint / "tokenizer.json").read_text())
+    size = setup.tokenizer.vocab_size
+    extra = {"id": size, "content": "<extra>", "special": False, "normalized": False}
+    sides = {"single_word": False, "lstrip": False, "rstrip": False}
+    files["added_tokens"].append({**extra, **sides})
+    (tmp_path / "tokenizer.json").write_text(json.dumps(files))
+    shutil.copy(setup.checkpoint / "config.json", tmp_path)
+    request = {"text_input": "ab", "max_tokens": 4, "end_id": -1, "exclude_input_in_output": True}
+    weights = {"embedding_bias_weights": np.array([[1e4]], np.float32)}
+    with overridden(server, "preprocessing", parameters={"tokenizer_dir": str(tmp_path)}):
+        told = text(ask(server, "ensemble", embedding_bias_words=["z"], **weights, **request))
+        assert told == "zzzz"
+        message = (
+            f"token id {size} of the tokenizer's {size + 1}; the model's vocabulary has {size}"
+        )
+        with pytest.raises(grpc.InferenceServerException, match=message):
+            ask(server, "ensemble", embedding_bias_words=["<extra>"], **weights, **request)

@@ -13,16 +13,18 @@ class TritonPythonModel:
         if package_path and not package_path.startswith("${"):
             sys.path.insert(0, package_path)
         from inflight.serving.parameters import Parameters
-        from inflight.serving.preprocess import Preprocessor
+        from inflight.serving.preprocess import Preprocessor, vocab_size_of_model
         from inflight.serving.schema import PREPROCESSING
         from inflight.text.tokenizer import Tokenizer
 
         parameters = Parameters(args["model_config"])
         parameters.refuse("multimodal_model_path", "images and videos are not supported yet")
         self._inputs = [tensor.name for tensor in PREPROCESSING.inputs]
+        folder = parameters.text("tokenizer_dir")
         self._preprocessor = Preprocessor(
-            Tokenizer.load(parameters.text("tokenizer_dir")),
+            Tokenizer.load(folder),
             add_special_tokens=parameters.flag("add_special_tokens", True),
+            model_vocab_size=vocab_size_of_model(folder),
         )
 
     def execute(self, requests):
