@@ -177,7 +177,7 @@ def paged(lengths: list[int], kv_heads: int, head_size: int, block: int, dtype: 
 
 def bench_attention(
     runner, table: Table, dtype: str, label: str, queries: list[int], lengths: list[int],
-    heads: int = 32, kv_heads: int = 8, head_size: int = 128, block: int = 32,
+    heads: int = 32, kv_heads: int = 8, head_size: int = 128, block: int = 32, window: int = 0,
 ) -> None:  # fmt: skip
     cache, tables = paged(lengths, kv_heads, head_size, block, dtype)
     q = random((sum(queries), heads * head_size), dtype)
@@ -194,7 +194,16 @@ def bench_attention(
         "head_size": head_size,
         "scale": head_size**-0.5,
     }
-    copies = 1 + min(BEYOND_CACHES // cache.nbytes, 40)
+    if window:
+        attributes["window"] = window
+        label += f" w{window}"
+    seen = read = 0  # keys, by each query and by any
+    for rows, length in zip(queries, lengths, strict=True):
+        most = window or length
+        seen += int(np.minimum(np.arange(length - rows, length) + 1, most).sum())
+        read += min(length, most + rows - 1)
+    kv_bytes = read * 2 * kv_heads * head_size * cache.itemsize
+    copies = 1 + min(BEYOND_CACHES // kv_bytes, 40)
     caches = [cache] + [cache.copy() for _ in range(copies - 1)]
     seconds = own_time(
         [
@@ -202,8 +211,6 @@ def bench_attention(
             for c in caches
         ]
     )
-    seen = sum(n * (2 * length - n + 1) / 2 for n, length in zip(queries, lengths, strict=True))
-    kv_bytes = sum(lengths) * 2 * kv_heads * head_size * cache.itemsize
     table.add(
         "attention", f"{label} {heads}/{kv_heads}x{head_size} b{block}", seconds,
         kv_bytes + 2 * q.nbytes, 4 * seen * heads * head_size,
@@ -221,6 +228,15 @@ def bench_decode(runner, table: Table, dtype: str) -> None:
             )
     for label, lengths in long.items():
         bench_attention(runner, table, dtype, label, [1] * len(lengths), lengths, block=64)
+    for label, lengths, window in (  # each with a window beside one of that length
+        ("64 x 1k", [1024] * 64, 0),
+        ("64 x 8k", [8192] * 64, 1024),
+        ("64 x 4k", [4096] * 64, 0),
+        ("64 x 8k", [8192] * 64, 4096),
+        ("1 x 4k", [4096], 0),
+        ("1 x 32k", [32768], 4096),
+    ):
+        bench_attention(runner, table, dtype, label, [1] * len(lengths), lengths, window=window)
 
 
 def bench_prefill(runner, table: Table, dtype: str) -> None:
@@ -237,6 +253,15 @@ def bench_prefill(runner, table: Table, dtype: str) -> None:
         ):
             bench_attention(runner, table, dtype, label, queries, lengths, block=block)
     bench_attention(runner, table, dtype, "1 x 8k", [8192], [8192], head_size=64)
+    for label, queries, lengths, window in (
+        ("1 x 8k", [8192], [8192], 1024),
+        ("1 x 8k", [8192], [8192], 4096),
+        ("8 x 2k", [2048] * 8, [2048] * 8, 1024),
+        ("2k over 6k", [2048], [8192], 1024),
+        ("2k over 14k", [2048], [16384], 4096),
+        ("256 over 8k", [256], [8192], 4096),
+    ):
+        bench_attention(runner, table, dtype, label, queries, lengths, window=window)
 
 
 def bench_small(runner, table: Table, dtype: str, rows: list[int]) -> None:

@@ -6,7 +6,6 @@
 namespace inflight::cuda {
 
 void attention(const AttentionParams& params, OpContext& context) {
-  if (params.window > 0) return attention_generic(params, context, Rows::kAny);
   const bool decode = decode_suits(params, context);
   // As many rows as sequences: a step of generation, one row each.
   if (params.q.shape[0] == params.kv_lengths.shape[0]) {
@@ -25,8 +24,7 @@ void attention(const AttentionParams& params, OpContext& context) {
 bool attention_of_qkv(const AttentionParams& params, const TensorView& cos_sin,
                       OpContext& context) {
   const bool is_generation = params.q.shape[0] == params.kv_lengths.shape[0];
-  if (params.window > 0 || !is_generation || !decode_takes_qkv(params, cos_sin, context))
-    return false;
+  if (!is_generation || !decode_takes_qkv(params, cos_sin, context)) return false;
   attention_decode(params, &cos_sin, context);
   return true;
 }

@@ -24,8 +24,13 @@ void attention_decode(const AttentionParams& params, const TensorView* cos_sin,
       context.workspace.bytes >=
           decode_workspace_bytes(params, {.num_multiprocessors = context.num_multiprocessors}),
       "attention: workspace of ", context.workspace.bytes, " bytes is too small");
-  if (params.q.dtype == DType::kBFloat16) return decode::launch_bfloat16(params, cos_sin, context);
-  decode::launch_float16(params, cos_sin, context);
+  const bool is_bf16 = params.q.dtype == DType::kBFloat16;
+  if (params.window > 0) {
+    return is_bf16 ? decode::launch_window_bfloat16(params, cos_sin, context)
+                   : decode::launch_window_float16(params, cos_sin, context);
+  }
+  return is_bf16 ? decode::launch_bfloat16(params, cos_sin, context)
+                 : decode::launch_float16(params, cos_sin, context);
 }
 
 size_t decode_workspace_bytes(const AttentionParams& largest, const DeviceFacts& facts) {

@@ -36,11 +36,14 @@ struct Parted {
   int num_parts;  // in this block; 0: there is no such item
 };
 
-template <typename T_, int kHeadSize_, int kHeadBlocks_, int kWarps_, bool kAppends_ = false>
+template <typename T_, int kHeadSize_, int kHeadBlocks_, int kWarps_, bool kWindow_,
+          bool kAppends_ = false>
 struct DecodeKernel {
   using T = T_;
   static constexpr int kHeadSize = kHeadSize_, kHeadBlocks = kHeadBlocks_;
   static constexpr int kWarps = kWarps_, kThreads = kWarps * 32;
+  // Sees a window and sinks only. In a kernel of its own: others have nothing to do for it.
+  static constexpr bool kWindow = kWindow_;
   // Queries are rows of qkv to be rotated, and qkv's keys and values go to the cache from here.
   static constexpr bool kAppends = kAppends_;
   static constexpr int kPartPitch = kHeadSize + 8, kQuads = kHeadSize / 4;
@@ -171,6 +174,10 @@ struct DecodeKernel {
     int block, offset, valid;
   };
   __device__ __forceinline__ Source source_of(const Item& item, int tile) const {
+    if constexpr (kWindow) {
+      if (tile >= args.sink_tiles)
+        tile += tiles_skipped<kWindow>(args, sums.sequences[item.sequence].y);
+    }
     const int index = args.tiles_per_block.quotient(tile);
     const int in_block = tile - index * static_cast<int>(args.tiles_per_block.divisor);
     const int kv_head = args.groups_per_kv_head.quotient(item.group);
@@ -241,7 +248,13 @@ struct DecodeKernel {
           if (is_appended) tile.load_key(newest_of(ahead), valid - 1);
         }
         typename decltype(group)::Weights weights;
-        group.weigh(scores, loaded, args.scale, weights);
+        const auto is_seen = [&](int key) {
+          if constexpr (!kWindow) return key < loaded;
+          // Both ends count from the tile's first key: its sequence's row has number `loaded` - 1.
+          const int sinks = args.num_sinks + loaded - sums.sequences[at.sequence].y;
+          return key < loaded && (key >= loaded - args.window || key < sinks);
+        };
+        group.weigh(scores, is_seen, args.scale, weights);
         group.accumulate(tile, weights);
         if (has_next) {
           tile.load_first_values(from + args.value_offset, valid - is_appended);
@@ -455,7 +468,7 @@ __global__ void __launch_bounds__(Kernel::kThreads, 1)
   const Sums sums = {tiles + 2 * num_sums, tiles + 3 * num_sums, reinterpret_cast<int2*>(tiles)};
   if (threadIdx.x <= Kernel::kWarps) parted[threadIdx.x].num_parts = 0;
 
-  const Work work(sums, args, measure<Kernel::kThreads>(sums, args));
+  const Work work(sums, args, measure<Kernel::kThreads, Kernel::kWindow>(sums, args));
   if (work.begin < work.end) {
     const int warp = static_cast<int>(threadIdx.x) / 32;
     const int share = (work.end - work.begin + Kernel::kWarps - 1) / Kernel::kWarps;

@@ -1,4 +1,5 @@
-// Sizes and starts the decode kernel: one file for each dtype instantiates it.
+// Sizes and starts the decode kernel: a file for each dtype, with and without windows,
+// instantiates it.
 #pragma once
 
 #include <algorithm>
@@ -12,6 +13,11 @@ namespace inflight::cuda::decode {
 /// `cos_sin` is null, or params.q are rows of qkv (attention.h, cuda::attention_of_qkv).
 void launch_bfloat16(const AttentionParams& params, const TensorView* cos_sin, OpContext& context);
 void launch_float16(const AttentionParams& params, const TensorView* cos_sin, OpContext& context);
+/// The same with a window.
+void launch_window_bfloat16(const AttentionParams& params, const TensorView* cos_sin,
+                            OpContext& context);
+void launch_window_float16(const AttentionParams& params, const TensorView* cos_sin,
+                           OpContext& context);
 
 inline constexpr int64_t kMaxSequences = 2048;  // their running sums lie in shared memory
 inline constexpr int kMaxBlocksPerMultiprocessor = 4;
@@ -65,6 +71,8 @@ void launch_decode(const AttentionParams& params, const TensorView* cos_sin, OpC
   const int blocks =
       std::min(kNumCounters, context.num_multiprocessors * tuning.blocks_per_multiprocessor);
   const TensorView& cache = params.kv_cache;
+  const int64_t longest = params.block_tables.shape[1] * cache.shape[3];
+  const auto sinks = static_cast<int32_t>(std::min(params.num_sinks, longest));
   const DecodeArgs args = {
       .q = params.q.data,
       .cache = cache.data,
@@ -91,7 +99,10 @@ void launch_decode(const AttentionParams& params, const TensorView* cos_sin, OpC
       .partial_states =
           reinterpret_cast<float2*>(static_cast<float*>(context.workspace.data) +
                                     int64_t{2} * blocks * groups.heads * params.head_size),
-      .counters = context.counters};
+      .counters = context.counters,
+      .window = static_cast<int32_t>(std::min(params.window, longest)),
+      .num_sinks = sinks,
+      .sink_tiles = (sinks + kTileKeys - 1) / kTileKeys};
   allow_shared_bytes(decode_kernel<Kernel>, shared);
   launch(decode_kernel<Kernel>,
          {dim3(static_cast<unsigned>(blocks)), dim3(Kernel::kThreads), shared}, context, args);
@@ -102,22 +113,24 @@ inline bool are_few(const AttentionParams& params, const OpContext& context) {
          context.num_multiprocessors;
 }
 
-template <typename T>
+template <typename T, bool kWindow>
 void launch_decode_of(const AttentionParams& params, OpContext& context) {
   const bool is_wide = head_groups(params).heads > 8;
   const auto with_size = [&]<int kHeadSize>() {
     if constexpr (kHeadSize <= 128) {
       constexpr int kWarps = num_warps(kHeadSize, true, false);
       if (is_wide)
-        return launch_decode<DecodeKernel<T, kHeadSize, 2, kWarps>>(params, nullptr, context);
+        return launch_decode<DecodeKernel<T, kHeadSize, 2, kWarps, kWindow>>(params, nullptr,
+                                                                             context);
     }
     constexpr int kFew = num_warps(kHeadSize, false, true);
     constexpr int kMany = num_warps(kHeadSize, false, false);
     if constexpr (kFew != kMany) {
       if (are_few(params, context))
-        return launch_decode<DecodeKernel<T, kHeadSize, 1, kFew>>(params, nullptr, context);
+        return launch_decode<DecodeKernel<T, kHeadSize, 1, kFew, kWindow>>(params, nullptr,
+                                                                           context);
     }
-    launch_decode<DecodeKernel<T, kHeadSize, 1, kMany>>(params, nullptr, context);
+    launch_decode<DecodeKernel<T, kHeadSize, 1, kMany, kWindow>>(params, nullptr, context);
   };
   switch (params.head_size) {
     case 64:
@@ -140,7 +153,7 @@ inline bool takes_qkv(const AttentionParams& params, const OpContext& context) {
   return params.head_size == 64 || (params.head_size == 128 && !are_few(params, context));
 }
 
-template <typename T>
+template <typename T, bool kWindow>
 void launch_decode_of_qkv(const AttentionParams& params, const TensorView& cos_sin,
                           OpContext& context) {
   const auto with_size = [&]<int kHeadSize>() {
@@ -150,12 +163,20 @@ void launch_decode_of_qkv(const AttentionParams& params, const TensorView& cos_s
       // for 1.30.
       const int64_t sequences = params.kv_lengths.shape[0];
       if (sequences > 32 && sequences <= 64)
-        return launch_decode<DecodeKernel<T, kHeadSize, 1, 8, true>>(params, &cos_sin, context);
+        return launch_decode<DecodeKernel<T, kHeadSize, 1, 8, kWindow, true>>(params, &cos_sin,
+                                                                              context);
     }
-    launch_decode<DecodeKernel<T, kHeadSize, 1, kWarps, true>>(params, &cos_sin, context);
+    launch_decode<DecodeKernel<T, kHeadSize, 1, kWarps, kWindow, true>>(params, &cos_sin, context);
   };
   params.head_size == 64 ? with_size.template operator()<64>()
                          : with_size.template operator()<128>();
+}
+
+/// Either, as `cos_sin` is null or not.
+template <typename T, bool kWindow>
+void launch_of(const AttentionParams& params, const TensorView* cos_sin, OpContext& context) {
+  if (cos_sin == nullptr) return launch_decode_of<T, kWindow>(params, context);
+  launch_decode_of_qkv<T, kWindow>(params, *cos_sin, context);
 }
 
 }  // namespace inflight::cuda::decode

@@ -336,16 +336,18 @@ struct HeadGroup {
   }
 
   using Weights = uint32_t[kHeadBlocks][2];
-  /// Scores of the first `valid` keys (at least 1) to weights. `scale` turns products into
+  /// Scores of the keys that `is_seen(index)`, at least 1, to weights. `scale` turns products into
   /// exponents of 2.
-  __device__ __forceinline__ void weigh(Scores& scores, int valid, float scale, Weights& weights) {
+  template <typename IsSeen>
+  __device__ __forceinline__ void weigh(Scores& scores, const IsSeen& is_seen, float scale,
+                                        Weights& weights) {
     const int lane = threadIdx.x % 32;
     bool is_above = false;
 #pragma unroll
     for (int block = 0; block < kHeadBlocks; ++block) {
 #pragma unroll
       for (int c = 0; c < 4; ++c) {
-        scores[block][c] = lane / 4 + c / 2 * 8 < valid ? scores[block][c] * scale : -INFINITY;
+        scores[block][c] = is_seen(lane / 4 + c / 2 * 8) ? scores[block][c] * scale : -INFINITY;
         is_above |= scores[block][c] > maxima[block][c % 2] + kSlack;
       }
     }

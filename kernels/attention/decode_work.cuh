@@ -2,7 +2,8 @@
 // sequences' lengths, before the kernels before it are done.
 //
 // The step's work is one row of tiles of 16 keys: sequence by sequence, head group by head group
-// (the query heads that share a kv head), tile by tile. A position is a tile of that row.
+// (the query heads that share a kv head), tile by tile. A position is a tile of that row. Tiles
+// that a window leaves out have no place in it.
 #pragma once
 
 #include <climits>
@@ -40,14 +41,24 @@ struct DecodeArgs {
   int32_t num_groups;  // head groups of a sequence
   int32_t heads_per_kv_head;
   Divisor groups_per_kv_head;
-  int32_t heads_per_group;  // the last group of a kv head may have fewer
-  Divisor quads_per_group;  // heads_per_group * head_size / 4
-  int32_t prefetch_tiles;   // of a warp, into the L2, at most 32
-  float scale;              // to exponents of 2
-  float* partial_outputs;   // [2 * thread blocks, heads_per_group, head_size]
-  float2* partial_states;   // [2 * thread blocks, heads_per_group] {maximum, sum}
-  uint32_t* counters;       // [thread blocks] zero
+  int32_t heads_per_group;    // the last group of a kv head may have fewer
+  Divisor quads_per_group;    // heads_per_group * head_size / 4
+  int32_t prefetch_tiles;     // of a warp, into the L2, at most 32
+  float scale;                // to exponents of 2
+  float* partial_outputs;     // [2 * thread blocks, heads_per_group, head_size]
+  float2* partial_states;     // [2 * thread blocks, heads_per_group] {maximum, sum}
+  uint32_t* counters;         // [thread blocks] zero
+  int32_t window, num_sinks;  // of a kernel with a window
+  int32_t sink_tiles;         // those with sinks
 };
+
+/// Tiles of a sequence of so many keys that its row does not see. They lie behind those with sinks,
+/// and are not counted.
+template <bool kWindow>
+__device__ __forceinline__ int tiles_skipped(const DecodeArgs& args, int keys) {
+  if constexpr (!kWindow) return 0;
+  return max((keys - args.window) / kTileKeys - args.sink_tiles, 0);
+}
 
 /// Running sums over the sequences in shared memory, [num_sequences + 1] each, of one head group;
 /// a sequence with other than one row has none.
@@ -138,7 +149,8 @@ __device__ __forceinline__ int num_chunks(int tiles, int chunk_tiles) {
   return (tiles + chunk_tiles - 1) / chunk_tiles;
 }
 
-/// Tiles of sequence i; one thread keeps what it reads of it.
+/// Tiles of sequence i that its row sees; one thread keeps what it reads of it.
+template <bool kWindow>
 __device__ __forceinline__ int tiles_of(const DecodeArgs& args, const Sums& sums, int i,
                                         bool keeps) {
   const int keys = args.kv_lengths[i];
@@ -149,7 +161,8 @@ __device__ __forceinline__ int tiles_of(const DecodeArgs& args, const Sums& sums
     is_one = args.query_starts[i + 1] - row == 1;
   }
   if (keeps) sums.sequences[i] = make_int2(row, is_one ? max(keys, 0) : -1);
-  return is_one ? (max(keys, 0) + kTileKeys - 1) / kTileKeys : 0;
+  return is_one ? (max(keys, 0) + kTileKeys - 1) / kTileKeys - tiles_skipped<kWindow>(args, keys)
+                : 0;
 }
 
 /// Sizes of chunks to choose from. The last leaves thread blocks little more than equal shares.
@@ -182,12 +195,12 @@ struct ChunkChoices {
 
 /// Fills `sums` and returns the size of chunks, 0 for none. All threads of the block; ends with a
 /// barrier.
-template <int kThreads>
+template <int kThreads, bool kWindow>
 __device__ __forceinline__ int measure(const Sums& sums, const DecodeArgs& args) {
   const int lane = threadIdx.x % 32, blocks = static_cast<int>(gridDim.x);
   if (args.num_sequences <= 32) {  // every warp for itself; the first one writes
     int tiles = 0;
-    if (lane < args.num_sequences) tiles = tiles_of(args, sums, lane, threadIdx.x < 32);
+    if (lane < args.num_sequences) tiles = tiles_of<kWindow>(args, sums, lane, threadIdx.x < 32);
     const auto keep = [&](int value, int32_t* to) {
       if (threadIdx.x < args.num_sequences) to[lane + 1] = value;
       if (threadIdx.x == 0) to[0] = 0;
@@ -215,7 +228,7 @@ __device__ __forceinline__ int measure(const Sums& sums, const DecodeArgs& args)
     return chunk_tiles;
   }
   add_up<kThreads>(args.num_sequences, sums.tiles,
-                   [&](int i) { return tiles_of(args, sums, i, true); });
+                   [&](int i) { return tiles_of<kWindow>(args, sums, i, true); });
   // Chunks are for fewer items than thread blocks; a step of more sequences is hardly such.
   if (args.num_sequences * args.num_groups > 2 * blocks) return 0;
   ChunkChoices choices(sums.tiles[args.num_sequences], args);

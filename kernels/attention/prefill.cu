@@ -17,6 +17,7 @@ bool is_aligned(const TensorView& view) { return reinterpret_cast<uintptr_t>(vie
 PrefillArgs prefill_args(const AttentionParams& params, const OpContext& context, int tile_rows) {
   const TensorView& cache = params.kv_cache;
   const int64_t group = params.num_heads / params.num_kv_heads, size = size_of(cache.dtype);
+  const int64_t longest = params.block_tables.shape[1] * cache.shape[3];
   return {.q = params.q.data,
           .cache = cache.as<uint8_t>(),
           .y = params.y.data,
@@ -36,7 +37,9 @@ PrefillArgs prefill_args(const AttentionParams& params, const OpContext& context
           .num_kv_heads = static_cast<int>(params.num_kv_heads),
           .group = static_cast<int>(group),
           .tile_tokens = static_cast<int>(tile_rows / group),
-          .scale_log2e = params.scale * std::numbers::log2e_v<float>};
+          .scale_log2e = params.scale * std::numbers::log2e_v<float>,
+          .window = static_cast<int>(std::min(params.window, longest)),
+          .num_sinks = static_cast<int>(std::min(params.num_sinks, longest))};
 }
 
 int64_t max_prefill_tiles(const AttentionParams& params, int tile_rows) {
@@ -57,9 +60,17 @@ bool prefill_suits(const AttentionParams& params, const OpContext& context) {
 
 void attention_prefill(const AttentionParams& params, OpContext& context) {
   const bool is_bf16 = params.q.dtype == DType::kBFloat16;
-  if (prefill_wgmma_suits(params, context)) {
-    return is_bf16 ? prefill_wgmma_bf16(params, context) : prefill_wgmma_fp16(params, context);
+  const bool is_wgmma = prefill_wgmma_suits(params, context);
+  if (params.window > 0) {
+    if (is_wgmma) {
+      return is_bf16 ? prefill_wgmma_window_bf16(params, context)
+                     : prefill_wgmma_window_fp16(params, context);
+    }
+    return is_bf16 ? prefill_mma_window_bf16(params, context)
+                   : prefill_mma_window_fp16(params, context);
   }
+  if (is_wgmma)
+    return is_bf16 ? prefill_wgmma_bf16(params, context) : prefill_wgmma_fp16(params, context);
   return is_bf16 ? prefill_mma_bf16(params, context) : prefill_mma_fp16(params, context);
 }
 

@@ -10,9 +10,9 @@ using prefill::exp2_approximate, prefill::transpose_quad;
 
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
 
-template <typename T, int kHeadSize, bool kDivided>
-class Consumer : Pipeline<kHeadSize, kDivided> {
-  using Base = Pipeline<kHeadSize, kDivided>;
+template <typename T, int kHeadSize, bool kDivided, bool kWindow>
+class Consumer : Pipeline<kHeadSize, kDivided, kWindow> {
+  using Base = Pipeline<kHeadSize, kDivided, kWindow>;
   using Base::at, Base::keys, Base::queries, Base::shared, Base::values;
   static constexpr int kWarpgroups = Base::kWarpgroups, kTileKeys = Base::kTileKeys;
   static constexpr int kStages = Base::kStages, kQueryStages = Base::kQueryStages;
@@ -62,6 +62,10 @@ class Consumer : Pipeline<kHeadSize, kDivided> {
     const auto mask_first = [&] {
       if (part.first_key() + kTileKeys > part.tile().position + 1)
         mask(scores, part.first_key(), visible0, visible1);
+      if constexpr (kWindow) {
+        if (part.first_key() < hidden_end(args, part.tile()))
+          mask_before(args, scores, part.first_key(), visible0, visible1);
+      }
     };
     const auto wait_keys = [&] {
       hopper::wait(at(shared->key_full[key_ring.stage]), key_ring.parity);
@@ -117,6 +121,7 @@ class Consumer : Pipeline<kHeadSize, kDivided> {
       // A whole tile ends where all of its rows see, or later.
       const int end_unmasked =
           kDivided ? min(end_key + kTileKeys - 1, always_visible) : always_visible;
+      const int begin_unmasked = kWindow ? hidden_end(args, part.tile()) : 0;
       int begin = part.first_key() + kTileKeys;
       const auto next_keys = [&]<bool kMasked>() {
         wait_keys();
@@ -127,7 +132,10 @@ class Consumer : Pipeline<kHeadSize, kDivided> {
         hopper::arrive_named(next_turn, 256);
         hopper::wait_products<1>();
         release_keys();
-        if constexpr (kMasked) mask(scores, begin, visible0, visible1);
+        if constexpr (kMasked) {
+          mask(scores, begin, visible0, visible1);
+          if constexpr (kWindow) mask_before(args, scores, begin, visible0, visible1);
+        }
         softmax.update(scores, scale);
         hold();
         hopper::wait_products<0>();
@@ -139,6 +147,11 @@ class Consumer : Pipeline<kHeadSize, kDivided> {
           outputs[i + 2] *= softmax.factor1, outputs[i + 3] *= softmax.factor1;
         }
       };
+      if constexpr (kWindow) {
+#pragma unroll 1
+        for (; begin < min(begin_unmasked, end_key); begin += kTileKeys)
+          next_keys.template operator()<true>();
+      }
 #pragma unroll 1
       for (; begin + kTileKeys <= end_unmasked; begin += kTileKeys)
         next_keys.template operator()<false>();
@@ -200,6 +213,28 @@ class Consumer : Pipeline<kHeadSize, kDivided> {
       if (key + 1 >= visible0) scores[i + 1] = -INFINITY;
       if (key >= visible1) scores[i + 2] = -INFINITY;
       if (key + 1 >= visible1) scores[i + 3] = -INFINITY;
+    }
+  }
+
+  /// The end of the keys that the window of the tile's last token has left behind.
+  static __device__ __forceinline__ int hidden_end(const PrefillArgs& args,
+                                                   const PrefillTile& tile) {
+    return tile.position + tile.num_tokens - args.window;
+  }
+  /// A window: rows see those of its keys up to `visible`, and the sinks.
+  static __device__ __forceinline__ void mask_before(const PrefillArgs& args,
+                                                     float (&scores)[kScores], int begin,
+                                                     int visible0, int visible1) {
+    const int key0 = begin + threadIdx.x % 4 * 2;
+    const int first0 = visible0 - args.window, first1 = visible1 - args.window;
+#pragma unroll
+    for (int i = 0; i < kScores; i += 4) {
+      const int key = key0 + i * 2;
+      const bool is_sink = key < args.num_sinks, is_next_sink = key + 1 < args.num_sinks;
+      if (key < first0 && !is_sink) scores[i] = -INFINITY;
+      if (key + 1 < first0 && !is_next_sink) scores[i + 1] = -INFINITY;
+      if (key < first1 && !is_sink) scores[i + 2] = -INFINITY;
+      if (key + 1 < first1 && !is_next_sink) scores[i + 3] = -INFINITY;
     }
   }
 

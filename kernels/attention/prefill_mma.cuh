@@ -13,6 +13,8 @@ inline constexpr int kMmaTileRows = 64;
 
 void prefill_mma_bf16(const AttentionParams& params, OpContext& context);
 void prefill_mma_fp16(const AttentionParams& params, OpContext& context);
+void prefill_mma_window_bf16(const AttentionParams& params, OpContext& context);
+void prefill_mma_window_fp16(const AttentionParams& params, OpContext& context);
 
 #if defined(__CUDACC__)
 namespace mma {
@@ -78,7 +80,7 @@ __device__ __forceinline__ float quad_sum(float x) {
   return x + __shfl_xor_sync(~0u, x, 2);
 }
 
-template <typename T, int kHeadSize>
+template <typename T, int kHeadSize, bool kWindow>
 struct Kernel {
   static constexpr int kWarps = kMmaTileRows / 16;
   static constexpr int kThreads = kWarps * 32;
@@ -92,16 +94,22 @@ struct Kernel {
   static_assert(kHeadSize % 16 == 0);
 
   /// Keys and values `begin`... of the tile's sequence into a stage; zeros beyond its end, since
-  /// unused slots may hold anything.
+  /// unused slots may hold anything, and for keys that no token of the tile sees, since their
+  /// blocks may not be there.
   static __device__ __forceinline__ void load_keys(const PrefillArgs& args, const PrefillTile& tile,
-                                                   int begin, uint32_t stage) {
+                                                   int skipped_keys, int begin, uint32_t stage) {
     const int32_t* table =
         args.block_tables + static_cast<int64_t>(tile.sequence) * args.max_blocks;
     const int tokens_per_block = args.tokens_per_block;
 #pragma unroll 4
     for (int i = threadIdx.x; i < kTileKeys * kChunks; i += kThreads) {
-      const int row = i / kChunks, chunk = i % kChunks, key = begin + row;
-      const bool valid = key < tile.kv_length;
+      const int row = i / kChunks, chunk = i % kChunks;
+      int key = begin + row;
+      bool valid = key < tile.kv_length;
+      if constexpr (kWindow) {
+        valid = valid && (key > tile.position - args.window || key < args.num_sinks);
+        if (key >= sink_keys<kTileKeys>(args)) key += skipped_keys;
+      }
       const uint8_t* from = args.cache;
       if (valid) {
         const int index = static_cast<unsigned>(key) / static_cast<unsigned>(tokens_per_block);
@@ -139,12 +147,14 @@ struct Kernel {
            (kHeadSize * 2);
   }
 
-  static __device__ __forceinline__ void run(const PrefillArgs& args, const PrefillTile& tile,
+  static __device__ __forceinline__ void run(const PrefillArgs& args, PrefillTile tile,
                                              uint32_t shared) {
+    int skipped_keys = 0;
+    if constexpr (kWindow) skipped_keys = skip_keys<kTileKeys>(args, tile);
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     const uint32_t queries = shared, stages = shared + kMmaTileRows * kRowBytes;
     load_queries(args, tile, queries);
-    load_keys(args, tile, 0, stages);
+    load_keys(args, tile, skipped_keys, 0, stages);
     commit_copies();
 
     // This lane's two rows and the keys that they see.
@@ -155,14 +165,17 @@ struct Kernel {
     const int always_visible = tile.position + 1;  // to all rows
 
     float outputs[2 * kSteps][4] = {};
-    float max0 = -INFINITY, max1 = -INFINITY, sum0 = 0, sum1 = 0;
+    // Finite with a window: a row may see none of a tile's keys. Without one each row sees its
+    // first tile's first key.
+    constexpr float kLeast = kWindow ? -1e30f : -INFINITY;
+    float max0 = kLeast, max1 = kLeast, sum0 = 0, sum1 = 0;
     const int num_keys = tile.num_keys();
     const uint32_t query_at = queries + (warp * 16 + lane % 16) * kRowBytes + (lane / 16) * 16;
     const uint32_t key_at = (lane / 16 * 8 + lane % 8) * kRowBytes + (lane / 8 % 2) * 16;
     const uint32_t value_at = (lane / 8 % 2 * 8 + lane % 8) * kRowBytes + (lane / 16) * 16;
     for (int begin = 0, stage = 0; begin < num_keys; begin += kTileKeys, stage ^= 1) {
       if (begin + kTileKeys < num_keys)
-        load_keys(args, tile, begin + kTileKeys, stages + (stage ^ 1) * kStageBytes);
+        load_keys(args, tile, skipped_keys, begin + kTileKeys, stages + (stage ^ 1) * kStageBytes);
       commit_copies();
       wait_copies<1>();
       __syncthreads();
@@ -191,8 +204,22 @@ struct Kernel {
           if (key + 1 >= visible1) scores[n][3] = -INFINITY;
         }
       }
+      if constexpr (kWindow) {
+        if (begin < tile.position + tile.num_tokens - args.window) {
+          const auto hide = [&](float& score, int key, int first) {
+            if (key < first && key >= args.num_sinks) score = -INFINITY;
+          };
+#pragma unroll
+          for (int n = 0; n < kTileKeys / 8; ++n) {
+            const int key = begin + n * 8 + lane % 4 * 2;
+            hide(scores[n][0], key, visible0 - args.window);
+            hide(scores[n][1], key + 1, visible0 - args.window);
+            hide(scores[n][2], key, visible1 - args.window);
+            hide(scores[n][3], key + 1, visible1 - args.window);
+          }
+        }
+      }
 
-      // Each row sees its first tile's first key: the maxima are finite from there on.
       float new0 = max0, new1 = max1;
 #pragma unroll
       for (int n = 0; n < kTileKeys / 8; ++n) {
@@ -254,8 +281,8 @@ struct Kernel {
   }
 };
 
-template <typename T, int kHeadSize>
-__global__ void __launch_bounds__(Kernel<T, kHeadSize>::kThreads)
+template <typename T, int kHeadSize, bool kWindow>
+__global__ void __launch_bounds__(Kernel<T, kHeadSize, kWindow>::kThreads)
     prefill_mma_kernel(const PrefillArgs args) {
   extern __shared__ __align__(16) uint8_t shared[];
   TileWalk walk;
@@ -264,38 +291,38 @@ __global__ void __launch_bounds__(Kernel<T, kHeadSize>::kThreads)
   wait_for_previous();
   let_next_start();
   for (int round = 1; found; ++round) {
-    Kernel<T, kHeadSize>::run(args, tile, shared_address(shared));
+    Kernel<T, kHeadSize, kWindow>::run(args, tile, shared_address(shared));
     found = walk.find(args, snake(round), tile);
   }
 }
 
-template <typename T, int kHeadSize>
+template <typename T, int kHeadSize, bool kWindow>
 void launch_prefill(const AttentionParams& params, OpContext& context) {
-  using Body = Kernel<T, kHeadSize>;
+  using Body = Kernel<T, kHeadSize, kWindow>;
   constexpr int kBlocksEach = kHeadSize > 128 ? 1 : 2;  // of a multiprocessor
   const int64_t tiles = max_prefill_tiles(params, kMmaTileRows);
   const int64_t blocks = context.num_multiprocessors * kBlocksEach;
-  allow_shared_bytes(prefill_mma_kernel<T, kHeadSize>, Body::kSharedBytes);
-  launch(prefill_mma_kernel<T, kHeadSize>,
+  allow_shared_bytes(prefill_mma_kernel<T, kHeadSize, kWindow>, Body::kSharedBytes);
+  launch(prefill_mma_kernel<T, kHeadSize, kWindow>,
          {.grid = static_cast<unsigned>(tiles < blocks ? tiles : blocks),
           .block = Body::kThreads,
           .shared_bytes = Body::kSharedBytes},
          context, prefill_args(params, context, kMmaTileRows));
 }
 
-template <typename T>
+template <typename T, bool kWindow>
 void launch_prefill(const AttentionParams& params, OpContext& context) {
   switch (params.head_size) {
     case 64:
-      return launch_prefill<T, 64>(params, context);
+      return launch_prefill<T, 64, kWindow>(params, context);
     case 80:
-      return launch_prefill<T, 80>(params, context);
+      return launch_prefill<T, 80, kWindow>(params, context);
     case 96:
-      return launch_prefill<T, 96>(params, context);
+      return launch_prefill<T, 96, kWindow>(params, context);
     case 128:
-      return launch_prefill<T, 128>(params, context);
+      return launch_prefill<T, 128, kWindow>(params, context);
     case 256:
-      return launch_prefill<T, 256>(params, context);
+      return launch_prefill<T, 256, kWindow>(params, context);
     default:
       throw Error(ErrorCode::kInternal, concat("prefill: head size ", params.head_size));
   }

@@ -3,7 +3,7 @@
 namespace inflight::cuda {
 
 void prefill_mma_bf16(const AttentionParams& params, OpContext& context) {
-  mma::launch_prefill<__nv_bfloat16>(params, context);
+  mma::launch_prefill<__nv_bfloat16, false>(params, context);
 }
 
 }  // namespace inflight::cuda

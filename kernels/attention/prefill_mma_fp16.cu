@@ -3,7 +3,7 @@
 namespace inflight::cuda {
 
 void prefill_mma_fp16(const AttentionParams& params, OpContext& context) {
-  mma::launch_prefill<__half>(params, context);
+  mma::launch_prefill<__half, false>(params, context);
 }
 
 }  // namespace inflight::cuda

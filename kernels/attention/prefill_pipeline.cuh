@@ -48,8 +48,9 @@ class DividedPart {
 };
 
 /// Stages of queries, keys and values, and the barriers that say who may touch them. Whether tiles
-/// can be divided is known when compiled: it costs whole ones 5 to 10 %.
-template <int kHeadSize, bool kDivided>
+/// can be divided is known when compiled: it costs whole ones 5 to 10 %. So is whether there is a
+/// window, for which others have nothing to do.
+template <int kHeadSize, bool kDivided, bool kWindow>
 struct Pipeline {
   using Part = std::conditional_t<kDivided, DividedPart, WholePart>;
   using Shape = PrefillShape<kHeadSize>;
@@ -127,14 +128,15 @@ struct Pipeline {
     __device__ __forceinline__ explicit Parts(const PrefillArgs& args)
         : args_(args), max_each_(kDivided ? choose_parts(args, TileWalk::count(args)) : 1) {}
 
-    /// False: no more.
-    __device__ __forceinline__ bool next(PrefillPart& part) {
+    /// False: no more. `skipped_keys`: as skip_keys says of the part's tile.
+    __device__ __forceinline__ bool next(PrefillPart& part, int& skipped_keys) {
       while (true) {
         const int number = !kDivided && args_.are_claimed ? claim() : snake(round_++);
         if (!walk_.find(args_, number / max_each_, part.tile)) {
           if (!kDivided && args_.are_claimed) clear(number);
           break;
         }
+        if constexpr (kWindow) skipped_keys = skip_keys<kTileKeys>(args_, part.tile);
         const int num_keys = part.tile.num_keys();
         if constexpr (!kDivided) {
           part.first_key = 0, part.end_key = num_keys;
@@ -184,11 +186,13 @@ struct Pipeline {
     Ring<kStages> key_ring, value_ring;
     Parts parts(args);
     PrefillPart next;
-    bool found = parts.next(next);
+    int next_skipped_keys = 0;
+    bool found = parts.next(next, next_skipped_keys);
     wait_for_previous();
     while (true) {
       const PrefillTile tile = next.tile;
       const int first_key = next.first_key, end_key = next.end_key;
+      const int skipped_keys = next_skipped_keys;
       hopper::wait(at(shared->query_empty[query_ring.stage]), query_ring.parity ^ 1);
       const uint32_t full = at(shared->query_full[query_ring.stage]);
       if (lane == 0) {
@@ -217,9 +221,15 @@ struct Pipeline {
         int block = -1, slot = 0;
         if (begin < end_key) {
           const int key = begin + lane * keys_each;
-          const int index = static_cast<unsigned>(key) / static_cast<unsigned>(tokens_per_block);
-          if (lane < copies && key < end_key) block = table[index];
-          slot = key - index * tokens_per_block;
+          int place = key;
+          bool is_hidden = false;
+          if constexpr (kWindow) {
+            if (key >= sink_keys<kTileKeys>(args)) place += skipped_keys;
+            is_hidden = key + keys_each <= tile.position - args.window + 1 && key >= args.num_sinks;
+          }
+          const int index = static_cast<unsigned>(place) / static_cast<unsigned>(tokens_per_block);
+          if (lane < copies && key < end_key && !is_hidden) block = table[index];
+          slot = place - index * tokens_per_block;
           copy_keys(maps, keys + key_ring.stage * kKeyBytes, shared->key_full[key_ring.stage],
                     shared->key_empty[key_ring.stage], key_ring.parity, lane, copies, keys_each,
                     key_row + slot, block);
@@ -231,7 +241,7 @@ struct Pipeline {
                     value_ring.parity, lane, copies, keys_each, value_row + last_slot, last_block);
           value_ring.advance();
         } else {
-          found = parts.next(next);
+          found = parts.next(next, next_skipped_keys);
         }
         if (begin >= end_key) break;
         last_block = block, last_slot = slot;

@@ -26,9 +26,10 @@ struct PrefillArgs {
   int max_blocks;
   int tokens_per_block;
   int num_kv_heads;
-  int group;          // query heads to a kv head
-  int tile_tokens;    // tokens to a tile: rows of a tile / group
-  float scale_log2e;  // of scores that go into exp2
+  int group;              // query heads to a kv head
+  int tile_tokens;        // tokens to a tile: rows of a tile / group
+  float scale_log2e;      // of scores that go into exp2
+  int window, num_sinks;  // of a kernel with a window
 };
 
 PrefillArgs prefill_args(const AttentionParams& params, const OpContext& context, int tile_rows);
@@ -44,7 +45,7 @@ struct PrefillTile {
   int position;     // of first_token in its sequence
   int kv_length;
 
-  /// Keys that the tile's last token sees.
+  /// Keys that the tile's last token sees, and with a window those before it that are not skipped.
   __device__ __forceinline__ int num_keys() const { return position + num_tokens; }
 };
 
@@ -139,6 +140,22 @@ class TileWalk {
   int base_sequence_ = 0;
   int base_tiles_ = 0;
 };
+
+/// Keys in whole tiles with sinks.
+template <int kTileKeys>
+__device__ __forceinline__ int sink_keys(const PrefillArgs& args) {
+  return (args.num_sinks + kTileKeys - 1) / kTileKeys * kTileKeys;
+}
+/// Skips the tiles of keys that none of the tile's tokens sees, which lie behind those with sinks:
+/// from here on its keys are numbered without them, its position and its length too. Returns how
+/// many keys that are. Keys from sink_keys() on have numbers so much larger in the cache.
+template <int kTileKeys>
+__device__ __forceinline__ int skip_keys(const PrefillArgs& args, PrefillTile& tile) {
+  const int first = tile.position - args.window + 1;  // key of the first token's window
+  const int skipped = max(first / kTileKeys * kTileKeys - sink_keys<kTileKeys>(args), 0);
+  tile.position -= skipped, tile.kv_length -= skipped;
+  return skipped;
+}
 
 /// Into how many parts to divide tiles: where the last round of the grid would leave many thread
 /// blocks idle. Asked by a whole warp.

@@ -14,13 +14,13 @@ namespace inflight::cuda::wgmma {
 template <int kHeadSize>
 inline constexpr int kThreads = 128 * (PrefillShape<kHeadSize>::kWarpgroups + 1);
 
-template <typename T, int kHeadSize, bool kDivided>
+template <typename T, int kHeadSize, bool kDivided, bool kWindow>
 __global__ void __launch_bounds__(kThreads<kHeadSize>, 1)
     prefill_wgmma_kernel(const PrefillArgs args, const __grid_constant__ PrefillMaps maps) {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
   using Shape = PrefillShape<kHeadSize>;
   extern __shared__ uint8_t memory[];
-  Pipeline<kHeadSize, kDivided> pipeline(memory);
+  Pipeline<kHeadSize, kDivided, kWindow> pipeline(memory);
   if (threadIdx.x == 0) pipeline.init();
   __syncthreads();
   let_next_start();
@@ -29,7 +29,7 @@ __global__ void __launch_bounds__(kThreads<kHeadSize>, 1)
     if (threadIdx.x < 32) pipeline.produce(args, maps);
   } else {
     hopper::take_registers<Shape::kConsumerRegisters>();
-    Consumer<T, kHeadSize, kDivided>(pipeline).consume(args);
+    Consumer<T, kHeadSize, kDivided, kWindow>(pipeline).consume(args);
   }
 #else
   __trap();  // chosen on 9.0 only
@@ -37,7 +37,7 @@ __global__ void __launch_bounds__(kThreads<kHeadSize>, 1)
 }
 
 /// Divided: tiles among thread blocks, where the last round of the grid would leave many idle.
-template <typename T, int kHeadSize, bool kDivided>
+template <typename T, int kHeadSize, bool kDivided, bool kWindow>
 void launch_prefill(const AttentionParams& params, OpContext& context) {
   using Shape = PrefillShape<kHeadSize>;
   constexpr int kRows = 64 * Shape::kWarpgroups;
@@ -47,14 +47,16 @@ void launch_prefill(const AttentionParams& params, OpContext& context) {
   int64_t blocks = max_prefill_tiles(params, kRows);
   PrefillArgs args = prefill_args(params, context, kRows);
   if constexpr (kDivided) {
-    const int64_t keys = params.block_tables.shape[1] * params.kv_cache.shape[3];
+    int64_t keys = params.block_tables.shape[1] * params.kv_cache.shape[3];
+    if constexpr (kWindow)  // up to two tiles' border keys, and the tokens of a tile of queries
+      keys = std::min(keys, params.window + params.num_sinks + 3 * Shape::kTileKeys + kRows);
     blocks *= std::clamp<int64_t>(keys / (kMinKeyTiles * Shape::kTileKeys), 1, kMaxParts);
     args.max_parts = static_cast<int>(std::min<int64_t>(
         prefill_max_parts(context),
         static_cast<int64_t>(context.workspace.bytes / prefill_part_bytes(kHeadSize))));
   }
   blocks = std::min<int64_t>(blocks, context.num_multiprocessors);
-  const auto kernel = prefill_wgmma_kernel<T, kHeadSize, kDivided>;
+  const auto kernel = prefill_wgmma_kernel<T, kHeadSize, kDivided, kWindow>;
   allow_shared_bytes(kernel, kSharedBytes);
   launch(kernel,
          {.grid = static_cast<unsigned>(blocks),
@@ -63,27 +65,27 @@ void launch_prefill(const AttentionParams& params, OpContext& context) {
          context, args, prefill_maps(params, kRows, Shape::kTileKeys));
 }
 
-template <typename T, int kHeadSize>
+template <typename T, int kHeadSize, bool kWindow>
 void launch_prefill(const AttentionParams& params, OpContext& context) {
   constexpr int kRows = 64 * PrefillShape<kHeadSize>::kWarpgroups;
   if (prefill_divides(params, context, kRows))
-    return launch_prefill<T, kHeadSize, true>(params, context);
-  launch_prefill<T, kHeadSize, false>(params, context);
+    return launch_prefill<T, kHeadSize, true, kWindow>(params, context);
+  launch_prefill<T, kHeadSize, false, kWindow>(params, context);
 }
 
-template <typename T>
+template <typename T, bool kWindow>
 void launch_prefill(const AttentionParams& params, OpContext& context) {
   switch (params.head_size) {
     case 64:
-      return launch_prefill<T, 64>(params, context);
+      return launch_prefill<T, 64, kWindow>(params, context);
     case 80:
-      return launch_prefill<T, 80>(params, context);
+      return launch_prefill<T, 80, kWindow>(params, context);
     case 96:
-      return launch_prefill<T, 96>(params, context);
+      return launch_prefill<T, 96, kWindow>(params, context);
     case 128:
-      return launch_prefill<T, 128>(params, context);
+      return launch_prefill<T, 128, kWindow>(params, context);
     case 256:
-      return launch_prefill<T, 256>(params, context);
+      return launch_prefill<T, 256, kWindow>(params, context);
     default:
       throw Error(ErrorCode::kInternal, concat("prefill: head size ", params.head_size));
   }

@@ -13,6 +13,8 @@ bool prefill_wgmma_suits(const AttentionParams& params, const OpContext& context
 size_t prefill_wgmma_workspace_bytes(const AttentionParams& params, const OpContext& context);
 void prefill_wgmma_bf16(const AttentionParams& params, OpContext& context);
 void prefill_wgmma_fp16(const AttentionParams& params, OpContext& context);
+void prefill_wgmma_window_bf16(const AttentionParams& params, OpContext& context);
+void prefill_wgmma_window_fp16(const AttentionParams& params, OpContext& context);
 
 /// Tiles of a head size.
 template <int kHeadSize>

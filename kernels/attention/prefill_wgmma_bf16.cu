@@ -3,7 +3,7 @@
 namespace inflight::cuda {
 
 void prefill_wgmma_bf16(const AttentionParams& params, OpContext& context) {
-  wgmma::launch_prefill<__nv_bfloat16>(params, context);
+  wgmma::launch_prefill<__nv_bfloat16, false>(params, context);
 }
 
 }  // namespace inflight::cuda

@@ -3,7 +3,7 @@
 namespace inflight::cuda {
 
 void prefill_wgmma_fp16(const AttentionParams& params, OpContext& context) {
-  wgmma::launch_prefill<__half>(params, context);
+  wgmma::launch_prefill<__half, false>(params, context);
 }
 
 }  // namespace inflight::cuda

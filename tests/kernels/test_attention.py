@@ -50,14 +50,18 @@ def reference(case: AttentionCase, q, keys, values, scale):
     y, row = np.zeros(q.shape), 0
     group = case.num_heads // case.num_kv_heads
     for count, length, k, v in zip(case.queries, case.lengths, keys, values, strict=True):
-        for position in range(length - count, length):
-            seen = case.seen_by(position)
-            for head in range(case.num_heads):
-                columns = slice(head * case.head_size, (head + 1) * case.head_size)
-                scores = float64(k[seen, head // group]) @ float64(q[row, columns]) * scale
-                weights = np.exp(scores - scores.max())
-                y[row, columns] = weights / weights.sum() @ float64(v[seen, head // group])
-            row += 1
+        hidden = np.ones((count, length), bool)
+        for i in range(count):
+            hidden[i, case.seen_by(length - count + i)] = False
+        rows, k, v = slice(row, row + count), float64(k), float64(v)
+        for head in range(case.num_heads):
+            columns = slice(head * case.head_size, (head + 1) * case.head_size)
+            scores = float64(q[rows, columns]) @ k[:, head // group].T * scale
+            scores[hidden] = -np.inf
+            weights = np.exp(scores - scores.max(axis=1, keepdims=True))
+            weights /= weights.sum(axis=1, keepdims=True)
+            y[rows, columns] = weights @ v[:, head // group]
+        row += count
     return y
 
 
@@ -147,10 +151,11 @@ def test_without_query_starts_each_sequence_has_one_row(runner, dtype):
         run_attention(runner, case, q[:4].copy(), cache, tables, gives_starts=False)
 
 
-def test_prompts_of_many_tiles_have_the_same_bits_again(runner):
+@pytest.mark.parametrize("window", [{}, {"window": 150, "num_sinks": 4}], ids=["all", "window"])
+def test_prompts_of_many_tiles_have_the_same_bits_again(runner, window):
     """On a GPU tiles go to whichever thread block is done first."""
     lengths = (700, 400, 513, 96)
-    case = AttentionCase(lengths, lengths, 32, 8, 64, 32, dtype="bfloat16", cache="bfloat16")
+    case = AttentionCase(lengths, lengths, 32, 8, 64, 32, "bfloat16", "bfloat16", **window)
     q, _, _, cache, tables = make(case)
     first = run_attention(runner, case, q, cache, tables)
     for _ in range(3):
@@ -196,17 +201,19 @@ def test_a_sequence_does_not_depend_on_the_others(runner, length, window):
     np.testing.assert_array_equal(alone, together[:1])
 
 
+@pytest.mark.parametrize("window", [{}, {"window": 50, "num_sinks": 4}], ids=["all", "window"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_padded_rows_are_zeros(device, runner, dtype):
+def test_padded_rows_are_zeros(device, runner, dtype, window):
     """A captured step of generation is padded with sequences of one row and no key."""
     if device != "cuda":
         pytest.skip("steps are padded on CUDA only")
-    case = AttentionCase((1, 1, 1, 1), (70, 0, 300, 0), head_size=128, dtype=dtype, cache=dtype)
+    kind = {"head_size": 128, "dtype": dtype, "cache": dtype, **window}
+    case = AttentionCase((1, 1, 1, 1), (70, 0, 300, 0), **kind)
     q, keys, values, cache, tables = make(case)
     y = run_attention(runner, case, q, cache, tables)
     assert not y[[1, 3]].astype(np.float32).any()
     rows = [0, 2]
-    full = AttentionCase((1, 1), (70, 300), head_size=128, dtype=dtype, cache=dtype)
+    full = AttentionCase((1, 1), (70, 300), **kind)
     some = ([keys[i] for i in rows], [values[i] for i in rows])
     assert_close(y[rows], reference(full, q[rows], *some, 128**-0.5))
 

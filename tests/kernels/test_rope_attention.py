@@ -46,6 +46,12 @@ WINDOWS = tuple(
     replace(case, window=window, num_sinks=num_sinks)
     for case in (*MIXED, AttentionCase((1,) * 8, LENGTHS, 8, 2, 64, 16, "bfloat16", "bfloat16"))
     for window, num_sinks in ((1, 0), (20, 0), (16, 3))
+) + tuple(
+    # The newest key is in the tile where the window begins, and beside one with sinks.
+    replace(case, window=window, num_sinks=num_sinks)
+    for case in GENERATION
+    if case.head_size in (64, 128) and case.dtype != "float32"
+    for window, num_sinks in ((1, 4), (17, 0), (144, 20))
 )
 
 
@@ -144,8 +150,9 @@ def test_padded_rows_write_nothing(device, runner, size, lengths):
     assert written.sum() == len(others) * 2 * 2 * size  # 2 heads of keys and of values
 
 
+@pytest.mark.parametrize("window", [{}, {"window": 33, "num_sinks": 4}], ids=["all", "window"])
 @pytest.mark.parametrize(("size", "lengths"), [(64, LENGTHS), (64, MANY), (128, MANY)])
-def test_the_same_as_the_two_ops(device, runner, size, lengths):
+def test_the_same_as_the_two_ops(device, runner, size, lengths, window):
     """Of a step of generation, bit for bit: an engine gives the same tokens either way."""
     if device != "cuda":
         pytest.skip("composed of the two on the CPU")
@@ -172,8 +179,9 @@ def test_the_same_as_the_two_ops(device, runner, size, lengths):
     runner.run("rope_kv_append", inputs, {"q": q}, sizes)
     names = ("block_tables", "query_starts", "kv_lengths")
     inputs = {"q": q, "kv_cache": caches[0], **{name: steps[name] for name in names}}
-    runner.run("attention", inputs, {"y": apart}, {**sizes, "scale": 0.1})
+    sizes |= {"scale": 0.1, **window}
+    runner.run("attention", inputs, {"y": apart}, sizes)
     inputs = {"qkv": qkv, "kv_cache": caches[1], **steps}
-    runner.run("rope_attention", inputs, {"y": together}, {**sizes, "scale": 0.1})
+    runner.run("rope_attention", inputs, {"y": together}, sizes)
     np.testing.assert_array_equal(float64(together), float64(apart))
     np.testing.assert_array_equal(float64(caches[1]), float64(caches[0]))

@@ -10,6 +10,7 @@ Both may exceed the measure by a quarter: two sets of equally good roundings dif
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,22 @@ from inflight.builder import build_engine
 from random_llamas import Case, make_case, make_model
 
 ALLOWED = 1.25
-CASES = [make_case(seed, num_prompts=6) for seed in range(100, 110)]
+
+
+def windowed(seed: int, head_dim: int, tokens_per_block: int, window: int) -> Case:
+    """A Mistral whose heads, blocks and window a GPU's fast kernels take."""
+    case = make_case(seed, num_prompts=6)
+    config = {**case.config, "head_dim": head_dim, "sliding_window": window}
+    del config["attention_bias"], config["mlp_bias"]
+    build = {**case.build, "tokens_per_block": tokens_per_block}
+    return replace(case, config=config, build=build)
+
+
+CASES = [
+    *(make_case(seed, num_prompts=6) for seed in range(100, 110)),
+    windowed(110, head_dim=64, tokens_per_block=16, window=33),
+    windowed(113, head_dim=128, tokens_per_block=32, window=150),
+]
 
 
 def log_probs_of_engine(
@@ -45,9 +61,9 @@ def log_probs_of_transformers(
 ) -> list[np.ndarray]:
     """For the same sequences at the same positions, in one pass each."""
     import torch
-    from transformers import LlamaForCausalLM
+    from transformers import AutoModelForCausalLM
 
-    model = LlamaForCausalLM.from_pretrained(
+    model = AutoModelForCausalLM.from_pretrained(
         folder, dtype=getattr(torch, dtype), attn_implementation=attention, local_files_only=True
     ).eval()
     with torch.inference_mode():
@@ -66,7 +82,8 @@ def rms(ours: list[np.ndarray], theirs: list[np.ndarray]) -> float:
 def test_bfloat16_log_probs(case: Case, tmp_path: Path, device: str):
     # Dynamic scaling is left out: one pass over a sequence is not what a cache has seen.
     folder = tmp_path / "checkpoint"
-    make_model(case, "bfloat16").save_pretrained(folder)
+    family = "Mistral" if "sliding_window" in case.config else "Llama"
+    make_model(case, "bfloat16", family).save_pretrained(folder)
     engine = build_engine(folder, tmp_path / "engine", **case.build)
     with LLM(engine, device=device, skip_tokenizer_init=True) as llm:
         assert llm.info.dtype == "bfloat16"

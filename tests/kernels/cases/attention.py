@@ -61,6 +61,91 @@ WINDOWS = (
         )
         for size in (64, 80, 128, 33)
     ),
+    # What the CUDA kernel of generated tokens takes: lengths around windows and tiles of 16 keys,
+    # sinks that end within a tile and reach the window; sequences divided among warps and blocks.
+    *(
+        AttentionCase(
+            (1,) * len(lengths), lengths, 2 * group, 2, size, block, dtype, dtype, window, sinks
+        )
+        for lengths, group, size, block, dtype in (
+            ((1, 15, 16, 17, 18, 33, 34, 90, 300, 1001), 4, 128, 32, "bfloat16"),
+            ((2, 40, 700), 7, 64, 16, "float16"),
+            ((199, 200, 201, 1000, 37), 12, 96, 64, "bfloat16"),
+            ((300, 1, 211), 1, 80, 48, "bfloat16"),
+            ((300, 17, 2000), 4, 256, 128, "float16"),
+        )
+        for window, sinks in ((1, 0), (16, 4), (17, 0), (200, 40), (201, 0), (1000, 4))
+    ),
+    *(
+        AttentionCase((1,) * len(lengths), lengths, heads, 2, size, 32, dtype, dtype, window, sinks)
+        for size, dtype in ((64, "bfloat16"), (128, "float16"))
+        for heads, lengths in (
+            (8, (9000,)),
+            (24, (5000, 300)),
+            (8, tuple(range(1, 400, 6))),
+            (4, (4000, 2500, *range(1, 900, 9))),
+        )
+        for window, sinks in ((33, 4), (701, 0), (2100, 16))
+    ),
+    # Prompts on tensor cores: windows shorter and longer than tiles of keys and of queries, of which
+    # a token sees some keys of a tile, all, or none; sinks before and behind their ends.
+    *(
+        AttentionCase(
+            (2, 67, 1, 130),
+            (2, 100, 77, 401),
+            num_heads=2 * group,
+            head_size=size,
+            tokens_per_block=block,
+            dtype=dtype,
+            cache=dtype,
+            window=window,
+            num_sinks=sinks,
+        )
+        for size, group, block, dtype in (
+            (64, 4, 32, "bfloat16"),
+            (128, 1, 64, "bfloat16"),
+            (128, 7, 16, "float16"),
+            (128, 4, 20, "bfloat16"),  # no whole number of blocks to a tile
+            (80, 4, 128, "bfloat16"),
+            (96, 2, 8, "float16"),
+            (256, 4, 32, "bfloat16"),
+            (256, 2, 20, "float16"),
+        )
+        for window, sinks in ((1, 0), (31, 4), (64, 0), (128, 4), (129, 130), (500, 4))
+    ),
+    # Few rows over long prefixes, of which windows leave several blocks something to share.
+    *(
+        AttentionCase(
+            queries,
+            lengths,
+            num_heads=8,
+            head_size=size,
+            tokens_per_block=64,
+            dtype="bfloat16",
+            cache="bfloat16",
+            window=window,
+            num_sinks=sinks,
+        )
+        for size in (64, 128, 256)
+        for queries, lengths in (((16,), (3001,)), ((1, 2, 50), (900, 2500, 1777)))
+        for window, sinks in ((100, 4), (1400, 0), (2000, 300))
+    ),
+    # More tiles of several prompts than a GPU has multiprocessors.
+    *(
+        AttentionCase(
+            (400, 1, 77, 300),
+            (400, 90, 77, 1333),
+            num_heads=32,
+            num_kv_heads=8,
+            head_size=size,
+            tokens_per_block=32,
+            dtype="bfloat16",
+            cache="bfloat16",
+            window=150,
+            num_sinks=4,
+        )
+        for size in (64, 128)
+    ),
 )
 
 CASES = (
