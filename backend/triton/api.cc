@@ -1,5 +1,7 @@
 // The entry points Triton calls. Each finds its state and calls one method; nothing else happens
 // here, and no exception leaves.
+#include <malloc.h>
+
 #include <memory>
 
 #include "backend/triton/backend_state.h"
@@ -86,6 +88,8 @@ INFLIGHT_EXPORT TRITONSERVER_Error* TRITONBACKEND_ModelFinalize(TRITONBACKEND_Mo
     void* state = nullptr;
     check_triton(TRITONBACKEND_ModelState(model, &state), "ModelState");
     delete static_cast<ModelState*>(state);
+    // What loads took is freed, but stays in malloc's arenas, and each load may meet another one.
+    malloc_trim(0);
   });
 }
 

@@ -151,7 +151,7 @@ def test_unloading_gives_the_memory_back(server: Server, setup: Setup, name: str
     used_on_device = []
     with grpc.InferenceServerClient(f"localhost:{server.grpc_port}") as client:
         (expected,) = ask(server, name, **llm_request(PROMPT, 20))
-        for _ in range(64):
+        for _ in range(40):
             client.unload_model(name)
             while state_of(client, name) != "UNAVAILABLE":
                 time.sleep(0.01)
@@ -161,8 +161,8 @@ def test_unloading_gives_the_memory_back(server: Server, setup: Setup, name: str
             client.load_model(name)
             (answer,) = ask(server, name, **llm_request(PROMPT, 20))
             assert answer.ids == expected.ids
-    # Some MB come first: malloc gives each new thread an arena of its own, up to eight a core.
-    assert median(sizes[56:]) - median(sizes[40:48]) < 4 << 20, sizes
+    # Each load may use another of malloc's arenas, of which there are eight a core.
+    assert median(sizes[32:]) - median(sizes[8:16]) < 4 << 20, [size >> 10 for size in sizes]
     # The driver keeps its first few.
     assert max(used_on_device[8:], default=0) <= max(used_on_device[:8], default=0), used_on_device
 
