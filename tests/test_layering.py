@@ -86,7 +86,7 @@ PYTHON_ARROWS = {
     "llm": ["_core", "config", "text", "builder"],
     "serving": ["config", "text", "builder"],
     "check": ["_core", "text", "builder", "config"],
-    "openai": ["builder", "text"],
+    "openai": ["builder", "text", "serving"],
     "client": [],
     "bench": ["openai"],
     "simulation": ["_core", "bench"],

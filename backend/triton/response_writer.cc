@@ -77,12 +77,14 @@ ResponseWriter::ResponseWriter(TRITONBACKEND_ResponseFactory* factory, ReplyOpti
       receipts_(receipts),
       wants_heartbeats_(reply_.has_text_context &&
                         std::ranges::find(reply_.outputs, "heartbeat") != reply_.outputs.end()),
+      always_gets_receipts_(std::ranges::find(reply_.outputs, "text_context") !=
+                            reply_.outputs.end()),
       unix_offset_ns_(unix_offset_ns()) {}
 
 bool ResponseWriter::is_waited_for(uint64_t public_id) const {
   if (previous_ids_.empty()) return false;
   const std::optional<uint32_t> told = receipts_.num_told(public_id);
-  if (!told && !receipts_.in_use()) return false;
+  if (!told && !(always_gets_receipts_ && receipts_.in_use())) return false;
   return told.value_or(0) < previous_ids_.size() &&
          std::chrono::steady_clock::now() - last_sent_ < kPatience;
 }

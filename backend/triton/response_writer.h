@@ -40,7 +40,7 @@ class ResponseWriter {
   void send_heartbeat(uint64_t public_id) const;
 
  private:
-  /// Postprocessing has a part that it has not made text of.
+  /// The reader of the stream (postprocessing, the OpenAI endpoint) is not done with its last part.
   bool is_waited_for(uint64_t public_id) const;
   void deliver(executor::Response part, uint64_t public_id, bool ends_request);
   TRITONBACKEND_Response* build(const executor::Response& part, uint64_t public_id) const;
@@ -54,6 +54,9 @@ class ResponseWriter {
   std::shared_ptr<const executor::Request> request_;
   const Receipts& receipts_;
   const bool wants_heartbeats_;
+  // The reader is postprocessing on this machine. Another one may be elsewhere: it is waited for
+  // once it has told of the stream.
+  const bool always_gets_receipts_;
   const int64_t unix_offset_ns_;  // one for all times of a sequence, so that differences are true
   // Of a stream: the prompt's, told again at its end, where clients that keep the last response of
   // a stream look for them (the former backend sent them with each).

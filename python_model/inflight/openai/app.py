@@ -91,7 +91,7 @@ def make_app(model: ServedModel, settings: EndpointSettings) -> FastAPI:
         events = _events(request, generation, format)
         # An error that comes before anything was said gets a status of its own.
         first = await anext(events, None)
-        return _CLIENT_LEFT if first is None else EventStream(_with_first(first, events))
+        return _CLIENT_LEFT if first is None else EventStream(first, events)
 
     return app
 
@@ -101,10 +101,11 @@ async def _whole(request: Request, generation: Generation, format: AnswerFormat)
     texts: list[list[str]] = [[] for _ in generation.choices]
     try:
         async with watched(request.receive, generation.leave):
-            async for index, delta in generation.deltas():
-                texts[index].append(delta.text)
-                collected[index].log_probs += delta.log_probs
-                collected[index].finish_reason = delta.finish_reason
+            async for news in generation.news():
+                for index, delta in news.items():
+                    texts[index].append(delta.text)
+                    collected[index].log_probs += delta.log_probs
+                    collected[index].finish_reason = delta.finish_reason
     except ClientLeft:
         return _CLIENT_LEFT
     for all, pieces in zip(collected, texts, strict=True):
@@ -119,12 +120,12 @@ async def _events(
     begun = False
     try:
         async with watched(request.receive, generation.leave):
-            deltas = generation.deltas()
-            async with contextlib.aclosing(deltas):
-                async for index, delta in deltas:
+            async with contextlib.aclosing(generation.news()) as all_news:
+                async for news in all_news:
                     chunks = [] if begun else list(format.first_chunks())
                     begun = True
-                    chunks += format.chunks_of(index, delta)
+                    for index, delta in news.items():
+                        chunks += format.chunks_of(index, delta)
                     if chunks:
                         yield b"".join(map(event_of, chunks))
         yield b"".join(map(event_of, format.last_chunks())) + DONE
@@ -134,15 +135,6 @@ async def _events(
         if not begun:
             raise
         yield event_of(error.body()) + DONE
-
-
-async def _with_first(
-    first: bytes, rest: AsyncGenerator[bytes, None]
-) -> AsyncGenerator[bytes, None]:
-    yield first
-    async with contextlib.aclosing(rest):
-        async for event in rest:
-            yield event
 
 
 def _add_facts(app: FastAPI, model: ServedModel, settings: EndpointSettings) -> None:

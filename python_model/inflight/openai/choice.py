@@ -27,6 +27,11 @@ class Delta:
     log_probs: list[TokenLogProb] = field(default_factory=list)
     finish_reason: str | None = None  # "stop", "length": nothing comes after it
 
+    def add(self, later: Delta) -> None:
+        self.text += later.text
+        self.log_probs += later.log_probs
+        self.finish_reason = later.finish_reason
+
 
 class Choice:
     def __init__(self, model: ServedModel, request: ChoiceRequest) -> None:

@@ -26,6 +26,7 @@ from inflight.openai.engine_request import (
     to_part,
 )
 from inflight.openai.errors import ApiError, of_engine, unavailable
+from inflight.serving.receipts import Receipts
 
 Sink = Callable[[Part | ApiError], None]  # an error is the last that it gets, as a final part is
 
@@ -107,6 +108,7 @@ class EngineClient:
         self._channel = grpc.insecure_channel(url, options=_CHANNEL)
         self._stub = rpc.GRPCInferenceServiceStub(self._channel)
         self._stream: _Stream | None = None
+        self._receipts = Receipts()
 
     def submit(self, request: EngineRequest, request_id: str, sink: Sink) -> None:
         """`sink` is called in this loop with every part. The id must be in no other use."""
@@ -114,6 +116,11 @@ class EngineClient:
             self._stream = _Stream(self._stub)
         self._stream.sinks[request_id] = sink
         self._stream.send(to_message(request, request_id))
+
+    def tell(self, engine_id: int, num_ids: int) -> None:
+        """The reader of a request with receipts is done with so many ids since its start. Where the
+        server is another machine's this says nothing, and every part comes by itself."""
+        self._receipts.tell(engine_id, num_ids)
 
     def stop(self, request_id: str) -> None:
         """Ends a request of which nothing more is wanted. One that has ended is left alone."""

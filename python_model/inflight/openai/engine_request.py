@@ -15,6 +15,7 @@ from tritonclient.grpc import service_pb2 as pb
 MODEL = "tensorrt_llm"
 _OUTPUTS = ("output_ids", "sequence_length", "finish_reason")
 _TOP = ("top_log_prob_ids", "top_log_probs")
+_STATE = "response_state"
 _EMPTY_FINAL = "triton_enable_empty_final_response"
 _FINAL = "triton_final_response"
 
@@ -34,6 +35,8 @@ class EngineRequest:
     log_probs: bool = False
     num_top_log_probs: int = 0  # alternatives beside each token's own; with log_probs
     bias: bytes = b""  # FP32 of every id of the vocabulary, added to the logits of every step
+    # Of a stream: ids join while the sender has not told that it is done with the last part.
+    receipts: bool = False
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,7 @@ class Part:
     finish_reason: str = ""  # of a final one: "stop", "length", "deadline", "cancelled"
     # Of each id the likeliest ones, (id, log-probability), where asked for.
     top_log_probs: list[list[tuple[int, float]]] = field(default_factory=list)
+    engine_id: int | None = None  # by which receipts are told, of requests with them
 
 
 def to_message(request: EngineRequest, request_id: str) -> pb.ModelInferRequest:
@@ -73,6 +77,11 @@ def to_message(request: EngineRequest, request_id: str) -> pb.ModelInferRequest:
     if request.num_top_log_probs:
         count = struct.pack("<i", request.num_top_log_probs)
         _add(message, "num_top_log_probs", "INT32", 1, count)
+    if request.receipts:
+        _add(
+            message, "text_context", "UINT8", 1, b"\0"
+        )  # asks for them; its content is its sender's
+        message.outputs.add(name=_STATE)
     for name in _OUTPUTS:
         message.outputs.add(name=name)
     for name in ("output_log_probs",) * request.log_probs + _TOP * bool(request.num_top_log_probs):
@@ -92,7 +101,8 @@ def stop_message(request_id: str) -> pb.ModelInferRequest:
 
 def to_part(response: pb.ModelInferResponse) -> Part:
     """Raises ValueError if it is no answer of the model."""
-    final = response.parameters[_FINAL].bool_param if _FINAL in response.parameters else False
+    flag = response.parameters.get(_FINAL)
+    final = flag is not None and flag.bool_param
     raw = {
         output.name: data
         for output, data in zip(response.outputs, response.raw_output_contents, strict=True)
@@ -109,6 +119,7 @@ def to_part(response: pb.ModelInferResponse) -> Part:
         # Four bytes of a length come first.
         raw.get("finish_reason", b"")[4:].decode() if final else "",
         _top_of(raw, len(ids)) if _TOP[0] in raw else [],
+        int.from_bytes(raw[_STATE][:8], "little") if _STATE in raw else None,
     )
 
 

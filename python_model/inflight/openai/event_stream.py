@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from typing import Any
 
+import orjson
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
@@ -18,27 +18,25 @@ _HEADERS = [
 ]
 
 
-_to_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
-
-
 def event_of(body: dict[str, Any]) -> bytes:
-    return b"data: " + _to_json(body).encode() + b"\n\n"
+    return b"data: " + orjson.dumps(body) + b"\n\n"
 
 
 DONE = b"data: [DONE]\n\n"
 
 
 class EventStream(Response):
-    """Sends what `events` gives, as it comes."""
+    """Sends `first`, then what `rest` gives, as it comes."""
 
-    def __init__(self, events: AsyncGenerator[bytes, None]) -> None:
-        self._events = events
+    def __init__(self, first: bytes, rest: AsyncGenerator[bytes, None]) -> None:
+        self._first, self._rest = first, rest
         self.background = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
-        async with contextlib.aclosing(self._events) as events:
-            async for event in events:
+        async with contextlib.aclosing(self._rest) as rest:
+            await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
+            await send({"type": "http.response.body", "body": self._first, "more_body": True})
+            async for event in rest:
                 await send({"type": "http.response.body", "body": event, "more_body": True})
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 

@@ -7,13 +7,13 @@ import asyncio
 from collections.abc import AsyncGenerator, Sequence
 
 from inflight.openai.choice import Choice, Delta
-from inflight.openai.engine_client import EngineClient
+from inflight.openai.engine_client import EngineClient, Sink
 from inflight.openai.engine_request import Part
 from inflight.openai.errors import ApiError, timed_out
 from inflight.openai.served_model import ServedModel
 from inflight.openai.translate import ChoiceRequest
 
-_Event = tuple[int, Part] | ApiError
+News = dict[int, Delta]  # by the choice's index
 
 
 class ClientLeft(Exception):
@@ -33,49 +33,78 @@ class Generation:
         self._requests = requests
         self._ids = [f"{request_id}-{index}" for index in range(len(requests))]
         self._max_seconds = max_seconds
-        self._events: asyncio.Queue[_Event | None] = asyncio.Queue()  # None: the client left
+        self._parts: list[tuple[int, Part]] = []  # that have come and were not looked at
+        self._failure: ApiError | ClientLeft | None = None
+        self._woken = asyncio.Event()  # there is one or the other
+        self._num_ids = [0] * len(requests)  # of the parts that were looked at
         self.choices = [Choice(model, request) for request in requests]
 
     def leave(self) -> None:
-        """The client is gone; `deltas` ends with ClientLeft."""
-        self._events.put_nowait(None)
+        """The client is gone; `news` ends with ClientLeft."""
+        self._fail(ClientLeft())
 
-    async def deltas(self) -> AsyncGenerator[tuple[int, Delta], None]:
-        """(index of the choice, what is new of it), until each has had its `finish_reason`. Raises
-        ApiError of the engine or of the time limit."""
+    async def news(self) -> AsyncGenerator[News, None]:
+        """What has come by now, as one delta a choice, until each has had its `finish_reason`. A
+        reader who takes his time gets fewer and longer ones. Raises ApiError of the engine or of
+        the time limit."""
         for index, (request, id) in enumerate(zip(self._requests, self._ids, strict=True)):
             self._engine.submit(request.engine, id, self._sink(index))
         timer = asyncio.get_running_loop().call_later(self._max_seconds, self._time_is_up)
-        running = len(self.choices)
         try:
-            while running:
-                event = await self._events.get()
-                if event is None:
-                    raise ClientLeft
-                if isinstance(event, ApiError):
-                    raise event
-                index, part = event
-                choice = self.choices[index]
-                if choice.finish_reason is not None:  # ended in its text
-                    continue
-                delta = choice.feed(part)
-                if delta.finish_reason is not None:
-                    running -= 1
-                    self._engine.stop(self._ids[index])
-                yield index, delta
+            while any(choice.finish_reason is None for choice in self.choices):
+                await self._woken.wait()
+                if self._failure is None:
+                    self._woken.clear()
+                elif not self._parts:
+                    raise self._failure
+                parts, self._parts = self._parts, []
+                if news := self._feed(parts):
+                    yield news
+                for index, part in parts:  # whoever took the news is done with them
+                    if part.engine_id is not None:
+                        self._engine.tell(part.engine_id, self._num_ids[index])
         finally:
             timer.cancel()
             for id in self._ids:
                 self._engine.stop(id)
 
-    def _sink(self, index: int):
+    def _feed(self, parts: list[tuple[int, Part]]) -> News:
+        news: News = {}
+        for index, part in parts:
+            self._num_ids[index] += len(part.ids)
+            choice = self.choices[index]
+            if choice.finish_reason is not None:  # ended in its text
+                continue
+            try:
+                delta = choice.feed(part)
+            except ApiError as error:
+                self._fail(error)
+                break
+            if delta.finish_reason is not None:
+                self._engine.stop(self._ids[index])
+            if index in news:
+                news[index].add(delta)
+            else:
+                news[index] = delta
+        return news
+
+    def _sink(self, index: int) -> Sink:
         def sink(part: Part | ApiError) -> None:
-            self._events.put_nowait(part if isinstance(part, ApiError) else (index, part))
+            if isinstance(part, ApiError):
+                self._fail(part)
+            elif self._failure is None:
+                self._parts.append((index, part))
+                self._woken.set()
 
         return sink
 
+    def _fail(self, why: ApiError | ClientLeft) -> None:
+        """What came before is told first; nothing is afterwards."""
+        self._failure = self._failure or why
+        self._woken.set()
+
     def _time_is_up(self) -> None:
-        self._events.put_nowait(
+        self._fail(
             timed_out(f"the answer took longer than {self._max_seconds:g} s, this endpoint's limit")
         )
 

@@ -1,4 +1,5 @@
-// Streams for postprocessing: what their parts carry, and how these join while it is busy.
+// Streams whose reader tells how far it is (postprocessing, the OpenAI endpoint): what their parts
+// carry, and how these join while it is busy.
 #include <chrono>
 #include <cstdio>
 #include <thread>
@@ -54,43 +55,51 @@ void tell(int64_t public_id, uint32_t num_ids) {
   std::fclose(page);
 }
 
+/// A backend that makes a step when it is told to.
+struct SteppedBackend : Backend {
+  SteppedBackend() { script->gate.close(); }
+  /// The parts of `count` steps are sent, or kept, when it returns.
+  void run_steps(int count) {
+    for (int i = 0; i < count; ++i) {
+      script->gate.let_pass(1);
+      ++num_steps;  // its parts are delivered before the gauges change
+      while (fake_gauges().at("nv_trt_llm_general_metrics iteration_counter") < num_steps)
+        std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    }
+  }
+  int num_steps = 0;
+};
+
+using Counts = std::vector<size_t>;
+
+/// Ids of the responses that have come.
+Counts num_ids(TRITONBACKEND_Request& request) {
+  std::lock_guard lock(request.mutex);
+  Counts counts;
+  for (const FakeAnswer& answer : request.answers) counts.push_back(output_ids(answer).size());
+  return counts;
+}
+
 void pieces_join_while_the_last_waits_for_postprocessing() {
-  Backend backend;
-  backend.script->gate.close();
+  SteppedBackend backend;
   const Ids prompt = prompt_of(3);
   const RequestPtr request = make_request(prompt, 12);
   request->flag("streaming", true);
   request->flag("return_log_probs", true);
   request->add("text_context", TRITONSERVER_TYPE_UINT8, {1, 1}, std::vector<uint8_t>{1});
   backend.send(request);
-  int num_steps = 0;
-  const auto run_steps = [&](int count) {
-    for (int i = 0; i < count; ++i) {
-      backend.script->gate.let_pass(1);
-      ++num_steps;  // its parts are delivered before the gauges change
-      while (fake_gauges().at("nv_trt_llm_general_metrics iteration_counter") < num_steps)
-        std::this_thread::sleep_for(std::chrono::milliseconds(1));
-    }
-  };
-  const auto num_ids = [&] {
-    std::lock_guard lock(request->mutex);
-    std::vector<size_t> counts;
-    for (const FakeAnswer& answer : request->answers) counts.push_back(output_ids(answer).size());
-    return counts;
-  };
-  using Counts = std::vector<size_t>;
-  run_steps(3);  // nobody has ever told: nothing to wait for
-  EXPECT((num_ids() == Counts{1, 1, 1}));
+  backend.run_steps(3);  // nobody has ever told: nothing to wait for
+  EXPECT((num_ids(*request) == Counts{1, 1, 1}));
   const int64_t id = engine_request_id(*request);
   tell(id, 1);
-  run_steps(3);
-  EXPECT((num_ids() == Counts{1, 1, 1}));
+  backend.run_steps(3);
+  EXPECT((num_ids(*request) == Counts{1, 1, 1}));
   tell(id, 3);
-  run_steps(2);  // the first of these takes along what waited
-  EXPECT((num_ids() == Counts{1, 1, 1, 4}));
+  backend.run_steps(2);  // the first of these takes along what waited
+  EXPECT((num_ids(*request) == Counts{1, 1, 1, 4}));
   backend.script->gate.open();
   const auto& answers = backend.ended(request);
-  EXPECT((num_ids() == Counts{1, 1, 1, 4, 5}));
+  EXPECT((num_ids(*request) == Counts{1, 1, 1, 4, 5}));
   EXPECT(joined(answers) == expected_tokens(prompt, 12));
   EXPECT_EQ(answers[3].find("previous_ids")->values<int32_t>().size(), 3u);
   EXPECT_EQ(answers[4].find("previous_ids")->values<int32_t>().size(), 7u);
@@ -100,6 +109,35 @@ void pieces_join_while_the_last_waits_for_postprocessing() {
   std::snprintf(path, sizeof(path), "/dev/shm/inflight-%llx",
                 static_cast<unsigned long long>(id >> 32));
   EXPECT(std::fopen(path, "rb") == nullptr);
+}
+
+void a_reader_that_never_told_is_not_waited_for() {
+  SteppedBackend backend;
+  const auto stream = [&](bool is_postprocessing) {
+    RequestPtr request = make_request(prompt_of(3), 40);
+    request->flag("streaming", true);
+    request->add("text_context", TRITONSERVER_TYPE_UINT8, {1, 1}, std::vector<uint8_t>{1});
+    if (!is_postprocessing) request->outputs = {"output_ids", "sequence_length", "response_state"};
+    backend.send(request);
+    return request;
+  };
+  const RequestPtr first = stream(true), text = stream(true), elsewhere = stream(false);
+  backend.run_steps(3);
+  tell(engine_request_id(*first), static_cast<uint32_t>(num_ids(*first).size()));
+  backend.run_steps(2);  // postprocessing is there, as the first of these finds
+  const size_t num_text = num_ids(*text).size(), num_sent = num_ids(*elsewhere).size();
+  backend.run_steps(2);
+  EXPECT_EQ(num_ids(*text).size(), num_text);
+  EXPECT((num_ids(*elsewhere) == Counts(num_sent + 2, 1)));
+  // Who can tell is waited for.
+  tell(engine_request_id(*elsewhere), static_cast<uint32_t>(num_sent));
+  backend.run_steps(2);
+  EXPECT_EQ(num_ids(*elsewhere).size(), num_sent + 2);
+  tell(engine_request_id(*elsewhere), static_cast<uint32_t>(num_sent + 2));
+  backend.run_steps(1);
+  EXPECT_EQ(num_ids(*elsewhere).size(), num_sent + 3);
+  EXPECT_EQ(num_ids(*elsewhere).back(), 3u);
+  backend.script->gate.open();
 }
 
 }  // namespace
@@ -112,6 +150,8 @@ int main(int argc, char** argv) {
           {"tells_postprocessing_what_it_needs", tells_postprocessing_what_it_needs},
           {"pieces_join_while_the_last_waits_for_postprocessing",
            pieces_join_while_the_last_waits_for_postprocessing},
+          {"a_reader_that_never_told_is_not_waited_for",
+           a_reader_that_never_told_is_not_waited_for},
       },
       argc, argv);
 }

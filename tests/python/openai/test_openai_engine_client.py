@@ -25,6 +25,7 @@ FULL = EngineRequest(
     log_probs=True,
     num_top_log_probs=2,
     bias=np.array([0.5, 0.0, -1.0], np.float32).tobytes(),
+    receipts=True,
 )
 
 
@@ -32,6 +33,7 @@ def test_a_message_holds_tensors_of_the_schema() -> None:
     message = to_message(FULL, "name")
     table = {tensor.name: tensor for tensor in TENSORRT_LLM.inputs}
     types = {"INT32": np.int32, "FP32": np.float32, "BOOL": np.bool_, "UINT64": np.uint64}
+    types["UINT8"] = np.uint8
     values = {}
     for tensor, raw in zip(message.inputs, message.raw_input_contents, strict=True):
         assert tensor.datatype == table[tensor.name].dtype, tensor.name
@@ -53,6 +55,7 @@ def test_a_message_holds_tensors_of_the_schema() -> None:
         "return_log_probs": [[True]],
         "num_top_log_probs": [[2]],
         "embedding_bias": [[0.5, 0.0, -1.0]],
+        "text_context": [[0]],
     }
     outputs = {output.name for output in message.outputs}
     assert outputs == {
@@ -62,8 +65,12 @@ def test_a_message_holds_tensors_of_the_schema() -> None:
         "output_log_probs",
         "top_log_prob_ids",
         "top_log_probs",
+        "response_state",
     }
     assert outputs <= {tensor.name for tensor in TENSORRT_LLM.outputs}
+
+
+ENGINE_ID = 0x7FFFFFFF << 32 | 5
 
 
 def response_of(ids: list[int], final: bool, id: str = "") -> pb.ModelInferResponse:
@@ -79,6 +86,9 @@ def response_of(ids: list[int], final: bool, id: str = "") -> pb.ModelInferRespo
         kind = "INT32" if array.dtype == np.int32 else "FP32"
         response.outputs.add(name=name, datatype=kind, shape=shape)
         response.raw_output_contents.append(array.tobytes())
+    state = np.array([[ENGINE_ID, final, len(ids)]], np.int64)
+    response.outputs.add(name="response_state", datatype="INT64", shape=[1, 3])
+    response.raw_output_contents.append(state.tobytes())
     reason = np.array([[b"length" if final else b""]], object)
     response.outputs.add(name="finish_reason", datatype="BYTES", shape=[1, 1])
     response.raw_output_contents.append(serialize_byte_tensor(reason).item())
@@ -93,6 +103,7 @@ def test_a_part_is_what_tritonclient_reads(ids: list[int]) -> None:
     assert part.ids == result.as_numpy("output_ids").reshape(-1).tolist() == ids
     assert part.log_probs == result.as_numpy("output_log_probs").reshape(-1).tolist()
     assert part.top_log_probs == [[(id, -0.5)] for id in ids]
+    assert part.engine_id == ENGINE_ID
     assert part.final == bool(ids) and part.finish_reason == ("length" if ids else "")
 
 

@@ -17,12 +17,16 @@ class ScriptedEngine:
     def __init__(self) -> None:
         self.sinks: dict = {}
         self.stopped: list[str] = []
+        self.told: list[tuple[int, int]] = []
 
     def submit(self, request: EngineRequest, request_id: str, sink) -> None:
         self.sinks[request_id] = sink
 
     def stop(self, request_id: str) -> None:
         self.stopped.append(request_id)
+
+    def tell(self, engine_id: int, num_ids: int) -> None:
+        self.told.append((engine_id, num_ids))
 
 
 def generation_of(engine: ScriptedEngine, count: int, max_seconds: float = 60, stop=()):
@@ -37,7 +41,11 @@ def generation_of(engine: ScriptedEngine, count: int, max_seconds: float = 60, s
 
 
 async def collect(generation: Generation) -> list:
-    return [(index, d.text, d.finish_reason) async for index, d in generation.deltas()]
+    return [
+        (index, delta.text, delta.finish_reason)
+        async for news in generation.news()
+        for index, delta in news.items()
+    ]
 
 
 def ids_of(text: str) -> list[int]:
@@ -54,7 +62,8 @@ def test_choices_come_with_their_numbers_and_usage_counts_the_prompt_once() -> N
         engine.sinks["id-1"](Part(ids_of("b"), [], False))
         engine.sinks["id-0"](Part(ids_of("abc"), [], True, "length"))
         engine.sinks["id-1"](Part([], [], True, "stop"))
-        assert await task == [(1, "b", None), (0, "abc", "length"), (1, "", "stop")]
+        # What has come by the time it is looked at is one delta a choice.
+        assert await task == [(1, "b", "stop"), (0, "abc", "length")]
         assert generation.usage == {
             "prompt_tokens": 2,
             "completion_tokens": 4,
@@ -85,25 +94,65 @@ def test_every_way_out_stops_what_runs(how: str) -> None:
     async def main() -> None:
         engine = ScriptedEngine()
         generation = generation_of(engine, 2, max_seconds=0.02 if how == "time" else 60)
-        deltas = generation.deltas()
-        first = asyncio.create_task(anext(deltas))
+        all_news = generation.news()
+        first = asyncio.create_task(anext(all_news))
         await asyncio.sleep(0)
         engine.sinks["id-0"](Part(ids_of("a"), [], False))
-        assert (await first)[1].text == "a"
+        assert (await first)[0].text == "a"
         assert engine.stopped == []
         if how == "left":
             generation.leave()
             with pytest.raises(ClientLeft):
-                await anext(deltas)
+                await anext(all_news)
         elif how == "time":
             with pytest.raises(ApiError, match="longer than 0.02 s"):
-                await anext(deltas)
+                await anext(all_news)
         elif how == "error":
             engine.sinks["id-1"](ApiError("the engine says no"))
             with pytest.raises(ApiError, match="says no"):
-                await anext(deltas)
+                await anext(all_news)
         else:
-            await deltas.aclose()
+            await all_news.aclose()
         assert engine.stopped == ["id-0", "id-1"]
+
+    asyncio.run(main())
+
+
+def test_receipts_are_told_when_the_news_were_taken() -> None:
+    async def main() -> None:
+        engine = ScriptedEngine()
+        generation = generation_of(engine, 2)
+        all_news = generation.news()
+        first = asyncio.create_task(anext(all_news))
+        await asyncio.sleep(0)
+        a, b, c, d = ids_of("abcd")
+        engine.sinks["id-0"](Part([a], [], False, engine_id=70))
+        engine.sinks["id-1"](Part([b], [], False, engine_id=71))
+        engine.sinks["id-0"](Part([c, d], [], False, engine_id=70))
+        news = await first
+        assert {index: delta.text for index, delta in news.items()} == {0: "acd", 1: "b"}
+        assert engine.told == []  # whoever took them may still be writing
+        engine.sinks["id-1"](Part([d], [], False, engine_id=71))
+        assert (await anext(all_news))[1].text == "d"
+        assert dict(engine.told) == {70: 3, 71: 1}
+        await all_news.aclose()
+
+    asyncio.run(main())
+
+
+def test_what_came_before_an_error_is_told_first() -> None:
+    async def main() -> None:
+        engine = ScriptedEngine()
+        generation = generation_of(engine, 2)
+        all_news = generation.news()
+        first = asyncio.create_task(anext(all_news))
+        await asyncio.sleep(0)
+        engine.sinks["id-0"](Part(ids_of("a"), [], False))
+        engine.sinks["id-1"](Part([], [], True, "cancelled"))
+        engine.sinks["id-0"](Part(ids_of("b"), [], False))  # after it
+        assert {index: delta.text for index, delta in (await first).items()} == {0: "a"}
+        with pytest.raises(ApiError, match="cancelled"):
+            await anext(all_news)
+        assert set(engine.stopped) == {"id-0", "id-1"}
 
     asyncio.run(main())
