@@ -97,7 +97,12 @@ def make_client(device: str) -> Iterator[Callable[..., Client]]:
     clients: list[Client] = []
 
     def make(engine: Path, **settings: Any) -> Client:
-        clients.append(Client(engine, device=device, **settings))
+        try:
+            clients.append(Client(engine, device=device, **settings))
+        except _core.UnsupportedError as error:
+            if "not supported on CUDA yet" not in str(error):
+                raise
+            pytest.skip(str(error))
         return clients[-1]
 
     yield make
@@ -138,13 +143,18 @@ def test_tokens_are_those_with_everything_kept(
 
 
 def test_the_memory_of_a_sequence_is_bounded(
-    engines: tuple[Path, Path], make_client: Callable[..., Client], expected: list[list[int]]
+    engines: tuple[Path, Path],
+    make_client: Callable[..., Client],
+    expected: list[list[int]],
+    device: str,
 ) -> None:
     """All layers with a window: a pool of two windows and a step takes a sequence twenty windows long."""
     if "Ministral" in str(engines[0]):
         pytest.skip("a layer that sees everything keeps everything")
     text = (engines[0] / "engine.json").read_text()
     blocks = 6 + ('"num_sinks"' in text)  # those sinks have one of their own
+    if device != "cpu":
+        blocks += 2  # for the second step in flight
     client = make_client(engines[0], kv_cache_max_tokens=blocks * BLOCK, max_num_tokens=16)
     assert client.engine.info.num_blocks == blocks
     most = LONGEST - 5
