@@ -24,7 +24,7 @@ class Sizes:
     own: int = 64
     num_generating: int = 16
     generated: int = 160  # while another prompt comes
-    cost_requests: int = 96
+    cost_requests: int = 64
     cost_in: int = 512
     cost_out: int = 256
     mix: Mix = Mix()
