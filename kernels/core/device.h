@@ -23,6 +23,8 @@ struct DeviceFacts {
   int compute_capability;   // major * 10 + minor: 90
   int64_t l2_bytes;
   int64_t shared_bytes;  // most shared memory a thread block can have
+  std::string uuid;      // 32 hexadecimal digits, the same in each process
+  bool is_shared;        // processes run on it at the same time (MPS), not in turns
 };
 /// Raises invalid_argument if there is no such device, unsupported for one older than this build.
 DeviceFacts device_facts(Device device);

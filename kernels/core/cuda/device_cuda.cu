@@ -45,6 +45,15 @@ DeviceFacts device_facts(Device device) {
   facts.compute_capability = properties.major * 10 + properties.minor;
   facts.l2_bytes = properties.l2CacheSize;
   facts.shared_bytes = attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+  for (const char byte : properties.uuid.bytes) {
+    constexpr char kDigits[] = "0123456789abcdef";
+    const auto value = static_cast<unsigned char>(byte);
+    facts.uuid += {kDigits[value / 16], kDigits[value % 16]};
+  }
+  int is_shared = 1;  // to a driver that cannot say
+  if (cudaDeviceGetAttribute(&is_shared, cudaDevAttrMpsEnabled, device.index) != cudaSuccess)
+    cudaGetLastError();
+  facts.is_shared = is_shared != 0;
   if (facts.compute_capability < kMinComputeCapability) {
     throw Error(ErrorCode::kUnsupported,
                 concat("CUDA device ", device.index, " (", facts.name, ") has compute capability ",

@@ -1,0 +1,30 @@
+#include "backend/executor/grid_lease.h"
+
+#include "kernels/core/device.h"
+#include "kernels/core/log.h"
+
+namespace inflight::executor {
+
+std::filesystem::path GridLease::file_for(Device device, DType dtype) {
+  if (device.type != DeviceType::kCuda || dtype == DType::kFloat32) return {};
+  const DeviceFacts facts = device_facts(device);
+  if (facts.compute_capability != 90 || facts.is_shared) return {};
+  return runtime_directory() / concat("inflight-", facts.uuid, ".lock");
+}
+
+bool GridLease::take(FileLease::Time now) {
+  if (lease_.file().empty() || lease_.is_held()) return false;
+  if (lease_.take(now)) {
+    log(LogLevel::kInfo, "this engine holds ", lease_.file().string(),
+        ": linears of few rows go several to a launch");
+    return true;
+  }
+  if (!was_refused_) {
+    log(LogLevel::kInfo, "another engine holds ", lease_.file().string(),
+        ", or it cannot be opened: linears of few rows go one to a launch until that changes");
+  }
+  was_refused_ = true;
+  return false;
+}
+
+}  // namespace inflight::executor
