@@ -54,9 +54,11 @@ void check_names(const OpDef& op, const Arrays& inputs, const Arrays& outputs,
 
 /// The device and the threads that ops run on.
 struct Machine {
-  Machine(Device device, int num_threads) : pool(num_threads), context(device, &pool) {}
+  Machine(Device device, int num_threads, bool grids_may_wait)
+      : pool(num_threads), context(device, &pool), grids_may_wait(grids_may_wait) {}
   cpu::ThreadPool pool;
   DeviceContext context;
+  bool grids_may_wait;
 };
 
 /// An op bound to arrays, with the workspace to run it. On a GPU it works on copies of the arrays
@@ -153,6 +155,7 @@ class BoundCall {
  private:
   void run_once() {
     OpContext context = machine_->context.op_context();
+    context.grids_may_wait = machine_->grids_may_wait;
     context.workspace = {workspace_.data(), workspace_.bytes()};
     bound_(context);
   }
@@ -167,11 +170,11 @@ class BoundCall {
 
 class OpRunner {
  public:
-  OpRunner(const std::string& device, int num_threads) {
+  OpRunner(const std::string& device, int num_threads, bool grids_may_wait) {
     check(device == "cpu" || device == "cuda", "device is '", device,
           "', must be \"cpu\" or \"cuda\"");
     const Device where{device == "cuda" ? DeviceType::kCuda : DeviceType::kCpu, 0};
-    machine_ = std::make_shared<Machine>(where, num_threads);
+    machine_ = std::make_shared<Machine>(where, num_threads, grids_may_wait);
   }
 
   std::unique_ptr<BoundCall> bind(const std::string& op, Arrays inputs, Arrays outputs,
@@ -231,8 +234,9 @@ void register_ops(py::module_& module) {
       .def("time", &BoundCall::time, py::arg("repeat"), py::arg("rounds") = 1)
       .def_property_readonly("workspace_bytes", &BoundCall::workspace_bytes);
   py::class_<OpRunner>(module, "OpRunner")
-      .def(py::init<const std::string&, int>(), py::arg("device") = "cpu",
-           py::arg("num_threads") = 0)
+      .def(py::init<const std::string&, int, bool>(), py::arg("device") = "cpu",
+           py::arg("num_threads") = 0, py::arg("grids_may_wait") = false,
+           "grids_may_wait: see OpContext; no two such runners of a GPU may run at once.")
       .def("bind", &OpRunner::bind, py::arg("op"), py::arg("inputs"), py::arg("outputs"),
            py::arg("attributes") = py::dict())
       .def("run", &OpRunner::run, py::arg("op"), py::arg("inputs"), py::arg("outputs"),

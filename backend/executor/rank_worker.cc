@@ -28,6 +28,7 @@ RankWorker::RankWorker(const plan::EngineFile& engine, int rank, Device device, 
       rank_(rank),
       device_(device),
       pool_(num_threads),
+      grid_lease_(GridLease::file_for(device, engine.dtype)),
       context_(device, &pool_),
       weights_(engine, rank, device, pool_, format) {}
 
@@ -72,6 +73,7 @@ void RankWorker::prepare(const plan::StepLimits& limits, bool cuda_graphs) {
   // Bound over pools of one block, since the real one takes what all others leave.
   const std::vector<int32_t> one(engine_.kv_cache.groups.size(), 1);
   runner_.emplace(engine_, rank_, weights_, context_, limits, new_storage(one, 0), cuda_graphs);
+  take_grid_lease();
   sampler_.emplace(context_, static_cast<int>(engine_.model.vocab_size), limits.max_batch_size,
                    num_slots());
   logits_copies_.emplace(context_, static_cast<int>(engine_.model.vocab_size), num_slots());
@@ -84,6 +86,10 @@ void RankWorker::prepare(const plan::StepLimits& limits, bool cuda_graphs) {
   if (!context_.is_cuda()) return;
   upload_stream_.emplace(device_);
   for (int slot = 0; slot < num_slots(); ++slot) uploaded_.emplace_back(device_);
+}
+
+void RankWorker::take_grid_lease() {
+  if (grid_lease_.take()) runner_->let_grids_wait();
 }
 
 void RankWorker::make_kv_cache(std::span<const int32_t> num_blocks, int32_t num_host_blocks) {
@@ -119,6 +125,7 @@ void RankWorker::launch(const plan::StepInputs& inputs, std::span<const decoding
     return;
   }
   use_device(device_);
+  take_grid_lease();
   stagings_[slot].upload(*upload_stream_);
   uploaded_[slot].record(*upload_stream_);
   uploaded_[slot].make_wait(context_.stream());

@@ -11,6 +11,7 @@
 
 #include "backend/decoding/logits_copies.h"
 #include "backend/decoding/sampler.h"
+#include "backend/executor/grid_lease.h"
 #include "backend/kv_cache/block_copier.h"
 #include "backend/kv_cache/kv_storage.h"
 #include "backend/plan/engine_file.h"
@@ -65,6 +66,8 @@ class RankWorker {
   int64_t workspace_bytes() const { return runner_->workspace_bytes(); }
 
  private:
+  /// Now and then: a later engine of a device gets the lease when the one before it has gone.
+  void take_grid_lease();
   /// Replaces the pools and answers the model's layers.
   std::vector<TensorView> new_storage(std::span<const int32_t> num_blocks, int32_t num_host_blocks);
 
@@ -72,6 +75,7 @@ class RankWorker {
   const int rank_;
   const Device device_;
   cpu::ThreadPool pool_;
+  GridLease grid_lease_;  // outlives what was launched under it
   DeviceContext context_;
   plan::Weights weights_;
   std::vector<std::unique_ptr<kv_cache::KvStorage>> storages_;  // by group

@@ -48,6 +48,13 @@ void CudaGraphs::run(int num_tokens, int num_sequences, const std::function<void
   }
 }
 
+void CudaGraphs::forget() {
+  stream_.synchronize();
+  slots_.clear();
+  num_graphs_ = 0;
+  bytes_ = 0;
+}
+
 void CudaGraphs::record(Size size, Slot& slot, const std::function<void()>& work) {
   slot.refused = true;
   const std::string what =

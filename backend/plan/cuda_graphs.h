@@ -35,6 +35,10 @@ class CudaGraphs {
   /// size. One that cannot be recorded goes on being called.
   void run(int num_tokens, int num_sequences, const std::function<void()>& work);
 
+  /// Drops all of them once the device has run what it was given: launches of a size are others
+  /// from now on.
+  void forget();
+
   size_t num_graphs() const { return num_graphs_; }
   int64_t bytes() const { return bytes_; }
 

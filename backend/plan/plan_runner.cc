@@ -87,13 +87,22 @@ class PlanRunner::Impl {
       // one is ahead. Last rows first, so that none reads what the embedding made of one token.
       arena_.fill_random(engine_.dtype, device_context_.stream());
       std::set<std::string> known;  // layers are alike
-      for (size_t i = ops_.size(); i-- > 0;) {
-        if (known.insert(kind_of(plan_.rows[i])).second) ops_[i](context_);
+      for (size_t i = calls_.size(); i-- > 0;) {
+        std::string kind;
+        for (size_t row = first_row(i); row < calls_[i].end_row; ++row)
+          kind += kind_of(plan_.rows[row]);
+        if (known.insert(std::move(kind)).second) calls_[i].op(context_);
       }
       rows = is_next_half ? rows * 2 / 3 : rows * 3 / 4;
     }
     arena_.clear(device_context_.stream());
     device_context_.stream().synchronize();
+  }
+
+  void let_grids_wait() {
+    if (context_.grids_may_wait) return;
+    context_.grids_may_wait = true;
+    if (graphs_) graphs_->forget();
   }
 
   TensorView run(const StepInputs& inputs) {
@@ -123,6 +132,12 @@ class PlanRunner::Impl {
   struct Sized {
     TensorView* view;
     const ValueSpec* spec;
+  };
+
+  /// Rows of the plan from where the call before ends.
+  struct Call {
+    BoundOp op;
+    size_t end_row;
   };
 
   int num_groups() const { return static_cast<int>(engine_.kv_cache.groups.size()); }
@@ -193,6 +208,8 @@ class PlanRunner::Impl {
 
   void bind_rows(const std::string& where) {
     const int num_threads = context_.pool == nullptr ? 1 : context_.pool->num_threads();
+    const OpDef* run_op = nullptr;
+    std::vector<OpArgs> run;  // of the rows just before
     for (size_t i = 0; i < plan_.rows.size(); ++i) {
       const OpRow& row = plan_.rows[i];
       try {
@@ -208,12 +225,28 @@ class PlanRunner::Impl {
         const OpArgs args(std::move(tensors), row.attributes);
         op->check(args);
         arena_.reserve_workspace(op->workspace_bytes(args, context_.device, num_threads));
-        ops_.push_back(op->bind(args));
+        if (op != run_op) bind_run(run_op, run, i);
+        run_op = op;
+        run.push_back(args);
       } catch (const Error& error) {
         throw Error(error.code(), concat(where, "[", i, "] (", row.op, "): ", error.what()));
       }
     }
+    bind_run(run_op, run, plan_.rows.size());
   }
+
+  /// Binds rows of one op that follow each other, those before `end_row`, and forgets them.
+  void bind_run(const OpDef* op, std::vector<OpArgs>& run, size_t end_row) {
+    if (run.size() > 1 && op->bind_run != nullptr) {
+      calls_.push_back({op->bind_run(run), end_row});
+    } else {
+      size_t row = end_row - run.size();
+      for (const OpArgs& args : run) calls_.push_back({op->bind(args), ++row});
+    }
+    run.clear();
+  }
+
+  size_t first_row(size_t call) const { return call == 0 ? 0 : calls_[call - 1].end_row; }
 
   /// The row's op and the sizes of what it reads and writes, now.
   std::string kind_of(const OpRow& row) const {
@@ -281,7 +314,7 @@ class PlanRunner::Impl {
   }
 
   void run_rows() {
-    for (const BoundOp& op : ops_) op(context_);
+    for (const Call& call : calls_) call.op(context_);
   }
 
   void set_shapes(int64_t num_tokens, int64_t num_sequences) {
@@ -304,7 +337,7 @@ class PlanRunner::Impl {
   ByName<const TensorView*> names_;  // of views_
   std::vector<Sized> sized_;
   const TensorView* logits_ = nullptr;
-  std::vector<BoundOp> ops_;
+  std::vector<Call> calls_;
   // CUDA only.
   std::optional<FixedInputs> fixed_inputs_;
   std::optional<CudaGraphs> graphs_;
@@ -323,6 +356,7 @@ void PlanRunner::set_kv_layers(const std::vector<TensorView>& kv_layers) {
   impl_->set_kv_layers(kv_layers);
 }
 void PlanRunner::warm_up() { impl_->warm_up(); }
+void PlanRunner::let_grids_wait() { impl_->let_grids_wait(); }
 int PlanRunner::max_blocks_per_sequence() const { return impl_->max_blocks_per_sequence(); }
 int64_t PlanRunner::arena_bytes() const { return impl_->arena_bytes(); }
 int64_t PlanRunner::workspace_bytes() const { return impl_->workspace_bytes(); }

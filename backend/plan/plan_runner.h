@@ -38,6 +38,11 @@ class PlanRunner {
   /// no request waits for it. Writes to the caches' first slot.
   void warm_up();
 
+  /// From now on launches may be grids whose thread blocks wait for each other: for good, since the
+  /// caller holds what keeps others' such grids off the device (OpContext::grids_may_wait). Waits
+  /// for what runs; what was recorded before is recorded again when it is met.
+  void let_grids_wait();
+
   /// The logits [B, V] float32 of each sequence's last row; valid until the next run. Allocates
   /// nothing, but for new recordings. On a CUDA device the work may still be under way on return,
   /// and `inputs` must stay until it is done. Raises invalid_argument if a view's shape or dtype is

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <functional>
 #include <map>
+#include <span>
 #include <string>
 #include <string_view>
 #include <variant>
@@ -44,6 +45,9 @@ struct OpContext {
   // [kNumCounters] on the device, zero between kernels: one that counts there leaves zeros. For
   // thread blocks of a launch that wait for each other; of one stream, like the workspace.
   uint32_t* counters = nullptr;
+  // No other grids whose thread blocks wait for each other run on the device but this stream's: a
+  // grid as large as the device may be such a one (kernels/gemm/narrow.cuh says why that is safe).
+  bool grids_may_wait = false;
   Communicator* communicator = nullptr;
   Workspace workspace;
 };
@@ -105,6 +109,8 @@ struct OpDef {
   size_t (*workspace_bytes)(const OpArgs& largest, Device device, int num_threads);
   /// Parses attributes once and returns the call that each step makes.
   BoundOp (*bind)(const OpArgs& args);
+  /// Where given, the same for rows of this op that follow each other in a plan: one call for all.
+  BoundOp (*bind_run)(std::span<const OpArgs> run) = nullptr;
 };
 
 /// OpDef::workspace_bytes of an op that needs none.

@@ -1,5 +1,8 @@
 #include "kernels/fused_linear/fused_linear.h"
 
+#include <utility>
+#include <vector>
+
 #include "kernels/core/check_tensor.h"
 #include "kernels/core/dispatch.h"
 
@@ -55,6 +58,20 @@ void fused_linear(const FusedLinearParams& params, OpContext& context) {
   INFLIGHT_DISPATCH(fused_linear, params, context);
 }
 
+void fused_linears(std::span<const FusedLinearParams> run, OpContext& context) {
+  while (!run.empty()) {
+    size_t done = 0;
+#ifdef INFLIGHT_CUDA
+    if (context.device.type == DeviceType::kCuda && run.size() > 1) {
+      for (const FusedLinearParams& params : run) check_params(params);
+      done = cuda::fused_linears_at_once(run, context);
+    }
+#endif
+    if (done == 0) fused_linear(run[done++], context);
+    run = run.subspan(done);
+  }
+}
+
 OpDef fused_linear_op() {
   return {
       .name = "fused_linear",
@@ -77,6 +94,11 @@ OpDef fused_linear_op() {
           },
       .bind = [](const OpArgs& args) -> BoundOp {
         return [params = params_of(args)](OpContext& context) { fused_linear(params, context); };
+      },
+      .bind_run = [](std::span<const OpArgs> run) -> BoundOp {
+        std::vector<FusedLinearParams> params;
+        for (const OpArgs& args : run) params.push_back(params_of(args));
+        return [params = std::move(params)](OpContext& context) { fused_linears(params, context); };
       },
   };
 }

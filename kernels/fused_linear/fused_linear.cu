@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <vector>
 
 #include "kernels/core/cuda/launch.cuh"
 #include "kernels/core/cuda/vec.cuh"
@@ -51,19 +52,32 @@ size_t bytes_for(const FusedLinearParams& p, int64_t panel_rows) {
   return scratch.bytes + linear_workspace_bytes(inner_linear(p, scratch));
 }
 
+FusedProductParams product_of(const FusedLinearParams& p) {
+  return {.linear = {.x = p.x, .weight = p.weight, .bias = p.bias, .y = p.y},
+          .norm_weight = p.norm_weight,
+          .epsilon = p.epsilon,
+          .residual = p.residual,
+          .is_gated = p.is_gated};
+}
+
 }  // namespace
+
+size_t fused_linears_at_once(std::span<const FusedLinearParams> run, OpContext& context) {
+  std::vector<FusedProductParams> products;
+  for (const FusedLinearParams& p : run) {
+    if (p.y.num_elements() == 0) return 0;
+    products.push_back(product_of(p));
+  }
+  return fused_products(products, context);
+}
 
 size_t fused_linear_workspace_bytes(const FusedLinearParams& p) {
   return bytes_for(p, most_panel_rows(p.x.shape[0]));
 }
 
 void fused_linear(const FusedLinearParams& p, OpContext& context) {
-  const FusedProductParams product{
-      .linear = {.x = p.x, .weight = p.weight, .bias = p.bias, .y = p.y},
-      .residual = p.residual,
-      .is_gated = p.is_gated};
-  // A norm in passing cost the kernels of few rows more than one of its own.
-  if (!p.norm_weight && fused_product(product, context)) return;
+  const FusedProductParams product = product_of(p);
+  if (fused_products({&product, 1}, context) == 1) return;
   // The workspace was made for the largest step: a smaller one may fit it in a single panel.
   const int64_t num_rows = p.x.shape[0];
   const bool fits = bytes_for(p, num_rows) <= context.workspace.bytes;

@@ -3,6 +3,8 @@
 // are such (kernels/gemm/gemm.h), and rounds where they do, or less often.
 #pragma once
 
+#include <span>
+
 #include "kernels/core/op.h"
 
 namespace inflight {
@@ -22,6 +24,8 @@ struct FusedLinearParams {
 };
 
 void fused_linear(const FusedLinearParams& params, OpContext& context);
+/// One after another, or several at once where one kernel does that.
+void fused_linears(std::span<const FusedLinearParams> run, OpContext& context);
 
 OpDef fused_linear_op();
 
@@ -33,6 +37,8 @@ size_t fused_linear_workspace_bytes(const FusedLinearParams& largest, int num_th
 
 namespace cuda {
 void fused_linear(const FusedLinearParams& params, OpContext& context);
+/// As many of the first ones as one kernel does; returns how many: 0 where none does even one.
+size_t fused_linears_at_once(std::span<const FusedLinearParams> run, OpContext& context);
 /// Scratch bytes for any number of rows up to params.x's.
 size_t fused_linear_workspace_bytes(const FusedLinearParams& largest);
 }  // namespace cuda

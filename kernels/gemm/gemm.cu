@@ -4,8 +4,9 @@
 namespace inflight::cuda {
 namespace {
 
-FusedProductParams plain(const LinearParams& p, const TensorView& residual) {
-  return {.linear = p, .residual = residual, .is_gated = false};
+FusedProductParams plain(const LinearParams& p, const TensorView& none,
+                         const TensorView& residual) {
+  return {.linear = p, .norm_weight = none, .epsilon = 0, .residual = residual, .is_gated = false};
 }
 
 }  // namespace
@@ -33,7 +34,7 @@ Product choose_product(const LinearParams& p, const OpContext& context) {
 
 void linear(const LinearParams& p, OpContext& context) {
   const TensorView none;
-  const FusedProductParams product = plain(p, none);
+  const FusedProductParams product = plain(p, none, none);
   if (stripe_product(product, context)) return;
   switch (choose_product(p, context)) {
     case Product::kExact:
@@ -49,7 +50,8 @@ void linear(const LinearParams& p, OpContext& context) {
 }
 
 bool linear_add(const LinearParams& p, const TensorView& residual, OpContext& context) {
-  const FusedProductParams product = plain(p, residual);
+  const TensorView none;
+  const FusedProductParams product = plain(p, none, residual);
   if (stripe_product(product, context)) return true;
   switch (choose_product(p, context)) {
     case Product::kSkinny:

@@ -1,6 +1,8 @@
 // Matrix products with weights: y = x * weight^T + bias, accumulated in float32.
 #pragma once
 
+#include <span>
+
 #include "kernels/core/op.h"
 
 namespace inflight {
@@ -34,19 +36,24 @@ bool linear_silu_mul(const LinearParams& params, OpContext& context);
 /// Scratch bytes for any number of rows.
 size_t linear_workspace_bytes(const LinearParams& largest);
 
-/// A linear with what stands after it:
-///   s = x * weight^T + bias;  if is_gated, s = silu(s[:, :N/2]) * s[:, N/2:]
+/// A linear with what stands before and after it:
+///   n = norm_weight ? rms_norm(x, norm_weight, epsilon) : x
+///   s = n * weight^T + bias;  if is_gated, s = silu(s[:, :N/2]) * s[:, N/2:]
 ///   y = residual ? residual + s : s
 /// Roundings are those of the ops it stands for.
 struct FusedProductParams {
-  const LinearParams linear;   // y [M, is_gated ? N / 2 : N], not overlapping x
-  const TensorView& residual;  // shape and dtype of y, optional; may be y
+  const LinearParams linear;      // y [M, is_gated ? N / 2 : N], not overlapping x
+  const TensorView& norm_weight;  // [K], dtype of x, optional
+  float epsilon;                  // added to the mean square
+  const TensorView& residual;     // shape and dtype of y, optional; may be y
   bool is_gated;
 };
 
-/// All of it in one kernel, without scratch, where there is one: few rows on Hopper.
-/// False: nothing was done.
-bool fused_product(const FusedProductParams& params, OpContext& context);
+/// The first of them in one kernel, or as many as go in one where OpContext::grids_may_wait, each
+/// of which may read what those before it make; without scratch. Returns how many that were: 0
+/// where there is no such kernel. There are some for few rows on Hopper; with a norm for up to four
+/// rows of bfloat16 where grids may wait.
+size_t fused_products(std::span<const FusedProductParams> products, OpContext& context);
 }  // namespace cuda
 
 }  // namespace inflight

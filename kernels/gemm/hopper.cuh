@@ -70,6 +70,15 @@ __device__ __forceinline__ void copy_tile(void* to, const CUtensorMap& map, int 
       "l"(&map), "r"(column), "r"(row), "r"(shared_address(barrier)), "l"(policy)
       : "memory");
 }
+/// Copies the box of a map made by tensor_map_of_chunks from (row, chunk) on.
+__device__ __forceinline__ void copy_chunks(void* to, const CUtensorMap& map, int row, int chunk,
+                                            uint64_t* barrier, uint64_t policy) {
+  asm volatile(
+      "cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint"
+      " [%0], [%1, {%2, %3, %4}], [%5], %6;" ::"r"(shared_address(to)),
+      "l"(&map), "r"(0), "r"(row), "r"(chunk), "r"(shared_address(barrier)), "l"(policy)
+      : "memory");
+}
 __device__ __forceinline__ void prefetch_map(const CUtensorMap& map) {
   asm volatile("prefetch.tensormap [%0];" ::"l"(&map) : "memory");
 }

@@ -1,6 +1,8 @@
 // The CUDA products that select.h's choice is among. All take what gemm.cc has checked.
 #pragma once
 
+#include <span>
+
 #include "kernels/gemm/gemm.h"
 #include "kernels/gemm/select.h"
 
@@ -18,6 +20,11 @@ void exact_product(const LinearParams& params, const OpContext& context);
 void tiled_product(const LinearParams& params, const OpContext& context);
 /// The same, at most kMaxSkinnyRows rows, sm_90 only.
 void skinny_product(const FusedProductParams& params, const SkinnyPlan& plan,
+                    const OpContext& context);
+/// The same, at most kMaxNarrowRows rows, sm_90 only, a depth of whole 64s; no norm in float16.
+/// Several, at most kMaxNarrowLinks, of the same rows and dtype: in turn, each may read what those
+/// before it make.
+void narrow_product(std::span<const FusedProductParams> products, const NarrowPlan& plan,
                     const OpContext& context);
 /// skinny_product, divided as plan_skinny says.
 void few_rows_product(const FusedProductParams& params, const OpContext& context);

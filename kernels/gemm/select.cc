@@ -121,4 +121,34 @@ SkinnyPlan plan_skinny(int64_t columns, int64_t depth, int num_multiprocessors) 
   return {split, shared_bytes};
 }
 
+bool is_narrow(int64_t rows, int64_t columns, int64_t depth, int num_multiprocessors) {
+  // Measured on an H200: in a 1B's layers. Of more rows x takes too long to come from one linear to
+  // the next, and large weights by stripes are as fast.
+  constexpr int64_t kMostRows = 4;
+  const bool is_large = columns >= 4096 && depth >= 4096;
+  return rows <= kMostRows && depth % 64 == 0 && !is_large &&
+         !has_many_columns(columns, num_multiprocessors);
+}
+
+NarrowPlan plan_narrow(int num_multiprocessors) {
+  return {num_multiprocessors, 227 << 10, 16, 64 << 10};
+}
+
+int narrow_groups(int64_t columns, bool is_gated, int num_blocks) {
+  // The widest tiles (fewer reads of x) among those that give the busiest block the least.
+  int best = 4;
+  int64_t least = INT64_MAX;
+  for (const int groups : {4, 3, 2}) {
+    if (is_gated && groups == 3) continue;
+    const int64_t width = groups * 8 / (is_gated ? 2 : 1);
+    const int64_t tiles = (columns + width - 1) / width;
+    const int64_t work = (tiles + num_blocks - 1) / num_blocks * groups;
+    if (least == INT64_MAX || work * 20 < least * 19) {
+      best = groups;
+      least = work;
+    }
+  }
+  return best;
+}
+
 }  // namespace inflight::cuda

@@ -106,4 +106,26 @@ struct SkinnyPlan {
 
 SkinnyPlan plan_skinny(int64_t columns, int64_t depth, int num_multiprocessors);
 
+inline constexpr int64_t kMaxNarrowRows = 8;
+inline constexpr int kMaxNarrowLinks = 4;
+
+/// A norm's x is kept in shared memory.
+inline constexpr int64_t kMaxNarrowNormDepth = 8192;
+
+/// Whether the narrow product is ahead of the others. `columns` are the weight's rows.
+bool is_narrow(int64_t rows, int64_t columns, int64_t depth, int num_multiprocessors);
+
+/// How the narrow product divides its work; independent of the rows, like their bits.
+struct NarrowPlan {
+  int max_blocks;    // a multiprocessor holds one
+  int shared_bytes;  // of a block, at most
+  int window;        // copies of 4 KB on their way
+  int x_bytes;       // of a block's shared memory for x, if that is enough for all of x
+};
+
+NarrowPlan plan_narrow(int num_multiprocessors);
+
+/// Groups of 8 weight rows to a tile: 2, 3 or 4, not 3 if gated. Does not depend on the rows.
+int narrow_groups(int64_t columns, bool is_gated, int num_blocks);
+
 }  // namespace inflight::cuda

@@ -58,4 +58,12 @@ CUtensorMap tensor_map_of_halves(const TensorView& matrix, int box_rows) {
   return encode(matrix, extents, pitches, box);
 }
 
+CUtensorMap tensor_map_of_chunks(const TensorView& matrix, int box_rows, int chunks) {
+  const auto rows = static_cast<cuuint64_t>(matrix.shape[0]);
+  const auto columns = static_cast<cuuint64_t>(matrix.shape[1]);
+  const cuuint64_t extents[] = {64, rows, columns / 64}, pitches[] = {columns * 2, 128};
+  const cuuint32_t box[] = {64, static_cast<cuuint32_t>(box_rows), static_cast<cuuint32_t>(chunks)};
+  return encode(matrix, extents, pitches, box);
+}
+
 }  // namespace inflight::cuda

@@ -15,4 +15,8 @@ CUtensorMap tensor_map(const TensorView& matrix, int box_rows, int box_columns);
 /// column, 0, 0, row of a half / 8.
 CUtensorMap tensor_map_of_halves(const TensorView& matrix, int box_rows);
 
+/// The same of a matrix whose columns are a multiple of 64, seen as [columns / 64, rows, 64]: a box
+/// holds chunks x box_rows x 64 elements.
+CUtensorMap tensor_map_of_chunks(const TensorView& matrix, int box_rows, int chunks);
+
 }  // namespace inflight::cuda

@@ -10,7 +10,8 @@ constexpr int kGroup = 16;  // tiles of rows: 2,048 rows of x and as many of the
 
 bool linear_silu_mul(const LinearParams& p, OpContext& context) {
   const TensorView none;
-  const FusedProductParams product{.linear = p, .residual = none, .is_gated = true};
+  const FusedProductParams product{
+      .linear = p, .norm_weight = none, .epsilon = 0, .residual = none, .is_gated = true};
   if (stripe_product(product, context)) return true;
   if (choose_product(p, context) == Product::kSkinny) {
     few_rows_product(product, context);

@@ -140,6 +140,31 @@ void check_medium() {
   EXPECT_EQ(plain(128, 2048, 8192), 0);
 }
 
+void check_narrow() {
+  EXPECT(is_narrow(1, 2048, 2048, 132));
+  EXPECT(is_narrow(1, 16384, 2048, 132));
+  EXPECT(is_narrow(1, 2048, 8192, 132));
+  EXPECT(is_narrow(4, 2048, 2048, 132));
+  EXPECT(!is_narrow(5, 2048, 2048, 132));
+  EXPECT(!is_narrow(1, 2048, 2056, 132));
+  EXPECT(!is_narrow(1, 4096, 4096, 132));    // stripes
+  EXPECT(!is_narrow(1, 128256, 2048, 132));  // a head
+}
+
+void check_groups() {
+  const auto groups = [](int64_t columns, bool is_gated) {
+    return narrow_groups(columns, is_gated, 132);
+  };
+  EXPECT_EQ(groups(2048, false), 2);  // 128 tiles
+  EXPECT_EQ(groups(3072, false), 3);  // 128 tiles
+  EXPECT_EQ(groups(4096, false), 4);  // 128 tiles rather than twice 128
+  EXPECT_EQ(groups(6144, false), 3);  // twice 128 tiles
+  EXPECT_EQ(groups(8192, true), 4);
+  EXPECT_EQ(groups(14336, true), 4);
+  EXPECT_EQ(groups(1024, true), 2);
+  EXPECT_EQ(groups(128256, false), 4);
+}
+
 }  // namespace
 }  // namespace inflight::cuda
 
@@ -149,6 +174,8 @@ int main(int argc, char** argv) {
                              {"plans", cuda::check_plans},
                              {"stripes", cuda::check_stripes},
                              {"wide", cuda::check_wide},
-                             {"medium", cuda::check_medium}},
+                             {"medium", cuda::check_medium},
+                             {"narrow", cuda::check_narrow},
+                             {"groups", cuda::check_groups}},
                             argc, argv);
 }

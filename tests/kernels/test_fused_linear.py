@@ -6,12 +6,13 @@ from itertools import product
 import numpy as np
 import pytest
 from arrays import FLOATS, float64, guarded, guards_intact, normal, poisoned, rounded
+from inflight import _core
 from tolerance import assert_close
 
 EPSILON = 1e-5
 ROWS = (1, 2, 7, 8, 9, 33, 64, 65, 300)
 # (outputs, inputs): odd ones, and rows of whole 16 bytes in 16-bit types.
-SHAPES = ((2, 1), (34, 33), (130, 72), (1032, 520))
+SHAPES = ((2, 1), (34, 33), (130, 72), (10, 192), (1032, 520), (200, 448))
 
 
 @dataclass(frozen=True)
@@ -64,25 +65,43 @@ def run(runner, parts: Parts, arrays: dict[str, np.ndarray], y_dtype: str) -> np
     return y
 
 
-def check(runner, parts: Parts, arrays: dict[str, np.ndarray], y_dtype: str) -> np.ndarray:
-    """Runs the op and holds it against float64; answers y."""
-    y = run(runner, parts, arrays, y_dtype)
+def reference(
+    parts: Parts, arrays: dict[str, np.ndarray], y_dtype: str, in_passing: bool
+) -> tuple[np.ndarray, np.ndarray | float]:
+    """y in float64 and what was rounded on the way. A norm in passing rounds x * weight and scales
+    the sums; a norm of its own rounds x * scale, then that times weight."""
     dtype = arrays["x"].dtype.name
-    x = float64(arrays["x"])
+    x, scale = float64(arrays["x"]), 1.0
     if parts.norm:
+        weight = float64(arrays["norm_weight"])
         scale = 1 / np.sqrt((x * x).mean(axis=1, keepdims=True) + EPSILON)
-        x = rounded(rounded(x * scale, dtype) * float64(arrays["norm_weight"]), dtype)
-    s = x @ float64(arrays["weight"]).T
+        if in_passing:
+            x = rounded(x * weight, dtype)
+        else:
+            x, scale = rounded(rounded(x * scale, dtype) * weight, dtype), 1.0
+    s = x @ float64(arrays["weight"]).T * scale
     if parts.bias:
         s = s + float64(arrays["bias"])
     if parts.gated:
         gate, up = np.split(rounded(s, y_dtype), 2, axis=1)
         s = rounded(gate / (1 + np.exp(-gate)), y_dtype) * up
-    if parts.residual:
-        s = rounded(s, y_dtype)
-        assert_close(y, float64(arrays["residual"]) + s, dtype, rounded=s)
-    else:
-        assert_close(y, s, dtype)
+    if not parts.residual:
+        return s, 0
+    s = rounded(s, y_dtype)
+    return float64(arrays["residual"]) + s, s
+
+
+def check(
+    runner,
+    parts: Parts,
+    arrays: dict[str, np.ndarray],
+    y_dtype: str,
+    in_passing: bool = False,
+) -> np.ndarray:
+    """Runs the op and holds it against float64; answers y."""
+    y = run(runner, parts, arrays, y_dtype)
+    want, on_the_way = reference(parts, arrays, y_dtype, in_passing)
+    assert_close(y, want, arrays["x"].dtype.name, rounded=on_the_way)
     return y
 
 
@@ -111,6 +130,24 @@ def test_linears_of_a_layer(runner, name, dtype):
     for rows in (*range(1, 18), 31, 32, 33, 48, 63, 64, 65, 128, 129, 257):
         arrays = make_inputs(parts, rows, *shape, dtype)
         check(runner, parts, arrays, dtype)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("shape", [(768, 512), (2816, 512), (200, 448), (4104, 1408)], ids=str)
+@pytest.mark.parametrize("parts", ALL_PARTS, ids=str)
+def test_few_rows_where_grids_may_wait(device, parts, shape, dtype):
+    """What goes several to a launch, one by one; a row does not depend on the others."""
+    if device != "cuda" or device not in _core.op_devices():
+        pytest.skip("on a GPU only")
+    waiting = _core.OpRunner(device, num_threads=2, grids_may_wait=True)
+    together = make_inputs(parts, 4, *shape, dtype)
+    want = check(waiting, parts, together, dtype, in_passing=dtype == "bfloat16")
+    for row in range(4):
+        alone = dict(together)
+        for name in {"x", "residual"} & set(together):
+            alone[name] = guarded(float64(together[name][row : row + 1]), dtype)
+        got = run(waiting, parts, alone, dtype)
+        np.testing.assert_array_equal(float64(got), float64(want[row : row + 1]))
 
 
 # Deep enough for stripes, some of whose last ones are not whole.
