@@ -1,5 +1,6 @@
 """`inflight openai`: the OpenAI endpoint in front of a running server."""
 
+import gc
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,8 +80,10 @@ def openai(
         max_answer_seconds=options.max_answer_seconds,
     )
     served.prepare()
+    app = make_app(served, settings)
+    gc.freeze()  # what is here stays: no collection need look through it again
     uvicorn.run(
-        make_app(served, settings),
+        app,
         host=options.openai_host,
         port=port,
         log_level="warning",

@@ -39,7 +39,7 @@ class EngineRequest:
     receipts: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)  # a frozen one takes 1 us longer to make
 class Part:
     """A response: ids since the one before, and their log-probabilities where asked for."""
 
@@ -114,7 +114,7 @@ def to_part(response: pb.ModelInferResponse) -> Part:
     ids = memoryview(raw["output_ids"]).cast("i").tolist()
     return Part(
         ids,
-        memoryview(raw.get("output_log_probs", b"")).cast("f").tolist(),
+        memoryview(raw["output_log_probs"]).cast("f").tolist() if "output_log_probs" in raw else [],
         final,
         # Four bytes of a length come first.
         raw.get("finish_reason", b"")[4:].decode() if final else "",

@@ -97,6 +97,8 @@ class Preprocessor:
                 f"EMBEDDING_BIAS_WORDS has {words.shape[1]} words, but EMBEDDING_BIAS_WEIGHTS has "
                 f"{weights.shape[1]} weights"
             )
+        if words.size == 0:
+            return np.zeros((batch_size, 0), np.float32)
         texts = [[_text("EMBEDDING_BIAS_WORDS", word) for word in row] for row in words]
         ids = [[self._biased_ids(text) for text in row] for row in texts]
         size = 1 + max((id for row in ids for word in row for id in word), default=-1)

@@ -1,6 +1,7 @@
 """Word lists as the backend reads them: ids of all words over their end offsets, [2, N] a row."""
 
 from collections.abc import Sequence
+from itertools import accumulate, chain
 
 import numpy as np
 
@@ -12,13 +13,14 @@ def pack_words(rows: Sequence[Sequence[Sequence[int]]]) -> np.ndarray:
     offsets, padded with -1.
     """
     length = max(1, max((sum(map(len, words)) for words in rows), default=0))
-    packed = np.zeros((len(rows), 2, length), np.int32)
-    packed[:, 1, :] = -1
-    for row, words in zip(packed, rows, strict=True):
-        ids = [token for word in words for token in word]
-        row[0, : len(ids)] = ids
-        row[1, : len(words)] = np.cumsum([len(word) for word in words])
-    return packed
+    # As lists: numpy's calls cost more than the few ids of a list.
+    return np.array([_packed_row(words, length) for words in rows], np.int32).reshape(-1, 2, length)
+
+
+def _packed_row(words: Sequence[Sequence[int]], length: int) -> list[list[int]]:
+    ids = [*chain.from_iterable(words)]
+    ends = [*accumulate(map(len, words))]
+    return [ids + [0] * (length - len(ids)), ends + [-1] * (length - len(ends))]
 
 
 def no_words(batch_size: int) -> np.ndarray:
