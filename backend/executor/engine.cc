@@ -230,21 +230,23 @@ template <typename Work>
 auto on_engine_thread(Inbox& inbox, const Work& work) {
   using Result =
       decltype(work(std::declval<kv_cache::KvCacheManager&>(), std::declval<ModelExecutor&>()));
-  std::promise<Result> promise;  // outlives the task: we wait
+  std::optional<Result> result;
+  std::optional<Error> error;  // the engine thread holds nothing of it when we read it
+  std::promise<void> done;     // outlives the task: we wait
   inbox.run([&](kv_cache::KvCacheManager* cache, ModelExecutor* executor) {
     try {
       if (cache == nullptr) throw Error(ErrorCode::kUnavailable, "the engine has ended");
-      if constexpr (std::is_void_v<Result>) {
-        work(*cache, *executor);
-        promise.set_value();
-      } else {
-        promise.set_value(work(*cache, *executor));
-      }
-    } catch (...) {
-      promise.set_exception(std::current_exception());
+      result = work(*cache, *executor);
+    } catch (const Error& raised) {
+      error = raised;
+    } catch (const std::exception& raised) {
+      error.emplace(ErrorCode::kInternal, raised.what());
     }
+    done.set_value();
   });
-  return promise.get_future().get();
+  done.get_future().get();
+  if (error) throw *error;
+  return *std::move(result);
 }
 
 }  // namespace
@@ -265,6 +267,7 @@ ExportedPrefix Engine::export_prefix(std::span<const int32_t> token_ids,
 void Engine::import_prefix(const ExportedPrefix& prefix, const kv_cache::PrefixScope& scope) {
   on_engine_thread(impl_->inbox, [&](kv_cache::KvCacheManager& cache, ModelExecutor& executor) {
     executor::import_prefix(cache, executor, impl_->info, prefix, scope);
+    return true;
   });
 }
 
