@@ -45,6 +45,12 @@ def free_ports(count: int) -> list[int]:
     return ports
 
 
+def resident_bytes(pid: int) -> int:
+    status = Path(f"/proc/{pid}/status").read_text()
+    line = next(line for line in status.splitlines() if line.startswith("VmRSS:"))
+    return int(line.split()[1]) * 1024
+
+
 @dataclass
 class Server:
     process: subprocess.Popen
@@ -116,9 +122,13 @@ class Server:
             time.sleep(0.02)
 
     def resident_bytes(self) -> int:
-        status = Path(f"/proc/{self.process.pid}/status").read_text()
-        line = next(line for line in status.splitlines() if line.startswith("VmRSS:"))
-        return int(line.split()[1]) * 1024
+        return resident_bytes(self.process.pid)
+
+    def resident_bytes_of_processes(self) -> int:
+        """Of those that the server started, its Python models', together."""
+        tasks = Path(f"/proc/{self.process.pid}/task").iterdir()
+        children = [int(pid) for task in tasks for pid in (task / "children").read_text().split()]
+        return sum(map(resident_bytes, children))
 
 
 @dataclass(frozen=True)
