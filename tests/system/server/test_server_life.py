@@ -161,8 +161,9 @@ def test_unloading_gives_the_memory_back(server: Server, setup: Setup, name: str
             client.load_model(name)
             (answer,) = ask(server, name, **llm_request(PROMPT, 20))
             assert answer.ids == expected.ids
-    # Each load may use another of malloc's arenas, of which there are eight a core.
-    assert median(sizes[32:]) - median(sizes[8:16]) < 4 << 20, [size >> 10 for size in sizes]
+    # Each load may use another of malloc's arenas, of which there are eight a core: on a GPU's machine
+    # of 16 cores 24 MiB here, were they not given back. With CUDA something takes 4 MiB once, late.
+    assert median(sizes[32:]) - median(sizes[8:16]) < 10 << 20, [size >> 10 for size in sizes]
     # The driver keeps its first few.
     assert max(used_on_device[8:], default=0) <= max(used_on_device[:8], default=0), used_on_device
 
