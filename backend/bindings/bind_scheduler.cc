@@ -83,9 +83,10 @@ void register_kv_cache(py::module_ module) {
       .def(
           "commit",
           [](Reservation& reservation, const std::vector<std::vector<int32_t>>& tokens) {
-            std::vector<TokenView> views;
-            for (const std::vector<int32_t>& each : tokens) views.push_back({.prompt = each});
-            reservation.commit(views);
+            Reservation::TokensOf tokens_of;
+            if (!tokens.empty())
+              tokens_of = [&](int32_t i) { return TokenView{.prompt = tokens.at(i)}; };
+            reservation.commit(tokens_of);
           },
           py::arg("tokens") = std::vector<std::vector<int32_t>>(),
           "tokens: of each table of the reserve, all that are known, or none at all.")

@@ -41,7 +41,7 @@ class Table {
     cache_.clear_copies();
   }
   void commit() {
-    reservation_->commit(std::span(&tokens_, 1));
+    reservation_->commit([this](int32_t) { return tokens_; });
     is_committed_ = true;
   }
 

@@ -23,6 +23,8 @@ class CacheEventRecorder {
     log_->created(num_blocks, num_host_blocks);
   }
 
+  bool are_heard() const { return log_ != nullptr; }
+
   /// The block behind `parent` (or ~root).
   void stored(NodeId id, NodeId parent, uint64_t hash, std::span<const int32_t> tokens,
               int32_t priority) {

@@ -1,6 +1,7 @@
-// The part of KvCacheManager that has to do with blocks used again: what a table begins with, what
-// of it others can find, and what goes when blocks are needed.
+// The part of KvCacheManager that has to do with blocks used again: what a table begins with, and
+// what goes when blocks are needed.
 #include <algorithm>
+#include <array>
 #include <cassert>
 
 #include "backend/kv_cache/kv_cache_manager.h"
@@ -76,6 +77,7 @@ void KvCacheManager::begin(Table& table, const TableRequest& request) {
   begin_in_part(table, request, found);
   const int32_t num_tokens = first + table.source.num_tokens;
   table.num_committed = table.num_reserved = num_tokens;
+  table.lacks_start = table.source.num_tokens > 0 || table.num_missing > 0;
 }
 
 void KvCacheManager::count_hits(const Table& table) {
@@ -104,83 +106,6 @@ void KvCacheManager::begin_in_part(Table& table, const TableRequest& request,
     source.host_node = found.partial;
     pin_host_node(found.partial);
   }
-}
-
-BlockRetention KvCacheManager::retention_of(const Table& table, int32_t block_index) const {
-  if (table.retention == nullptr) return {};
-  const Retention& retention = *table.retention;
-  const int32_t position = block_index * geometry_.tokens_per_block();
-  if (position >= table.prompt_len) return {retention.decode_priority, retention.decode_duration};
-  for (const RetentionRange& range : retention.ranges) {
-    if (position >= range.begin && position < range.end.value_or(table.prompt_len))
-      return {range.priority, range.duration};
-  }
-  return {};
-}
-
-void KvCacheManager::store_full_blocks(Table& table, const TokenView& tokens) {
-  const int32_t size = geometry_.tokens_per_block();
-  for (; (table.num_stored + 1) * size <= table.num_committed; ++table.num_stored) {
-    const int32_t first = table.num_stored * size;
-    table.may_store = false;  // until it is done: others could not be reached behind a gap
-    if (tokens.size() < first + size) return;
-    tokens.copy(first, size, tokens_.data());
-    const int32_t block = table.blocks.ids()[table.num_stored];
-    const PrefixIndex::Stored stored =
-        index_->store(table.place, tokens_, block, retention_of(table, table.num_stored));
-    if (stored.node == kNoNode) return;
-    if (stored.is_new) {
-      ++prefix_statistics_.stored_blocks;
-      const PrefixNode& node = index_->node(stored.node);
-      events_.stored(stored.node, node.parent, table.place.hash, tokens_, node.priority);
-    } else {
-      use_stored(table, table.num_stored, stored.node);
-    }
-    table.may_store = true;
-  }
-}
-
-void KvCacheManager::use_stored(Table& table, int32_t block_index, NodeId id) {
-  const PrefixNode& node = index_->node(id);
-  if (!node.is_in(Tier::kDevice)) {  // what was computed again need not come from the host
-    index_->use_node(id);
-    index_->add_device_block(id, table.blocks.ids()[block_index]);
-    drop_host_block(id);
-    return;
-  }
-  const int32_t block = node.block(Tier::kDevice);
-  pool_.retain(block);
-  const int32_t old = table.blocks.replace(block_index, block);
-  if (table.num_open_reservations > 0) {
-    replaced_.push_back({newest_reservation_, old});
-  } else {
-    pool_.release(old);
-  }
-}
-
-void KvCacheManager::free_replaced() {
-  const auto oldest = std::ranges::min_element(open_reservations_);
-  std::erase_if(replaced_, [&](const Replaced& replaced) {
-    if (oldest != open_reservations_.end() && *oldest <= replaced.newest_reservation) return false;
-    pool_.release(replaced.block);
-    return true;
-  });
-}
-
-void KvCacheManager::store_last_block(Table& table, const TokenView& tokens) {
-  const int32_t first = table.num_stored * geometry_.tokens_per_block();
-  const int32_t count = table.num_committed - first;
-  if (!options_.enable_partial_reuse || count <= 0 || tokens.size() < table.num_committed ||
-      table.num_missing > 0 || table.num_stored >= table.blocks.size())
-    return;
-  const int32_t block = table.blocks.ids()[table.num_stored];
-  if (pool_.ref_count(block) > 1) return;
-  tokens.copy(first, count, tokens_.data());
-  const std::span<const int32_t> last(tokens_.data(), count);
-  if (index_->covers(table.place, last)) return;
-  const PrefixIndex::Stored stored =
-      index_->store(table.place, last, block, retention_of(table, table.num_stored));
-  if (stored.is_new) ++prefix_statistics_.stored_blocks;
 }
 
 void KvCacheManager::drop_source(Table& table) {
@@ -267,6 +192,14 @@ void KvCacheManager::complete_start(Table& table, bool is_tight) {
     prefix_statistics_.copied_tokens += num_tokens;
     if (is_tight) drop_source(table);  // the last who copies from it will have it
   }
+}
+
+void KvCacheManager::expect_evictions(int32_t count) const {
+  if (!index_ || count <= 0) return;
+  std::array<int32_t, 256> blocks;  // more would not stay in the processor's caches
+  const auto most = std::min<size_t>(count, blocks.size());
+  const int32_t num_blocks = index_->prefetch_victims(std::span(blocks).first(most));
+  for (const int32_t block : std::span(blocks).first(num_blocks)) pool_.prefetch(block);
 }
 
 int32_t KvCacheManager::take_block() {

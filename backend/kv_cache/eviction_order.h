@@ -20,6 +20,11 @@ class EvictionOrder {
   void add_oldest(NodeId id);
   void remove(NodeId id);
 
+  /// The first of all, whatever follows it; kNoNode if there is none.
+  NodeId first() const {
+    const int32_t priority = first_priority();
+    return priority < 0 ? kNoNode : lists_[priority].oldest;
+  }
   /// The next to go, kNoNode if there is none. `has_followers(id)`: blocks that follow it are still
   /// there; they are to be kept longer, or it would not be first, so it leaves the order until the
   /// last of them is gone, when add_oldest brings it back.

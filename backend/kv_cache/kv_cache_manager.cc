@@ -17,6 +17,7 @@ KvCacheManager::KvCacheManager(Geometry geometry, int32_t num_blocks, const Cach
       host_(index_ ? options.num_host_blocks : 0),
       events_(index_ ? options.events : nullptr, geometry.tokens_per_block(), num_blocks,
               host_.num_blocks()),
+      pending_words_(index_ ? size_t{kMaxPending} * index_->packing().num_words() : 0),
       tokens_(geometry.tokens_per_block()) {
   check(num_blocks <= geometry.max_pool_blocks(), "KV pool of ", num_blocks, " blocks of ",
         geometry.tokens_per_block(), " tokens: at most ", geometry.max_pool_blocks(),
@@ -54,7 +55,20 @@ TableId KvCacheManager::open(const TableRequest& request) {
 
 std::optional<Reservation> KvCacheManager::reserve(std::span<const Growth> step) {
   const uint64_t serial = ++newest_reservation_;
+  Reservation::Memory memory;
+  if (!spare_memory_.empty()) {
+    memory = std::move(spare_memory_.back());
+    spare_memory_.pop_back();
+  } else {
+    spare_memory_.reserve(open_reservations_.size() + 1);  // so that closing never allocates
+  }
+  memory.entries.reserve(step.size());
+  memory.filling.reserve(step.size());
+  Reservation reservation(*this, std::move(memory), serial);  // undoes the part done, if we raise
+  auto& [entries, filling] = reservation.memory_;
+  growing_.clear();
   int32_t num_needed = 0;
+  const int32_t size = geometry_.tokens_per_block();
   for (const Growth& growth : step) {
     Table& table = at(growth.table);
     check_internal(table.newest_reservation != serial, "table ", growth.table,
@@ -62,40 +76,45 @@ std::optional<Reservation> KvCacheManager::reserve(std::span<const Growth> step)
     check_internal(growth.first_position == table.num_reserved && growth.num_tokens >= 1,
                    "growth of table ", growth.table, " by ", growth.num_tokens, " tokens at ",
                    growth.first_position, "; it ends at ", table.num_reserved);
+    const auto index = static_cast<int32_t>(entries.size());
+    const int32_t num_tokens = growth.first_position + growth.num_tokens;
+    entries.push_back({growth.table, table.blocks.size(), table.num_reserved, num_tokens});
     table.newest_reservation = serial;
-    num_needed +=
-        geometry_.num_blocks(growth.first_position + growth.num_tokens) - table.blocks.size();
+    table.num_reserved = num_tokens;
+    ++table.num_open_reservations;
+    const int32_t room = table.blocks.size() * size;  // tokens
+    if (num_tokens > room || table.lacks_start) {
+      num_needed += geometry_.num_blocks(num_tokens) - table.blocks.size();
+      growing_.push_back(index);
+      if (geometry_.block_index(num_tokens) > geometry_.block_index(growth.first_position))
+        filling.push_back(index);
+    } else if (num_tokens == room) {
+      filling.push_back(index);
+    }
   }
   bool is_tight = false;
   if (!is_enough(step, num_needed, is_tight)) return std::nullopt;
-
-  std::vector<Reservation::Entry> memory;
-  if (!spare_memory_.empty()) {
-    memory = std::move(spare_memory_.back());
-    spare_memory_.pop_back();
-  } else {
-    spare_memory_.reserve(open_reservations_.size() + 1);  // so that closing never allocates
-  }
-  memory.reserve(step.size());
-  Reservation reservation(*this, std::move(memory), serial);  // undoes the part done, if we raise
   reservation.num_blocks_ = num_needed;
-  for (const Growth& growth : step) {
-    Table& table = tables_[growth.table];
-    if (table.source.num_tokens > 0 || table.num_missing > 0) complete_start(table, is_tight);
-    const int32_t num_tokens = growth.first_position + growth.num_tokens;
-    reservation.entries_.push_back(
-        {growth.table, table.blocks.size(), table.num_reserved, num_tokens});
-    ++table.num_open_reservations;
-    table.num_reserved = num_tokens;
-    for (WindowPool& pool : windows_) {
-      if (!pool.grow(growth.table, num_tokens)) return std::nullopt;
+  for (WindowPool& pool : windows_) {
+    for (const Growth& growth : step) {
+      if (!pool.grow(growth.table, growth.first_position + growth.num_tokens)) return std::nullopt;
     }
-    const int32_t num_blocks = geometry_.num_blocks(num_tokens);
+  }
+  expect_evictions(num_needed - pool_.num_free());
+  for (const int32_t i : growing_) {
+    Reservation::Entry& entry = entries[i];
+    Table& table = tables_[entry.table];
+    if (table.lacks_start) complete_start(table, is_tight);
+    entry.old_num_blocks = table.blocks.size();
+    const int32_t num_blocks = geometry_.num_blocks(entry.new_num_tokens);
     table.blocks.reserve(num_blocks);
     while (table.blocks.size() < num_blocks) table.blocks.append_owned(take_block());
   }
   // Only now: what is copied must not be evicted for what is written before it.
-  for (const Growth& growth : step) drop_source(tables_[growth.table]);
+  for (const int32_t i : growing_) {
+    Table& table = tables_[entries[i].table];
+    if (std::exchange(table.lacks_start, false)) drop_source(table);
+  }
   return reservation;
 }
 
@@ -113,12 +132,6 @@ void KvCacheManager::release(TableId id, const TokenView& tokens) {
   table = Table{std::move(blocks)};
   free_tables_.push_back(id);
   --num_tables_;
-}
-
-const KvCacheManager::Table& KvCacheManager::at(TableId id) const {
-  check_internal(id >= 0 && id < static_cast<TableId>(tables_.size()) && tables_[id].is_open,
-                 "block table ", id, " is not open");
-  return tables_[id];
 }
 
 CacheSnapshot KvCacheManager::snapshot() const {

@@ -32,6 +32,7 @@
 #include "backend/kv_cache/reservation.h"
 #include "backend/kv_cache/retention.h"
 #include "backend/kv_cache/window_pool.h"
+#include "kernels/core/check.h"
 
 namespace inflight::kv_cache {
 
@@ -174,31 +175,44 @@ class KvCacheManager {
     int32_t block = kNoBlock;    // on the device, referenced; or
     NodeId host_node = kNoNode;  // marked as used
   };
-  struct Table {
+  struct alignas(64) Table {
+    // What a step touches of a sequence that stays within its block: a cache line.
     BlockList blocks;
-    int32_t num_committed = 0;  // tokens
-    int32_t num_reserved = 0;   // tokens, those committed included
-    int32_t num_open_reservations = 0;
     uint64_t newest_reservation = 0;  // serial
+    int32_t num_committed = 0;        // tokens
+    int32_t num_reserved = 0;         // tokens, those committed included
+    int32_t num_open_reservations = 0;
     bool is_open = false;
+    bool may_store = false;    // where reuse is on: its next full block can be found by others
+    bool lacks_start = false;  // what the first reserve completes: num_missing or a source
 
     // Where reuse is on.
-    bool may_store = false;  // its next full block can be found by others
-    int32_t root = PrefixRoots::kNone;
     PrefixPlace place;  // of the first num_stored blocks
+    const Retention* retention = nullptr;
+    int32_t root = PrefixRoots::kNone;
     int32_t num_stored = 0;
     int32_t num_missing = 0;  // of them, the last, which are in host memory and not in `blocks`
     CopySource source;
-    const Retention* retention = nullptr;
     int32_t prompt_len = 0;
   };
+  static_assert(sizeof(Table) == 128);
+  /// A full block about to be stored, behind those that its table has stored.
+  struct PendingStore {
+    TableId table;
+    uint64_t hash;
+  };
+  static constexpr size_t kMaxPending = 32;
   /// A block that a table has replaced while a step that reads it was in flight.
   struct Replaced {
     uint64_t newest_reservation;  // serial of the last that may read it
     int32_t block;
   };
 
-  const Table& at(TableId table) const;
+  const Table& at(TableId id) const {
+    check_internal(id >= 0 && id < static_cast<TableId>(tables_.size()) && tables_[id].is_open,
+                   "block table ", id, " is not open");
+    return tables_[id];
+  }
   Table& at(TableId table) { return const_cast<Table&>(std::as_const(*this).at(table)); }
 
   TableId new_table();
@@ -209,30 +223,29 @@ class KvCacheManager {
   int32_t tokens_of_twin(const TokenView& tokens, TableId twin,
                          const PrefixIndex::Found& found) const;
   void begin_in_part(Table& table, const TableRequest& request, const PrefixIndex::Found& found);
-  BlockRetention retention_of(const Table& table, int32_t block_index) const;
-  /// Its block will be full with so many tokens: what store_full_blocks needs comes meanwhile.
-  void expect_store(const Table& table, int32_t num_tokens) const {
-    if (table.may_store && (table.num_stored + 1) * geometry_.tokens_per_block() <= num_tokens)
-      index_->prefetch(table.place.node);
-  }
-  void store_full_blocks(Table& table, const TokenView& tokens);
-  void store_last_block(Table& table, const TokenView& tokens);
-  void use_stored(Table& table, int32_t block_index, NodeId node);
   void drop_source(Table& table);
   void drop_missing(Table& table);
   void bring_back(Table& table, int32_t max_copies = std::numeric_limits<int32_t>::max());
   bool is_enough(std::span<const Growth> step, int32_t needed, bool& is_tight);
   void complete_start(Table& table, bool is_tight);
+  void expect_evictions(int32_t count) const;
   int32_t take_block();
   void evict_one();
   void forget(NodeId node);
+  // cache_store.cc
+  BlockRetention retention_of(const Table& table, int32_t block_index) const;
+  void expect_store(TableId table) const;
+  void store_full_blocks(const Reservation::Memory& step, const Reservation::TokensOf& tokens_of);
+  void store_pending();
+  void store_last_block(Table& table, const TokenView& tokens);
+  void use_stored(Table& table, int32_t block_index, NodeId node);
+  void free_replaced();
   // cache_offload.cc
   bool is_worth_onboarding(int32_t num_blocks, int32_t num_tokens) const;
   int32_t host_block_for(const PrefixNode& node);
   void drop_host_block(NodeId node);
   void pin_host_node(NodeId node);
   void unpin_host_node(NodeId node);
-  void free_replaced();
 
   Geometry geometry_;
   const CacheOptions options_;
@@ -251,7 +264,10 @@ class KvCacheManager {
   std::vector<BlockCopy> copies_;
   std::vector<Replaced> replaced_;  // oldest first
   // Memory used again.
-  std::vector<std::vector<Reservation::Entry>> spare_memory_;  // of closed reservations
+  std::vector<Reservation::Memory> spare_memory_;  // of closed reservations
+  std::vector<int32_t> growing_;                   // indices of a step's tables that need blocks
+  std::vector<PendingStore> pending_;
+  std::vector<uint32_t> pending_words_;  // their tokens
   std::vector<NodeId> path_;
   std::vector<int32_t> tokens_;  // of a block
 };

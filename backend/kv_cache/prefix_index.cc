@@ -27,14 +27,13 @@ PrefixIndex::PrefixIndex(Geometry geometry, int32_t vocab_size, int32_t num_bloc
         " where blocks are used again");
 }
 
-NodeId PrefixIndex::find_in_bucket(uint64_t hash, NodeId parent, const uint32_t* words,
-                                   int32_t count) const {
-  const auto high = static_cast<uint32_t>(hash >> 32);
+NodeId PrefixIndex::find_in_bucket(const Key& key, NodeId parent) const {
+  const auto high = static_cast<uint32_t>(key.hash >> 32);
   NodeId id = first_in_bucket_[bucket_of(high)];
   while (id != kNoNode) {
     const PrefixNode& node = nodes_[id];
-    if (node.hash == high && node.parent == parent && node.num_tokens == count &&
-        std::memcmp(nodes_.words(id), words, size_t{4} * packing_.num_words()) == 0)
+    if (node.hash == high && node.parent == parent && node.num_tokens == key.num_tokens &&
+        std::memcmp(nodes_.words(id), key.words, size_t{4} * packing_.num_words()) == 0)
       return id;
     id = node.next_in_bucket;
   }
@@ -65,7 +64,7 @@ PrefixIndex::Found PrefixIndex::find(const TokenView& tokens, int32_t num_tokens
       }
       if (!packing_.pack(ids, size, words)) break;
       hashes[num_packed] = hash = packing_.chain_hash(hash, words, size);
-      __builtin_prefetch(&first_in_bucket_[bucket_of(hash >> 32)]);
+      prefetch_bucket(hash);
     }
     for (int32_t i = 0; i < num_packed; ++i) {
       const NodeId id = first_in_bucket_[bucket_of(hashes[i] >> 32)];
@@ -73,8 +72,8 @@ PrefixIndex::Found PrefixIndex::find(const TokenView& tokens, int32_t num_tokens
     }
     int32_t num_found = 0;
     for (; num_found < num_packed; ++num_found) {
-      const NodeId id = find_in_bucket(hashes[num_found], found.last.node,
-                                       words_.data() + size_t{1} * num_found * num_words, size);
+      const uint32_t* words = words_.data() + size_t{1} * num_found * num_words;
+      const NodeId id = find_in_bucket({hashes[num_found], words, size}, found.last.node);
       if (id == kNoNode) break;
       const PrefixNode& node = nodes_[id];
       found.last = {id, hashes[num_found]};
@@ -116,33 +115,34 @@ bool PrefixIndex::covers(const PrefixPlace& place, std::span<const int32_t> toke
   return false;
 }
 
-PrefixIndex::Stored PrefixIndex::store(PrefixPlace& place, std::span<const int32_t> tokens,
-                                       int32_t block, const BlockRetention& retention) {
-  const auto count = static_cast<int32_t>(tokens.size());
-  if (!packing_.pack(tokens.data(), count, words_.data())) return {};
-  const uint64_t hash = packing_.chain_hash(place.hash, words_.data(), count);
-  NodeId id = find_in_bucket(hash, place.node, words_.data(), count);
+void PrefixIndex::copy_tokens(NodeId id, std::span<int32_t> out) const {
+  for (int32_t i = 0; i < nodes_[id].num_tokens; ++i) out[i] = packing_.token(nodes_.words(id), i);
+}
+
+PrefixIndex::Stored PrefixIndex::store(PrefixPlace& place, const Key& key, int32_t block,
+                                       const BlockRetention& retention) {
+  NodeId id = find_in_bucket(key, place.node);
   if (id != kNoNode) {
-    place = {id, hash};
+    place = {id, key.hash};
     return {id, false};
   }
   id = nodes_.take();
   check_internal(id != kNoNode, "the prefix tree has more nodes than there are blocks");
-  NodeId& bucket = first_in_bucket_[bucket_of(hash >> 32)];
+  NodeId& bucket = first_in_bucket_[bucket_of(key.hash >> 32)];
   nodes_[id] = {.parent = place.node,
                 .first_child = kNoNode,
                 .next_in_bucket = std::exchange(bucket, id),
-                .hash = static_cast<uint32_t>(hash >> 32),
+                .hash = static_cast<uint32_t>(key.hash >> 32),
                 .blocks = {block, kNoBlock},
-                .num_tokens = static_cast<uint16_t>(count),
+                .num_tokens = static_cast<uint16_t>(key.num_tokens),
                 .priority = static_cast<uint8_t>(retention.priority),
                 .flags = PrefixNode::kIsUsed | PrefixNode::kIsAlive};
-  std::memcpy(nodes_.words(id), words_.data(), size_t{4} * packing_.num_words());
+  std::memcpy(nodes_.words(id), key.words, size_t{4} * packing_.num_words());
   link_sibling(id, true);
   node_of_block_[block] = id;
   ++num_nodes_;
   if (retention.duration) set_retention(id, retention);
-  place = {id, hash};
+  place = {id, key.hash};
   return {id, true};
 }
 

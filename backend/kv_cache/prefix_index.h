@@ -55,27 +55,50 @@ class PrefixIndex : public BlockKeeper {
   Found find(const TokenView& tokens, int32_t num_tokens, PrefixPlace from, bool partial) const;
   static constexpr int kMaxPartialCandidates = 32;
 
-  /// The node of `tokens`, a whole block's or the last of a chain, behind `place`, which moves on
-  /// to it. If it is there already it stays as it is (but has a block on the device now); else it
-  /// is made with `block`, which is used. kNoNode if an id among them is too large.
-  struct Stored {
-    NodeId node = kNoNode;
-    bool is_new = false;
+  /// A block's tokens as they are kept, and the hash of them and all before them.
+  struct Key {
+    uint64_t hash;
+    const uint32_t* words;  // [packing().num_words()]
+    int32_t num_tokens;
   };
-  Stored store(PrefixPlace& place, std::span<const int32_t> tokens, int32_t block,
-               const BlockRetention& retention);
+  /// The node of a whole block or the last of a chain, behind `place`, which moves on to it. If it
+  /// is there already it stays as it is (but has a block on the device now); else it is made with
+  /// `block`, which is used.
+  struct Stored {
+    NodeId node;
+    bool is_new;
+  };
+  Stored store(PrefixPlace& place, const Key& key, int32_t block, const BlockRetention& retention);
   /// Whether a block that begins with `tokens` is behind `place`, as far as find would look.
   bool covers(const PrefixPlace& place, std::span<const int32_t> tokens) const;
 
+  const TokenPacking& packing() const { return packing_; }
   const PrefixNode& node(NodeId id) const { return nodes_[id]; }
+  /// Those of a node, into `out`.
+  void copy_tokens(NodeId id, std::span<int32_t> out) const;
   /// kNoNode for a block on the device that is of none.
   NodeId node_of(int32_t block) const { return node_of_block_[block]; }
   /// The nodes from the root to `last`, one a block, into `out`.
   void path(NodeId last, std::span<NodeId> out) const;
-  /// Nodes not looked at for long are slow to come: says that one is needed soon.
-  void prefetch(NodeId id) const {
-    if (id >= 0) nodes_.prefetch(id);
+  // What was not looked at for long is slow to come. These say what is needed soon, so that a step
+  // waits for all of it together:
+  /// a node, not its tokens,
+  void prefetch_header(NodeId id) const {
+    if (id >= 0) nodes_.prefetch_header(id);
   }
+  /// the node of a block on the device,
+  void prefetch_node_of(int32_t block) const { __builtin_prefetch(&node_of_block_[block]); }
+  /// where nodes of a hash are to be found, and then the first of them.
+  void prefetch_bucket(uint64_t hash) const {
+    __builtin_prefetch(&first_in_bucket_[bucket_of(hash >> 32)]);
+  }
+  void prefetch_candidate(uint64_t hash) const {
+    prefetch_header(first_in_bucket_[bucket_of(hash >> 32)]);
+  }
+  /// what the victims to come are and touch here, as many as there is room for in `blocks`, into
+  /// which their device blocks go. Returns how many. A guess: what happens until then may change
+  /// it.
+  int32_t prefetch_victims(std::span<int32_t> blocks) const;
   void set_retention(NodeId id, const BlockRetention& retention);
 
   // What the pool tells of device blocks.
@@ -136,7 +159,7 @@ class PrefixIndex : public BlockKeeper {
   NodeId first_child_of(NodeId parent) const {
     return parent >= 0 ? nodes_[parent].first_child : roots_.first_child(~parent);
   }
-  NodeId find_in_bucket(uint64_t hash, NodeId parent, const uint32_t* words, int32_t count) const;
+  NodeId find_in_bucket(const Key& key, NodeId parent) const;
   int32_t common_tokens(NodeId id, std::span<const int32_t> tokens) const;
   bool has_followers_on_device(NodeId id) const;
   void link_sibling(NodeId id, bool first);

@@ -106,16 +106,30 @@ void PrefixIndex::became_unused(NodeId id) {
 }
 
 NodeId PrefixIndex::next_victim() {
-  const NodeId id =
-      device_order_.next([this](NodeId victim) { return has_followers_on_device(victim); });
-  if (id == kNoNode) return id;
-  // What it leaves, and the one after it, have not been looked at for long: all at once now.
-  const PrefixNode& node = nodes_[id];
-  __builtin_prefetch(&first_in_bucket_[bucket_of(node.hash)]);
-  __builtin_prefetch(&node_of_block_[node.block(Tier::kDevice)]);
-  prefetch(node.parent);
-  prefetch(node.newer);
-  return id;
+  return device_order_.next([this](NodeId victim) { return has_followers_on_device(victim); });
+}
+
+int32_t PrefixIndex::prefetch_victims(std::span<int32_t> blocks) const {
+  NodeId listed = device_order_.first();
+  NodeId id = listed;
+  size_t count = 0;
+  for (; id != kNoNode && count < blocks.size(); ++count) {
+    const PrefixNode& node = nodes_[id];  // the one wait for each: the others come meanwhile
+    blocks[count] = node.block(Tier::kDevice);
+    prefetch_node_of(blocks[count]);
+    __builtin_prefetch(&first_in_bucket_[bucket_of(node.hash)]);
+    // A parent goes next when its last follower has gone.
+    const NodeId parent = node.parent;
+    const bool is_followed =
+        parent >= 0 && node.next == kNoNode && nodes_[parent].first_child == id &&
+        !nodes_[parent].has(PrefixNode::kIsUsed) && nodes_[parent].priority <= node.priority;
+    id = is_followed ? parent : (listed = nodes_[listed].newer);
+  }
+  for (size_t i = 0; i < count; ++i) {
+    const NodeId victim = node_of_block_[blocks[i]];
+    prefetch_header(first_in_bucket_[bucket_of(nodes_[victim].hash)]);
+  }
+  return static_cast<int32_t>(count);
 }
 
 NodeId PrefixIndex::next_host_victim() {

@@ -6,11 +6,11 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
-#include <memory>
 #include <utility>
 #include <vector>
 
 #include "backend/kv_cache/block_copy.h"
+#include "kernels/core/buffer.h"
 
 namespace inflight::kv_cache {
 
@@ -63,7 +63,7 @@ class PrefixNodes {
   PrefixNodes(int32_t capacity, int32_t words_per_node)
       : capacity_(capacity),
         stride_(sizeof(PrefixNode) + size_t{4} * words_per_node),
-        memory_(new std::byte[stride_ * capacity]) {}
+        memory_(stride_ * capacity) {}
 
   PrefixNode& operator[](NodeId id) { return *reinterpret_cast<PrefixNode*>(at(id)); }
   const PrefixNode& operator[](NodeId id) const {
@@ -72,6 +72,12 @@ class PrefixNodes {
   uint32_t* words(NodeId id) { return reinterpret_cast<uint32_t*>(at(id) + sizeof(PrefixNode)); }
   const uint32_t* words(NodeId id) const {
     return reinterpret_cast<const uint32_t*>(at(id) + sizeof(PrefixNode));
+  }
+  /// The node without its tokens; and with them.
+  void prefetch_header(NodeId id) const {
+    const std::byte* start = at(id);
+    __builtin_prefetch(start);
+    __builtin_prefetch(start + sizeof(PrefixNode) - 1);
   }
   void prefetch(NodeId id) const {
     const std::byte* start = at(id);
@@ -96,12 +102,13 @@ class PrefixNodes {
   int32_t num_touched() const { return num_touched_; }  // ids below it were in use at some time
 
  private:
-  std::byte* at(NodeId id) { return memory_.get() + stride_ * static_cast<size_t>(id); }
-  const std::byte* at(NodeId id) const { return memory_.get() + stride_ * static_cast<size_t>(id); }
+  std::byte* at(NodeId id) const {
+    return static_cast<std::byte*>(memory_.data()) + stride_ * static_cast<size_t>(id);
+  }
 
   const int32_t capacity_;
   const size_t stride_;  // bytes
-  std::unique_ptr<std::byte[]> memory_;
+  Buffer memory_;        // in pages as large as there are: nodes are looked at all over it
   NodeId free_ = kNoNode;
   int32_t num_touched_ = 0;
 };

@@ -8,14 +8,14 @@
 
 namespace inflight::kv_cache {
 
-Reservation::Reservation(KvCacheManager& manager, std::vector<Entry> memory, uint64_t serial)
-    : manager_(&manager), entries_(std::move(memory)), serial_(serial) {
+Reservation::Reservation(KvCacheManager& manager, Memory memory, uint64_t serial)
+    : manager_(&manager), memory_(std::move(memory)), serial_(serial) {
   manager_->open_reservations_.push_back(serial_);
 }
 
 Reservation::Reservation(Reservation&& other) noexcept
     : manager_(std::exchange(other.manager_, nullptr)),
-      entries_(std::move(other.entries_)),
+      memory_(std::move(other.memory_)),
       serial_(other.serial_),
       num_blocks_(other.num_blocks_) {}
 
@@ -23,7 +23,7 @@ Reservation& Reservation::operator=(Reservation&& other) noexcept {
   if (this != &other) {
     if (is_open()) undo();
     manager_ = std::exchange(other.manager_, nullptr);
-    entries_ = std::move(other.entries_);
+    memory_ = std::move(other.memory_);
     serial_ = other.serial_;
     num_blocks_ = other.num_blocks_;
   }
@@ -34,32 +34,37 @@ Reservation::~Reservation() {
   if (is_open()) undo();
 }
 
-void Reservation::commit(std::span<const TokenView> tokens) {
+void Reservation::commit(const TokensOf& tokens_of) {
   check_internal(is_open(), "commit of a closed reservation");
-  check_internal(tokens.empty() || tokens.size() == entries_.size(), "commit with tokens of ",
-                 tokens.size(), " tables, ", entries_.size(), " were reserved for");
-  for (const Entry& entry : entries_) {
-    const auto& table = manager_->at(entry.table);
-    check_internal(table.num_committed == entry.old_num_tokens, "table ", entry.table, " has ",
-                   table.num_committed, " committed tokens, the reservation begins at ",
-                   entry.old_num_tokens);
-    manager_->expect_store(table, entry.new_num_tokens);
-  }
-  for (size_t i = 0; i < entries_.size(); ++i) {
-    auto& table = manager_->tables_[entries_[i].table];
-    table.num_committed = entries_[i].new_num_tokens;
+  for (const int32_t i : memory_.filling) manager_->expect_store(memory_.entries[i].table);
+  for (size_t i = 0; i < memory_.entries.size(); ++i) {
+    const Entry& entry = memory_.entries[i];
+    auto& table = manager_->at(entry.table);
+    if (table.num_committed != entry.old_num_tokens) {
+      const int32_t num_committed = table.num_committed;
+      while (i-- > 0) take_back(memory_.entries[i]);
+      check_internal(false, "table ", entry.table, " has ", num_committed,
+                     " committed tokens, the reservation begins at ", entry.old_num_tokens);
+    }
+    table.num_committed = entry.new_num_tokens;
     --table.num_open_reservations;
-    for (WindowPool& pool : manager_->windows_)
-      pool.commit(entries_[i].table, entries_[i].new_num_tokens);
-    if (table.may_store)
-      manager_->store_full_blocks(table, tokens.empty() ? TokenView() : tokens[i]);
   }
+  for (WindowPool& pool : manager_->windows_) {
+    for (const Entry& entry : memory_.entries) pool.commit(entry.table, entry.new_num_tokens);
+  }
+  manager_->store_full_blocks(memory_, tokens_of);
   close();
+}
+
+void Reservation::take_back(const Entry& entry) noexcept {
+  auto& table = manager_->tables_[entry.table];
+  table.num_committed = entry.old_num_tokens;
+  ++table.num_open_reservations;
 }
 
 void Reservation::give_back() {
   check_internal(is_open(), "give back of a closed reservation");
-  for (const Entry& entry : entries_) {
+  for (const Entry& entry : memory_.entries) {
     const auto& table = manager_->at(entry.table);
     check_internal(table.num_reserved == entry.new_num_tokens, "table ", entry.table,
                    " is reserved to token ", table.num_reserved, ", the reservation ends at ",
@@ -71,7 +76,7 @@ void Reservation::give_back() {
 // Newest first this restores the state before reserve. In another order, when everything unwinds,
 // the oldest reservation's state remains: never more than the newer ones would leave.
 void Reservation::undo() noexcept {
-  for (auto entry = entries_.rbegin(); entry != entries_.rend(); ++entry) {
+  for (auto entry = memory_.entries.rbegin(); entry != memory_.entries.rend(); ++entry) {
     auto& table = manager_->tables_[entry->table];
     table.blocks.truncate(entry->old_num_blocks);
     for (WindowPool& pool : manager_->windows_) pool.shrink(entry->table, entry->old_num_tokens);
@@ -82,8 +87,9 @@ void Reservation::undo() noexcept {
 }
 
 void Reservation::close() noexcept {
-  entries_.clear();
-  manager_->spare_memory_.push_back(std::move(entries_));
+  memory_.entries.clear();
+  memory_.filling.clear();
+  manager_->spare_memory_.push_back(std::move(memory_));
   std::erase(manager_->open_reservations_, serial_);
   manager_->free_replaced();
   manager_ = nullptr;

@@ -4,7 +4,7 @@
 #pragma once
 
 #include <cstdint>
-#include <span>
+#include <functional>
 #include <vector>
 
 #include "backend/kv_cache/prefix.h"
@@ -33,11 +33,14 @@ class Reservation {
   Reservation(Reservation&& other) noexcept;
   Reservation& operator=(Reservation&& other) noexcept;  // as if the old one were destroyed
 
-  /// The step ran: its tokens count as cached. `tokens[i]` are those of the i-th table of reserve,
-  /// as far as they are known; a block that is full with known tokens can be matched from now on,
-  /// and one whose like is there already is replaced by that. Without tokens none can. Raises
-  /// internal, with nothing changed, if an older reservation of one of the tables is not committed.
-  void commit(std::span<const TokenView> tokens = {});
+  /// Tokens of the i-th table of reserve, as far as they are known. Asked for where blocks are used
+  /// again and one becomes full.
+  using TokensOf = std::function<TokenView(int32_t)>;
+  /// The step ran: its tokens count as cached. A block that is full with known tokens can be
+  /// matched from now on, and one whose like is there already is replaced by that. Without tokens
+  /// none can. Raises internal, with nothing changed, if an older reservation of one of the tables
+  /// is not committed.
+  void commit(const TokensOf& tokens_of = {});
   /// The step will not run: tables and pool are as before reserve. Raises internal, with nothing
   /// changed, if a newer reservation of one of the tables is still open.
   void give_back();
@@ -55,12 +58,18 @@ class Reservation {
     int32_t old_num_tokens;  // those of older open reservations included
     int32_t new_num_tokens;
   };
-  Reservation(KvCacheManager& manager, std::vector<Entry> memory, uint64_t serial);
+  /// Vectors that closed reservations leave to later ones.
+  struct Memory {
+    std::vector<Entry> entries;
+    std::vector<int32_t> filling;  // indices of entries by which a block becomes full
+  };
+  Reservation(KvCacheManager& manager, Memory memory, uint64_t serial);
+  void take_back(const Entry& entry) noexcept;  // what commit did to its table
   void undo() noexcept;
   void close() noexcept;
 
   KvCacheManager* manager_;  // null once closed
-  std::vector<Entry> entries_;
+  Memory memory_;
   uint64_t serial_ = 0;
   int32_t num_blocks_ = 0;
 };

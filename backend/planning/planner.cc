@@ -119,11 +119,7 @@ bool Planner::plan(PlannedStep& next, bool any_step_in_flight) {
 }
 
 void Planner::commit(PlannedStep& step) {
-  tokens_.clear();
-  if (cache_.reuses_blocks()) {
-    for (const PlannedSequence* sequence : step.sequences) tokens_.push_back(sequence->tokens());
-  }
-  step.reservation->commit(tokens_);
+  step.reservation->commit([&](int32_t i) { return step.sequences[i]->tokens(); });
   step.reservation.reset();
   for (PlannedSequence* sequence : step.sequences) --sequence->num_steps_in_flight;
 }

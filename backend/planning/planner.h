@@ -138,7 +138,6 @@ class Planner {
   std::vector<int32_t> chosen_;
   std::vector<scheduler::WindowGroupView> group_views_;
   std::vector<kv_cache::Growth> growths_;
-  std::vector<kv_cache::TokenView> tokens_;
   scheduler::Scratch scratch_;
 };
 

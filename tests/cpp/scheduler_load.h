@@ -66,7 +66,7 @@ inline int32_t fill(kv_cache::KvCacheManager& cache) {
     std::vector<kv_cache::Growth> growths(count);
     for (int32_t first = 0; first < kLongPrompt; first += kTokensPerBlock) {
       for (int32_t n = 0; n < count; ++n) growths[n] = {tables[n], first, kTokensPerBlock};
-      cache.reserve(growths)->commit(views);
+      cache.reserve(growths)->commit([&](int32_t i) { return views[i]; });
     }
     for (int32_t n = 0; n < count; ++n) cache.release(tables[n], views[n]);
   }
