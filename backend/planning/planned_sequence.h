@@ -37,7 +37,9 @@ struct SequenceFacts {
 class PlannedSequence {
  public:
   explicit PlannedSequence(const SequenceFacts& facts)
-      : facts_(facts), context_len_(prompt_len()) {}
+      : num_tokens_(static_cast<int32_t>(facts.prompt_ids.size())),
+        context_len_(num_tokens_),
+        facts_(facts) {}
   // Lists point to it.
   PlannedSequence(const PlannedSequence&) = delete;
   PlannedSequence& operator=(const PlannedSequence&) = delete;
@@ -66,22 +68,21 @@ class PlannedSequence {
   /// Tokens in the cache after the steps in flight.
   int32_t num_computed() const { return num_computed_; }
   /// Whether the step in flight makes a token that is not known yet.
-  bool has_token_in_flight() const {
-    return num_computed_ == prompt_len() + static_cast<int32_t>(generated_.size());
-  }
+  bool has_token_in_flight() const { return num_computed_ == num_tokens_; }
   /// Its row of the logits of the newest step that names it: where that step's token is.
   int32_t row() const { return row_; }
   bool needs_newest_token() const { return facts_.needs_newest_token; }
 
   /// The newest token, once it is known.
-  void append(int32_t token) { generated_.push_back(token); }
+  void append(int32_t token) {
+    generated_.push_back(token);
+    ++num_tokens_;
+  }
   /// Of `num_tokens` tokens from `first_position` on, those of its prompt that were never run
   /// before: what a step newly did for it. Counts them as run.
   int32_t count_new_prompt_tokens(int32_t first_position, int32_t num_tokens);
 
   static constexpr kv_cache::TableId kNoTable = -1;
-  kv_cache::TableId table = kNoTable;  // set while it holds cache
-  int32_t num_steps_in_flight = 0;     // that name it; it is not released before they ended
 
  private:
   friend class Planner;
@@ -93,11 +94,24 @@ class PlannedSequence {
     return facts_.return_context_logits && num_prompt_tokens_run_ < prompt_len();
   }
 
-  const SequenceFacts facts_;
-  scheduler::TenantId tenant_ = -1;
+  // What every step touches: a cache line, as thousands may run.
+  alignas(64) std::vector<int32_t> generated_;
+  int32_t num_tokens_;  // of both, prompt and generated
   int32_t context_len_;
   int32_t num_computed_ = 0;
   int32_t row_ = 0;
+  scheduler::TenantId tenant_ = -1;
+
+ public:
+  kv_cache::TableId table = kNoTable;  // set while it holds cache
+  int32_t num_steps_in_flight = 0;     // that name it; it is not released before they ended
+
+ private:
+  bool has_started_ = false;
+  bool has_ended_ = false;
+  bool is_pausing_ = false;  // preempted, and a step in flight names it
+
+  const SequenceFacts facts_;
   int32_t num_prompt_tokens_run_ = 0;  // of committed steps
   int32_t num_context_blocks_ = 0;     // that it shares or that the chunks of its prompt have got
   int32_t num_reused_blocks_ = 0;      // that it began with, not told yet
@@ -110,10 +124,6 @@ class PlannedSequence {
   // Of those, as many as there were when some were brought ahead.
   int32_t num_host_blocks_left_ = std::numeric_limits<int32_t>::max();
   uint64_t matched_in_plan_ = 0;
-  bool has_started_ = false;
-  bool has_ended_ = false;
-  bool is_pausing_ = false;  // preempted, and a step in flight names it
-  std::vector<int32_t> generated_;
 
   // The queue's, while it waits.
   struct Links {

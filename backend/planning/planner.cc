@@ -30,10 +30,28 @@ int32_t Planner::num_blocks(const PlannedSequence& sequence) const {
   return cache_.num_held_blocks(sequence.table);
 }
 
-void Planner::make_running_views() {
-  running_views_.clear();
-  for (const PlannedSequence* sequence : running_)
-    running_views_.push_back(sequence->view(num_blocks(*sequence)));
+void Planner::update_running_views() {
+  if (!std::exchange(are_views_stale_, false)) return;
+  for (size_t i = 0; i < running_.size(); ++i) {
+    running_views_[i] = running_[i]->view(num_blocks(*running_[i]));
+    // Its rows go out when the step has ended, which nobody tells here.
+    are_views_stale_ |= running_views_[i].logits_of_prompt;
+  }
+}
+
+template <typename Leaves>
+void Planner::stop_running(const Leaves& leaves) {
+  size_t num_left = 0;
+  for (size_t i = 0; i < running_.size(); ++i) {
+    if (leaves(*running_[i])) {
+      num_needing_newest_ -= running_[i]->needs_newest_token() ? 1 : 0;
+      continue;
+    }
+    running_[num_left] = running_[i];
+    running_views_[num_left++] = running_views_[i];
+  }
+  running_.resize(num_left);
+  running_views_.resize(num_left);
 }
 
 scheduler::CacheView Planner::cache_view() {
@@ -75,24 +93,33 @@ bool Planner::plan(PlannedStep& next, bool any_step_in_flight) {
                    " requests running and ", num_waiting(), " waiting");
     return false;
   }
-  for (int32_t i = 0; i < next.step.num_generating; ++i) {
+  for (int32_t i = 0; num_needing_newest_ > 0 && i < next.step.num_generating; ++i) {
     const PlannedSequence& sequence = *running_[next.step.sequences[i].index];
     if (sequence.needs_newest_token() && sequence.has_token_in_flight()) return false;
   }
   count_passes(next.step.num_admitted);
   for (int32_t i = 0; i < next.step.num_admitted; ++i) open(*candidates_[i].sequence, next);
 
-  growths_.clear();
+  const size_t count = next.step.sequences.size();
+  next.sequences.resize(count);
+  next.in_flight_tokens.resize(count);
+  growths_.resize(count);
+  growing_.clear();
   int32_t num_logits = 0;  // rows
-  for (const scheduler::ScheduledSequence& part : next.step.sequences) {
+  for (size_t i = 0; i < count; ++i) {
+    const scheduler::ScheduledSequence& part = next.step.sequences[i];
     PlannedSequence& sequence = *running_[part.index];
     num_logits += part.num_logits();
-    next.in_flight_tokens.push_back(sequence.has_token_in_flight() ? sequence.row_ : -1);
-    next.sequences.push_back(&sequence);
+    next.in_flight_tokens[i] = sequence.has_token_in_flight() ? sequence.row_ : -1;
+    next.sequences[i] = &sequence;
     sequence.row_ = num_logits - 1;
-    sequence.num_computed_ = part.first_position + part.num_tokens;
+    const int32_t num_computed = part.first_position + part.num_tokens;
+    sequence.num_computed_ = num_computed;
     ++sequence.num_steps_in_flight;
-    growths_.push_back({sequence.table, part.first_position, part.num_tokens});
+    growths_[i] = {sequence.table, part.first_position, part.num_tokens};
+    SequenceView& view = running_views_[part.index];
+    view.num_computed = num_computed;
+    if (view.blocks_to(num_computed, cache_.geometry()) > 0) growing_.push_back(part.index);
     if (part.is_prompt_chunk) {
       next.work.add_chunk(part.first_position, part.num_tokens);
       ledger_.charge(sequence.tenant_, part.num_tokens);
@@ -104,6 +131,8 @@ bool Planner::plan(PlannedStep& next, bool any_step_in_flight) {
   std::optional<kv_cache::Reservation> reservation = cache_.reserve(growths_);
   check_internal(reservation.has_value(), "the KV pool has too few free blocks for ", next.step);
   next.reservation.emplace(std::move(*reservation));
+  for (const int32_t index : growing_)
+    running_views_[index].num_blocks = num_blocks(*running_[index]);
   for (size_t i = next.step.num_generating; i < next.sequences.size(); ++i) {
     PlannedSequence& sequence = *next.sequences[i];
     const int32_t held = num_blocks(sequence);
@@ -127,10 +156,11 @@ void Planner::commit(PlannedStep& step) {
 void Planner::give_back(PlannedStep& step) {
   step.reservation.reset();
   for (PlannedSequence* sequence : step.sequences) --sequence->num_steps_in_flight;
+  are_views_stale_ = true;  // they hold fewer blocks
 }
 
 void Planner::preempt() {
-  make_running_views();
+  update_running_views();
   if (limits_.capacity_policy != scheduler::CapacityPolicy::kMaxUtilization) return;
   while (true) {
     const scheduler::EngineView view{
@@ -139,20 +169,19 @@ void Planner::preempt() {
     if (chosen_.empty()) return;
     pause(chosen_);
     release_paused();  // of blocks that others share fewer come free than it held: look again
-    make_running_views();
   }
 }
 
 void Planner::pause(std::span<const int32_t> chosen) {
   for (const int32_t index : chosen) {
-    PlannedSequence& sequence = *std::exchange(running_[index], nullptr);
+    PlannedSequence& sequence = *running_[index];
     ++sequence.num_preemptions_;
     sequence.is_pausing_ = true;
     leaving_.push_back(&sequence);
     ++num_pausing_;
     ++num_preemptions_;
   }
-  std::erase(running_, nullptr);
+  stop_running([](const PlannedSequence& sequence) { return sequence.is_pausing_; });
 }
 
 void Planner::release_paused() {
@@ -301,6 +330,9 @@ void Planner::open(PlannedSequence& sequence, PlannedStep& next) {
   sequence.num_context_blocks_ = static_cast<int32_t>(cache_.block_table(sequence.table).size());
   sequence.num_reused_blocks_ = cache_.geometry().num_blocks(sequence.num_computed_);
   running_.push_back(&sequence);
+  running_views_.push_back(sequence.view(num_blocks(sequence)));
+  are_views_stale_ |= running_views_.back().logits_of_prompt;
+  num_needing_newest_ += sequence.needs_newest_token() ? 1 : 0;
   if (!sequence.has_started_) next.started.push_back(&sequence);
   sequence.has_started_ = true;
 }
@@ -321,9 +353,9 @@ void Planner::end(PlannedSequence& sequence) {
 
 void Planner::retire() {
   if (!std::exchange(any_running_ended_, false)) return;
-  std::erase_if(running_, [this](PlannedSequence* sequence) {
-    if (sequence->has_ended_) leaving_.push_back(sequence);
-    return sequence->has_ended_;
+  stop_running([this](PlannedSequence& sequence) {
+    if (sequence.has_ended_) leaving_.push_back(&sequence);
+    return sequence.has_ended_;
   });
 }
 

@@ -89,10 +89,13 @@ class Planner {
     int32_t place;  // in shown_
   };
 
-  void make_running_views();
+  void update_running_views();
   scheduler::CacheView cache_view();
   void preempt();
   void pause(std::span<const int32_t> chosen);
+  /// Takes those for which `leaves(sequence)` off the list.
+  template <typename Leaves>
+  void stop_running(const Leaves& leaves);
   void release_paused();
   /// Of those that run; null if it does not.
   const PlannedSequence* running_twin(const PlannedSequence& sequence) const;
@@ -120,8 +123,11 @@ class Planner {
   // A sequence is in one of the three.
   WaitingQueue waiting_;
   std::vector<PlannedSequence*> running_;
-  std::vector<PlannedSequence*> leaving_;  // run no more, hold cache
-  size_t num_pausing_ = 0;                 // in leaving_, preempted and not ended
+  std::vector<scheduler::SequenceView> running_views_;  // of each, kept from step to step
+  bool are_views_stale_ = false;                        // and must all be made anew
+  size_t num_needing_newest_ = 0;                       // of running_, needs_newest_token
+  std::vector<PlannedSequence*> leaving_;               // run no more, hold cache
+  size_t num_pausing_ = 0;                              // in leaving_, preempted and not ended
   int64_t num_preemptions_ = 0;
   int32_t newest_prompt_tokens_ = 0;   // of the newest step planned
   PlannedSequence* coming_ = nullptr;  // would be admitted, but for blocks that come from the host
@@ -129,7 +135,6 @@ class Planner {
   bool any_running_ended_ = false;
 
   // Memory used again in every step.
-  std::vector<scheduler::SequenceView> running_views_;
   std::vector<scheduler::SequenceView> candidate_views_;
   std::vector<Candidate> candidates_;
   std::vector<PlannedSequence*> shown_;  // in the order of the queue
@@ -138,6 +143,7 @@ class Planner {
   std::vector<int32_t> chosen_;
   std::vector<scheduler::WindowGroupView> group_views_;
   std::vector<kv_cache::Growth> growths_;
+  std::vector<int32_t> growing_;  // indices of running_ that get blocks
   scheduler::Scratch scratch_;
 };
 

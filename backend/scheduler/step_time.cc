@@ -24,17 +24,6 @@ constexpr double kRidge = 1e-6;
 
 }  // namespace
 
-void StepWork::add_generating(int32_t position) {
-  ++num_tokens;
-  generation_keys += position + 1;
-}
-
-void StepWork::add_chunk(int32_t first_position, int32_t count) {
-  num_tokens += count;
-  num_prompt_tokens += count;
-  prompt_pairs += int64_t{count} * first_position + int64_t{count} * (count + int64_t{1}) / 2;
-}
-
 double StepTime::predict(const StepWork& work) const {
   return ms_per_step + ms_per_token * work.num_tokens +
          ms_per_generation_key * static_cast<double>(work.generation_keys) +

@@ -20,8 +20,15 @@ struct StepWork {
   int64_t generation_keys = 0;    // that generating rows read: the sum of their positions + 1
   int64_t prompt_pairs = 0;       // of a prompt's token and a key that it reads
 
-  void add_generating(int32_t position);
-  void add_chunk(int32_t first_position, int32_t count);
+  void add_generating(int32_t position) {
+    ++num_tokens;
+    generation_keys += position + 1;
+  }
+  void add_chunk(int32_t first_position, int32_t count) {
+    num_tokens += count;
+    num_prompt_tokens += count;
+    prompt_pairs += int64_t{count} * first_position + int64_t{count} * (count + int64_t{1}) / 2;
+  }
   bool operator==(const StepWork&) const = default;
 };
 

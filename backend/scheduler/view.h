@@ -37,7 +37,8 @@ struct SequenceView {
   bool is_complete() const { return num_computed >= kv_cache::max_cached_tokens(max_total_len); }
   /// Blocks to come until it holds `num_tokens` tokens.
   int32_t blocks_to(int32_t num_tokens, const kv_cache::Geometry& geometry) const {
-    return std::max(geometry.num_blocks(num_tokens) - num_blocks, 0);
+    if (num_tokens <= int64_t{num_blocks} * geometry.tokens_per_block()) return 0;
+    return geometry.num_blocks(num_tokens) - num_blocks;
   }
 };
 
