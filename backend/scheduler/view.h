@@ -1,4 +1,4 @@
-// The numbers that scheduling looks at: copies of what the engine knows, made before each step.
+// The numbers that scheduling looks at: copies of what the engine knows, true before each step.
 #pragma once
 
 #include <algorithm>
