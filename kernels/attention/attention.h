@@ -16,7 +16,8 @@ struct AttentionParams {
   // any stride apart, each is dense. Already holds the step's own tokens.
   const TensorView& kv_cache;
   const TensorView& block_tables;  // [B, max_blocks] int32: the blocks of a sequence in order
-  // [B + 1] int32: sequence b has rows [b, b + 1) of these. Optional: without it each has one row.
+  // [B + 1] int32: sequence b has rows [b, b + 1) of these. Optional: without it each has one row,
+  // that of its last token, while any number of its tokens may be the step's own.
   const TensorView& query_starts;
   const TensorView& kv_lengths;  // [B] int32: tokens in the cache, the step's included
   const TensorView& y;           // [T, num_heads * head_size], dtype of q

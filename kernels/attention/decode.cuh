@@ -192,8 +192,10 @@ struct DecodeKernel {
 
   /// Positions [begin, end) by one warp. Keys and values of earlier steps are read before the
   /// kernels before are done, as the step's inputs are: the step's first kernel, which none of its
-  /// step overlaps, began after they were written. Only a sequence's last token is of this step.
+  /// step overlaps, began after they were written. Only a sequence's last token is of this step,
+  /// but for rows of prompts whose other tokens' rows were left out.
   __device__ __forceinline__ void run(int begin, int end) const {
+    if (args.is_cache_new) wait_for_previous();
     const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
     Item at = work.item_at(sums, args, begin), ahead = at;
     Source source = source_of(at, begin - at.begin);

@@ -102,7 +102,8 @@ void launch_decode(const AttentionParams& params, const TensorView* cos_sin, OpC
       .counters = context.counters,
       .window = static_cast<int32_t>(std::min(params.window, longest)),
       .num_sinks = sinks,
-      .sink_tiles = (sinks + kTileKeys - 1) / kTileKeys};
+      .sink_tiles = (sinks + kTileKeys - 1) / kTileKeys,
+      .is_cache_new = !params.query_starts};
   allow_shared_bytes(decode_kernel<Kernel>, shared);
   launch(decode_kernel<Kernel>,
          {dim3(static_cast<unsigned>(blocks)), dim3(Kernel::kThreads), shared}, context, args);

@@ -50,6 +50,7 @@ struct DecodeArgs {
   uint32_t* counters;         // [thread blocks] zero
   int32_t window, num_sinks;  // of a kernel with a window
   int32_t sink_tiles;         // those with sinks
+  bool is_cache_new;          // more than a sequence's last key may be of this step
 };
 
 /// Tiles of a sequence of so many keys that its row does not see. They lie behind those with sinks,

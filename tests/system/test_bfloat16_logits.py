@@ -22,17 +22,25 @@ from random_llamas import Case, make_case, make_model
 ALLOWED = 1.25
 
 
-def windowed(seed: int, head_dim: int, tokens_per_block: int, window: int) -> Case:
-    """A Mistral whose heads, blocks and window a GPU's fast kernels take."""
+def fast(seed: int, head_dim: int, tokens_per_block: int) -> Case:
+    """A Llama whose heads and blocks a GPU's fast kernels take."""
     case = make_case(seed, num_prompts=6)
-    config = {**case.config, "head_dim": head_dim, "sliding_window": window}
-    del config["attention_bias"], config["mlp_bias"]
     build = {**case.build, "tokens_per_block": tokens_per_block}
-    return replace(case, config=config, build=build)
+    return replace(case, config={**case.config, "head_dim": head_dim}, build=build)
+
+
+def windowed(seed: int, head_dim: int, tokens_per_block: int, window: int) -> Case:
+    """A Mistral of that kind."""
+    case = fast(seed, head_dim, tokens_per_block)
+    config = {**case.config, "sliding_window": window}
+    del config["attention_bias"], config["mlp_bias"]
+    return replace(case, config=config)
 
 
 CASES = [
     *(make_case(seed, num_prompts=6) for seed in range(100, 110)),
+    fast(111, head_dim=64, tokens_per_block=16),
+    fast(114, head_dim=128, tokens_per_block=32),
     windowed(110, head_dim=64, tokens_per_block=16, window=33),
     windowed(113, head_dim=128, tokens_per_block=32, window=150),
 ]
