@@ -13,8 +13,9 @@ namespace inflight::plan {
 
 class FixedInputs {
  public:
-  /// Zeroed in stream order.
-  FixedInputs(const StepLimits& limits, int max_blocks_per_sequence, const Stream& stream);
+  /// Zeroed in stream order. For steps of `num_groups` groups of layers.
+  FixedInputs(const StepLimits& limits, int max_blocks_per_sequence, int num_groups,
+              const Stream& stream);
 
   /// Moves a step here in stream order, padded to so many rows and sequences: to more sequences,
   /// with a row each, or to more rows, which are no sequence's. Returns its views. Tables have

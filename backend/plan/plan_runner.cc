@@ -56,9 +56,6 @@ class PlanRunner::Impl {
         device_context_(context),
         context_(context.op_context()) {
     check_kv_layers(engine, kv_layers);
-    if (context.is_cuda() && num_groups() > 1)
-      throw Error(ErrorCode::kUnsupported,
-                  "layers that see different windows are not supported on CUDA yet");
     names_ = make_views(weights, kv_layers);
     set_shapes(limits.max_num_tokens, limits.max_batch_size);
     bind_rows((engine.directory / "engine.json").string() + ": ranks[" + std::to_string(rank) +
@@ -66,7 +63,7 @@ class PlanRunner::Impl {
     context_.workspace = arena_.workspace();
     if (context.is_cuda()) {
       arena_.clear(context.stream());
-      fixed_inputs_.emplace(limits, max_blocks_, context.stream());
+      fixed_inputs_.emplace(limits, max_blocks_, num_groups(), context.stream());
       if (cuda_graphs) graphs_.emplace(context.stream());
     }
   }
@@ -112,8 +109,8 @@ class PlanRunner::Impl {
     check(static_cast<int>(inputs.more_groups.size()) == num_groups() - 1, "a step has slots of ",
           inputs.more_groups.size() + 1, " groups of layers, the engine has ", num_groups());
     for (const KvGroupInputs& group : inputs.more_groups) {
-      check_input(*spec_of(&StepInputs::slots), group.slots, inputs);
-      check_input(*spec_of(&StepInputs::block_tables), group.block_tables, inputs);
+      check_input(spec_of(&StepInputs::slots), group.slots, inputs);
+      check_input(spec_of(&StepInputs::block_tables), group.block_tables, inputs);
     }
     if (fixed_inputs_) return run_from_fixed_inputs(inputs);
     prepare(inputs);
@@ -141,10 +138,6 @@ class PlanRunner::Impl {
   };
 
   int num_groups() const { return static_cast<int>(engine_.kv_cache.groups.size()); }
-
-  static const StepInputSpec* spec_of(TensorView StepInputs::* view) {
-    return std::ranges::find(kStepInputs, view, &StepInputSpec::view);
-  }
 
   static const Plan& checked(const Plan& plan, const StepLimits& limits, const StepLimits& engine) {
     check_limit("max_batch_size", limits.max_batch_size, engine.max_batch_size);
@@ -174,7 +167,7 @@ class PlanRunner::Impl {
     }
     for (int group = 1; group < num_groups(); ++group) {
       for (const auto view : {&StepInputs::slots, &StepInputs::block_tables}) {
-        const StepInputSpec& spec = *spec_of(view);
+        const StepInputSpec& spec = spec_of(view);
         add(group_input_name(spec.name, group), largest_input(spec));
       }
     }

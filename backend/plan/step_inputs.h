@@ -2,6 +2,7 @@
 // builder, read by ops under these names; the runner keeps the views only while it runs.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
 #include <string>
@@ -69,6 +70,10 @@ inline constexpr std::array<StepInputSpec, 8> kStepInputs = {{
     {"block_tables", &StepInputs::block_tables, StepInputShape::kBlockTables},
     {"last_rows", &StepInputs::last_rows, StepInputShape::kSequences},
 }};
+
+inline const StepInputSpec& spec_of(TensorView StepInputs::* view) {
+  return *std::ranges::find(kStepInputs, view, &StepInputSpec::view);
+}
 
 /// What slots and block_tables of a group are called: "slots", "slots.1", ...
 inline std::string group_input_name(std::string_view name, int group) {

@@ -9,36 +9,51 @@ namespace {
 constexpr int kThreads = 256;
 constexpr int kMaxBlocks = 256;
 
+struct Group {
+  int32_t* slots;
+  int32_t* block_tables;
+  int num_columns;
+};
+
 struct Arrays {
   int32_t* input_ids;
   int32_t* positions;
   int32_t* rope_lengths;
-  int32_t* slots;
   int32_t* query_starts;
   int32_t* kv_lengths;
-  int32_t* block_tables;
   int32_t* last_rows;
   int num_tokens;
   int num_sequences;
-  int num_columns;  // of the block tables
+  int num_groups;
+  Group groups[1 + kMaxMoreStepGroups];
 };
 
+Group pointers(const TensorView& slots, const TensorView& block_tables) {
+  return {slots.as<int32_t>(), block_tables.as<int32_t>(), static_cast<int>(block_tables.shape[1])};
+}
+
 Arrays pointers(const StepArrays& arrays) {
-  return {arrays.input_ids.as<int32_t>(),
-          arrays.positions.as<int32_t>(),
-          arrays.rope_lengths.as<int32_t>(),
-          arrays.slots.as<int32_t>(),
-          arrays.query_starts.as<int32_t>(),
-          arrays.kv_lengths.as<int32_t>(),
-          arrays.block_tables.as<int32_t>(),
-          arrays.last_rows.as<int32_t>(),
-          static_cast<int>(arrays.input_ids.shape[0]),
-          static_cast<int>(arrays.kv_lengths.shape[0]),
-          static_cast<int>(arrays.block_tables.shape[1])};
+  Arrays result = {arrays.input_ids.as<int32_t>(),
+                   arrays.positions.as<int32_t>(),
+                   arrays.rope_lengths.as<int32_t>(),
+                   arrays.query_starts.as<int32_t>(),
+                   arrays.kv_lengths.as<int32_t>(),
+                   arrays.last_rows.as<int32_t>(),
+                   static_cast<int>(arrays.input_ids.shape[0]),
+                   static_cast<int>(arrays.kv_lengths.shape[0]),
+                   1 + arrays.num_more_groups(),
+                   {pointers(arrays.slots, arrays.block_tables)}};
+  for (int g = 1; g < result.num_groups; ++g) {
+    const StepGroupArrays& group = arrays.more_groups[g - 1];
+    result.groups[g] = pointers(*group.slots, *group.block_tables);
+  }
+  return result;
 }
 
 /// Never calls let_next_start(): the plan's kernels read what it writes before they wait.
-__global__ void step_inputs_kernel(Arrays from, Arrays to, const int32_t* previous_tokens) {
+__global__ void step_inputs_kernel(const __grid_constant__ Arrays from,
+                                   const __grid_constant__ Arrays to,
+                                   const int32_t* previous_tokens) {
   wait_for_previous();
   const int first = static_cast<int>(blockIdx.x) * kThreads + static_cast<int>(threadIdx.x);
   const int stride = static_cast<int>(gridDim.x) * kThreads;
@@ -49,7 +64,8 @@ __global__ void step_inputs_kernel(Arrays from, Arrays to, const int32_t* previo
     to.input_ids[t] = id;
     to.positions[t] = is_there ? from.positions[t] : 0;
     to.rope_lengths[t] = is_there ? from.rope_lengths[t] : 1;
-    to.slots[t] = is_there ? from.slots[t] : -1;
+    for (int g = 0; g < from.num_groups; ++g)
+      to.groups[g].slots[t] = is_there ? from.groups[g].slots[t] : -1;
   }
   for (int b = first; b <= to.num_sequences; b += stride) {
     const int32_t padded_row = from.num_tokens + b - from.num_sequences;
@@ -59,11 +75,15 @@ __global__ void step_inputs_kernel(Arrays from, Arrays to, const int32_t* previo
     to.kv_lengths[b] = is_there ? from.kv_lengths[b] : 0;
     to.last_rows[b] = is_there ? from.last_rows[b] : padded_row;
   }
-  const int num_entries = from.num_sequences * from.num_columns;
-  for (int i = first; i < num_entries; i += stride) {
-    const int b = i / from.num_columns;
-    const int column = i - b * from.num_columns;
-    to.block_tables[static_cast<int64_t>(b) * to.num_columns + column] = from.block_tables[i];
+  for (int g = 0; g < from.num_groups; ++g) {
+    const Group &source = from.groups[g], &target = to.groups[g];
+    const int num_entries = from.num_sequences * source.num_columns;
+    for (int i = first; i < num_entries; i += stride) {
+      const int b = i / source.num_columns;
+      const int column = i - b * source.num_columns;
+      target.block_tables[static_cast<int64_t>(b) * target.num_columns + column] =
+          source.block_tables[i];
+    }
   }
 }
 
@@ -72,8 +92,8 @@ __global__ void step_inputs_kernel(Arrays from, Arrays to, const int32_t* previo
 void step_inputs(const StepInputsParams& params, OpContext& context) {
   const Arrays from = pointers(params.from);
   const Arrays to = pointers(params.to);
-  const int items =
-      std::max({to.num_tokens, to.num_sequences + 1, from.num_sequences * from.num_columns});
+  const int entries = from.num_sequences * from.groups[0].num_columns;  // of any group
+  const int items = std::max({to.num_tokens, to.num_sequences + 1, entries});
   const int blocks = std::min((items + kThreads - 1) / kThreads, kMaxBlocks);
   launch(step_inputs_kernel, {dim3(blocks), dim3(kThreads)}, context, from, to,
          params.previous_tokens.as<int32_t>());

@@ -2,20 +2,37 @@
 // recorded launches look for them. The runner calls it before the plan's rows; no plan names it.
 #pragma once
 
+#include <array>
+
 #include "kernels/core/op.h"
 
 namespace inflight {
 
+/// Layers that see different windows have caches of their own: slots and block tables beside the
+/// step's first ones.
+struct StepGroupArrays {
+  const TensorView* slots = nullptr;         // [T]
+  const TensorView* block_tables = nullptr;  // [B, columns]
+};
+inline constexpr int kMaxMoreStepGroups = 7;
+
 /// All int32, dense. T rows of B sequences.
 struct StepArrays {
-  const TensorView& input_ids;     // [T]
-  const TensorView& positions;     // [T]
-  const TensorView& rope_lengths;  // [T]
-  const TensorView& slots;         // [T]
-  const TensorView& query_starts;  // [B + 1]
-  const TensorView& kv_lengths;    // [B]
-  const TensorView& block_tables;  // [B, columns]
-  const TensorView& last_rows;     // [B]
+  const TensorView& input_ids;                                       // [T]
+  const TensorView& positions;                                       // [T]
+  const TensorView& rope_lengths;                                    // [T]
+  const TensorView& slots;                                           // [T]
+  const TensorView& query_starts;                                    // [B + 1]
+  const TensorView& kv_lengths;                                      // [B]
+  const TensorView& block_tables;                                    // [B, columns]
+  const TensorView& last_rows;                                       // [B]
+  std::array<StepGroupArrays, kMaxMoreStepGroups> more_groups = {};  // nulls behind the last one
+
+  int num_more_groups() const {
+    int count = 0;
+    while (count < kMaxMoreStepGroups && more_groups[count].slots != nullptr) ++count;
+    return count;
+  }
 };
 
 struct StepInputsParams {

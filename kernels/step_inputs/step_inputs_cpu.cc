@@ -13,6 +13,13 @@ void copy_and_pad(const TensorView& from, const TensorView& to, int32_t pad, int
   for (int64_t i = from.shape[0]; i < to.shape[0]; ++i, pad += stride) target[i] = pad;
 }
 
+void copy_table(const TensorView& from, const TensorView& to) {
+  for (int64_t b = 0; b < from.shape[0]; ++b) {
+    std::copy_n(from.as<int32_t>() + b * from.shape[1], from.shape[1],
+                to.as<int32_t>() + b * to.shape[1]);
+  }
+}
+
 }  // namespace
 
 void step_inputs(const StepInputsParams& params, OpContext&) {
@@ -30,10 +37,10 @@ void step_inputs(const StepInputsParams& params, OpContext&) {
   copy_and_pad(from.query_starts, to.query_starts, num_tokens + 1, 1);
   copy_and_pad(from.kv_lengths, to.kv_lengths, 0);
   copy_and_pad(from.last_rows, to.last_rows, num_tokens, 1);
-  for (int64_t b = 0; b < from.kv_lengths.shape[0]; ++b) {
-    std::copy_n(from.block_tables.as<int32_t>() + b * from.block_tables.shape[1],
-                from.block_tables.shape[1],
-                to.block_tables.as<int32_t>() + b * to.block_tables.shape[1]);
+  copy_table(from.block_tables, to.block_tables);
+  for (int g = 0; g < from.num_more_groups(); ++g) {
+    copy_and_pad(*from.more_groups[g].slots, *to.more_groups[g].slots, -1);
+    copy_table(*from.more_groups[g].block_tables, *to.more_groups[g].block_tables);
   }
 }
 

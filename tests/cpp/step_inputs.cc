@@ -14,20 +14,27 @@ namespace inflight {
 namespace {
 
 struct Arrays {
-  Arrays(Staging& staging, int64_t tokens, int64_t sequences, int64_t columns) {
+  Arrays(Staging& staging, int64_t tokens, int64_t sequences, int64_t columns, bool are_two = false)
+      : has_second_group(are_two) {
     const std::array<int64_t, 7> lengths = {tokens,        tokens,    tokens,   tokens,
                                             sequences + 1, sequences, sequences};
     for (size_t i = 0; i < lengths.size(); ++i) {
       std::tie(host[i], views[i]) = staging.place<int32_t>(DType::kInt32, {lengths[i]});
     }
     std::tie(host[7], views[7]) = staging.place<int32_t>(DType::kInt32, {sequences, columns});
+    std::tie(host[8], views[8]) = staging.place<int32_t>(DType::kInt32, {tokens});
+    std::tie(host[9], views[9]) = staging.place<int32_t>(DType::kInt32, {sequences, columns});
     for (size_t i = 0; i < host.size(); ++i) std::fill_n(host[i], views[i].num_elements(), -77);
   }
   StepArrays arrays() const {
-    return {views[0], views[1], views[2], views[3], views[4], views[5], views[7], views[6]};
+    StepArrays arrays = {views[0], views[1], views[2], views[3],
+                         views[4], views[5], views[7], views[6]};
+    if (has_second_group) arrays.more_groups[0] = {&views[8], &views[9]};
+    return arrays;
   }
-  std::array<int32_t*, 8> host;
-  std::array<TensorView, 8> views;
+  bool has_second_group;
+  std::array<int32_t*, 10> host;
+  std::array<TensorView, 10> views;
 };
 
 using Values = std::vector<std::vector<int32_t>>;
@@ -42,9 +49,10 @@ Values moved(Device device, const Values& step, int64_t more_tokens, int64_t mor
   Staging from_staging(device, 4096), to_staging(device, 4096);
   const auto [previous, previous_view] = from_staging.place<int32_t>(DType::kInt32, {4});
   for (int i = 0; i < 4; ++i) previous[i] = 500 + i;
-  const Arrays from(from_staging, tokens, sequences, columns);
+  const bool are_two = step.size() > 8;
+  const Arrays from(from_staging, tokens, sequences, columns, are_two);
   const Arrays to(to_staging, tokens + more_tokens, sequences + more_sequences,
-                  columns + more_columns);
+                  columns + more_columns, are_two);
   for (size_t i = 0; i < step.size(); ++i) std::ranges::copy(step[i], from.host[i]);
   const bool is_cuda = device_context.is_cuda();
   if (is_cuda) {
@@ -53,7 +61,8 @@ Values moved(Device device, const Values& step, int64_t more_tokens, int64_t mor
   }
   step_inputs({from.arrays(), to.arrays(), previous_view}, context);
   Values result;
-  for (const TensorView& view : to.views) {
+  for (size_t i = 0; i < step.size(); ++i) {
+    const TensorView& view = to.views[i];
     std::vector<int32_t>& values = result.emplace_back(view.num_elements());
     if (is_cuda) {
       copy_async(values.data(), view.data, view.bytes(), device_context.stream());
@@ -85,6 +94,17 @@ void padded_generation(Device device) {
   EXPECT(moved(device, step, 2, 2, 1) == expected);
 }
 
+void groups(Device device) {
+  const Values step = {{~3, 9}, {9, 5}, {10, 8},      {41, 53},   {0, 1, 2},
+                       {10, 6}, {0, 1}, {1, 2, 3, 4}, {141, 153}, {11, 12, -1, 14}};
+  const Values expected = {{503, 9, 0},    {9, 5, 0},
+                           {10, 8, 1},     {41, 53, -1},
+                           {0, 1, 2, 3},   {10, 6, 0},
+                           {0, 1, 2},      {1, 2, -77, 3, 4, -77, -77, -77, -77},
+                           {141, 153, -1}, {11, 12, -77, -1, 14, -77, -77, -77, -77}};
+  EXPECT(moved(device, step, 1, 1, 1) == expected);
+}
+
 void padded_prompt(Device device) {
   const Values step = {{11, 12, 13}, {4, 5, 6}, {8, 8, 8}, {52, 53, 54}, {0, 3}, {7}, {2}, {3, 4}};
   const Values expected = {{11, 12, 13, 0, 0},
@@ -99,7 +119,7 @@ void padded_prompt(Device device) {
 }
 
 void refused() {
-  Staging staging({}, 4096);
+  Staging staging({}, 1 << 16);
   const DeviceContext device_context({}, nullptr);
   OpContext context = device_context.op_context();
   const Arrays two(staging, 2, 2, 3), three(staging, 3, 2, 3), narrow(staging, 2, 2, 2);
@@ -110,6 +130,10 @@ void refused() {
   Arrays wrong(staging, 2, 2, 3);
   wrong.views[1].shape[0] = 1;
   EXPECT_RAISES(step_inputs({wrong.arrays(), two.arrays(), {}}, context), "of 2 rows in 2");
+  Arrays groups(staging, 2, 2, 3, true);
+  EXPECT_RAISES(step_inputs({groups.arrays(), two.arrays(), {}}, context), "2 groups of slots");
+  groups.views[8].shape[0] = 1;
+  EXPECT_RAISES(step_inputs({groups.arrays(), groups.arrays(), {}}, context), "of 2 rows in 2");
 }
 
 }  // namespace
@@ -120,12 +144,14 @@ int main(int argc, char** argv) {
   std::vector<testing::Case> cases = {{"mixed_step_cpu", [] { mixed_step({}); }},
                                       {"padded_generation_cpu", [] { padded_generation({}); }},
                                       {"padded_prompt_cpu", [] { padded_prompt({}); }},
+                                      {"groups_cpu", [] { groups({}); }},
                                       {"refused", refused}};
   if (num_cuda_devices() > 0) {
     const Device device{DeviceType::kCuda, 0};
     cases.push_back({"mixed_step_cuda", [=] { mixed_step(device); }});
     cases.push_back({"padded_generation_cuda", [=] { padded_generation(device); }});
     cases.push_back({"padded_prompt_cuda", [=] { padded_prompt(device); }});
+    cases.push_back({"groups_cuda", [=] { groups(device); }});
   }
   return testing::run_cases(cases, argc, argv);
 }

@@ -29,11 +29,16 @@ def fast(seed: int, head_dim: int, tokens_per_block: int) -> Case:
     return replace(case, config={**case.config, "head_dim": head_dim}, build=build)
 
 
-def windowed(seed: int, head_dim: int, tokens_per_block: int, window: int) -> Case:
-    """A Mistral of that kind."""
+def windowed(
+    seed: int, head_dim: int, tokens_per_block: int, window: int, layers_differ: bool = False
+) -> Case:
+    """A Mistral of that kind, or a Ministral if layers differ."""
     case = fast(seed, head_dim, tokens_per_block)
     config = {**case.config, "sliding_window": window}
     del config["attention_bias"], config["mlp_bias"]
+    if layers_differ:
+        config["num_hidden_layers"] = 3
+        config["layer_types"] = ["sliding_attention", "full_attention", "sliding_attention"]
     return replace(case, config=config)
 
 
@@ -43,6 +48,7 @@ CASES = [
     fast(114, head_dim=128, tokens_per_block=32),
     windowed(110, head_dim=64, tokens_per_block=16, window=33),
     windowed(113, head_dim=128, tokens_per_block=32, window=150),
+    windowed(118, head_dim=64, tokens_per_block=32, window=70, layers_differ=True),
 ]
 
 
@@ -91,6 +97,7 @@ def test_bfloat16_log_probs(case: Case, tmp_path: Path, device: str):
     # Dynamic scaling is left out: one pass over a sequence is not what a cache has seen.
     folder = tmp_path / "checkpoint"
     family = "Mistral" if "sliding_window" in case.config else "Llama"
+    family = "Ministral" if "layer_types" in case.config else family
     make_model(case, "bfloat16", family).save_pretrained(folder)
     engine = build_engine(folder, tmp_path / "engine", **case.build)
     with LLM(engine, device=device, skip_tokenizer_init=True) as llm:

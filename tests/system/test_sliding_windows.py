@@ -37,10 +37,6 @@ def test_greedy_equals_transformers(seed: int, tmp_path: Path, device: str) -> N
     model.set_attn_implementation("eager")
     model.save_pretrained(tmp_path / "checkpoint")
     engine = build_engine(tmp_path / "checkpoint", tmp_path / "engine", **case.build)
-    if device == "cuda" and family == "Ministral":
-        with pytest.raises(NotImplementedError, match="not supported on CUDA yet"):
-            LLM(engine, device=device, skip_tokenizer_init=True)
-        return
     params = SamplingParams(max_tokens=NUM_GENERATED, ignore_eos=True)
     prompts = [list(prompt) for prompt in case.prompts]
     expected = [greedy_of_transformers(model, prompt, NUM_GENERATED) for prompt in prompts]
