@@ -31,6 +31,10 @@ void check_products() {
   query = bfloat16(64);
   query.depth = 2048;
   EXPECT(select_product(query) == Product::kSkinny);
+  query.columns = 128256;
+  EXPECT(select_product(query) == Product::kLibrary);
+  query.rows = 32;
+  EXPECT(select_product(query) == Product::kSkinny);
   query.rows = kMaxSkinnyRows + 1;
   EXPECT(select_product(query) == Product::kLibrary);
   query = bfloat16(1);
