@@ -52,14 +52,12 @@ class Inbox {
                          count > 1 ? concat(" and ", count, " more in this one") : std::string(),
                          ". Exceeds maximum queue size, try again later"));
     }
-    RequestId first_id = 0;  // with the prompt of the moment
     for (int i = 0; i < count; ++i) {
       Arrival arrival;
       arrival.id = ++last_id_;
       arrival.channel = std::make_unique<ResponseChannel>(
           arrival.id, *submissions[i].request, std::move(submissions[i].callback), now_ns);
-      if (!submissions[i].request->repeats_previous) first_id = arrival.id;
-      if (first_id != arrival.id) arrival.twin_id = first_id;
+      arrival.twin_id = twin_of(arrival.id, submissions[i].request);
       arrival.request = std::move(submissions[i].request);
       arrival.max_new_tokens = max_new_tokens[i];
       arrival.arrival_ns = now_ns;
@@ -126,6 +124,19 @@ class Inbox {
   void left_queue() { --num_waiting_; }
 
  private:
+  /// Of the newest run of requests with this prompt the first, if it is still there: samples of a
+  /// prompt come one after another, in one request or in several. Under mutex_.
+  RequestId twin_of(RequestId id, const std::shared_ptr<const Request>& request) {
+    const std::shared_ptr<const Request> first = first_of_run_.lock();
+    const bool repeats = first != nullptr && first->input_ids == request->input_ids &&
+                         first->cache_scope == request->cache_scope;
+    if (!repeats) {
+      first_of_run_ = request;
+      first_id_of_run_ = id;
+      return 0;
+    }
+    return request->return_context_logits ? 0 : first_id_of_run_;  // those want all tokens run
+  }
   void stay_awake() const {
     const auto asleep_from = std::chrono::steady_clock::now() + spin_;
     while (!has_news_ && std::chrono::steady_clock::now() < asleep_from) std::this_thread::yield();
@@ -140,6 +151,8 @@ class Inbox {
   std::vector<EngineTask> tasks_;
   std::optional<Error> closed_;
   RequestId last_id_ = 0;
+  std::weak_ptr<const Request> first_of_run_;
+  RequestId first_id_of_run_ = 0;
   std::atomic<bool> has_news_ = false;  // written under mutex_
   std::atomic<int> num_waiting_{0};     // here and with the engine; raised under mutex_
 };

@@ -35,9 +35,6 @@ struct Request {
   // so if it has no token yet.
   std::optional<std::chrono::steady_clock::time_point> deadline;
   std::optional<kv_cache::Retention> kv_retention;
-  /// Of several submitted together: its prompt and scope are those of the one before it, which it
-  /// waits for, to share what that has computed.
-  bool repeats_previous = false;
   kv_cache::PrefixScope cache_scope;  // with whom it shares what is in the KV cache
 };
 

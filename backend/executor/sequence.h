@@ -22,7 +22,8 @@ struct Arrival {
   std::unique_ptr<ResponseChannel> channel;
   int max_new_tokens = 0;  // the request's, shortened to what max_seq_len leaves
   int64_t arrival_ns = 0;
-  RequestId twin_id = 0;  // of the first that has its prompt, of those submitted together; 0: none
+  // Of an earlier one with its prompt and scope, which it waits for, to share what that computes.
+  RequestId twin_id = 0;  // 0: none
 };
 
 class Sequence : public planning::PlannedSequence {

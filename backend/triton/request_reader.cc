@@ -236,7 +236,6 @@ void add_sequences(const Inputs& inputs, const ReaderOptions& options, IncomingR
     if (count > 1) sequence.reply.sequence_index = i;
     auto request = std::make_shared<executor::Request>(body);
     request->sampling.seed += static_cast<uint64_t>(i);
-    request->repeats_previous = i > 0;
     sequence.request = std::move(request);
   }
 }

@@ -94,7 +94,6 @@ void samples_of_a_prompt_share_its_blocks() {
       auto request = std::make_shared<Request>();
       request->input_ids = prompt_of(prompt_len);
       request->stop.max_new_tokens = 9;
-      request->repeats_previous = i > 0;
       answers.push_back(std::make_unique<Answer>());
       together.push_back({std::move(request), answers.back()->callback()});
     }
