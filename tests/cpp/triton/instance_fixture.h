@@ -20,7 +20,8 @@ using Ids = std::vector<int32_t>;
 struct Backend {
   /// `beside`: another instance of the same server.
   explicit Backend(bool decoupled = true, executor::EngineConfig config = {},
-                   const Backend* beside = nullptr, triton::ModelSettings others = {})
+                   const Backend* beside = nullptr, triton::ModelSettings others = {},
+                   const EngineInfo& info = small_info())
       : settings(std::move(others)) {
     if (beside != nullptr)
       families = beside->families;
@@ -29,8 +30,8 @@ struct Backend {
     settings.name = "tensorrt_llm";
     settings.version = 1;
     settings.reader.decoupled = decoupled;
-    auto engine = std::make_unique<Engine>(
-        small_info(), config, std::make_unique<ScriptedExecutor>(small_info(), script));
+    auto engine =
+        std::make_unique<Engine>(info, config, std::make_unique<ScriptedExecutor>(info, script));
     state = std::make_unique<triton::InstanceState>(
         nullptr, settings, *families, std::move(engine),
         [this] { shared.take_out_of_service(nullptr, settings.name); });

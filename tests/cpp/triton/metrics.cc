@@ -14,7 +14,7 @@ namespace {
 using Json = nlohmann::json;
 using Counts = std::vector<int>;
 
-constexpr size_t kNumGauges = 47;
+constexpr size_t kNumGauges = 48;
 
 void wait_until_idle() {
   for (int i = 0; i < 2000 && fake_gauges().at("nv_trt_llm_request_metrics active") != 0; ++i)
@@ -70,6 +70,30 @@ void counters_count_since_load() {
   EXPECT_EQ(gauges.at("nv_llm_request_count cancelled"), 0);
   EXPECT_EQ(gauges.at("nv_llm_prefix_cache_metrics queried_tokens"), 17);
   EXPECT_EQ(gauges.at("nv_llm_prefix_cache_metrics hit_tokens"), 6);  // prompts begin alike
+}
+
+/// Two that cannot both grow: one gives way, as often as the policy lets it.
+void preemptions_are_counted() {
+  EngineInfo info = small_info();
+  info.num_blocks = 10;
+  for (const bool preempts : {false, true}) {
+    executor::EngineConfig config;
+    config.batch_scheduler_policy = preempts ? "max_utilization" : "guaranteed_no_evict";
+    Backend backend(true, config, nullptr, {}, info);
+    backend.script->gate.close();
+    const RequestPtr first = make_request(prompt_of(8, 1), 28);
+    const RequestPtr second = make_request(prompt_of(8, 2), 28);
+    backend.send(first);
+    backend.send(second);
+    backend.script->gate.open();
+    for (const RequestPtr* request : {&first, &second})
+      EXPECT(!backend.ended(*request).back().error.has_value());
+    wait_until_idle();
+    const auto gauges = fake_gauges();
+    const double counted = gauges.at("nv_llm_preemption_count no_free_blocks");
+    EXPECT(preempts ? counted >= 1 && counted <= 4 : counted == 0);
+    EXPECT_EQ(gauges.at("nv_trt_llm_inflight_batcher_metrics paused_requests"), 0);
+  }
 }
 
 /// The numbers of a line by the name of their gauge, which end alike.
@@ -280,6 +304,7 @@ int main(int argc, char** argv) {
           {"gauges_outlive_an_earlier_load", gauges_outlive_an_earlier_load},
           {"gauges_end_idle", gauges_end_idle},
           {"counters_count_since_load", counters_count_since_load},
+          {"preemptions_are_counted", preemptions_are_counted},
           {"a_line_for_each_publication", a_line_for_each_publication},
           {"a_line_of_a_busy_engine", a_line_of_a_busy_engine},
           {"token_lengths_are_observed_once_a_request", token_lengths_are_observed_once_a_request},
