@@ -4,6 +4,7 @@
 #include <cmath>
 #include <string>
 
+#include "backend/triton/input_buffers.h"
 #include "backend/triton/triton_error.h"
 
 namespace inflight::triton {
@@ -14,22 +15,6 @@ std::string shape_text(const std::vector<int64_t>& shape) {
   std::string text = "[";
   for (size_t i = 0; i < shape.size(); ++i) text += (i == 0 ? "" : ", ") + std::to_string(shape[i]);
   return text + "]";
-}
-
-void append_buffers(TRITONBACKEND_Input* input, uint32_t num_buffers, InputTensor& tensor) {
-  for (uint32_t i = 0; i < num_buffers; ++i) {
-    const void* buffer = nullptr;
-    uint64_t buffer_bytes = 0;
-    TRITONSERVER_MemoryType memory = TRITONSERVER_MEMORY_CPU;
-    int64_t memory_id = 0;
-    check_triton(TRITONBACKEND_InputBuffer(input, i, &buffer, &buffer_bytes, &memory, &memory_id),
-                 "InputBuffer");
-    check(memory != TRITONSERVER_MEMORY_GPU, "tensor ", tensor.spec->name,
-          " lies in GPU memory, expected host memory");
-    if (buffer_bytes == 0) continue;
-    const auto* begin = static_cast<const uint8_t*>(buffer);
-    tensor.bytes.insert(tensor.bytes.end(), begin, begin + buffer_bytes);
-  }
 }
 
 InputTensor fetch(TRITONBACKEND_Input* input) {
@@ -45,7 +30,9 @@ InputTensor fetch(TRITONBACKEND_Input* input) {
   check(tensor.spec != nullptr, "unknown input tensor ", name);
   tensor.shape.assign(shape, shape + num_dims);
   tensor.bytes.reserve(num_bytes);
-  append_buffers(input, num_buffers, tensor);
+  for_each_buffer(input, num_buffers, name, [&](const uint8_t* data, size_t size) {
+    tensor.bytes.insert(tensor.bytes.end(), data, data + size);
+  });
   int64_t num_elements = 1;
   for (int64_t dim : tensor.shape) num_elements *= dim;
   const size_t size = element_size(tensor.type);

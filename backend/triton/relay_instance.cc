@@ -7,6 +7,7 @@
 #include <string_view>
 #include <vector>
 
+#include "backend/triton/input_buffers.h"
 #include "backend/triton/live_request.h"
 #include "backend/triton/response_writer.h"
 #include "backend/triton/steady_clock.h"
@@ -27,17 +28,10 @@ struct Tensor {
 
   void copy_to(void* target) const {
     auto* out = static_cast<uint8_t*>(target);
-    for (uint32_t i = 0; i < num_buffers; ++i) {
-      const void* buffer = nullptr;
-      uint64_t buffer_bytes = 0;
-      TRITONSERVER_MemoryType memory = TRITONSERVER_MEMORY_CPU;
-      int64_t memory_id = 0;
-      check_triton(TRITONBACKEND_InputBuffer(input, i, &buffer, &buffer_bytes, &memory, &memory_id),
-                   "InputBuffer");
-      check(memory != TRITONSERVER_MEMORY_GPU, "tensor ", name, " lies in GPU memory");
-      if (buffer_bytes > 0) std::memcpy(out, buffer, buffer_bytes);
-      out += buffer_bytes;
-    }
+    for_each_buffer(input, num_buffers, name, [&](const uint8_t* data, size_t size) {
+      std::memcpy(out, data, size);
+      out += size;
+    });
   }
 
   int64_t first() const {
