@@ -151,6 +151,16 @@ DOUBTS = {
         "tensorrt_llm", lambda t: t.replace("decoupled: true", "decoupled: false"),
         "note tensorrt_llm: not decoupled",
     ),
+    "batched words": (
+        "preprocessing", lambda t: t + BATCHING,
+        "warning preprocessing: dynamic_batching: Triton's batcher damages the server's heap under "
+        "load (docs/serving.md); leave it out",
+    ),
+    "text that may not be asked for": (
+        "postprocessing", lambda t: t + BATCHING,
+        "heap under load, and drops what is left of a cancelled request, so that the engine may not "
+        "hear of it",
+    ),
     "batched text": (
         "postprocessing", lambda t: t + BATCHING,
         "warning postprocessing: with dynamic_batching and without preserve_ordering",

@@ -159,10 +159,13 @@ def _check_python(model: ModelFiles) -> list[Finding]:
         add(Level.error, f"no model.py in version {model.versions[-1]}")
     batching = one(model.config, "dynamic_batching")
     if batching is not None:
+        unheard = (
+            ", and drops what is left of a cancelled request, so that the engine may not hear of it"
+        )
         add(
             Level.warning,
-            "dynamic_batching: Triton's batcher damages the server's heap under load, and drops "
-            "cancelled requests before the model can tell the engine (docs/serving.md); leave it out",
+            "dynamic_batching: Triton's batcher damages the server's heap under load"
+            f"{unheard if model.name == 'postprocessing' else ''} (docs/serving.md); leave it out",
         )
     count = _num_instances(model)
     keeps_order = batching is not None and one(batching, "preserve_ordering", False)
