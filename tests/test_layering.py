@@ -60,6 +60,7 @@ CPP_ARROWS = {
         "backend/executor/request.h",
         "backend/decoding/sampling_params.h",
         "backend/kv_cache/retention.h",
+        "backend/kv_cache/cache_event_json.h",
         "kernels/core/error.h",
         "kernels/core/check.h",
         "kernels/core/log.h",

@@ -112,7 +112,7 @@ class PyEngine {
     const std::shared_lock lock(mutex_);
     open_engine().import_prefix(prefix, scope);
   }
-  std::vector<kv_cache::CacheEvent> kv_cache_events(double timeout) {
+  kv_cache::CacheEvents kv_cache_events(double timeout) {
     const std::shared_lock lock(mutex_);
     return open_engine().kv_cache_events(std::chrono::duration_cast<std::chrono::nanoseconds>(
         std::chrono::duration<double>(timeout)));

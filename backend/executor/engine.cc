@@ -149,6 +149,11 @@ class Engine::Impl {
     if (callback) callback(why);
   }
 
+  kv_cache::CacheEventLog& event_log() {
+    check(events != nullptr, "kv_cache_event_buffer_max_size is 0: no events are kept");
+    return *events;
+  }
+
   void shut_down() {
     std::lock_guard lock(shut_down_mutex);
     if (events) events->close();
@@ -251,9 +256,12 @@ auto on_engine_thread(Inbox& inbox, const Work& work) {
 
 }  // namespace
 
-std::vector<kv_cache::CacheEvent> Engine::kv_cache_events(std::chrono::nanoseconds timeout) {
-  check(impl_->events != nullptr, "kv_cache_event_buffer_max_size is 0: no events are kept");
-  return impl_->events->take(timeout);
+kv_cache::CacheEvents Engine::kv_cache_events(std::chrono::nanoseconds timeout) {
+  return impl_->event_log().take(timeout);
+}
+
+kv_cache::CacheEvents Engine::read_kv_cache_events(int64_t first_id, int64_t max_tokens) {
+  return impl_->event_log().read(first_id, max_tokens);
 }
 
 ExportedPrefix Engine::export_prefix(std::span<const int32_t> token_ids,

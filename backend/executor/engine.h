@@ -54,8 +54,7 @@ struct EngineConfig {
   // How keys and values are stored: "auto" is the engine's; "fp8", "int8" need kernels that this
   // version has not.
   std::string kv_cache_dtype = "auto";
-  int64_t kv_cache_event_buffer_max_size =
-      0;  // events that nobody has taken yet; 0 = none are kept
+  int64_t kv_cache_event_buffer_max_size = 0;  // events that are kept for readers; 0 = none are
   // Host memory that logits of requests under way may take together; 0 = a quarter of what is free
   // at load.
   int64_t max_logits_bytes = 0;
@@ -193,7 +192,10 @@ class Engine {
 
   /// What has happened to reusable blocks since the last call, oldest first; any thread. Waits for
   /// something, no longer than `timeout`. Raises invalid_argument if no events are kept.
-  std::vector<kv_cache::CacheEvent> kv_cache_events(std::chrono::nanoseconds timeout = {});
+  kv_cache::CacheEvents kv_cache_events(std::chrono::nanoseconds timeout = {});
+  /// Those of the ids from `first_id` on, which stay where they are (CacheEventLog::read); for any
+  /// number of readers, who do not take. Raises likewise.
+  kv_cache::CacheEvents read_kv_cache_events(int64_t first_id, int64_t max_tokens);
 
   /// Keys and values of the leading `token_ids` that the cache holds, at most all but the last; any
   /// thread but a callback's, waits for the engine thread. Raises resource_exhausted if it needs a

@@ -9,6 +9,7 @@
 
 #include "backend/kv_cache/cache_events.h"
 #include "backend/kv_cache/prefix_nodes.h"
+#include "backend/kv_cache/prefix_roots.h"
 
 namespace inflight::kv_cache {
 
@@ -26,12 +27,16 @@ class CacheEventRecorder {
   bool are_heard() const { return log_ != nullptr; }
 
   /// The block behind `parent` (or ~root).
-  void stored(NodeId id, NodeId parent, uint64_t hash, std::span<const int32_t> tokens,
-              int32_t priority) {
+  void stored(NodeId id, NodeId parent, const PrefixRoots& roots, uint64_t hash,
+              std::span<const int32_t> tokens, int32_t priority) {
     if (log_ == nullptr || static_cast<int32_t>(tokens.size()) < tokens_per_block_) return;
     hashes_[id] = hash;
-    log_->stored(parent < 0 ? std::nullopt : std::optional(hashes_[parent]),
-                 {hash, {tokens.begin(), tokens.end()}, Tier::kDevice, priority});
+    std::optional<uint64_t> before;
+    if (parent >= 0)
+      before = hashes_[parent];
+    else if (~parent != PrefixRoots::kDefault)
+      before = roots.hash(~parent);
+    log_->stored(before, {hash, {tokens.begin(), tokens.end()}, Tier::kDevice, priority});
   }
   void removed(NodeId id, const PrefixNode& node) {
     if (has_events(node)) log_->removed(hashes_[id]);

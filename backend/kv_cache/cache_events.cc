@@ -1,5 +1,6 @@
 #include "backend/kv_cache/cache_events.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "kernels/core/check.h"
@@ -12,6 +13,12 @@ constexpr size_t kMaxBlocks = 128;  // of an event: so the log's memory is bound
 size_t size_of(const BlocksStored& event) { return event.blocks.size(); }
 size_t size_of(const BlocksRemoved& event) { return event.hashes.size(); }
 
+int64_t num_tokens(const CacheEvent& event) {
+  const auto* stored = std::get_if<BlocksStored>(&event.data);
+  if (stored == nullptr) return 1;
+  return static_cast<int64_t>(stored->blocks.size() * stored->blocks[0].token_ids.size());
+}
+
 }  // namespace
 
 CacheEventLog::CacheEventLog(int64_t max_events) : max_events_(max_events) {
@@ -20,14 +27,14 @@ CacheEventLog::CacheEventLog(int64_t max_events) : max_events_(max_events) {
 
 template <typename T>
 T* CacheEventLog::newest() {
-  if (events_.empty()) return nullptr;
-  T* const event = std::get_if<T>(&events_.back().data);
+  if (events_.empty() || events_.back()->id < next_unread_) return nullptr;
+  T* const event = std::get_if<T>(&events_.back()->data);
   return event != nullptr && size_of(*event) < kMaxBlocks ? event : nullptr;
 }
 
 void CacheEventLog::append(CacheEvent event) {
   event.id = next_id_++;
-  events_.push_back(std::move(event));
+  events_.push_back(std::make_shared<CacheEvent>(std::move(event)));
   if (static_cast<int64_t>(events_.size()) > max_events_) {
     events_.pop_front();
     ++num_lost_;
@@ -72,16 +79,31 @@ void CacheEventLog::close() {
   arrived_.notify_all();
 }
 
-std::vector<CacheEvent> CacheEventLog::take(std::chrono::nanoseconds timeout) {
+CacheEvents CacheEventLog::take(std::chrono::nanoseconds timeout) {
   std::unique_lock lock(mutex_);
   arrived_.wait_for(lock, timeout, [this] { return is_closed_ || !events_.empty(); });
-  std::vector<CacheEvent> taken;
-  if (num_lost_ > 0) taken.push_back({events_.front().id - 1, EventsLost{num_lost_}});
+  CacheEvents taken;
+  if (num_lost_ > 0)
+    taken.push_back(
+        std::make_shared<CacheEvent>(CacheEvent{first_kept() - 1, EventsLost{num_lost_}}));
   num_lost_ = 0;
-  taken.insert(taken.end(), std::make_move_iterator(events_.begin()),
-               std::make_move_iterator(events_.end()));
+  taken.insert(taken.end(), events_.begin(), events_.end());
   events_.clear();
   return taken;
+}
+
+CacheEvents CacheEventLog::read(int64_t first_id, int64_t max_tokens) {
+  std::lock_guard lock(mutex_);
+  if (first_id > next_id_) first_id = 0;
+  CacheEvents events;
+  int64_t tokens_left = max_tokens;
+  const auto first = static_cast<size_t>(std::max<int64_t>(0, first_id - first_kept()));
+  for (size_t i = first; i < events_.size() && tokens_left > 0; ++i) {
+    tokens_left -= num_tokens(*events_[i]);
+    events.push_back(events_[i]);
+  }
+  if (!events.empty()) next_unread_ = std::max(next_unread_, events.back()->id + 1);
+  return events;
 }
 
 }  // namespace inflight::kv_cache

@@ -1,12 +1,14 @@
 // What happens to reusable blocks, for those who route requests to where their prefix is cached.
-// The engine thread appends, any thread takes. Bounded: who reads too slowly learns how much was
-// lost. Knows blocks by the hash of their tokens and of all before them, never by their place.
+// The engine thread appends; any thread takes, or reads from an id on. Bounded: who is too slow
+// learns how much was lost. Knows blocks by the hash of their tokens and of all before them, never
+// by their place.
 #pragma once
 
 #include <chrono>
 #include <condition_variable>
 #include <cstdint>
 #include <deque>
+#include <memory>
 #include <mutex>
 #include <optional>
 #include <span>
@@ -32,7 +34,9 @@ struct CacheCreated {
 };
 /// Each block is the parent of the next.
 struct BlocksStored {
-  std::optional<uint64_t> parent_hash;  // none: the first block is the start of prompts
+  // None: the first block is the start of prompts. Of those of a scope (a salt, an adapter) it is
+  // the scope's, which no block has.
+  std::optional<uint64_t> parent_hash;
   std::vector<StoredBlock> blocks;
 };
 /// They are found no more.
@@ -54,9 +58,11 @@ struct CacheEvent {
   std::variant<CacheCreated, BlocksStored, BlocksRemoved, BlockMoved, EventsLost> data;
 };
 
+using CacheEvents = std::vector<std::shared_ptr<const CacheEvent>>;
+
 class CacheEventLog {
  public:
-  /// Keeps at most `max_events` events that nobody has taken, at least one.
+  /// Keeps at most `max_events` events that nobody has taken, at least one, of 128 blocks at most.
   explicit CacheEventLog(int64_t max_events);
 
   // The engine's thread.
@@ -67,7 +73,11 @@ class CacheEventLog {
 
   /// All that have not been taken, oldest first, and before them how many were lost, if any. If
   /// there are none it waits, no longer than `timeout`. Any thread; each event goes to one taker.
-  std::vector<CacheEvent> take(std::chrono::nanoseconds timeout = {});
+  CacheEvents take(std::chrono::nanoseconds timeout = {});
+  /// Those that are kept of the ids from `first_id` on, oldest first, which stay; no more than have
+  /// about `max_tokens` tokens together, but one at least. All that are kept if `first_id` is
+  /// beyond the next one: it is of another log. Any thread; does not wait.
+  CacheEvents read(int64_t first_id, int64_t max_tokens);
   /// Nobody waits any more.
   void close();
 
@@ -76,14 +86,16 @@ class CacheEventLog {
   template <typename T>
   T* newest();
   void append(CacheEvent event);  // under mutex_
+  int64_t first_kept() const { return next_id_ - static_cast<int64_t>(events_.size()); }
 
   const int64_t max_events_;
   std::mutex mutex_;
   std::condition_variable arrived_;
-  std::deque<CacheEvent> events_;
+  std::deque<std::shared_ptr<CacheEvent>> events_;
   bool is_closed_ = false;
   int64_t next_id_ = 0;
-  int64_t num_lost_ = 0;  // since the last take
+  int64_t next_unread_ = 0;  // those before it have been read: they grow no more
+  int64_t num_lost_ = 0;     // since the last take
 };
 
 }  // namespace inflight::kv_cache

@@ -11,7 +11,7 @@ namespace inflight::kv_cache {
 
 PrefixIndex::Found KvCacheManager::find(const TokenView& tokens, int32_t root) const {
   if (tokens.size() == 0) return {};
-  const PrefixPlace start{~root, PrefixRoots::hash(root)};
+  const PrefixPlace start{~root, index_->roots().hash(root)};
   PrefixIndex::Found found =
       index_->find(tokens, tokens.size() - 1, start, options_.enable_partial_reuse);
   const int32_t size = geometry_.tokens_per_block();
@@ -51,7 +51,7 @@ int32_t KvCacheManager::tokens_of_twin(const TokenView& tokens, TableId twin,
 void KvCacheManager::begin(Table& table, const TableRequest& request) {
   table.may_store = true;
   table.root = index_->roots().acquire(request.scope);
-  table.place = {~table.root, PrefixRoots::hash(table.root)};
+  table.place = {~table.root, index_->roots().hash(table.root)};
   table.retention = request.retention;
   table.prompt_len = static_cast<int32_t>(request.tokens.prompt.size());
   if (!request.may_reuse) return;

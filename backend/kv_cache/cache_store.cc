@@ -74,7 +74,7 @@ void KvCacheManager::store_pending() {
       if (events_.are_heard()) {
         const PrefixNode& node = index_->node(stored.node);
         index_->copy_tokens(stored.node, tokens_);
-        events_.stored(stored.node, node.parent, hash, tokens_, node.priority);
+        events_.stored(stored.node, node.parent, index_->roots(), hash, tokens_, node.priority);
       }
     } else {
       use_stored(table, i, stored.node);

@@ -28,7 +28,7 @@ namespace inflight::kv_cache {
 /// Where a chain of blocks stands: its last node (or ~root), and the hash up to it.
 struct PrefixPlace {
   NodeId node = ~PrefixRoots::kDefault;
-  uint64_t hash = PrefixRoots::hash(PrefixRoots::kDefault);
+  uint64_t hash = PrefixRoots::kDefaultHash;
 };
 
 /// How long a block is to be kept.

@@ -1,18 +1,20 @@
 #include "backend/kv_cache/prefix_roots.h"
 
 #include <cassert>
-#include <functional>
-#include <string_view>
 
 namespace inflight::kv_cache {
 
-size_t PrefixRoots::Hash::operator()(const PrefixScope& scope) const {
-  const auto* extra = reinterpret_cast<const char*>(scope.extra_ids.data());
-  const std::hash<std::string_view> hash;
-  size_t result = std::hash<uint64_t>()(scope.adapter_id);
-  result = result * 0x9e3779b97f4a7c15u + hash(scope.cache_salt);
-  return result * 0x9e3779b97f4a7c15u +
-         hash({extra, scope.extra_ids.size() * sizeof(scope.extra_ids[0])});
+uint64_t PrefixRoots::hash_of(const PrefixScope& scope) {
+  // FNV-1a (Fowler, Noll, Vo), of whole words where there are such.
+  uint64_t hash = 0xcbf29ce484222325u;
+  const auto add = [&hash](uint64_t value) { hash = (hash ^ value) * 0x100000001b3u; };
+  add(scope.adapter_id);
+  add(scope.cache_salt.size());
+  for (const char byte : scope.cache_salt) add(static_cast<unsigned char>(byte));
+  for (const uint64_t id : scope.extra_ids) add(id);
+  // Its upper bits depend on the last words too little.
+  hash = (hash ^ (hash >> 32)) * 0x9fb21c651e98df25u;
+  return hash ^ (hash >> 32);
 }
 
 int32_t PrefixRoots::find(const PrefixScope* scope) const {
@@ -33,6 +35,7 @@ int32_t PrefixRoots::acquire(const PrefixScope* scope) {
       free_.pop_back();
     }
     roots_[root].scope = &by_scope_.emplace(*scope, root).first->first;
+    roots_[root].hash = hash_of(*scope);
   }
   ++roots_[root].num_tables;
   return root;

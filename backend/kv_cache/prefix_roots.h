@@ -29,16 +29,19 @@ class PrefixRoots {
   /// The root has lost its last child.
   void became_empty(int32_t root);
 
-  /// Where the hashes of its blocks begin.
-  static uint64_t hash(int32_t root) { return 0x2545f4914f6cdd1du * (uint64_t{1} + root); }
+  static constexpr uint64_t kDefaultHash = 0x2545f4914f6cdd1du;
+  /// Where the hashes of its blocks begin: a function of the scope alone.
+  uint64_t hash(int32_t root) const { return roots_[root].hash; }
 
  private:
   struct Hash {
-    size_t operator()(const PrefixScope& scope) const;
+    size_t operator()(const PrefixScope& scope) const { return hash_of(scope); }
   };
+  static uint64_t hash_of(const PrefixScope& scope);
   struct Root {
     NodeId first_child = kNoNode;
     int32_t num_tables = 0;
+    uint64_t hash = kDefaultHash;
     const PrefixScope* scope = nullptr;  // the key in by_scope_; none: default, or not in use
   };
   std::vector<Root> roots_;

@@ -2,9 +2,12 @@
 
 #include <algorithm>
 #include <chrono>
+#include <string>
 #include <utility>
 #include <vector>
 
+#include "backend/kv_cache/cache_event_json.h"
+#include "backend/triton/response_builder.h"
 #include "backend/triton/response_writer.h"
 #include "backend/triton/steady_clock.h"
 #include "backend/triton/triton_error.h"
@@ -35,6 +38,14 @@ bool is_due(Clock::time_point& due, std::chrono::milliseconds period) {
 constexpr std::chrono::milliseconds kHeartbeatPeriod{5};
 constexpr int64_t kMaxHeartbeatsAtOnce = 5;
 
+/// Ids of events that begin with it go on growing when a server starts again, and one below 2^53
+/// is a whole number to every reader of JSON.
+int64_t unix_time_us() {
+  return std::chrono::duration_cast<std::chrono::microseconds>(
+             std::chrono::system_clock::now().time_since_epoch())
+      .count();
+}
+
 }  // namespace
 
 InstanceState::InstanceState(TRITONBACKEND_ModelInstance* instance, const ModelSettings& settings,
@@ -43,6 +54,7 @@ InstanceState::InstanceState(TRITONBACKEND_ModelInstance* instance, const ModelS
     : instance_(instance),
       settings_(settings),
       reader_(settings.reader),
+      events_base_(unix_time_us()),
       metrics_(std::make_unique<Metrics>(families, settings.name, settings.version, engine->info(),
                                          settings.batching_numbers)),
       late_endings_(kQuietTime),
@@ -73,12 +85,17 @@ void InstanceState::check_ready() const {
 void InstanceState::accept(TRITONBACKEND_Request* request) {
   const uint64_t start_ns = now_ns();
   LivePtr live;
-  bool accepted = false;
+  bool accepted = false, is_answered = false;
   TRITONSERVER_Error* error = guarded([&] {
     live = std::make_shared<LiveRequest>(request, start_ns);
     const IncomingRequest incoming = read_request(request, reader_);
     if (incoming.stop) {
       stop(incoming);
+      return;
+    }
+    if (incoming.events_after) {
+      tell_events(*live, *incoming.events_after);
+      is_answered = true;
       return;
     }
     live->add_sequences(incoming, receipts_);
@@ -91,7 +108,7 @@ void InstanceState::accept(TRITONBACKEND_Request* request) {
   if (live == nullptr) {
     log_if_error(error, "ResponseFactoryNew");
   } else {
-    send_error(live->factory, error, /*is_final=*/true);
+    if (!is_answered) send_error(live->factory, error, /*is_final=*/true);
     live->delete_factory();
   }
   finish(request, success, start_ns, now_ns());
@@ -131,6 +148,19 @@ void InstanceState::stop(const IncomingRequest& command) {
     }
   }
   for (executor::RequestId id : ids) engine_->cancel(id);
+}
+
+void InstanceState::tell_events(const LiveRequest& live, int64_t after) const {
+  constexpr int64_t kMaxTokens = 65'536;  // about 4 MB of JSON
+  const int64_t first_id = std::max<int64_t>(0, after - events_base_ + 1);
+  const std::vector<std::string> outputs = {"kv_cache_events"};
+  ResponseBuilder response(live.factory, outputs);
+  response.add_text(
+      "kv_cache_events",
+      kv_cache::to_json(engine_->read_kv_cache_events(first_id, kMaxTokens), events_base_));
+  log_if_error(
+      TRITONBACKEND_ResponseSend(response.take(), TRITONSERVER_RESPONSE_COMPLETE_FINAL, nullptr),
+      "ResponseSend");
 }
 
 void InstanceState::answer(const LivePtr& live, size_t sequence, executor::Response&& part) {

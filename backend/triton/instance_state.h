@@ -46,6 +46,8 @@ class InstanceState : public ModelInstance {
 
   void accept(TRITONBACKEND_Request* request);
   void stop(const IncomingRequest& command);
+  /// The final response of who asks for the cache's events.
+  void tell_events(const LiveRequest& live, int64_t after) const;
   void submit(const LivePtr& live, const IncomingRequest& incoming);
   void answer(const LivePtr& live, size_t sequence, executor::Response&& part);
   /// Takes the sequence of a final part off the books; whether it was the request's last.
@@ -68,7 +70,8 @@ class InstanceState : public ModelInstance {
   const ModelSettings& settings_;
   ReaderOptions reader_;
   Receipts receipts_;
-  std::mutex mutex_;                                       // guards live_ and the ids in it
+  const int64_t events_base_;  // what ids of the cache's events begin with, see unix_time_us
+  std::mutex mutex_;           // guards live_ and the ids in it
   std::unordered_map<executor::RequestId, LivePtr> live_;  // by sequence
   std::unique_ptr<Metrics> metrics_;
   // Of the response thread.

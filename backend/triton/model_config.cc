@@ -147,6 +147,9 @@ executor::EngineConfig read_engine_config(Parameters& parameters, const Json& co
       parameters.flag("enable_kv_cache_reuse", engine.enable_kv_cache_reuse);
   engine.kv_cache_onboard_blocks =
       parameters.flag("kv_cache_onboard_blocks", engine.kv_cache_onboard_blocks);
+  engine.kv_cache_event_buffer_max_size =
+      parameters.number<int64_t>("kv_cache_event_buffer_max_size", "0, none")
+          .value_or(engine.kv_cache_event_buffer_max_size);
   engine.kv_cache_dtype =
       parameters.text("kv_cache_dtype", engine.kv_cache_dtype).value_or(engine.kv_cache_dtype);
   engine.max_logits_bytes =

@@ -284,6 +284,8 @@ IncomingRequest read_request(TRITONBACKEND_Request* request, const ReaderOptions
           "cannot stop a request: the request ID is not provided");
     return incoming;
   }
+  incoming.events_after = first.scalar<int64_t>("kv_cache_events_after");
+  if (incoming.events_after) return incoming;  // likewise
 
   check(tensors.num_rows() == 1 || options.decoupled, "a batch of ", tensors.num_rows(),
         " rows needs a model with decoupled transactions; this one is not decoupled");

@@ -66,7 +66,8 @@ struct IncomingRequest {
   std::string tenant;                       // the parameter "tenant" of the request
   uint64_t engine_request_id = 0;           // with `stop`: this one sequence only; 0 = not given
   bool client_left = false;                 // with `stop`: nobody waits for the answer
-  std::vector<IncomingSequence> sequences;  // row by row; none for a stop command
+  std::optional<int64_t> events_after;      // a question for the cache's events after this one
+  std::vector<IncomingSequence> sequences;  // row by row; none for a command or a question
 };
 
 IncomingRequest read_request(TRITONBACKEND_Request* request, const ReaderOptions& options);

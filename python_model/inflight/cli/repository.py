@@ -69,6 +69,10 @@ class ServingOptions:
             "of what is free.",
         ),
     ] = 0
+    kv_cache_event_buffer_max_size: Annotated[
+        int,
+        typer.Option(min=0, help="Events of the KV cache that are kept for routers; 0 = none."),
+    ] = 0
     batch_scheduler_policy: Annotated[
         str,
         typer.Option(
@@ -124,6 +128,7 @@ def repository_settings(engine_dir: Path, options: ServingOptions) -> Repository
         "kv_cache_max_bytes": options.kv_cache_max_bytes,
         "kv_cache_host_memory_bytes": options.kv_cache_host_bytes or None,
         "max_logits_bytes": options.max_logits_bytes or None,
+        "kv_cache_event_buffer_max_size": options.kv_cache_event_buffer_max_size or None,
         "batch_scheduler_policy": _unless(options.batch_scheduler_policy, "guaranteed_no_evict"),
         "max_time_per_output_token_ms": options.max_time_per_output_token_ms or None,
         "cuda_graph_mode": None if options.cuda_graphs else "false",

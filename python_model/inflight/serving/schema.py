@@ -115,6 +115,9 @@ TENSORRT_LLM = Model(
         _ragged("text_context", "UINT8", -1),
         _scalar("engine_request_id", "UINT64"),
         _scalar("client_left", "BOOL"),
+        # Ours: the request asks for what has happened in the KV cache after this event; -1: for all
+        # that is known. Its other tensors are dummies, as those of a stop request.
+        _scalar("kv_cache_events_after", "INT64"),
         # Concerns encoder-decoder models, or beams, of which there is one.
         _ragged("decoder_input_ids", "INT32", -1, support=_IGNORED),
         _scalar("decoder_input_lengths", "INT32", support=_IGNORED),
@@ -164,6 +167,7 @@ TENSORRT_LLM = Model(
         # Alone in its response, for an ensemble that gave a text context and asks for it: the
         # engine's request id, while there is nothing to say.
         _output("heartbeat", "INT64", 1),
+        _output("kv_cache_events", "STRING", 1),  # JSON, docs/kv_cache.md
         _output("context_phase_params", "UINT8", -1, support=_LATER),
         _output("kv_cache_alloc_new_blocks", "INT32", 1),
         _output("kv_cache_reused_blocks", "INT32", 1),
@@ -388,10 +392,11 @@ def _ensemble_inputs() -> tuple[Tensor, ...]:
     return tuple(inputs)
 
 
+_OF_THE_MODEL_ALONE = ("context_phase_params", "heartbeat", "kv_cache_events")
 _LLM_OUTPUTS_OF_ENSEMBLE = tuple(
     tensor
     for tensor in TENSORRT_LLM.outputs
-    if tensor.name not in {*_TO_POSTPROCESSING, "context_phase_params", "heartbeat"}
+    if tensor.name not in {*_TO_POSTPROCESSING, *_OF_THE_MODEL_ALONE}
 )
 
 ENSEMBLE = Model(

@@ -13,7 +13,7 @@ from inflight.serving.repository import write_repository
 from inflight.serving.schema import TENSORRT_LLM
 from inflight.text.tokenizer import Tokenizer
 from own_server import run_on_own_server
-from triton_server import MAX_SEQ_LEN, Server, Setup, running
+from triton_server import MAX_SEQ_LEN, TIGHT_BLOCKS, Server, Setup, running
 
 KV_TOKENS = 8192
 
@@ -70,8 +70,9 @@ def setup(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Setup]:
     """tensorrt_llm and its ensemble; beside them `plain` (not decoupled) and `plain_ensemble`,
-    `second` (another engine), `short_queue`, `static` (of the former type V1), and `versions` (two
-    of them, each with an engine of its own)."""
+    `second` (another engine), `short_queue`, `static` (of the former type V1), `tight` (few blocks,
+    which it preempts for, with a host tier and events), and `versions` (two of them, each with an
+    engine of its own)."""
     device = request.param
     if device not in _core.op_devices():
         pytest.skip(f"no {device} on this machine or in this build")
@@ -102,6 +103,14 @@ def setup(
     add_llm(repository, "short_queue", replace(base, decoupled=True, parameters=few))
     static = {**parameters, "gpt_model_type": "V1"}
     add_llm(repository, "static", replace(base, parameters=static))
+    little = {
+        **parameters,
+        "batch_scheduler_policy": "max_utilization",
+        "max_tokens_in_paged_kv_cache": str(TIGHT_BLOCKS * 32),
+        "kv_cache_host_memory_bytes": str(1 << 20),
+        "kv_cache_event_buffer_max_size": "1000",
+    }
+    add_llm(repository, "tight", replace(base, decoupled=True, parameters=little))
     relative = {**parameters, "gpt_model_path": "engine"}
     both = replace(base, decoupled=True, parameters=relative, versions=(1, 2))
     add_llm(repository, "versions", both, versions=2)

@@ -22,6 +22,7 @@ from inflight.serving.installation import find_installation, write_backends
 from inflight.text.tokenizer import Tokenizer
 
 MAX_SEQ_LEN = 4096  # of the engines
+TIGHT_BLOCKS = 12  # of the model `tight`, of 32 tokens each
 
 TYPES = {
     "bool": "BOOL",
@@ -248,10 +249,20 @@ class Stream:
         """Ends the call under the server's hands, as a client that goes away does."""
         self.client.stop_stream(cancel_requests=True)
 
-    def send(self, request_id: str = "", outputs: list[str] | None = None, **values: Any) -> None:
+    def send(
+        self,
+        request_id: str = "",
+        outputs: list[str] | None = None,
+        parameters: dict[str, Any] | None = None,
+        **values: Any,
+    ) -> None:
         wanted = [grpc.InferRequestedOutput(name) for name in outputs] if outputs else None
         self.client.async_stream_infer(
-            self.model, tensors(**values), request_id=request_id, outputs=wanted
+            self.model,
+            tensors(**values),
+            request_id=request_id,
+            outputs=wanted,
+            parameters=parameters,
         )
 
     def next(self, seconds: float = 60) -> Answer:
