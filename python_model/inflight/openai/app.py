@@ -22,6 +22,7 @@ from inflight.openai.errors import ApiError, unavailable
 from inflight.openai.event_stream import DONE, EventStream, event_of, watched
 from inflight.openai.generation import ClientLeft, Generation
 from inflight.openai.guards import BodyGuard, KeyGuard, answer_of
+from inflight.openai.kv_cache_events import add_kv_cache_events
 from inflight.openai.page_files import add_page
 from inflight.openai.protocol import ChatBody, CompletionBody, SamplingBody
 from inflight.openai.served_model import ServedModel
@@ -58,6 +59,7 @@ def make_app(model: ServedModel, settings: EndpointSettings) -> FastAPI:
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(Exception, _internal_error)
     _add_facts(app, model, settings)
+    add_kv_cache_events(app)
     add_page(app)
 
     @app.post("/v1/chat/completions")

@@ -21,6 +21,8 @@ from inflight.openai.engine_request import (
     MODEL,
     EngineRequest,
     Part,
+    events_message,
+    events_of,
     stop_message,
     to_message,
     to_part,
@@ -134,6 +136,21 @@ class EngineClient:
             return (await asyncio.to_thread(ask, pb.ModelReadyRequest(name=MODEL))).ready
         except grpc.RpcError:
             return False
+
+    async def kv_cache_events(self, after: int, seconds: float = 10.0) -> bytes:
+        """JSON of the events after the one of this id; -1: of all that are kept. Raises ApiError."""
+        return await asyncio.to_thread(self._kv_cache_events, after, seconds)
+
+    def _kv_cache_events(self, after: int, seconds: float) -> bytes:
+        # A stream of its own: those who wait for tokens do not wait for megabytes of events.
+        try:
+            asked = self._stub.ModelStreamInfer(iter([events_message(after)]), timeout=seconds)
+            [message] = [each for each in asked]
+        except grpc.RpcError as error:
+            raise unavailable(f"the server does not answer: {error.code().name}") from error
+        if message.error_message:
+            raise of_engine(message.error_message)
+        return events_of(message.infer_response)
 
     async def close(self) -> None:
         if self._stream is not None:

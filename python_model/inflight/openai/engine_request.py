@@ -37,6 +37,8 @@ class EngineRequest:
     bias: bytes = b""  # FP32 of every id of the vocabulary, added to the logits of every step
     # Of a stream: ids join while the sender has not told that it is done with the last part.
     receipts: bool = False
+    cache_salt: str = ""
+    tenant: str = ""
 
 
 @dataclass(slots=True)  # a frozen one takes 1 us longer to make
@@ -82,6 +84,11 @@ def to_message(request: EngineRequest, request_id: str) -> pb.ModelInferRequest:
             message, "text_context", "UINT8", 1, b"\0"
         )  # asks for them; its content is its sender's
         message.outputs.add(name=_STATE)
+    if request.cache_salt:
+        salt = request.cache_salt.encode()
+        _add(message, "cache_salt", "BYTES", 1, struct.pack("<I", len(salt)) + salt)
+    if request.tenant:
+        message.parameters["tenant"].string_param = request.tenant
     for name in _OUTPUTS:
         message.outputs.add(name=name)
     for name in ("output_log_probs",) * request.log_probs + _TOP * bool(request.num_top_log_probs):
@@ -91,12 +98,23 @@ def to_message(request: EngineRequest, request_id: str) -> pb.ModelInferRequest:
 
 def stop_message(request_id: str) -> pb.ModelInferRequest:
     """Ends the request of that id; its other tensors are dummies."""
-    message = _message(request_id)
-    _add(message, "input_ids", "INT32", 1, struct.pack("<i", 0))
-    for name in ("input_lengths", "request_output_len"):
-        _add(message, name, "INT32", 1, struct.pack("<i", 0))
+    message = _with_dummies(request_id)
     _add(message, "stop", "BOOL", 1, b"\1")
     return message
+
+
+def events_message(after: int) -> pb.ModelInferRequest:
+    """Asks for the KV cache's events after the one of this id; -1: for all that are kept."""
+    message = _with_dummies("")
+    _add(message, "kv_cache_events_after", "INT64", 1, struct.pack("<q", after))
+    message.outputs.add(name="kv_cache_events")
+    return message
+
+
+def events_of(response: pb.ModelInferResponse) -> bytes:
+    """JSON, of an answer to events_message."""
+    [raw] = response.raw_output_contents
+    return raw[4:]  # a length comes first
 
 
 def to_part(response: pb.ModelInferResponse) -> Part:
@@ -132,6 +150,15 @@ def _top_of(raw: dict[str, bytes], num_ids: int) -> list[list[tuple[int, float]]
         [pair for pair in pairs[at * count : (at + 1) * count] if pair[0] >= 0]
         for at in range(num_ids)
     ]
+
+
+def _with_dummies(request_id: str) -> pb.ModelInferRequest:
+    """With the tensors that the model requires of every request."""
+    message = _message(request_id)
+    _add(message, "input_ids", "INT32", 1, struct.pack("<i", 0))
+    for name in ("input_lengths", "request_output_len"):
+        _add(message, name, "INT32", 1, struct.pack("<i", 0))
+    return message
 
 
 def _message(request_id: str) -> pb.ModelInferRequest:

@@ -12,8 +12,10 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from inflight.openai.errors import ApiError
+from inflight.openai.kv_cache_events import PATH as KV_CACHE_EVENTS
 
-_GUARDED = "/v1/"  # the rest (health, metrics, the page) holds nothing that a key protects
+# The rest (health, metrics, the page) holds nothing that a key protects; events hold prompts.
+_GUARDED = ("/v1/", KV_CACHE_EVENTS)
 
 
 def answer_of(error: ApiError) -> JSONResponse:

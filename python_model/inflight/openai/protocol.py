@@ -8,13 +8,22 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+)
 from pydantic_core import PydanticCustomError
 
 MAX_CHOICES = 128  # prompts times n
 MAX_STOP = 16
 MAX_TOP_LOGPROBS = 20
 _UINT64_MAX = 2**64 - 1
+_INT32_MAX = 2**31 - 1
 
 # Values of fields that are refused otherwise: they ask for nothing.
 _ASKS_FOR_NOTHING: dict[str, tuple[Any, ...]] = {
@@ -48,6 +57,21 @@ class _Body(BaseModel):
 
 def Refused(name: str) -> Any:  # noqa: N802 - a type
     return Annotated[Any, BeforeValidator(_refuse(name))]
+
+
+def Word(max_bytes: int) -> Any:  # noqa: N802 - a type
+    """A text of the caller's own, in UTF-8 not empty and no longer than the engine takes."""
+
+    def check(value: str) -> str:
+        size = len(value.encode(errors="surrogatepass"))
+        if not 1 <= size <= max_bytes:
+            raise PydanticCustomError(
+                "invalid_length",
+                f"has {size} bytes; at least 1 and at most {max_bytes} are possible",
+            )
+        return value
+
+    return Annotated[str, AfterValidator(check)]
 
 
 class StreamOptions(_Body):
@@ -86,6 +110,9 @@ class SamplingBody(_Body):
     repetition_penalty: Annotated[float, Field(gt=0)] | None = None
     min_tokens: Annotated[int, Field(ge=0)] | None = None
     ignore_eos: bool | None = None
+    cache_salt: Word(1024) | None = None  # only requests of equal salt share the KV cache
+    priority: Annotated[int, Field(ge=-_INT32_MAX, le=_INT32_MAX)] | None = None  # smaller first
+    tenant: Word(256) | None = None  # whose share of the engine it counts for
     # Without effect on an answer.
     user: str | None = None
     metadata: dict[str, Any] | None = None

@@ -173,6 +173,8 @@ def _choices(
                 log_probs=body.num_logprobs is not None,
                 num_top_log_probs=min(body.num_logprobs or 0, model.vocab_size),
                 bias=bias,
+                cache_salt=body.cache_salt or "",
+                tenant=body.tenant or "",
             ),
             stop=stop,
             end_ids=end_ids,
@@ -206,7 +208,7 @@ def _sampling(body: SamplingBody) -> tuple[dict[str, float], dict[str, int]]:
         "presence_penalty": body.presence_penalty,
         "frequency_penalty": body.frequency_penalty,
     }
-    counts = {"min_tokens": body.min_tokens}
+    counts = {"min_tokens": body.min_tokens, "priority": body.priority}
     if temperature > 0:
         numbers |= {
             "temperature": temperature,

@@ -13,7 +13,7 @@ from inflight.serving.schema import TENSORRT_LLM
 from tritonclient.grpc import InferResult
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc import service_pb2_grpc as rpc
-from tritonclient.utils import serialize_byte_tensor
+from tritonclient.utils import deserialize_bytes_tensor, serialize_byte_tensor
 
 FULL = EngineRequest(
     prompt_ids=[5, 6, 7],
@@ -26,6 +26,8 @@ FULL = EngineRequest(
     num_top_log_probs=2,
     bias=np.array([0.5, 0.0, -1.0], np.float32).tobytes(),
     receipts=True,
+    cache_salt="sält",
+    tenant="team",
 )
 
 
@@ -35,7 +37,12 @@ def test_a_message_holds_tensors_of_the_schema() -> None:
     types = {"INT32": np.int32, "FP32": np.float32, "BOOL": np.bool_, "UINT64": np.uint64}
     types["UINT8"] = np.uint8
     values = {}
+    assert message.parameters["tenant"].string_param == "team"
     for tensor, raw in zip(message.inputs, message.raw_input_contents, strict=True):
+        if tensor.datatype == "BYTES":
+            assert table[tensor.name].dtype == "STRING"
+            values[tensor.name] = deserialize_bytes_tensor(raw).reshape(tensor.shape).tolist()
+            continue
         assert tensor.datatype == table[tensor.name].dtype, tensor.name
         array = np.frombuffer(raw, types[tensor.datatype]).reshape(tensor.shape)
         values[tensor.name] = array.tolist()
@@ -56,6 +63,7 @@ def test_a_message_holds_tensors_of_the_schema() -> None:
         "num_top_log_probs": [[2]],
         "embedding_bias": [[0.5, 0.0, -1.0]],
         "text_context": [[0]],
+        "cache_salt": [["sält".encode()]],
     }
     outputs = {output.name for output in message.outputs}
     assert outputs == {

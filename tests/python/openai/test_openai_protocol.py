@@ -73,3 +73,23 @@ def test_parts_of_a_message_are_one_text() -> None:
 def test_a_temperature_is_a_number_in_its_range(value) -> None:
     with pytest.raises(ValidationError):
         ChatBody.model_validate({**CHAT, "temperature": value})
+
+
+@pytest.mark.parametrize(("name", "most"), [("cache_salt", 1024), ("tenant", 256)])
+def test_words_have_a_length_in_bytes(name: str, most: int) -> None:
+    for word in ("x", "x" * most, "é" * (most // 2)):
+        assert getattr(ChatBody.model_validate({**CHAT, name: word}), name) == word
+    assert getattr(ChatBody.model_validate({**CHAT, name: None}), name) is None
+    for word, size in (("", 0), ("é" * (most // 2 + 1), most + 2)):
+        message = f"has {size} bytes; at least 1 and at most {most} are possible"
+        with pytest.raises(ValidationError, match=message):
+            CompletionBody.model_validate({**COMPLETION, name: word})
+    with pytest.raises(ValidationError, match="valid string"):
+        ChatBody.model_validate({**CHAT, name: 5})
+
+
+def test_priorities_are_those_of_the_engine() -> None:
+    assert ChatBody.model_validate({**CHAT, "priority": -(2**31) + 1}).priority == -(2**31) + 1
+    for value in (2**31, -(2**31), 0.5, "1"):
+        with pytest.raises(ValidationError):
+            ChatBody.model_validate({**CHAT, "priority": value})

@@ -90,6 +90,7 @@ def start(scratch: Path, *options: str, keys: str = KEY) -> Endpoint:
         "--device=cpu",
         "--kv-cache-max-tokens=8192",
         "--num-threads=1",
+        "--kv-cache-event-buffer-max-size=100",
         *options,
     ]
     environment = {

@@ -10,6 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
+_HANDED_ON = ("tenant", "request_type")  # of the request's parameters
+
 
 class TritonPythonModel:
     def initialize(self, args):
@@ -76,7 +78,7 @@ class TritonPythonModel:
                 name: pb_utils.get_input_tensor_by_name(request, name) for name in self._inputs
             }
             given = {name: t.as_numpy() for name, t in tensors.items() if t is not None}
-            llm = _Llm(self._llm_name, self._is_decoupled, request.request_id())
+            llm = _Llm(self._llm_name, self._is_decoupled, _handed_on(request))
             self._bls.run(given, llm, client)
         except ValueError as error:
             client.fail(str(error), pb_utils.TritonError.INVALID_ARG)
@@ -148,12 +150,21 @@ class _LlmError(Exception):
         self.code = error.code()
 
 
+def _handed_on(request):
+    """Request parameters for the engine's model."""
+    given = json.loads(request.parameters() or "{}")
+    parameters = {name: given[name] for name in _HANDED_ON if name in given}
+    if request.request_id():
+        # By which the client, too, may stop it: ids of clients may repeat, ours do not.
+        parameters["client_request_id"] = request.request_id()
+    return parameters
+
+
 class _Llm:
-    def __init__(self, model_name, is_decoupled, client_request_id):
+    def __init__(self, model_name, is_decoupled, parameters):
         self._model_name = model_name
         self._is_decoupled = is_decoupled
-        # By which the client, too, may stop it: ids of clients may repeat, ours do not.
-        self._parameters = {"client_request_id": client_request_id} if client_request_id else {}
+        self._parameters = parameters
 
     def generate(self, request_id, inputs, outputs):
         tensors = [pb_utils.Tensor(name, value) for name, value in inputs.items()]
