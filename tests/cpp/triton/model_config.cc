@@ -75,6 +75,7 @@ void reads_every_setting() {
                        parameter("kv_cache_free_gpu_mem_fraction", "0.5") + "," +
                        parameter("kv_cache_host_memory_bytes", "3000000000") + "," +
                        parameter("max_logits_bytes", "5000000000") + "," +
+                       parameter("kv_cache_event_buffer_max_size", "400") + "," +
                        parameter("kv_cache_onboard_blocks", "false") + "," +
                        parameter("kv_cache_dtype", "int8") + "," +
                        parameter("enable_chunked_context", "False") + "," +
@@ -94,6 +95,7 @@ void reads_every_setting() {
   EXPECT_EQ(settings.engine.kv_cache_free_memory_fraction, 0.5);
   EXPECT_EQ(settings.engine.kv_cache_host_memory_bytes, 3000000000);
   EXPECT_EQ(settings.engine.max_logits_bytes, 5000000000);
+  EXPECT_EQ(settings.engine.kv_cache_event_buffer_max_size, 400);
   EXPECT(!settings.engine.kv_cache_onboard_blocks);
   EXPECT_EQ(settings.engine.kv_cache_dtype, "int8");
   EXPECT(!settings.engine.enable_chunked_context);
