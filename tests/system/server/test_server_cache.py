@@ -92,22 +92,25 @@ def test_requests_of_one_prompt_share_its_blocks(server: Server) -> None:
 
 
 def order_of(server: Server, tenants: dict[str, str | None]) -> list[str]:
-    """In which requests end of which the first runs while the others come; one runs at a time."""
+    """In which requests began to run of which the first runs while the others come; one runs at a time.
+    By the engine's clock: on their way to a client, responses of several requests change places."""
+    begun: dict[str, int] = {}
+    num_ended = 0
     with Stream(server, "short_queue") as stream:
         for index, (name, tenant) in enumerate(tenants.items()):
             parameters = None if tenant is None else {"tenant": tenant}
             request = llm_request(ids(20, seed=index), 300 if index == 0 else 3)
-            stream.send(name, parameters=parameters, streaming=index == 0, **request)
+            request |= {"streaming": index == 0, "return_perf_metrics": True}
+            stream.send(name, parameters=parameters, **request)
             if index == 0:
                 stream.next()
-        ended = []
-        while len(ended) < len(tenants):
+        while num_ended < len(tenants):
             result, error = stream.answers.get(timeout=60)
             assert error is None
             response = result.get_response()
-            if response.parameters["triton_final_response"].bool_param:
-                ended.append(response.id)
-    return ended
+            begun[response.id] = result.as_numpy("first_scheduled_time_ns").item()
+            num_ended += response.parameters["triton_final_response"].bool_param
+    return sorted(begun, key=begun.__getitem__)
 
 
 def test_tenants_take_turns(server: Server) -> None:
