@@ -70,9 +70,9 @@ constexpr bool is_floating(DType dtype) {
 
 /// The dtype called `name` ("float32", "bfloat16", ...), or nothing.
 constexpr std::optional<DType> dtype_from_name(std::string_view name) {
-  for (DType dtype : {DType::kFloat32, DType::kFloat16, DType::kBFloat16, DType::kInt32,
-                      DType::kInt64, DType::kUInt8, DType::kInt8, DType::kBool,
-                      DType::kFloat8E4M3}) {
+  for (DType dtype :
+       {DType::kFloat32, DType::kFloat16, DType::kBFloat16, DType::kInt32, DType::kInt64,
+        DType::kUInt8, DType::kInt8, DType::kBool, DType::kFloat8E4M3}) {
     if (name_of(dtype) == name) return dtype;
   }
   return std::nullopt;
