@@ -214,6 +214,7 @@ def test_bls_answers_requests_and_errors(
     for one, sender in zip(requests, senders, strict=True):
         one.get_response_sender = lambda sender=sender: sender
         one.request_id = lambda: "of the client"
+        one.parameters = lambda: json.dumps({"tenant": "team", "other": 1})
     answers = model.execute(requests)
     if decoupled:
         assert answers is None
@@ -229,7 +230,8 @@ def test_bls_answers_requests_and_errors(
     assert refused.error == ("input tensor beam_width is not supported yet", "invalid")
     assert {sent.model_name for sent in Request.sent} == {"tensorrt_llm"}
     asked = [sent for sent in Request.sent if sent.requested_output_names]
-    assert [sent.parameters for sent in asked] == [{"client_request_id": "of the client"}] * 2
+    handed_on = {"tenant": "team", "client_request_id": "of the client"}
+    assert [sent.parameters for sent in asked] == [handed_on] * 2
     assert len({sent.request_id for sent in asked} | {"of the client"}) == 3
 
 
@@ -271,7 +273,7 @@ def test_bls_asks_nothing_about_a_request_that_ends(
         one = request(text_input=np.array([[b"abc"]], object), max_tokens=np.array([[3]], np.int32))
         senders.append(SlowSender(one))
         one.get_response_sender = lambda sender=senders[-1]: sender
-        one.request_id = lambda: ""
+        one.request_id = one.parameters = lambda: ""
         model.execute([one])
     assert all(sender.has_ended.wait(10) for sender in senders)
     model.finalize()
