@@ -59,6 +59,8 @@ void multiplies([[maybe_unused]] DType dtype, [[maybe_unused]] const Case& c) {
                          residual_view = view(residual_memory, {c.rows, c.columns}),
                          y_view = view(y_memory, {c.rows, c.columns});
   cuda::stripe_product({.linear = {x_view, weight_view, c.has_bias ? bias_view : none, y_view},
+                        .norm_weight = none,
+                        .epsilon = 0,
                         .residual = c.has_residual ? residual_view : none,
                         .is_gated = c.is_gated},
                        c.plan, context);
