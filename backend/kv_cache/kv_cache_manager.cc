@@ -1,6 +1,7 @@
 #include "backend/kv_cache/kv_cache_manager.h"
 
 #include <cassert>
+#include <utility>
 
 #include "kernels/core/check.h"
 
@@ -28,7 +29,13 @@ KvCacheManager::KvCacheManager(Geometry geometry, int32_t num_blocks, const Cach
     windows_.emplace_back(geometry, spec.window, spec.num_blocks);
 }
 
-KvCacheManager::~KvCacheManager() { assert(open_reservations_.empty()); }
+KvCacheManager::~KvCacheManager() {
+  assert(open_reservations_.empty());
+  // Open tables give their blocks back; what they would have copied from is in no list of theirs.
+  for (Table& table : tables_) {
+    if (table.source.block != kNoBlock) pool_.release(std::exchange(table.source.block, kNoBlock));
+  }
+}
 
 TableId KvCacheManager::new_table() {
   if (free_tables_.empty()) {

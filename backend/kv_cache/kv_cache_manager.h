@@ -83,7 +83,7 @@ struct TableRequest {
 class KvCacheManager {
  public:
   KvCacheManager(Geometry geometry, int32_t num_blocks, const CacheOptions& options = {});
-  ~KvCacheManager();  // every reservation must be closed by then
+  ~KvCacheManager();  // every reservation must be closed by then; tables may be open
   KvCacheManager(const KvCacheManager&) = delete;
   KvCacheManager& operator=(const KvCacheManager&) = delete;
 

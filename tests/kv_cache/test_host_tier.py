@@ -65,14 +65,15 @@ class HostTierMachine(RuleBasedStateMachine):
                 st.lists(st.integers(0, 1), min_size=1, max_size=12), min_size=count, max_size=count
             )
         )
+        answers = [data.draw(st.lists(st.integers(0, 1))) for _ in prompts]
         opened = []
         wanted = None if retention is None else Retention([(0, None, retention, None)])
-        for prompt in prompts:
+        for prompt, answer in zip(prompts, answers, strict=True):
             match = self.manager.match(prompt)
             table = self.manager.open(prompt, retention=wanted)
             found = self.manager.num_cached_tokens(table)
             assert found == match.num_tokens < len(prompt)
-            self.live[table] = Live(prompt + data.draw(st.lists(st.integers(0, 1))), found, found)
+            self.live[table] = Live(prompt + answer, found, found)
             opened.append((table, found, len(prompt) - found))
         if not self.grow(opened):
             for table, _, _ in opened:

@@ -269,3 +269,13 @@ def test_the_last_of_two_who_copy_from_the_only_block_left_has_it() -> None:
     step.commit([[1, 3, 3], [1, 4, 4]])
     for table in tables:
         manager.release(table)
+
+
+def test_a_cache_may_go_while_a_table_holds_a_block_to_copy_from() -> None:
+    manager = KvCacheManager(2, 4, enable_reuse=True, vocab_size=VOCAB_SIZE)
+    first = manager.open([1, 2])
+    manager.reserve([(first, 0, 2)]).commit([[1, 2]])
+    manager.release(first)
+    manager.open([1, 3, 3])
+    assert manager.num_used_blocks == 1
+    del manager  # its pool sees to it that all blocks have come home
