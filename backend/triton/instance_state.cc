@@ -152,12 +152,13 @@ void InstanceState::stop(const IncomingRequest& command) {
 
 void InstanceState::tell_events(const LiveRequest& live, int64_t after) const {
   constexpr int64_t kMaxTokens = 65'536;  // about 4 MB of JSON
-  const int64_t first_id = std::max<int64_t>(0, after - events_base_ + 1);
+  const int64_t first_id = std::max<int64_t>(0, std::max(after, int64_t{-1}) - events_base_ + 1);
+  // Before there is a response: the server's stream waits for each that was begun.
+  const std::string events =
+      kv_cache::to_json(engine_->read_kv_cache_events(first_id, kMaxTokens), events_base_);
   const std::vector<std::string> outputs = {"kv_cache_events"};
   ResponseBuilder response(live.factory, outputs);
-  response.add_text(
-      "kv_cache_events",
-      kv_cache::to_json(engine_->read_kv_cache_events(first_id, kMaxTokens), events_base_));
+  response.add_text("kv_cache_events", events);
   log_if_error(
       TRITONBACKEND_ResponseSend(response.take(), TRITONSERVER_RESPONSE_COMPLETE_FINAL, nullptr),
       "ResponseSend");
