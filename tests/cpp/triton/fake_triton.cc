@@ -378,6 +378,7 @@ TRITONSERVER_Error* TRITONBACKEND_ResponseNewFromFactory(TRITONBACKEND_Response*
   return nullptr;
 }
 TRITONSERVER_Error* TRITONBACKEND_ResponseDelete(TRITONBACKEND_Response* response) {
+  ++fake_counts().dropped;
   --fake_counts().responses;
   delete response;
   return nullptr;
@@ -415,7 +416,9 @@ TRITONSERVER_Error* TRITONBACKEND_ResponseSend(TRITONBACKEND_Response* response,
     request->answers.push_back(std::move(answer));
     request->changed.notify_all();
   }
-  return TRITONBACKEND_ResponseDelete(response);
+  --fake_counts().responses;
+  delete response;
+  return nullptr;
 }
 
 TRITONSERVER_Error* TRITONSERVER_LogMessage(TRITONSERVER_LogLevel level, const char*, int,

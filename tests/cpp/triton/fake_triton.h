@@ -50,6 +50,7 @@ struct FakeAnswer {
 struct FakeCounts {
   std::atomic<int> errors{0}, factories{0}, responses{0}, metrics{0}, families{0};
   std::atomic<int> freed_gauges_set{0};  // the server's heap is damaged
+  std::atomic<int> dropped{0};  // responses begun and not sent: a stream waits for them for good
 };
 FakeCounts& fake_counts();
 

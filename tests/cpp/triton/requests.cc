@@ -275,6 +275,7 @@ void events_must_be_asked_for() {
   question->add("kv_cache_events_after", TRITONSERVER_TYPE_INT64, {1, 1}, std::vector<int64_t>{-1});
   EXPECT_CONTAINS(backend.error_of(question),
                   "kv_cache_event_buffer_max_size is 0: no events are kept");
+  EXPECT_EQ(fake_counts().dropped.load(), 0);
 }
 
 void streaming_needs_decoupled() {
