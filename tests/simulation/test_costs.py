@@ -80,8 +80,8 @@ def test_the_calibration_is_the_fit_to_what_was_measured() -> None:
     fitted = fit(points)
     for name, value in vars(CALIBRATION).items():
         assert getattr(fitted, name) == pytest.approx(value, rel=2e-3), name
-    assert mean_error([point for point in points if not point.held_out], fitted) < 0.06
-    assert mean_error([point for point in points if point.held_out], fitted) < 0.06
+    assert mean_error([point for point in points if not point.held_out], fitted) < 0.07
+    assert mean_error([point for point in points if point.held_out], fitted) < 0.07
 
     # No other constants nearby do better: it is the least of squares.
     def squares(calibration) -> float:

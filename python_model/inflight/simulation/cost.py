@@ -30,7 +30,7 @@ class Calibration:
 
 # By `scripts/simulate.py --calibrate`.
 CALIBRATION = Calibration(
-    launch=18.73e-6, linear_flops=723.7e12, attention_flops=407.9e12, sharpness=1.473
+    launch=16.79e-6, linear_flops=749.8e12, attention_flops=396.3e12, sharpness=1.392
 )
 
 # Measured, not fitted (docs/performance.md): norms and rope pass over a row of a layer's
