@@ -104,7 +104,7 @@ def test_a_chat_is_its_template_completed(client: openai.OpenAI, endpoint: Endpo
 
 
 def test_a_stream_is_the_whole_answer_in_pieces(client: openai.OpenAI) -> None:
-    options = {"model": MODEL, "messages": MESSAGES, "n": 2, "seed": 3, "max_tokens": 40}
+    options = {"model": MODEL, "messages": MESSAGES, "n": 2, "seed": 3, "max_tokens": 200}
     whole = client.chat.completions.create(**options)
     chunks = list(
         client.chat.completions.create(
@@ -121,7 +121,7 @@ def test_a_stream_is_the_whole_answer_in_pieces(client: openai.OpenAI) -> None:
         assert "".join(one.delta.content or "" for one in mine) == expected.message.content
         assert [one.finish_reason for one in mine if one.finish_reason] == ["length"]
         assert mine[-1].finish_reason == "length"
-        assert len(mine) > 5  # pieces, not the whole at the end
+        assert len(mine) > 5  # not the whole at the end; a busy machine puts tokens together
 
 
 def test_streamed_usage_is_only_told_when_asked_for(client: openai.OpenAI) -> None:
@@ -163,12 +163,16 @@ def test_the_end_token_ends_with_stop(client: openai.OpenAI, tokenizer: Tokenize
 
 def test_another_client_may_end_an_answer(client: openai.OpenAI, endpoint: Endpoint) -> None:
     """By the request's id, which the answer tells, and the number of the choice."""
-    stream = client.completions.create(model=MODEL, prompt=PROMPT, max_tokens=480, stream=True)
-    first = next(stream)
-    stop_by_grpc(endpoint, f"{first.id}-0")
-    with pytest.raises(openai.APIError, match="the server ended the answer"):
-        for _ in stream:
-            pass
+    for _ in range(20):  # on a busy machine the whole answer may come before the stop is sent
+        stream = client.completions.create(model=MODEL, prompt=PROMPT, max_tokens=480, stream=True)
+        stop_by_grpc(endpoint, f"{next(stream).id}-0")
+        try:
+            reasons = [chunk.choices[0].finish_reason for chunk in stream]
+        except openai.APIError as error:
+            assert "the server ended the answer" in str(error)
+            return
+        assert reasons[-1] == "length"
+    pytest.fail("no stop ended an answer")
 
 
 def stop_by_grpc(endpoint: Endpoint, request_id: str) -> None:
