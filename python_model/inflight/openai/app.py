@@ -23,12 +23,14 @@ from inflight.openai.event_stream import DONE, EventStream, event_of, watched
 from inflight.openai.generation import ClientLeft, Generation
 from inflight.openai.guards import BodyGuard, KeyGuard, answer_of
 from inflight.openai.kv_cache_events import add_kv_cache_events
+from inflight.openai.lingering_close import LingeringClose
 from inflight.openai.page_files import add_page
 from inflight.openai.protocol import ChatBody, CompletionBody, SamplingBody
 from inflight.openai.served_model import ServedModel
 from inflight.openai.translate import ChoiceRequest, chat_choices, check_model, completion_choices
 
 _CLIENT_LEFT = Response(status_code=499)  # goes nowhere
+_FORGOTTEN_BODIES = 4  # times the longest body that is read
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,11 @@ def make_app(model: ServedModel, settings: EndpointSettings) -> FastAPI:
         BodyGuard, max_bytes=settings.max_body_bytes, max_seconds=settings.max_body_seconds
     )
     app.add_middleware(KeyGuard, keys=settings.api_keys)
+    app.add_middleware(  # the outermost: both guards answer before a body was read
+        LingeringClose,
+        max_bytes=_FORGOTTEN_BODIES * settings.max_body_bytes,
+        max_seconds=settings.max_body_seconds,
+    )
     app.add_exception_handler(ApiError, _api_error)
     app.add_exception_handler(RequestValidationError, _invalid_body)
     app.add_exception_handler(HTTPException, _http_error)
