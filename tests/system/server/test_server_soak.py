@@ -44,6 +44,11 @@ ALLOWED = 24 << 20  # bytes that the second half of a load may add
 ALLOWED_MIXED = 12 << 20
 
 
+def tell(progress: str) -> None:
+    """A line for who waits (pytest -s, as in scripts/soak)."""
+    print(f"{time.strftime('%H:%M:%S')} {progress}", flush=True)
+
+
 def ended(server: Server, model: str = "tensorrt_llm") -> Counter[str]:
     """Requests of the model by how they ended: the engine's ends, and the server's."""
     counts: Counter[str] = Counter()
@@ -82,10 +87,11 @@ def test_load_serve_unload(server: Server) -> None:
             assert sum(len(answer.ids) for answer in answers) == 100
             wait_until_unloaded(client, "second")
             sizes.append(server.resident_bytes())
+            if len(sizes) % 10 == 0:
+                tell(f"{len(sizes)} loads, resident {sizes[-1] >> 10} KiB")
             client.load_model("second")
             (answer,) = ask(server, "second", **llm_request(PROMPT, 20))
             assert answer.ids == expected.ids
-    print(f"resident after unloads: {[size >> 20 for size in sizes[:: max(1, len(sizes) // 20)]]}")
     half = len(sizes) // 2
     assert median(sizes[-5:]) - median(sizes[half - 2 : half + 3]) < ALLOWED, sizes
 
@@ -137,6 +143,8 @@ def test_cancelled_streams(on_own_server: Callable[..., None]) -> None:
             if number % 10 == 9:
                 server.wait_until_idle()
                 sizes.append(server.resident_bytes())
+            if number % 100 == 99:
+                tell(f"{number + 1} cancelled or stopped, resident {sizes[-1] >> 10} KiB")
         server.wait_until_idle()
         deadline = time.monotonic() + 10
         while (counted := ended(server) - before)["released"] < num_sent:
@@ -277,8 +285,8 @@ def test_mixed_load(on_own_server: Callable[..., None]) -> None:
         for eighth in range(8):
             done += some(server, SIZES.mixed // 8, eighth)
             sizes.append((server.resident_bytes(), server.resident_bytes_of_processes()))
+            tell(f"{done.total()} operations, resident {[size >> 10 for size in sizes[-1]]} KiB")
         shown = [(size >> 10, processes >> 10) for size, processes in sizes]
-        print(f"{done.total()} operations; KiB resident in server and text processes: {shown}")
         assert set(done) == {kind.__name__ for kind in kinds}
         assert done.total() == SIZES.mixed // 8 * 8
         for of_whom in zip(*sizes, strict=True):
