@@ -7,17 +7,13 @@
 
 #include "backend/decoding/stop.h"
 #include "backend/executor/clock.h"
+#include "backend/executor/logits_reader.h"
+#include "backend/executor/statistics.h"
 #include "backend/kv_cache/invariants.h"
 #include "kernels/core/log.h"
 
 namespace inflight::executor {
 namespace {
-
-int64_t unix_time_us() {
-  return std::chrono::duration_cast<std::chrono::microseconds>(
-             std::chrono::system_clock::now().time_since_epoch())
-      .count();
-}
 
 FinishReason finish_reason(decoding::StopReason reason) {
   switch (reason) {
@@ -32,31 +28,6 @@ FinishReason finish_reason(decoding::StopReason reason) {
   }
   return FinishReason::kNone;
 }
-
-/// Hands out the rows of logits that a step copied, in the order in which they were wanted.
-class LogitsReader {
- public:
-  LogitsReader(std::span<const float> rows, std::span<const decoding::LogitsRows> wanted)
-      : rows_(rows), wanted_(wanted) {
-    size_t count = 0;
-    for (const decoding::LogitsRows& each : wanted) count += each.count;
-    check_internal(count == 0 ? rows.empty() : rows.size() % count == 0, "the step copied ",
-                   rows.size(), " logits for ", count, " rows");
-    row_size_ = count == 0 ? 0 : rows.size() / count;
-  }
-  std::span<const float> next() {
-    const size_t size = wanted_.front().count * row_size_;
-    const std::span<const float> result = rows_.first(size);
-    wanted_ = wanted_.subspan(1);
-    rows_ = rows_.subspan(size);
-    return result;
-  }
-
- private:
-  std::span<const float> rows_;
-  std::span<const decoding::LogitsRows> wanted_;
-  size_t row_size_;
-};
 
 }  // namespace
 
@@ -268,7 +239,7 @@ void EngineLoop::commit() {
     // One that ended after this step was launched has a token too many here.
     if (!sequence.has_ended()) commit_token(sequence, token, row, now_ns);
   }
-  count_step();
+  count_step(step.plan.step, state_.stats);
   state_.steps.ended();
 }
 
@@ -392,46 +363,9 @@ void EngineLoop::die(const std::string& what) {
   publish(false);
 }
 
-void EngineLoop::count_step() {
-  EngineStats& stats = state_.stats;
-  const scheduler::Step& step = state_.steps.oldest().plan.step;
-  ++stats.iteration;
-  stats.scheduled_requests = static_cast<int>(step.sequences.size());
-  stats.generation_requests = step.num_generating;
-  stats.context_requests = stats.scheduled_requests - step.num_generating;
-  stats.context_tokens = step.num_tokens - step.num_generating;
-}
-
 void EngineLoop::publish(bool made_step) {
   EngineStats& stats = state_.stats;
-  stats.timestamp_us = unix_time_us();
-  stats.running_requests = static_cast<int>(state_.planner.running().size());
-  stats.waiting_requests = static_cast<int>(state_.planner.num_waiting());
-  stats.paused_requests = static_cast<int>(state_.planner.num_paused());
-  stats.preemptions = state_.planner.num_preemptions();
-  stats.active_requests = stats.running_requests + stats.waiting_requests;
-  stats.cached_blocks = state_.cache.num_cached_blocks();
-  stats.free_blocks = state_.cache.num_free_blocks() + stats.cached_blocks;
-  stats.used_blocks = state_.cache.num_used_blocks();
-  if (shown_pool_ >= 0) {
-    const kv_cache::WindowPool& pool = state_.cache.window_pools()[shown_pool_];
-    stats.free_blocks = pool.num_free_blocks();
-    stats.used_blocks = pool.num_blocks() - pool.num_free_blocks();
-  }
-  const kv_cache::PrefixStatistics& prefixes = state_.cache.prefix_statistics();
-  stats.reused_blocks = prefixes.hit_blocks;
-  stats.prefix_queried_tokens = prefixes.queried_tokens;
-  stats.prefix_hit_tokens = prefixes.hit_tokens;
-  stats.copied_blocks = prefixes.copied_blocks;
-  stats.evicted_blocks = prefixes.evicted_blocks;
-  stats.stored_blocks = prefixes.stored_blocks;
-  stats.cached_host_blocks = state_.cache.num_cached_host_blocks();
-  stats.offloaded_blocks = prefixes.offloaded_blocks;
-  stats.onboarded_blocks = prefixes.onboarded_blocks;
-  stats.prefix_host_hit_tokens = prefixes.host_hit_tokens;
-  stats.copied_to_host_bytes = prefixes.offloaded_blocks * block_bytes_;
-  stats.copied_from_host_bytes = prefixes.onboarded_blocks * block_bytes_;
-  stats.copied_on_device_bytes = prefixes.copied_tokens * (block_bytes_ / stats.tokens_per_block);
+  take_statistics(state_, shown_pool_, block_bytes_, stats);
   const EngineStats of_step = stats;
   if (state_.planner.is_idle()) {
     stats.scheduled_requests = stats.context_requests = stats.generation_requests = 0;

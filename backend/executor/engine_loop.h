@@ -81,7 +81,6 @@ class EngineLoop {
   /// The same for all in flight.
   void fail_steps_in_flight(const std::string& what);
   void die(const std::string& what);
-  void count_step();
   void publish(bool made_step);
 
   const LoopOptions options_;

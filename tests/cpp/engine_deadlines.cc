@@ -7,12 +7,6 @@ namespace {
 using std::chrono::milliseconds;
 using Clock = std::chrono::steady_clock;
 
-EngineInfo one_at_a_time() {
-  EngineInfo info = small_info();
-  info.max_batch_size = 1;
-  return info;
-}
-
 void a_deadline_ends_with_the_tokens_so_far() {
   Fixture fixture;
   fixture.script->gate.close();
@@ -51,7 +45,7 @@ void a_deadline_is_heard_within_a_step() {
 }
 
 void no_token_by_the_deadline_is_an_error() {
-  Fixture fixture(one_at_a_time());
+  Fixture fixture(small_info(1));
   fixture.script->gate.close();
   Answer running, waiting;
   fixture.submit(running, prompt_of(4), 20);
@@ -75,7 +69,7 @@ void the_queue_has_a_timeout_of_its_own() {
   EngineConfig config;
   config.queue_timeout = milliseconds(10);
   config.max_queue_size = 1;
-  Fixture fixture(one_at_a_time(), config);
+  Fixture fixture(small_info(1), config);
   fixture.script->gate.close();
   Answer running, waiting, later;
   fixture.submit(running, prompt_of(4), 20);  // runs longer than requests may wait
@@ -106,7 +100,7 @@ void one_that_has_passed_ends_at_once() {
 
 /// Larger first, and in order of arrival among equals.
 void priorities_decide_who_begins() {
-  Fixture fixture(one_at_a_time());
+  Fixture fixture(small_info(1));
   fixture.script->gate.close();
   Answer answers[6];
   const int priorities[] = {0, 0, 5, -1, 5, 0};

@@ -22,23 +22,22 @@ thread_local bool fail_next_allocation = false;
 namespace inflight::testing {
 namespace {
 
-void a_failed_step_fails_its_requests_only() {
-  EngineInfo info = small_info();
-  info.max_batch_size = 2;
-  Fixture fixture(info);
+/// Two of three run when step 3 goes wrong as `fail_step` has the script do it.
+void expect_those_in_flight_fail(int Script::* fail_step, ErrorCode code, const char* message) {
+  Fixture fixture(small_info(2));
   fixture.script->gate.close();
   Answer failing[2], other;
   fixture.submit(failing[0], prompt_of(4, 1), 10, true);
   fixture.script->gate.wait_for_arrivals(1);
   fixture.submit(failing[1], prompt_of(4, 2), 10);
   fixture.submit(other, prompt_of(4, 3), 10);
-  fixture.script->fail_at_step = 3;
+  (*fixture.script).*fail_step = 3;
   fixture.script->gate.open();
   for (Answer& answer : failing) {
     const executor::Response& last = answer.wait();
     EXPECT(last.finish_reason == FinishReason::kError);
-    EXPECT(last.error && last.error->code() == ErrorCode::kInternal);
-    EXPECT(std::string(last.error->what()).find("scripted failure") != std::string::npos);
+    EXPECT(last.error && last.error->code() == code);
+    EXPECT(std::string(last.error->what()).find(message) != std::string::npos);
     EXPECT_EQ(answer.num_finals(), 1);
   }
   EXPECT(failing[0].tokens() == expected_tokens(prompt_of(4, 1), 3));
@@ -49,29 +48,12 @@ void a_failed_step_fails_its_requests_only() {
   fixture.expect_all_free();
 }
 
+void a_failed_step_fails_its_requests_only() {
+  expect_those_in_flight_fail(&Script::fail_at_step, ErrorCode::kInternal, "scripted failure");
+}
+
 void a_step_that_breaks_fails_all_in_flight() {
-  EngineInfo info = small_info();
-  info.max_batch_size = 2;
-  Fixture fixture(info);
-  fixture.script->gate.close();
-  Answer failing[2], other;
-  fixture.submit(failing[0], prompt_of(4, 1), 10, true);
-  fixture.script->gate.wait_for_arrivals(1);
-  fixture.submit(failing[1], prompt_of(4, 2), 10);
-  fixture.submit(other, prompt_of(4, 3), 10);
-  fixture.script->break_at_step = 3;
-  fixture.script->gate.open();
-  for (Answer& answer : failing) {
-    const executor::Response& last = answer.wait();
-    EXPECT(last.finish_reason == FinishReason::kError);
-    EXPECT(std::string(last.error->what()).find("scripted break") != std::string::npos);
-    EXPECT_EQ(answer.num_finals(), 1);
-  }
-  EXPECT(failing[0].tokens() == expected_tokens(prompt_of(4, 1), 3));
-  EXPECT(other.wait().finish_reason == FinishReason::kLength);
-  EXPECT(other.tokens() == expected_tokens(prompt_of(4, 3), 10));
-  EXPECT_EQ(fixture.engine->stats().failed_requests, 2);
-  fixture.expect_all_free();
+  expect_those_in_flight_fail(&Script::break_at_step, ErrorCode::kInternal, "scripted break");
 }
 
 void a_break_while_shutting_down() {
@@ -105,9 +87,7 @@ void expect_dead(Fixture& fixture, const std::vector<Answer*>& answers) {
 }
 
 void an_unusable_device_ends_the_engine() {
-  EngineInfo info = small_info();
-  info.max_batch_size = 1;
-  Fixture fixture(info);
+  Fixture fixture(small_info(1));
   fixture.script->gate.close();
   Answer running, waiting;
   fixture.submit(running, prompt_of(4), 10);
@@ -120,9 +100,7 @@ void an_unusable_device_ends_the_engine() {
 }
 
 void a_throw_in_commit_ends_the_engine() {
-  EngineInfo info = small_info();
-  info.max_batch_size = 2;
-  Fixture fixture(info);
+  Fixture fixture(small_info(2));
   fixture.script->gate.close();
   Answer first, second, waiting;
   fixture.submit(first, prompt_of(4, 1), 10, true);

@@ -21,10 +21,10 @@ using executor::FinishReason;
 using executor::Request;
 using Script = ScriptedExecutor::Script;
 
-inline EngineInfo small_info() {
+inline EngineInfo small_info(int max_batch_size = 4) {
   EngineInfo info;
   info.vocab_size = kVocabSize;
-  info.max_batch_size = 4;
+  info.max_batch_size = max_batch_size;
   info.max_num_tokens = 16;
   info.max_seq_len = 64;
   info.max_prompt_len = 63;

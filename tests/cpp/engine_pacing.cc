@@ -34,8 +34,7 @@ struct Outcome {
 };
 
 Outcome run(double bound_ms) {
-  EngineInfo info = small_info();
-  info.max_batch_size = 64;
+  EngineInfo info = small_info(64);
   info.max_num_tokens = 8192;
   info.max_seq_len = 40'000;
   info.max_prompt_len = 39'999;

@@ -15,9 +15,9 @@ EngineConfig max_utilization() {
 }
 
 /// Four run, and the pool holds little more than one of 40 tokens.
-EngineInfo tiny_pool() {
+EngineInfo tiny_pool(int num_blocks = 12) {
   EngineInfo info = small_info();
-  info.num_blocks = 12;
+  info.num_blocks = num_blocks;
   return info;
 }
 
@@ -39,44 +39,29 @@ void answers_are_those_of_a_large_pool() {
   EXPECT_EQ(stats.generated_tokens, 6 * 30);
 }
 
-/// Of two that cannot both grow the one of larger priority goes on, though it came last.
-void the_lowest_priority_gives_way() {
-  EngineInfo info = tiny_pool();
-  info.num_blocks = 10;
-  Fixture fixture(info, max_utilization());
+/// In a pool that only one of them can grow in to its end, two requests of `priorities` run: the
+/// one that `goes_on` ends first, and the other has the same answer as ever.
+void expect_the_other_gives_way(const int (&priorities)[2], int goes_on) {
+  Fixture fixture(tiny_pool(10), max_utilization());
   fixture.script->gate.close();
-  Answer low, high;
-  fixture.submit(low, prompt_of(8, 1), 28, true, 0);
-  fixture.submit(high, prompt_of(8, 2), 28, true, 1);
+  Answer answers[2];
+  for (int i = 0; i < 2; ++i)
+    fixture.submit(answers[i], prompt_of(8, 1 + i), 28, i == 0, priorities[i]);
   fixture.script->gate.open();
-  const int64_t high_ended = high.wait().times.last_token_ns;
-  const int64_t low_ended = low.wait().times.last_token_ns;
-  EXPECT(high_ended < low_ended);
-  EXPECT(low.tokens() == expected_tokens(prompt_of(8, 1), 28));
-  EXPECT(high.tokens() == expected_tokens(prompt_of(8, 2), 28));
+  const int64_t ended = answers[goes_on].wait().times.last_token_ns;
+  EXPECT(ended < answers[1 - goes_on].wait().times.last_token_ns);
+  for (int i = 0; i < 2; ++i)
+    EXPECT(answers[i].tokens() == expected_tokens(prompt_of(8, 1 + i), 28));
   EXPECT(fixture.engine->stats().preemptions >= 1);
 }
 
-/// ... and of equals the one that came first.
-void the_newest_gives_way() {
-  EngineInfo info = tiny_pool();
-  info.num_blocks = 10;
-  Fixture fixture(info, max_utilization());
-  fixture.script->gate.close();
-  Answer first, second;
-  fixture.submit(first, prompt_of(8, 1), 28);
-  fixture.submit(second, prompt_of(8, 2), 28);
-  fixture.script->gate.open();
-  EXPECT(first.wait().times.last_token_ns < second.wait().times.last_token_ns);
-  EXPECT(second.tokens() == expected_tokens(prompt_of(8, 2), 28));
-  EXPECT(fixture.engine->stats().preemptions >= 1);
-}
+void the_lowest_priority_gives_way() { expect_the_other_gives_way({0, 1}, 1); }
+
+void the_newest_gives_way() { expect_the_other_gives_way({0, 0}, 0); }
 
 /// One that waits for its blocks after a preemption can still be cancelled, and is told once.
 void a_preempted_one_can_be_cancelled() {
-  EngineInfo info = tiny_pool();
-  info.num_blocks = 10;
-  Fixture fixture(info, max_utilization());
+  Fixture fixture(tiny_pool(10), max_utilization());
   fixture.script->gate.close();
   Answer first, second;
   fixture.submit(first, prompt_of(8, 1), 28);
@@ -222,9 +207,7 @@ void a_static_batch_runs_to_its_end() {
 
 /// The one of the tenant that has been served least begins first.
 void tenants_share() {
-  EngineInfo info = small_info();
-  info.max_batch_size = 1;
-  Fixture fixture(info);
+  Fixture fixture(small_info(1));
   fixture.script->gate.close();
   Answer answers[6];
   const char* const tenants[] = {"a", "a", "a", "a", "b", "b"};

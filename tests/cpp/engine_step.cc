@@ -124,9 +124,7 @@ void the_next_step_waits_beside_the_one_that_runs() {
 }
 
 void priorities_first() {
-  EngineInfo info = small_info();
-  info.max_batch_size = 1;
-  Fixture fixture(info);
+  Fixture fixture(small_info(1));
   fixture.script->gate.close();
   Answer running, low, high;
   fixture.submit(running, prompt_of(3), 2);
@@ -165,9 +163,7 @@ void streaming_parts_merge_when_the_reader_lags() {
 }
 
 void cancelled_while_running_and_waiting() {
-  EngineInfo info = small_info();
-  info.max_batch_size = 2;
-  Fixture fixture(info);
+  Fixture fixture(small_info(2));
   fixture.script->gate.close();
   Answer running, other, waiting;
   const auto running_id = fixture.submit(running, prompt_of(4, 1), 30, true);
@@ -214,11 +210,9 @@ void cancelled_blocks_serve_who_waits_for_them() {
 }
 
 void queue_full() {
-  EngineInfo info = small_info();
-  info.max_batch_size = 1;
   EngineConfig config;
   config.max_queue_size = 2;
-  Fixture fixture(info, config);
+  Fixture fixture(small_info(1), config);
   fixture.script->gate.close();
   Answer running, waiting[2], refused;
   fixture.submit(running, prompt_of(3), 4);
@@ -254,9 +248,7 @@ void refused_at_the_door() {
 }
 
 void shutting_down_cancels_all() {
-  EngineInfo info = small_info();
-  info.max_batch_size = 2;
-  Fixture fixture(info);
+  Fixture fixture(small_info(2));
   fixture.script->gate.close();
   Answer answers[5];
   for (int i = 0; i < 5; ++i) fixture.submit(answers[i], prompt_of(4, i), 50, i % 2 == 0);

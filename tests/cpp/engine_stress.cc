@@ -35,8 +35,7 @@ void client(Fixture& fixture, std::vector<std::unique_ptr<Answer>>& answers,
 }
 
 void random_clients(bool shut_down_early) {
-  EngineInfo info = small_info();
-  info.max_batch_size = 8;
+  EngineInfo info = small_info(8);
   info.num_blocks = 40;
   EngineConfig config;
   config.max_queue_size = 300;

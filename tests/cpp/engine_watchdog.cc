@@ -39,8 +39,7 @@ EngineConfig with_watchdog(milliseconds timeout) {
 }
 
 EngineInfo two_at_a_time() {
-  EngineInfo info = small_info();
-  info.max_batch_size = 2;
+  EngineInfo info = small_info(2);
   return info;
 }
 
