@@ -1,23 +1,63 @@
 #include "backend/plan/arena.h"
 
 #include <algorithm>
+#include <vector>
 
 #include "kernels/core/load.h"
 
 namespace inflight::plan {
 
 namespace {
-size_t activation_bytes(const Plan& plan, const StepLimits& limits) {
+
+constexpr int64_t kAlignment = 64;  // that of a plan's offsets
+
+/// A value's bytes in steps of this size, with those up to the next offset that one may have.
+int64_t room_of(const ValueSpec& value, const StepLimits& limits) {
+  const int64_t bytes = value.bytes(limits.max_num_tokens, limits.max_batch_size);
+  return (bytes + kAlignment - 1) / kAlignment * kAlignment;
+}
+
+size_t activation_bytes(const ByName<ValueSpec>& values, const ByName<int64_t>& offsets,
+                        const StepLimits& limits) {
   int64_t end = 0;
-  for (const auto& [name, value] : plan.values) {
-    end = std::max(end, value.offset + value.bytes(limits.max_num_tokens, limits.max_batch_size));
-  }
+  for (const auto& [name, value] : values)
+    end = std::max(end, offsets.find(name)->second + room_of(value, limits));
   return static_cast<size_t>(end);
 }
+
 }  // namespace
 
-Arena::Arena(const Plan& plan, const StepLimits& limits, Device device)
-    : activations_(activation_bytes(plan, limits), device) {}
+ByName<int64_t> drawn_together(const ByName<ValueSpec>& values, const StepLimits& planned,
+                               const StepLimits& limits) {
+  struct Place {
+    int64_t planned_begin, planned_end, begin, end;
+    const std::string* name;
+  };
+  std::vector<Place> places;
+  for (const auto& [name, value] : values)
+    places.push_back(
+        {.planned_begin = value.offset,
+         .planned_end = value.offset + value.bytes(planned.max_num_tokens, planned.max_batch_size),
+         .begin = 0,
+         .end = room_of(value, limits),
+         .name = &name});
+  std::ranges::stable_sort(places, {}, &Place::planned_begin);
+  ByName<int64_t> offsets;
+  for (size_t i = 0; i < places.size(); ++i) {
+    Place& place = places[i];
+    for (size_t j = 0; j < i; ++j)
+      if (places[j].planned_end <= place.planned_begin)
+        place.begin = std::max(place.begin, places[j].end);
+    place.end += place.begin;
+    offsets.emplace(*place.name, place.begin);
+  }
+  return offsets;
+}
+
+Arena::Arena(const ByName<ValueSpec>& values, const StepLimits& planned, const StepLimits& limits,
+             Device device)
+    : offsets_(drawn_together(values, planned, limits)),
+      activations_(activation_bytes(values, offsets_, limits), device) {}
 
 void Arena::reserve_workspace(size_t bytes) {
   if (bytes > workspace_.bytes()) workspace_ = Buffer(bytes, activations_.device());

@@ -1,9 +1,9 @@
-// The one activation buffer of a runner, and the scratch memory its ops share. Owns both; offsets
-// come from the plan.
+// The one activation buffer of a runner, and the scratch memory its ops share. Owns both.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
+#include <string_view>
 
 #include "backend/plan/plan.h"
 #include "kernels/core/buffer.h"
@@ -12,14 +12,21 @@
 
 namespace inflight::plan {
 
+/// Where `values`, whose offsets were planned for steps up to `planned`, lie in an arena for steps
+/// up to `limits` at most as large: in the same order, drawn together. What shared no byte in the
+/// plan shares none here. Multiples of 64.
+ByName<int64_t> drawn_together(const ByName<ValueSpec>& values, const StepLimits& planned,
+                               const StepLimits& limits);
+
 class Arena {
  public:
-  /// Holds the plan's values for steps up to `limits`. Offsets stay those of the plan, so smaller
-  /// limits than the engine's only leave unused gaps.
-  Arena(const Plan& plan, const StepLimits& limits, Device device);
+  /// Holds `values`, planned for steps up to `planned`, for steps up to `limits`.
+  Arena(const ByName<ValueSpec>& values, const StepLimits& planned, const StepLimits& limits,
+        Device device);
 
-  void* at(const ValueSpec& value) const {
-    return static_cast<uint8_t*>(activations_.data()) + value.offset;
+  /// Where the value called `name` begins.
+  void* at(std::string_view name) const {
+    return static_cast<uint8_t*>(activations_.data()) + offsets_.find(name)->second;
   }
   /// Makes the scratch memory at least `bytes` large; called at load only.
   void reserve_workspace(size_t bytes);
@@ -32,6 +39,7 @@ class Arena {
   int64_t bytes() const { return static_cast<int64_t>(activations_.bytes() + workspace_.bytes()); }
 
  private:
+  ByName<int64_t> offsets_;
   Buffer activations_;
   Buffer workspace_;
 };

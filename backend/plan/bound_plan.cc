@@ -1,0 +1,171 @@
+#include "backend/plan/bound_plan.h"
+
+#include <algorithm>
+#include <map>
+#include <set>
+#include <utility>
+
+#include "backend/plan/signature.h"
+#include "kernels/core/check.h"
+#include "kernels/core/cpu/parallel.h"
+#include "kernels/registry.h"
+
+namespace inflight::plan {
+
+BoundPlan::BoundPlan(const EngineFile& engine, int rank, const Weights& weights,
+                     const OpContext& context, const StepLimits& limits,
+                     const std::vector<TensorView>& kv_layers)
+    : engine_(engine),
+      plan_(engine.ranks.at(rank)),
+      limits_(limits),
+      max_blocks_((limits.max_seq_len + engine.kv_cache.tokens_per_block - 1) /
+                  engine.kv_cache.tokens_per_block),
+      arena_(plan_.values, engine.limits, limits, context.device),
+      context_(context) {
+  names_ = make_views(weights, kv_layers);
+  set_shapes(limits.max_num_tokens, limits.max_batch_size);
+  bind_rows((engine.directory / "engine.json").string() + ": ranks[" + std::to_string(rank) +
+            "].plan");
+  context_.workspace = arena_.workspace();
+}
+
+void BoundPlan::set_kv_layers(const std::vector<TensorView>& kv_layers) {
+  const size_t first = views_.size() - kv_layers.size();
+  std::copy(kv_layers.begin(), kv_layers.end(), views_.begin() + static_cast<ptrdiff_t>(first));
+}
+
+void BoundPlan::prepare(const StepInputs& inputs) {
+  size_t next = 0;
+  for (const StepInputSpec& spec : kStepInputs) views_[next++] = inputs.*spec.view;
+  for (const KvGroupInputs& group : inputs.more_groups) {
+    views_[next++] = group.slots;
+    views_[next++] = group.block_tables;
+  }
+  set_shapes(inputs.num_tokens, inputs.num_sequences);
+}
+
+void BoundPlan::run() {
+  for (const Call& call : calls_) call.op(context_);
+}
+
+void BoundPlan::run_each_kind() {
+  std::set<std::string> known;  // layers are alike
+  for (size_t i = calls_.size(); i-- > 0;) {
+    std::string kind;
+    for (size_t row = first_row(i); row < calls_[i].end_row; ++row)
+      kind += kind_of(plan_.rows[row]);
+    if (known.insert(std::move(kind)).second) calls_[i].op(context_);
+  }
+}
+
+/// Fills the table: step inputs at the front, those of further groups behind them, then values,
+/// weights and, last, caches.
+ByName<const TensorView*> BoundPlan::make_views(const Weights& weights,
+                                                const std::vector<TensorView>& kv_layers) {
+  ByName<const TensorView*> names;
+  views_.reserve(kStepInputs.size() + 2 * (num_groups() - 1) + plan_.values.size() +
+                 plan_.weights.size() + kv_layers.size());  // ops keep the addresses
+  const auto add = [&](std::string name, const TensorView& view) {
+    views_.push_back(view);
+    names.emplace(std::move(name), &views_.back());
+  };
+  for (const StepInputSpec& spec : kStepInputs) {
+    add(std::string(spec.name), largest_input(spec));
+  }
+  for (int group = 1; group < num_groups(); ++group) {
+    for (const auto view : {&StepInputs::slots, &StepInputs::block_tables}) {
+      const StepInputSpec& spec = spec_of(view);
+      add(group_input_name(spec.name, group), largest_input(spec));
+    }
+  }
+  for (const auto& [name, spec] : plan_.values) {
+    TensorView view;
+    view.data = arena_.at(name);
+    view.dtype = spec.dtype;
+    view.device = context_.device;
+    view.rank = static_cast<int>(spec.shape.size());
+    add(name, view);
+    sized_.push_back({&views_.back(), &spec});
+    if (name == plan_.logits) logits_ = &views_.back();
+  }
+  for (const auto& [name, spec] : plan_.weights) add(name, weights.view(name));
+  for (size_t i = 0; i < kv_layers.size(); ++i) {
+    add(concat(kKvCachePrefix, i), kv_layers[i]);
+  }
+  return names;
+}
+
+/// The view that stands for a step input at load; its data is never read.
+TensorView BoundPlan::largest_input(const StepInputSpec& spec) const {
+  static int32_t unread = 0;
+  TensorView view = TensorView::dense(&unread, DType::kInt32,
+                                      {spec.length(limits_.max_num_tokens, limits_.max_batch_size)},
+                                      context_.device);
+  if (spec.shape == StepInputShape::kBlockTables) view.shape[view.rank++] = max_blocks_;
+  view.set_dense_strides();
+  return view;
+}
+
+void BoundPlan::bind_rows(const std::string& where) {
+  const int num_threads = context_.pool == nullptr ? 1 : context_.pool->num_threads();
+  const OpDef* run_op = nullptr;
+  std::vector<OpArgs> run;  // of the rows just before
+  for (size_t i = 0; i < plan_.rows.size(); ++i) {
+    const OpRow& row = plan_.rows[i];
+    try {
+      const OpDef* op = find_op(row.op);
+      check(op != nullptr, "no such op");
+      check_signature(row, op->signature);
+      std::map<std::string, const TensorView*, std::less<>> tensors;
+      for (const Arguments* arguments : {&row.inputs, &row.outputs}) {
+        for (const auto& [argument, name] : *arguments) {
+          tensors.emplace(argument, names_.find(name)->second);
+        }
+      }
+      const OpArgs args(std::move(tensors), row.attributes);
+      op->check(args);
+      arena_.reserve_workspace(op->workspace_bytes(args, context_.device, num_threads));
+      if (op != run_op) bind_run(run_op, run, i);
+      run_op = op;
+      run.push_back(args);
+    } catch (const Error& error) {
+      throw Error(error.code(), concat(where, "[", i, "] (", row.op, "): ", error.what()));
+    }
+  }
+  bind_run(run_op, run, plan_.rows.size());
+}
+
+/// Binds rows of one op that follow each other, those before `end_row`, and forgets them.
+void BoundPlan::bind_run(const OpDef* op, std::vector<OpArgs>& run, size_t end_row) {
+  if (run.size() > 1 && op->bind_run != nullptr) {
+    calls_.push_back({op->bind_run(run), end_row});
+  } else {
+    size_t row = end_row - run.size();
+    for (const OpArgs& args : run) calls_.push_back({op->bind(args), ++row});
+  }
+  run.clear();
+}
+
+/// The row's op and the sizes of what it reads and writes, now.
+std::string BoundPlan::kind_of(const OpRow& row) const {
+  std::string kind = row.op;
+  for (const Arguments* arguments : {&row.inputs, &row.outputs}) {
+    for (const auto& [argument, name] : *arguments) {
+      const TensorView& view = *names_.find(name)->second;
+      kind += concat(" ", argument, name_of(view.dtype));
+      for (int i = 0; i < view.rank; ++i) kind += concat(",", view.shape[i]);
+    }
+  }
+  return kind;
+}
+
+void BoundPlan::set_shapes(int64_t num_tokens, int64_t num_sequences) {
+  for (const Sized& sized : sized_) {
+    for (int i = 0; i < sized.view->rank; ++i) {
+      sized.view->shape[i] = sized.spec->shape[i].at(num_tokens, num_sequences);
+    }
+    sized.view->set_dense_strides();
+  }
+}
+
+}  // namespace inflight::plan
