@@ -12,8 +12,8 @@
 // it: it has read its first keys when they end, and the next one its first weights.
 #pragma once
 
-#include "kernels/attention/decode_work.cuh"
-#include "kernels/core/cuda/convert.cuh"
+#include "kernels/attention/decode_heads.cuh"
+#include "kernels/attention/decode_parts.cuh"
 #include "kernels/core/cuda/launch.cuh"
 
 namespace inflight::cuda::decode {
@@ -24,29 +24,6 @@ __device__ __forceinline__ void prefetch(const void* from, uint32_t bytes) {
   asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from), "r"(bytes));
 #endif
 }
-
-/// Adds one to a counter and returns the sum: after all that the thread block stored before its
-/// last barrier, and before all that it reads behind its next one. A fence of every thread took
-/// longer.
-__device__ __forceinline__ uint32_t count_in_order(uint32_t* counter) {
-  uint32_t before;
-  asm volatile("atom.acq_rel.gpu.global.add.u32 %0, [%1], 1;"
-               : "=r"(before)
-               : "l"(counter)
-               : "memory");
-  return before + 1;
-}
-
-/// Of a head's part in shared memory: outputs, with a pad that keeps banks apart, and state.
-inline constexpr size_t part_bytes(int head_size) { return (head_size + 8 + 2) * sizeof(float); }
-
-/// An item of which several warps of the block, or blocks, have parts.
-struct Parted {
-  Item item;
-  int64_t offset;  // of its outputs
-  int num_heads;
-  int num_parts;  // in this block; 0: there is no such item
-};
 
 template <typename T_, int kHeadSize_, int kHeadBlocks_, int kWarps_, bool kWindow_,
           bool kAppends_ = false>
@@ -72,58 +49,6 @@ struct DecodeKernel {
   float2* part_states;  // [2 * kWarps][heads] {maximum, sum}
   Parted* parted;       // [1 + kWarps]: began before this block; in warp w and goes on after it
   int warp_share;       // positions
-
-  static __device__ __forceinline__ void scale(float2& state, float4& output, float factor) {
-    state.y *= factor;
-    output = {output.x * factor, output.y * factor, output.z * factor, output.w * factor};
-  }
-  /// Adds a part; state.x is the maximum of all.
-  static __device__ __forceinline__ void add(float2& state, float4& output, const float2& other,
-                                             const float4& more) {
-    const float factor = exp2_fast(other.x - state.x);
-    state.y += other.y * factor;
-    output.x += more.x * factor;
-    output.y += more.y * factor;
-    output.z += more.z * factor;
-    output.w += more.w * factor;
-  }
-
-  /// Adds up `count` parts of 4 components of one head. state_at(i) is {maximum, sum} of part i,
-  /// output_at(i) its components.
-  template <typename States, typename Outputs>
-  static __device__ __forceinline__ float4 merge(int count, const States& state_at,
-                                                 const Outputs& output_at, float2& state) {
-    // Some at a time, so that neither loads nor factors wait for those before.
-    constexpr int kAtOnce = 8;
-    state = make_float2(-INFINITY, 0);
-    float4 output = {};
-    for (int begin = 0; begin < count; begin += kAtOnce) {
-      float2 states[kAtOnce];
-      float4 outputs[kAtOnce];
-      float maximum = state.x;
-#pragma unroll
-      for (int i = 0; i < kAtOnce; ++i) {
-        const bool is_there = begin + i < count;
-        states[i] = is_there ? state_at(begin + i) : make_float2(-INFINITY, 0);
-        outputs[i] = is_there ? output_at(begin + i) : float4{};
-      }
-#pragma unroll
-      for (int i = 0; i < kAtOnce; ++i) maximum = fmaxf(maximum, states[i].x);
-      scale(state, output, exp2_fast(state.x - maximum));
-      state.x = maximum;
-#pragma unroll
-      for (int i = 0; i < kAtOnce; ++i) add(state, output, states[i], outputs[i]);
-    }
-    return output;
-  }
-
-  static __device__ __forceinline__ void write(T* y, const float4& output, float sum) {
-    const float factor = 1.0f / sum;
-    uint2 both;
-    both.x = pack(T(), output.x * factor, output.y * factor);
-    both.y = pack(T(), output.z * factor, output.w * factor);
-    *reinterpret_cast<uint2*>(y) = both;
-  }
 
   /// Where an item's queries and outputs are, and how many heads it has.
   struct Place {
@@ -334,169 +259,12 @@ struct DecodeKernel {
     }
   }
 
+  // Defined in decode_kernel.cuh:
   /// Merges the warps' parts. All threads.
-  __device__ __forceinline__ void merge_warps() const {
-    const int heads = args.heads_per_group;
-    const int num_quads = static_cast<int>(args.quads_per_group.divisor);
-    __syncthreads();
-    const int lane = static_cast<int>(threadIdx.x) % 32;
-    const uint32_t there =
-        __ballot_sync(kFullWarp, lane <= kWarps && parted[min(lane, kWarps)].num_parts > 0);
-    const int num_there = __popc(there);
-    for (int i = threadIdx.x; i < num_there * num_quads; i += kThreads) {
-      const int nth = args.quads_per_group.quotient(i), quad = i - nth * num_quads;
-      const int head = quad / kQuads, d = quad % kQuads * 4;
-      uint32_t rest = there;
-      for (int j = 0; j < nth; ++j) rest &= rest - 1;
-      const int index = __ffs(static_cast<int>(rest)) - 1;
-      const Parted& at = parted[index];
-      if (head >= at.num_heads) continue;
-      const int num_others = at.num_parts - 1;
-      const int first = (index == 0 ? 0 : kWarps + index - 1) * heads + head;
-      const int others = (max(index, 1)) * heads + head;
-      float2 state = part_states[first];
-      float4 output = *reinterpret_cast<const float4*>(part_outputs + first * kPartPitch + d);
-      if (num_others > 0) {
-        const float2* states = part_states + others;
-        float maximum = state.x;
-#pragma unroll 4
-        for (int j = 0; j < num_others; ++j) maximum = fmaxf(maximum, states[j * heads].x);
-        scale(state, output, exp2_fast(state.x - maximum));
-        state.x = maximum;
-        const float* outputs = part_outputs + others * kPartPitch + d;
-#pragma unroll 4
-        for (int j = 0; j < num_others; ++j) {
-          add(state, output, states[j * heads],
-              *reinterpret_cast<const float4*>(outputs + j * heads * kPartPitch));
-        }
-      }
-      if (at.item.begin >= work.begin && at.item.end <= work.end) {
-        write(static_cast<T*>(args.y) + at.offset + head * kHeadSize + d, output, state.y);
-      } else {
-        const int to = (2 * static_cast<int>(blockIdx.x) + (index == 0 ? 0 : 1)) * heads + head;
-        *reinterpret_cast<float4*>(args.partial_outputs + int64_t{to} * kHeadSize + d) = output;
-        if (d == 0) args.partial_states[to] = state;
-      }
-    }
-  }
-
+  __device__ __forceinline__ void merge_warps() const;
   /// Merges blocks' parts of the items of which this block's was the last. All threads.
-  __device__ __forceinline__ void merge_blocks() const {
-    __shared__ int is_last[2];
-    // One item at most began before this block. One at most goes on after it.
-    const int lane = static_cast<int>(threadIdx.x) % 32;
-    const Parted& seen = parted[min(lane, kWarps)];
-    const uint32_t going_on = __ballot_sync(
-        kFullWarp, lane > 0 && lane <= kWarps && seen.num_parts > 0 && seen.item.end > work.end);
-    const bool has[2] = {parted[0].num_parts > 0, going_on != 0};
-    if (!has[0] && !has[1]) return;
-    const int index_of_last = __ffs(static_cast<int>(going_on)) - 1;
-    __syncthreads();
-    if (threadIdx.x % 32 == 0 && threadIdx.x / 32 < 2) {
-      const int which = threadIdx.x / 32;
-      is_last[which] = 0;
-      if (has[which]) {
-        const int2 blocks = work.blocks_of(parted[which == 0 ? 0 : index_of_last].item);
-        uint32_t* counter = args.counters + blocks.x;
-        is_last[which] = count_in_order(counter) == static_cast<uint32_t>(blocks.y);
-        if (is_last[which]) *counter = 0;
-      }
-    }
-    __syncthreads();
-    for (int which = 0; which < 2; ++which) {
-      if (is_last[which]) merge_item(parted[which == 0 ? 0 : index_of_last].item);
-    }
-  }
-
-  __device__ __forceinline__ void merge_item(const Item& item) const {
-    const int heads = args.heads_per_group;
-    const int2 blocks = work.blocks_of(item);
-    const Place place = place_of(item);
-    T* y = static_cast<T*>(args.y) + place.offset;
-    const int num_items = place.num_heads * kQuads;
-    // Threads divide the parts too, as far as they go.
-    const int num_shares = max(1, min(kThreads / num_items, kWarps));
-    for (int i = threadIdx.x; i < num_items * num_shares; i += kThreads) {
-      const int share = i / num_items, quad = i % num_items;
-      const int head = quad / kQuads, d = quad % kQuads * 4;
-      const auto index_of = [&](int j) {
-        const int part = share + j * num_shares;
-        return (2 * (blocks.x + part) + (part == 0 ? 1 : 0)) * heads + head;
-      };
-      float2 state;
-      const float4 output =
-          merge((blocks.y - share + num_shares - 1) / num_shares,
-                [&](int j) { return __ldcg(args.partial_states + index_of(j)); },
-                [&](int j) {
-                  return __ldcg(reinterpret_cast<const float4*>(
-                      args.partial_outputs + int64_t{index_of(j)} * kHeadSize + d));
-                },
-                state);
-      const int row = share * heads + head;
-      *reinterpret_cast<float4*>(part_outputs + row * kPartPitch + d) = output;
-      if (d == 0) part_states[row] = state;
-    }
-    __syncthreads();
-    for (int i = threadIdx.x; i < num_items; i += kThreads) {
-      const int head = i / kQuads, d = i % kQuads * 4;
-      float2 state;
-      const float4 output = merge(
-          num_shares, [&](int share) { return part_states[share * heads + head]; },
-          [&](int share) {
-            return *reinterpret_cast<const float4*>(part_outputs +
-                                                    (share * heads + head) * kPartPitch + d);
-          },
-          state);
-      write(y + head * kHeadSize + d, output, state.y);
-    }
-    __syncthreads();
-  }
+  __device__ __forceinline__ void merge_blocks() const;
+  __device__ __forceinline__ void merge_item(const Item& item) const;
 };
-
-/// Zeros for padded rows: sequences of one row without a key.
-template <typename T, int kHeadSize>
-__device__ __forceinline__ void write_empty_rows(const DecodeArgs& args, const Sums& sums) {
-  for (int i = blockIdx.x; i < args.num_sequences; i += gridDim.x) {
-    const int2 sequence = sums.sequences[i];
-    if (sequence.y != 0) continue;
-    wait_for_previous();
-    const int size = args.num_heads * kHeadSize / 8;
-    auto* y = static_cast<uint4*>(args.y) + int64_t{sequence.x} * size;
-    for (int j = threadIdx.x; j < size; j += blockDim.x) y[j] = uint4{};
-  }
-}
-
-template <typename Kernel>
-__global__ void __launch_bounds__(Kernel::kThreads, 1)
-    decode_kernel(const __grid_constant__ DecodeArgs args) {
-  extern __shared__ __align__(16) uint8_t shared[];
-  __shared__ Parted parted[1 + Kernel::kWarps];
-  let_next_start();
-  auto* part_outputs = reinterpret_cast<float*>(shared);
-  const int rows = 2 * Kernel::kWarps * args.heads_per_group;
-  auto* part_states = reinterpret_cast<float2*>(part_outputs + rows * Kernel::kPartPitch);
-  auto* tiles = reinterpret_cast<int32_t*>(part_states + rows);
-  const int num_sums = args.num_sequences + 1;
-  const Sums sums = {tiles + 2 * num_sums, tiles + 3 * num_sums, reinterpret_cast<int2*>(tiles)};
-  if (threadIdx.x <= Kernel::kWarps) parted[threadIdx.x].num_parts = 0;
-
-  const Work work(sums, args, measure<Kernel::kThreads, Kernel::kWindow>(sums, args));
-  if (work.begin < work.end) {
-    const int warp = static_cast<int>(threadIdx.x) / 32;
-    const int share = (work.end - work.begin + Kernel::kWarps - 1) / Kernel::kWarps;
-    const int begin = work.begin + warp * share, end = min(begin + share, work.end);
-    const Kernel kernel{args, work, sums, part_outputs, part_states, parted, share};
-    if (begin < end) {
-      kernel.run(begin, end);
-    } else {
-      wait_for_previous();
-    }
-    kernel.merge_warps();
-    kernel.merge_blocks();
-  } else if (blockIdx.x == 0) {
-    wait_for_previous();  // this kernel must not be done before the ones before it
-  }
-  write_empty_rows<typename Kernel::T, Kernel::kHeadSize>(args, sums);
-}
 
 }  // namespace inflight::cuda::decode

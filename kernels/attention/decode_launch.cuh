@@ -6,7 +6,7 @@
 #include <numbers>
 
 #include "kernels/attention/attention_cuda.h"
-#include "kernels/attention/decode.cuh"
+#include "kernels/attention/decode_kernel.cuh"
 
 namespace inflight::cuda::decode {
 
