@@ -230,7 +230,23 @@ def cancel_a_call(server: Server, draw: random.Random) -> None:
         assert done.wait(60)
 
 
-MODELS_IN_USE = ("tensorrt_llm", "plain")  # by the operations of the mixed load
+# Models that the operations of the mixed load use, and those that send one request which never comes to
+# the engine's count: a command to stop another, one that is refused.
+MODELS_IN_USE = {"tensorrt_llm": (stop_by_id, refused), "plain": ()}
+
+
+def check_each_ended_once(
+    server: Server, model: str, before: Counter[str], num_others: int
+) -> None:
+    """The server counts a request when it is released, which comes with its one final response."""
+    deadline = time.monotonic() + 10
+    while True:
+        counts = ended(server, model) - before
+        released = counts.pop("released", 0)
+        if released == counts.total() + num_others:
+            return
+        assert time.monotonic() < deadline, (model, released, counts, num_others)
+        time.sleep(0.05)
 
 
 def leave_text(server: Server, draw: random.Random) -> None:
@@ -280,12 +296,16 @@ def test_mixed_load(on_own_server: Callable[..., None]) -> None:
         expected = ask_text(server, "abc", 40, end_id=-1)
         for model in MODELS_IN_USE:
             fill_cache(server, model)
+        before = {model: ended(server, model) for model in MODELS_IN_USE}
         sizes = []  # after each eighth
         done: Counter[str] = Counter()
         for eighth in range(8):
             done += some(server, SIZES.mixed // 8, eighth)
             sizes.append((server.resident_bytes(), server.resident_bytes_of_processes()))
             tell(f"{done.total()} operations, resident {[size >> 10 for size in sizes[-1]]} KiB")
+            for model, others in MODELS_IN_USE.items():
+                num_others = sum(done[kind.__name__] for kind in others)
+                check_each_ended_once(server, model, before[model], num_others)
         shown = [(size >> 10, processes >> 10) for size, processes in sizes]
         assert set(done) == {kind.__name__ for kind in kinds}
         assert done.total() == SIZES.mixed // 8 * 8
