@@ -65,6 +65,19 @@ void register_windows(py::module_& parent) {
       },
       py::arg("manager"), py::arg("index"));
   module.def(
+      "num_cached_blocks",
+      [](const KvCacheManager& manager, int index) {
+        return manager.window_pools()[index].num_cached_blocks();
+      },
+      py::arg("manager"), py::arg("index"));
+  module.def(
+      "nodes",
+      [](const KvCacheManager& manager, int index) {
+        return manager.window_pools()[index].snapshot().nodes;
+      },
+      py::arg("manager"), py::arg("index"),
+      "By block: the node of the prefix tree it is of, or -1.");
+  module.def(
       "demand",
       [](int32_t tokens_per_block, int32_t window, int32_t num_sinks, int32_t max_num_tokens,
          int32_t max_steps_in_flight, const std::vector<int32_t>& max_total_lens) {

@@ -26,8 +26,7 @@ void set_pool_blocks(EngineInfo& info, std::span<const int64_t> blocks);
 
 /// Bytes of all pools.
 int64_t pool_bytes(const EngineInfo& info);
-/// Whether any layer sees a window. Such an engine finds no prefixes of earlier prompts: of a
-/// window's layers their blocks are gone.
+/// Whether any layer sees a window. Blocks of such an engine stay in its pools.
 bool has_windows(const EngineInfo& info);
 
 /// Blocks of the manager's own pool, the layers' that see everything. Where there are none it has

@@ -140,8 +140,7 @@ EngineInfo effective_limits(const EngineConfig& config, const plan::EngineFile& 
         ", must be 0 (unbounded) or more");
   check(config.num_threads >= 0, "num_threads is ", config.num_threads,
         ", must be 0 (all cores) or more");
-  info.enable_kv_cache_reuse =
-      config.enable_kv_cache_reuse && !rotation_depends_on_length(engine) && !has_windows(info);
+  info.enable_kv_cache_reuse = config.enable_kv_cache_reuse && !rotation_depends_on_length(engine);
   scheduler::validate(scheduler_limits(info, config));
   check_positive("kv_cache_max_tokens", config.kv_cache_max_tokens);
   check_positive("kv_cache_max_bytes", config.kv_cache_max_bytes);
@@ -241,7 +240,7 @@ int32_t host_blocks(const EngineConfig& config, const EngineInfo& info, int64_t 
         free_host_bytes, " bytes free");
   // Ids of the blocks of both tiers together are 32 bit.
   const int64_t most = std::numeric_limits<int32_t>::max() - info.num_blocks;
-  return info.enable_kv_cache_reuse
+  return info.enable_kv_cache_reuse && !has_windows(info)
              ? static_cast<int32_t>(std::min<int64_t>(bytes / bytes_per_block, most))
              : 0;
 }

@@ -51,9 +51,9 @@ int64_t reserved_bytes(Device device);
 std::vector<int64_t> pool_blocks(const EngineConfig& config, const EngineInfo& info,
                                  int64_t free_bytes);
 
-/// Blocks of the host tier; none where no block is used again. Raises invalid_argument naming key,
-/// value and limit if it is to have less than one block, or on the machine more than
-/// `free_host_bytes` leaves.
+/// Blocks of the host tier; none where no block is used again or layers see windows. Raises
+/// invalid_argument naming key, value and limit if it is to have less than one block, or on the
+/// machine more than `free_host_bytes` leaves.
 int32_t host_blocks(const EngineConfig& config, const EngineInfo& info, int64_t bytes_per_block,
                     int64_t free_host_bytes);
 

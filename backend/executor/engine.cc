@@ -45,9 +45,9 @@ Loaded load(const EngineConfig& config) {
         longest, " blocks): longer requests will be refused");
   }
   if (config.kv_cache_host_memory_bytes > 0 && loaded.info.num_host_blocks == 0) {
-    log(LogLevel::kWarning,
-        "kv_cache_host_memory_bytes is without effect: this engine does not use "
-        "blocks of earlier prompts again");
+    log(LogLevel::kWarning, "kv_cache_host_memory_bytes is without effect: this engine ",
+        loaded.info.enable_kv_cache_reuse ? "has layers with windows, whose blocks do not go there"
+                                          : "does not use blocks of earlier prompts again");
   }
   loaded.memory_plan = memory_table(loaded.info, executor->free_bytes());
   loaded.executor = std::move(executor);

@@ -85,7 +85,7 @@ struct EngineInfo {
   int max_prompt_len = 0;  // longest prompt accepted
   int tokens_per_block = 0;
   std::vector<int32_t> end_ids;  // the model's own, from its generation_config
-  /// Whether prompts that begin alike share blocks; never where layers see windows.
+  /// Whether prompts that begin alike share blocks.
   bool enable_kv_cache_reuse = false;
   std::vector<KvGroupInfo> kv_groups;  // in the plan's order; none: one that sees everything
   int64_t num_blocks = 0;  // of the pool of layers that see everything, else of the first group
@@ -199,7 +199,8 @@ class Engine {
 
   /// Keys and values of the leading `token_ids` that the cache holds, at most all but the last; any
   /// thread but a callback's, waits for the engine thread. Raises resource_exhausted if it needs a
-  /// block and there is none, unavailable once the engine has ended.
+  /// block and there is none, unavailable once the engine has ended, unsupported where layers see
+  /// windows.
   ExportedPrefix export_prefix(std::span<const int32_t> token_ids,
                                const kv_cache::PrefixScope& scope = {});
   /// Into the cache, where prompts find it until it is evicted. Raises what export_prefix does, and

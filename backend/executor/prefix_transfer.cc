@@ -56,6 +56,13 @@ class Table {
   bool is_committed_ = false;
 };
 
+/// Of several pools the blocks would have to come, of some of them only those in sight.
+void refuse_windows(const EngineInfo& info) {
+  if (has_windows(info))
+    throw Error(ErrorCode::kUnsupported,
+                "blocks of layers that see sliding windows can be neither exported nor imported");
+}
+
 }  // namespace
 
 std::string cache_layout(const plan::EngineFile& engine) {
@@ -74,6 +81,7 @@ std::string cache_layout(const plan::EngineFile& engine) {
 ExportedPrefix export_prefix(KvCacheManager& cache, ModelExecutor& executor, const EngineInfo& info,
                              std::span<const int32_t> token_ids,
                              const kv_cache::PrefixScope& scope) {
+  refuse_windows(info);
   Table table(cache, {.tokens = {.prompt = token_ids}, .scope = &scope});
   const int32_t num_tokens = table.num_cached_tokens();
   ExportedPrefix prefix;
@@ -106,9 +114,7 @@ void import_prefix(KvCacheManager& cache, ModelExecutor& executor, const EngineI
         " tokens take ", num_blocks, " blocks of ", info.block_bytes, " bytes, got ",
         prefix.blocks.size(), " bytes");
   if (num_tokens == 0) return;
-  if (has_windows(info))
-    throw Error(ErrorCode::kUnsupported,
-                "blocks cannot be imported where layers see sliding windows: they are not reused");
+  refuse_windows(info);
   Table table(cache, {.tokens = {.prompt = prefix.token_ids}, .scope = &scope, .may_reuse = false});
   table.grow(0, static_cast<int32_t>(num_tokens), executor);
   for (int32_t i = 0; i < num_blocks; ++i) {

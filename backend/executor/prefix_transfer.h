@@ -20,7 +20,8 @@ std::string cache_layout(const plan::EngineFile& engine);
 
 /// Of `token_ids` as many leading ones as the cache holds, without the last, which it never
 /// matches; none if it holds none of them. Takes no block for longer than the call. Raises
-/// resource_exhausted if a block of the pool is needed and none is free.
+/// resource_exhausted if a block of the pool is needed and none is free, unsupported where layers
+/// see windows.
 ExportedPrefix export_prefix(kv_cache::KvCacheManager& cache, ModelExecutor& executor,
                              const EngineInfo& info, std::span<const int32_t> token_ids,
                              const kv_cache::PrefixScope& scope);

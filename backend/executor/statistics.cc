@@ -36,8 +36,9 @@ void take_statistics(const EngineState& state, int shown_pool, int64_t block_byt
   stats.used_blocks = cache.num_used_blocks();
   if (shown_pool >= 0) {
     const kv_cache::WindowPool& pool = cache.window_pools()[shown_pool];
-    stats.free_blocks = pool.num_free_blocks();
-    stats.used_blocks = pool.num_blocks() - pool.num_free_blocks();
+    stats.cached_blocks = pool.num_cached_blocks();
+    stats.free_blocks = pool.num_free_blocks() + stats.cached_blocks;
+    stats.used_blocks = pool.num_blocks() - stats.free_blocks;
   }
   const kv_cache::PrefixStatistics& prefixes = cache.prefix_statistics();
   stats.reused_blocks = prefixes.hit_blocks;
@@ -45,6 +46,8 @@ void take_statistics(const EngineState& state, int shown_pool, int64_t block_byt
   stats.prefix_hit_tokens = prefixes.hit_tokens;
   stats.copied_blocks = prefixes.copied_blocks;
   stats.evicted_blocks = prefixes.evicted_blocks;
+  for (const kv_cache::WindowPool& pool : cache.window_pools())
+    stats.evicted_blocks += pool.num_evicted_blocks();
   stats.stored_blocks = prefixes.stored_blocks;
   stats.cached_host_blocks = cache.num_cached_host_blocks();
   stats.offloaded_blocks = prefixes.offloaded_blocks;

@@ -12,8 +12,8 @@ namespace inflight::kv_cache {
 PrefixIndex::Found KvCacheManager::find(const TokenView& tokens, int32_t root) const {
   if (tokens.size() == 0) return {};
   const PrefixPlace start{~root, index_->roots().hash(root)};
-  PrefixIndex::Found found =
-      index_->find(tokens, tokens.size() - 1, start, options_.enable_partial_reuse);
+  PrefixIndex::Found found = within_windows(
+      index_->find(tokens, tokens.size() - 1, start, options_.enable_partial_reuse), tokens, start);
   const int32_t size = geometry_.tokens_per_block();
   const bool in_host =
       found.partial != kNoNode && !index_->node(found.partial).is_in(Tier::kDevice);
@@ -228,6 +228,7 @@ void KvCacheManager::evict_one() {
 void KvCacheManager::forget(NodeId id) {
   const PrefixNode& node = index_->node(id);
   events_.removed(id, node);
+  for (WindowPool& pool : windows_) pool.forget(id);
   if (node.is_in(Tier::kHost)) host_.give_back(node.block(Tier::kHost));
   if (node.is_in(Tier::kDevice) && !node.has(PrefixNode::kIsUsed))
     pool_.let_go(node.block(Tier::kDevice));

@@ -69,6 +69,8 @@ void KvCacheManager::store_pending() {
         index_->store(table.place, {hash, words, geometry_.tokens_per_block()},
                       table.blocks.ids()[i], retention_of(table, i));
     ++table.num_stored;
+    for (WindowPool& pool : windows_)
+      pool.store(id, i, stored.node, index_->node(stored.node).priority);
     if (stored.is_new) {
       ++prefix_statistics_.stored_blocks;
       if (events_.are_heard()) {

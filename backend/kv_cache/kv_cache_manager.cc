@@ -7,9 +7,22 @@
 
 namespace inflight::kv_cache {
 
+namespace {
+
+CacheOptions checked(CacheOptions options) {
+  check(!options.enable_reuse || options.windows.empty() || options.num_host_blocks == 0,
+        "a host tier of ", options.num_host_blocks,
+        " KV blocks: blocks of layers that see a window do not go there");
+  // Of a block that begins alike its windows' blocks would have to be copied, too.
+  if (!options.windows.empty()) options.enable_partial_reuse = false;
+  return options;
+}
+
+}  // namespace
+
 KvCacheManager::KvCacheManager(Geometry geometry, int32_t num_blocks, const CacheOptions& options)
     : geometry_(geometry),
-      options_(options),
+      options_(checked(options)),
       index_(options.enable_reuse
                  ? std::make_optional<PrefixIndex>(geometry, options.vocab_size, num_blocks,
                                                    options.num_host_blocks)
@@ -23,10 +36,8 @@ KvCacheManager::KvCacheManager(Geometry geometry, int32_t num_blocks, const Cach
   check(num_blocks <= geometry.max_pool_blocks(), "KV pool of ", num_blocks, " blocks of ",
         geometry.tokens_per_block(), " tokens: at most ", geometry.max_pool_blocks(),
         " blocks, slots are 32 bit");
-  check(!options.enable_reuse || options.windows.empty(),
-        "the KV cache of layers that see a window cannot be reused by later prompts");
   for (const WindowPoolSpec& spec : options.windows)
-    windows_.emplace_back(geometry, spec.window, spec.num_blocks);
+    windows_.emplace_back(geometry, spec.window, spec.num_blocks, options.enable_reuse);
 }
 
 KvCacheManager::~KvCacheManager() {
@@ -55,6 +66,7 @@ TableId KvCacheManager::open(const TableRequest& request) {
   prefix_statistics_.queried_tokens += request.tokens.size();
   if (index_) {
     begin(tables_[id], request);
+    begin_in_windows(id);
     count_hits(tables_[id]);
   }
   return id;

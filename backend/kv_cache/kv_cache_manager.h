@@ -52,7 +52,8 @@ struct CacheOptions {
   bool onboard_blocks = true;       // false: what is found there is computed again
   int64_t block_bytes = 0;          // to compare copying with computing
   CacheEventLog* events = nullptr;  // who hears of blocks that can be found; outlives the manager
-  /// Not with enable_reuse: what a window has left behind is gone. Tables grow in all pools alike.
+  /// Tables grow in all pools alike. Where blocks are reused, whole ones alone are, and there is no
+  /// host tier.
   std::vector<WindowPoolSpec> windows;
 };
 
@@ -133,7 +134,11 @@ class KvCacheManager {
 
   /// For durations of retention; any clock that does not go back.
   void set_time(std::chrono::nanoseconds now) {
-    if (index_) index_->set_time(now);
+    if (index_) {
+      index_->set_time(now, [this](NodeId id) {
+        for (WindowPool& pool : windows_) pool.set_priority(id, index_->node(id).priority);
+      });
+    }
   }
 
   /// Measured rates, by which blocks in host memory are brought back or computed again. Not between
@@ -240,6 +245,11 @@ class KvCacheManager {
   void store_last_block(Table& table, const TokenView& tokens);
   void use_stored(Table& table, int32_t block_index, NodeId node);
   void free_replaced();
+  // cache_windows.cc
+  int32_t longest_in_windows(std::span<const NodeId> path) const;
+  PrefixIndex::Found within_windows(const PrefixIndex::Found& found, const TokenView& tokens,
+                                    const PrefixPlace& start) const;
+  void begin_in_windows(TableId table);
   // cache_offload.cc
   bool is_worth_onboarding(int32_t num_blocks, int32_t num_tokens) const;
   int32_t host_block_for(const PrefixNode& node);
@@ -270,6 +280,9 @@ class KvCacheManager {
   std::vector<uint32_t> pending_words_;  // their tokens
   std::vector<NodeId> path_;
   std::vector<int32_t> tokens_;  // of a block
+  // Of matches in pools of windows.
+  mutable std::vector<NodeId> in_windows_;
+  mutable std::vector<int32_t> known_;
 };
 
 }  // namespace inflight::kv_cache

@@ -143,8 +143,17 @@ class PrefixIndex : public BlockKeeper {
   PrefixRoots& roots() { return roots_; }
   const PrefixRoots& roots() const { return roots_; }
 
-  /// The time until the next call; priorities whose time is over become the default.
-  void set_time(std::chrono::nanoseconds now);
+  /// The time until the next call; priorities whose time is over become the default. Calls
+  /// `ended(id)` for each of these.
+  template <typename Ended>
+  void set_time(std::chrono::nanoseconds now, const Ended& ended) {
+    now_ = now;
+    expiries_.take_ended(now, [&](NodeId id) {
+      nodes_[id].set(PrefixNode::kHasDuration, false);
+      set_retention(id, {});
+      ended(id);
+    });
+  }
 
   std::vector<NodeSnapshot> snapshot() const;
 

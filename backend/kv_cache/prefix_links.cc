@@ -69,14 +69,6 @@ void PrefixIndex::set_retention(NodeId id, const BlockRetention& retention) {
   node.set(PrefixNode::kHasDuration, retention.duration.has_value());
 }
 
-void PrefixIndex::set_time(std::chrono::nanoseconds now) {
-  now_ = now;
-  expiries_.take_ended(now, [this](NodeId id) {
-    nodes_[id].set(PrefixNode::kHasDuration, false);
-    set_retention(id, {});
-  });
-}
-
 bool PrefixIndex::keep(int32_t block) {
   const NodeId id = node_of_block_[block];
   if (id == kNoNode) return false;

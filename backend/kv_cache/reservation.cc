@@ -49,10 +49,11 @@ void Reservation::commit(const TokensOf& tokens_of) {
     table.num_committed = entry.new_num_tokens;
     --table.num_open_reservations;
   }
+  manager_->store_full_blocks(memory_, tokens_of);
+  // Then: blocks that the windows leave behind may have been stored.
   for (WindowPool& pool : manager_->windows_) {
     for (const Entry& entry : memory_.entries) pool.commit(entry.table, entry.new_num_tokens);
   }
-  manager_->store_full_blocks(memory_, tokens_of);
   close();
 }
 

@@ -195,17 +195,76 @@ def test_an_engine_whose_cache_keeps_less_than_its_ops_see_is_refused(
     refuses("is not that of layer ., (slots|block_tables)")
 
 
-def test_prefixes_are_neither_found_nor_taken_in(
+def test_prefixes_go_to_no_other_engine(
     engines: tuple[Path, Path], make_client: Callable[..., Client]
 ) -> None:
     client, everything = make_client(engines[0]), make_client(engines[1])
     prompt = list(range(100))
-    assert not client.engine.info.enable_kv_cache_reuse
-    first, again = (client.generate(prompt, max_new_tokens=5).token_ids for _ in range(2))
-    assert first == again and client.engine.stats().prefix_hit_tokens == 0
-    assert client.engine.export_prefix(prompt).token_ids == []
-    assert everything.generate(prompt, max_new_tokens=5).token_ids == first
+    answers = [one.generate(prompt, max_new_tokens=5).token_ids for one in (client, everything)]
+    assert answers[0] == answers[1]
     exported = everything.engine.export_prefix(prompt)
     assert len(exported.token_ids) >= 96
-    with pytest.raises(NotImplementedError, match="layers see sliding windows"):
+    message = "layers that see sliding windows can be neither exported nor imported"
+    with pytest.raises(NotImplementedError, match=message):
         client.engine.import_prefix(exported)
+    with pytest.raises(NotImplementedError, match=message):
+        client.engine.export_prefix(prompt)
+
+
+def turns() -> list[list[int]]:
+    """Three conversations of four turns, several windows long, in turns; each begins with all before."""
+    draw = random.Random(8)
+    system = [draw.randrange(320) for _ in range(45)]
+    chats = [system + [draw.randrange(320) for _ in range(20)] for _ in range(3)]
+    prompts = []
+    for _ in range(4):
+        for chat in chats:
+            chat += [draw.randrange(320) for _ in range(draw.randrange(3, 30))]
+            prompts.append(list(chat))
+    return prompts
+
+
+def alike(one: list[int], other: list[int]) -> int:
+    """Tokens that both begin with."""
+    return next(
+        (i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b),
+        min(len(one), len(other)),
+    )
+
+
+@pytest.mark.parametrize("at_once", [1, 4])
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"kv_cache_max_bytes": 75_000, "max_num_tokens": 16}, {"max_num_tokens": 9}],
+    ids=str,
+)
+def test_prompts_that_begin_alike_are_found(
+    engines: tuple[Path, Path],
+    make_client: Callable[..., Client],
+    settings: dict[str, Any],
+    at_once: int,
+) -> None:
+    plain = make_client(engines[1], enable_kv_cache_reuse=False)
+    client = make_client(engines[0], **settings)
+    assert client.engine.info.enable_kv_cache_reuse
+    prompts = turns()
+    expected = [plain.generate(prompt, max_new_tokens=12).token_ids for prompt in prompts]
+    for first in range(0, len(prompts), at_once):
+        together = prompts[first : first + at_once]
+        answers = [client.submit(prompt, max_new_tokens=12)[1] for prompt in together]
+        for answer, tokens in zip(answers, expected[first : first + at_once], strict=True):
+            assert answer.done.wait(60) and answer.error is None
+            assert answer.token_ids == tokens
+    client.assert_all_free()
+    stats = client.engine.stats()
+    assert stats.prefix_queried_tokens == sum(map(len, prompts))
+    assert stats.prefix_hit_tokens == BLOCK * stats.reused_blocks and stats.copied_blocks == 0
+    if not settings and at_once == 1:  # there is room for all that was ever run
+        run = [prompt + tokens[:-1] for prompt, tokens in zip(prompts, expected, strict=True)]
+        longest = [
+            max((alike(prompt[:-1], before) for before in run[:i]), default=0)
+            for i, prompt in enumerate(prompts)
+        ]
+        assert stats.prefix_hit_tokens == sum(length // BLOCK * BLOCK for length in longest)
+    if not settings:
+        assert stats.prefix_hit_tokens > stats.prefix_queried_tokens // 2

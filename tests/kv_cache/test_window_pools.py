@@ -170,9 +170,7 @@ def test_too_few_blocks_of_one_pool_take_none_of_any():
     assert manager.reserve([(table, 0, 8)]) is not None
 
 
-def test_windows_and_reuse_do_not_go_together():
-    with pytest.raises(InvalidArgumentError, match="cannot be reused by later prompts"):
-        windows.new_manager(4, 10, [(8, 0, 10)], enable_reuse=True)
+def test_a_window_without_tokens_is_refused():
     with pytest.raises(InvalidArgumentError, match="a window of 0 tokens and 0 sinks"):
         windows.new_manager(4, 10, [(0, 0, 10)])
 

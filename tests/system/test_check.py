@@ -270,4 +270,4 @@ def test_layers_that_see_windows(tmp_path: Path) -> None:
     # 4,095 tokens of two sequences; 256 tokens and a step of 2,048 of each layer with a window.
     assert "256 blocks of 32 tokens = 8192 tokens" in text
     assert "blocks for 2 layers with a window of 256 tokens" in text
-    assert "note tensorrt_llm: layers with a sliding window keep no more than it" in text
+    assert "note tensorrt_llm: blocks of layers with a sliding window stay in the KV pool" in text

@@ -138,8 +138,8 @@ def doubts_of(plan: MemoryPlan, name: str) -> list[Finding]:
             Finding(
                 Level.note,
                 name,
-                "layers with a sliding window keep no more than it: prompts that begin alike are not "
-                "reused (enable_kv_cache_reuse and kv_cache_host_memory_bytes have no effect)",
+                "blocks of layers with a sliding window stay in the KV pool: "
+                "kv_cache_host_memory_bytes has no effect",
             )
         )
     if 0 not in plan.memory.layer_windows:  # a window's pool holds longer sequences, too
