@@ -253,6 +253,14 @@ int64_t logits_limit(const EngineConfig& config, int64_t free_host_bytes) {
 }
 
 DType kv_cache_dtype(const std::string& name, DType engine_dtype) {
+  const bool is_format = is_floating(engine_dtype) || engine_dtype == DType::kFloat8E4M3 ||
+                         engine_dtype == DType::kInt8;
+  check(is_format, "the engine keeps keys and values as ", name_of(engine_dtype),
+        ", which is no format of the KV cache");
+  if (!is_floating(engine_dtype))
+    throw Error(ErrorCode::kUnsupported,
+                concat("the engine keeps keys and values as ", name_of(engine_dtype),
+                       ", not supported: no kernel of this version reads them"));
   if (name == "auto" || name == name_of(engine_dtype)) return engine_dtype;
   const bool is_known = name == "fp8" || name == "int8" || name == "float32" || name == "float16" ||
                         name == "bfloat16";

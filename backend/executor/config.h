@@ -61,8 +61,9 @@ int32_t host_blocks(const EngineConfig& config, const EngineInfo& info, int64_t 
 /// `free_host_bytes`. Raises invalid_argument naming key and value if it is negative.
 int64_t logits_limit(const EngineConfig& config, int64_t free_host_bytes);
 
-/// What the cache's values are stored as. Raises invalid_argument for a name that is none,
-/// unsupported for a format that no kernel of this version reads.
+/// What the cache's values are stored as. Raises invalid_argument for a name that is none or an
+/// engine's dtype that is no format (kv_cache/block_layout.h has those), unsupported for a format
+/// that no kernel of this version reads.
 DType kv_cache_dtype(const std::string& name, DType engine_dtype);
 
 /// The memory of a loaded engine as a table, one row a use.

@@ -10,6 +10,7 @@
 #include <limits>
 #include <vector>
 
+#include "backend/executor/cache_groups.h"
 #include "tests/cpp/testing.h"
 
 namespace inflight::kv_cache {
@@ -80,6 +81,28 @@ void scales_lie_behind_their_layer() {
   EXPECT(!plain.layer_scales(0));
 }
 
+/// What memory is divided by and blocks are carried by is what storage takes, in every format.
+void accounts_are_what_storage_takes() {
+  for (const DType dtype : {DType::kFloat32, DType::kBFloat16, DType::kFloat8E4M3, DType::kInt8}) {
+    plan::KvCacheSpec spec{.dtype = dtype, .tokens_per_block = 5, .layers = {{2, 7}, {1, 8, 16}}};
+    spec.groups = {{0, 0, {0}}, {16, 0, {1}}};
+    const std::vector<executor::KvGroupInfo> groups = executor::kv_groups(spec);
+    // Two heads of 7 and one of 8, k and v, of 5 tokens; int8 with a float each, where vectors may
+    // begin.
+    const int64_t size = size_of(dtype);
+    const bool is_int8 = dtype == DType::kInt8;
+    EXPECT_EQ(groups[0].bytes_per_block, is_int8 ? int64_t{144 + 80} : 140 * size);
+    EXPECT_EQ(groups[1].bytes_per_block, is_int8 ? int64_t{80 + 48} : 80 * size);
+    for (size_t g = 0; g < groups.size(); ++g) {
+      const KvStorage storage({{spec.layers[g].num_kv_heads, spec.layers[g].head_size}},
+                              Geometry(5), dtype, 3, Device{}, 2);
+      EXPECT_EQ(storage.block_bytes(), groups[g].bytes_per_block);
+      EXPECT_EQ(storage.bytes(), 3 * groups[g].bytes_per_block);
+      EXPECT_EQ(storage.host_bytes(), 2 * groups[g].bytes_per_block);
+    }
+  }
+}
+
 void host_tier_is_beside_the_pool() {
   const KvStorage storage({{1, 8}}, Geometry(4), DType::kFloat32, 3, Device{}, 5);
   EXPECT_EQ(storage.bytes(), 3 * storage.block_bytes());
@@ -132,6 +155,7 @@ int main(int argc, char** argv) {
       {
           {"views_are_the_layout", views_are_the_layout},
           {"scales_lie_behind_their_layer", scales_lie_behind_their_layer},
+          {"accounts_are_what_storage_takes", accounts_are_what_storage_takes},
           {"host_tier_is_beside_the_pool", host_tier_is_beside_the_pool},
           {"untouched_pool_takes_no_memory_and_all_goes_back",
            untouched_pool_takes_no_memory_and_all_goes_back},

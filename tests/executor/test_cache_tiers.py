@@ -1,7 +1,10 @@
 """Blocks that move between the tiers of the cache, or from one engine to another, change no token."""
 
+import json
 import random
+import shutil
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -90,6 +93,30 @@ def test_formats_without_kernels_are_refused(make_client: Callable[..., Client])
             make_client(8, kv_cache_dtype=dtype)
     with pytest.raises(ValueError, match="kv_cache_dtype is 'int3', must be"):
         make_client(8, kv_cache_dtype="int3")
+
+
+@pytest.mark.parametrize(
+    ("dtype", "error", "message"),
+    [
+        ("float8_e4m3fn", NotImplementedError, "no kernel of this version reads them"),
+        ("int8", NotImplementedError, "no kernel of this version reads them"),
+        ("int32", ValueError, "which is no format of the KV cache"),
+    ],
+)
+def test_engines_whose_cache_no_kernel_reads_are_refused(
+    tiny_engine: Callable[[int], Path],
+    tmp_path: Path,
+    dtype: str,
+    error: type[Exception],
+    message: str,
+) -> None:
+    engine = tmp_path / "engine"
+    shutil.copytree(tiny_engine(8), engine)
+    document = json.loads((engine / "engine.json").read_text())
+    document["kv_cache"]["dtype"] = dtype
+    (engine / "engine.json").write_text(json.dumps(document))
+    with pytest.raises(error, match=f"keeps keys and values as {dtype}, .*{message}"):
+        _core.Engine(str(engine), device="cpu")
 
 
 # --- from one engine to another
