@@ -4,13 +4,12 @@ of engines that differ in nothing else. Greedy, end ids ignored."""
 from __future__ import annotations
 
 import statistics
-import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from typing import Any
 
+from engine_benchmark.gaps import Gaps, longest_gap_ms, usual_gap_ms
 from engine_benchmark.loads import Bench, Figures
 from engine_benchmark.users import Mix, draw_users, serve_all
 from inflight import LLM, SamplingParams
@@ -110,34 +109,6 @@ def host(bench: Bench, sizes: Sizes) -> Iterator[Figures]:
     }
 
 
-class _Gaps:
-    """When the tokens of a stream came, read by a thread of its own."""
-
-    def __init__(self, llm: LLM, prompt: list[int], num_out: int) -> None:
-        params = SamplingParams(max_tokens=num_out, ignore_eos=True)
-        self.stamps: list[float] = []
-        self._stream = llm.generate_async(prompt, params, streaming=True)
-        self._thread = threading.Thread(target=self._read)
-        self._thread.start()
-
-    def _read(self) -> None:
-        for _ in self._stream:
-            self.stamps.append(time.perf_counter())
-
-    def wait_for(self, count: int) -> None:
-        while len(self.stamps) < count and self._thread.is_alive():
-            time.sleep(1e-3)
-
-    def join(self) -> list[float]:
-        self._thread.join()
-        return self.stamps
-
-
-def _longest_gap_ms(stamps: list[float], begin: float, end: float) -> float:
-    """Of those that begin before `end` and end after `begin`."""
-    return 1e3 * max((b - a for a, b in pairwise(stamps) if a < end and b > begin), default=0.0)
-
-
 def beside(bench: Bench, sizes: Sizes) -> Iterator[Figures]:
     """The slowest token of sequences that generate while a prompt comes whose beginning is in host
     memory, and while one of the same length is computed; and their usual token."""
@@ -151,7 +122,7 @@ def beside(bench: Bench, sizes: Sizes) -> Iterator[Figures]:
             [own, new] = bench.prompts(1, sizes.own) + bench.prompts(1, sizes.shared + sizes.own)
             prompts = bench.prompts(sizes.num_generating, 16)
             others = [llm.generate_async(prompt, params) for prompt in prompts[1:]]
-            gaps = _Gaps(llm, prompts[0], sizes.generated)
+            gaps = Gaps(llm, prompts[0], sizes.generated)
             gaps.wait_for(sizes.generated // 4)
             before, begin = _found(llm)[1], time.perf_counter()
             _ms_to_first_token(bench, shared + own if kind == "host" else new)
@@ -161,8 +132,8 @@ def beside(bench: Bench, sizes: Sizes) -> Iterator[Figures]:
                 other.result()
             if kind == "host" and _found(llm)[1] == before:
                 raise RuntimeError("a prompt found nothing in host memory")
-            usual.append(1e3 * statistics.median(b - a for a, b in pairwise(stamps)))
-            slowest[kind].append(_longest_gap_ms(stamps, begin, end))
+            usual.append(usual_gap_ms(stamps))
+            slowest[kind].append(longest_gap_ms(stamps, begin, end))
             to_first[kind].append(1e3 * (end - begin))
     name = f"{sizes.num_generating} generate"
     yield {
