@@ -33,14 +33,35 @@ class Step:
     parts: list[tuple[int, int, int]]  # table, first position, tokens
 
 
+@dataclass
+class Kind:
+    """A sequence: all begin alike, up to where they differ."""
+
+    length: int
+    prompt_share: float
+    differs_at: int
+    scope: int
+    priority: int | None
+
+
+KINDS = st.builds(
+    Kind,
+    length=st.integers(2, 24),
+    prompt_share=st.sampled_from([0.3, 0.8, 1.0]),
+    differs_at=st.sampled_from([2, 9, 13, 99, 99, 99]),
+    scope=st.sampled_from([0, 0, 0, 0, 1]),
+    priority=st.sampled_from([None, None, 0, 80]),
+)
+
+
 def is_seen(position: int, by: int, window: int, num_sinks: int) -> bool:
     return position <= by and (position > by - window or position < num_sinks)
 
 
 class WindowReuseMachine(RuleBasedStateMachine):
     @initialize(
-        size=st.integers(1, 4),
-        num_blocks=st.integers(6, 40),
+        size=st.integers(1, 3),
+        num_blocks=st.integers(10, 60),
         pools=st.lists(
             st.tuples(st.integers(1, 9), st.sampled_from([0, 0, 1, 3]), st.integers(4, 24)),
             min_size=1,
@@ -102,36 +123,42 @@ class WindowReuseMachine(RuleBasedStateMachine):
                 best = max(best, len(tokens))
         return best
 
-    @precondition(lambda self: len(self.live) < 4)
-    @rule(
-        length=st.integers(2, 24),
-        prompt_share=st.floats(0, 1),
-        differs_at=st.sampled_from([2, 5, 9, 13, 99, 99, 99]),
-        scope=st.sampled_from([0, 0, 0, 1]),
-        may_reuse=st.sampled_from([True, True, True, False]),
-        priority=st.sampled_from([None, None, 0, 80]),
-    )
-    def open(
-        self,
-        length: int,
-        prompt_share: float,
-        differs_at: int,
-        scope: int,
-        may_reuse: bool,
-        priority: int | None,
-    ):
-        tokens = [position % 3 + (position >= differs_at) for position in range(length)]
-        prompt = tokens[: 1 + int(prompt_share * (length - 1))]
-        match = self.manager.match(prompt, SCOPES[scope])
-        assert match.num_tokens == self.longest(scope, prompt) == match.num_blocks * self.size
-        retention = None if priority is None else Retention([(0, None, priority, None)])
+    def begin(self, kind: Kind, may_reuse: bool = True) -> int:
+        tokens = [position % 3 + (position >= kind.differs_at) for position in range(kind.length)]
+        prompt = tokens[: 1 + int(kind.prompt_share * (kind.length - 1))]
+        match = self.manager.match(prompt, SCOPES[kind.scope])
+        assert match.num_tokens == self.longest(kind.scope, prompt)
+        assert match.num_tokens == match.num_blocks * self.size
+        retention = None
+        if kind.priority is not None:
+            retention = Retention([(0, None, kind.priority, None)])
         table = self.manager.open(
-            prompt, scope=SCOPES[scope], may_reuse=may_reuse, retention=retention
+            prompt, scope=SCOPES[kind.scope], may_reuse=may_reuse, retention=retention
         )
         found = self.manager.num_cached_tokens(table)
         assert found == (match.num_tokens if may_reuse else 0)
-        self.live[table] = Live(tokens, scope, found)
+        self.live[table] = Live(tokens, kind.scope, found)
         self.grow([table], [len(prompt) - found])
+        return table
+
+    @precondition(lambda self: len(self.live) < 4)
+    @rule(kind=KINDS, may_reuse=st.sampled_from([True, True, True, False]))
+    def open(self, kind: Kind, may_reuse: bool):
+        self.begin(kind, may_reuse)
+
+    @precondition(lambda self: not self.steps)
+    @rule(kinds=st.lists(KINDS, min_size=1, max_size=5), chunk=st.integers(1, 9))
+    def serve_whole(self, kinds: list[Kind], chunk: int):
+        """One after another from opening to release, as far as there are blocks for them."""
+        for kind in kinds:
+            table = self.begin(kind)
+            live = self.live[table]
+            while self.steps:
+                self.steps.pop().handle.commit([live.tokens])
+                left = len(live.tokens) - live.num_reserved
+                if left > 0:
+                    self.grow([table], [min(chunk, left)])
+            self.manager.release(table, self.live.pop(table).tokens)
 
     def grow(self, tables: list[int], counts: list[int]):
         parts = [
