@@ -6,8 +6,6 @@
 #include <utility>
 #include <vector>
 
-#include "backend/kv_cache/cache_event_json.h"
-#include "backend/triton/response_builder.h"
 #include "backend/triton/response_writer.h"
 #include "backend/triton/steady_clock.h"
 #include "backend/triton/triton_error.h"
@@ -16,12 +14,6 @@
 namespace inflight::triton {
 
 namespace {
-
-/// Between the end of a request whose client has left and its final response. A tritonserver before
-/// 2.57 frees a gRPC stream's state twice if the final response comes while the stream's
-/// cancellation is being handled, that is, while a response written before is still on its way
-/// through the stream's queue of events. The blocks are free before this wait begins.
-constexpr std::chrono::milliseconds kQuietTime{100};
 
 using Clock = std::chrono::steady_clock;
 
@@ -58,7 +50,17 @@ InstanceState::InstanceState(TRITONBACKEND_ModelInstance* instance, const ModelS
       metrics_(std::make_unique<Metrics>(families, settings.name, settings.version, engine->info(),
                                          settings.batching_numbers)),
       late_endings_(kQuietTime),
-      engine_(std::move(engine)) {
+      engine_(std::move(engine)),
+      event_streams_(
+          [this](int64_t first_id) {
+            constexpr int64_t kMaxTokens = 65'536;  // of a response: about 4 MB of JSON
+            check_ready();
+            return engine_->read_kv_cache_events(first_id, kMaxTokens);
+          },
+          [this](const LiveRequest& live, bool success) {
+            finish(live.request, success, live.start_ns, live.start_ns);
+          },
+          events_base_) {
   check_attention_window(settings_, engine_->info());
   reader_.vocab_size = engine_->info().vocab_size;
   if (settings_.use_model_end_ids) reader_.model_end_ids = engine_->info().end_ids;
@@ -94,7 +96,7 @@ void InstanceState::accept(TRITONBACKEND_Request* request) {
       return;
     }
     if (incoming.events_after) {
-      tell_events(*live, *incoming.events_after);
+      accepted = event_streams_.answer(live, incoming);
       is_answered = true;
       return;
     }
@@ -148,20 +150,7 @@ void InstanceState::stop(const IncomingRequest& command) {
     }
   }
   for (executor::RequestId id : ids) engine_->cancel(id);
-}
-
-void InstanceState::tell_events(const LiveRequest& live, int64_t after) const {
-  constexpr int64_t kMaxTokens = 65'536;  // about 4 MB of JSON
-  const int64_t first_id = std::max<int64_t>(0, std::max(after, int64_t{-1}) - events_base_ + 1);
-  // Before there is a response: the server's stream waits for each that was begun.
-  const std::string events =
-      kv_cache::to_json(engine_->read_kv_cache_events(first_id, kMaxTokens), events_base_);
-  const std::vector<std::string> outputs = {"kv_cache_events"};
-  ResponseBuilder response(live.factory, outputs);
-  response.add_text("kv_cache_events", events);
-  log_if_error(
-      TRITONBACKEND_ResponseSend(response.take(), TRITONSERVER_RESPONSE_COMPLETE_FINAL, nullptr),
-      "ResponseSend");
+  if (command.engine_request_id == 0) event_streams_.stop(command.id);
 }
 
 void InstanceState::answer(const LivePtr& live, size_t sequence, executor::Response&& part) {

@@ -11,6 +11,7 @@
 
 #include "backend/executor/engine.h"
 #include "backend/triton/delayed_calls.h"
+#include "backend/triton/event_streams.h"
 #include "backend/triton/live_request.h"
 #include "backend/triton/metrics.h"
 #include "backend/triton/model_instance.h"
@@ -46,8 +47,6 @@ class InstanceState : public ModelInstance {
 
   void accept(TRITONBACKEND_Request* request);
   void stop(const IncomingRequest& command);
-  /// The final response of who asks for the cache's events.
-  void tell_events(const LiveRequest& live, int64_t after) const;
   void submit(const LivePtr& live, const IncomingRequest& incoming);
   void answer(const LivePtr& live, size_t sequence, executor::Response&& part);
   /// Takes the sequence of a final part off the books; whether it was the request's last.
@@ -77,7 +76,8 @@ class InstanceState : public ModelInstance {
   // Of the response thread.
   std::chrono::steady_clock::time_point stats_due_, cancellations_due_, heartbeats_sent_;
   DelayedCalls late_endings_;
-  std::unique_ptr<executor::Engine> engine_;  // last: its threads use all of the above
+  std::unique_ptr<executor::Engine> engine_;  // its threads use all of the above
+  EventStreams event_streams_;                // last: it reads of the engine
 };
 
 }  // namespace inflight::triton

@@ -17,6 +17,12 @@
 
 namespace inflight::triton {
 
+/// Between the end of a request whose client has left and its final response. A tritonserver before
+/// 2.57 frees a gRPC stream's state twice if the final response comes while the stream's
+/// cancellation is being handled, that is, while a response written before is still on its way
+/// through the stream's queue of events. The blocks are free before this wait begins.
+inline constexpr std::chrono::milliseconds kQuietTime{100};
+
 struct LiveRequest {
   struct Sequence {
     executor::RequestId id = 0;  // 0 until queued; guarded by InstanceState's mutex

@@ -285,7 +285,14 @@ IncomingRequest read_request(TRITONBACKEND_Request* request, const ReaderOptions
     return incoming;
   }
   incoming.events_after = first.scalar<int64_t>("kv_cache_events_after");
-  if (incoming.events_after) return incoming;  // likewise
+  if (incoming.events_after) {  // likewise
+    incoming.streaming = first.flag("streaming", false);
+    incoming.timeout_ms = first.scalar<int32_t>("timeout_ms");
+    check(!incoming.streaming || options.decoupled,
+          "a stream of cache events needs a model with decoupled transactions; this one is not "
+          "decoupled");
+    return incoming;
+  }
 
   check(tensors.num_rows() == 1 || options.decoupled, "a batch of ", tensors.num_rows(),
         " rows needs a model with decoupled transactions; this one is not decoupled");

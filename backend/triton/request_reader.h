@@ -67,6 +67,8 @@ struct IncomingRequest {
   uint64_t engine_request_id = 0;           // with `stop`: this one sequence only; 0 = not given
   bool client_left = false;                 // with `stop`: nobody waits for the answer
   std::optional<int64_t> events_after;      // a question for the cache's events after this one
+  bool streaming = false;                   // with `events_after`: and for those to come
+  std::optional<int32_t> timeout_ms;        // of such a stream
   std::vector<IncomingSequence> sequences;  // row by row; none for a command or a question
 };
 

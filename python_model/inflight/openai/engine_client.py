@@ -28,6 +28,7 @@ from inflight.openai.engine_request import (
     to_part,
 )
 from inflight.openai.errors import ApiError, of_engine, unavailable
+from inflight.openai.event_follower import EventFollower
 from inflight.serving.receipts import Receipts
 
 Sink = Callable[[Part | ApiError], None]  # an error is the last that it gets, as a final part is
@@ -140,6 +141,10 @@ class EngineClient:
     async def kv_cache_events(self, after: int, seconds: float = 10.0) -> bytes:
         """JSON of the events after the one of this id; -1: of all that are kept. Raises ApiError."""
         return await asyncio.to_thread(self._kv_cache_events, after, seconds)
+
+    def follow_kv_cache_events(self, after: int) -> EventFollower:
+        """Of this loop: the same and those to come, for a while."""
+        return EventFollower(self._stub, after)
 
     def _kv_cache_events(self, after: int, seconds: float) -> bytes:
         # A stream of its own: those who wait for tokens do not wait for megabytes of events.

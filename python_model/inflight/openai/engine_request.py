@@ -103,9 +103,14 @@ def stop_message(request_id: str) -> pb.ModelInferRequest:
     return message
 
 
-def events_message(after: int) -> pb.ModelInferRequest:
-    """Asks for the KV cache's events after the one of this id; -1: for all that are kept."""
-    message = _with_dummies("")
+def events_message(
+    after: int, request_id: str = "", streaming: bool = False
+) -> pb.ModelInferRequest:
+    """Asks for the KV cache's events after the one of this id; -1: for all that are kept. Streaming:
+    and for those to come."""
+    message = _with_dummies(request_id)
+    if streaming:
+        _add(message, "streaming", "BOOL", 1, b"\1")
     _add(message, "kv_cache_events_after", "INT64", 1, struct.pack("<q", after))
     message.outputs.add(name="kv_cache_events")
     return message

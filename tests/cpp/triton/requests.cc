@@ -1,14 +1,11 @@
 // Requests through reader, engine loop (over the scripted model) and writer, without a server.
 #include <limits>
-#include <nlohmann/json.hpp>
 #include <numeric>
 
 #include "tests/cpp/triton/instance_fixture.h"
 
 namespace inflight::testing {
 namespace {
-
-using Json = nlohmann::json;
 
 void one_response_without_streaming() {
   for (const bool decoupled : {false, true}) {
@@ -213,71 +210,6 @@ void defaults_of_the_refused() {
   EXPECT(!backend.run(request)[0].error.has_value());
 }
 
-/// What a question for the cache's events is told: a list of objects.
-Json events_after(Backend& backend, int64_t after) {
-  const RequestPtr question = make_request({0}, 0);
-  question->add("kv_cache_events_after", TRITONSERVER_TYPE_INT64, {1, 1},
-                std::vector<int64_t>{after});
-  const auto& answers = backend.run(question);
-  EXPECT(answers.size() == 1u && answers[0].is_final && answers[0].outputs.size() == 1u);
-  const FakeTensor* told = answers[0].find("kv_cache_events");
-  EXPECT((told->shape == std::vector<int64_t>{1, 1}));
-  return Json::parse(told->bytes.begin() + 4, told->bytes.end());
-}
-
-void events_of_the_cache() {
-  executor::EngineConfig config;
-  config.kv_cache_event_buffer_max_size = 100;
-  Backend backend(/*decoupled=*/false, config);
-  const Ids prompt = prompt_of(9);  // two blocks and a token
-  backend.run(make_request(prompt, 1));
-  const Json all = events_after(backend, -1);
-  EXPECT_EQ(all.size(), 2u);
-  EXPECT(all[0]["data"]["type"] == "created");
-  EXPECT(all[0]["data"]["num_blocks_per_cache_level"] == Json::array({64, 0}));
-  const int64_t first = all[0]["event_id"];
-  EXPECT(first > 1'700'000'000'000'000 && first < 9'007'199'254'740'992);  // microseconds
-  EXPECT(all[1]["event_id"] == first + 1);
-  const Json& stored = all[1]["data"];
-  EXPECT(stored["type"] == "stored");
-  EXPECT(stored["parent_hash"].is_null());
-  EXPECT_EQ(stored["blocks"].size(), 2u);
-  for (int i = 0; i < 8; ++i) {
-    const Json token = stored["blocks"][i / 4]["tokens"][i % 4];
-    const Json expected = {
-        {"type", "unique_token"}, {"token_id", prompt[i]}, {"token_extra_id", 0}};
-    EXPECT(token == expected);
-  }
-
-  EXPECT(events_after(backend, first) == Json::array({all[1]}));
-  EXPECT(events_after(backend, first + 1) == Json::array());
-  EXPECT(events_after(backend, -1) == all);                 // readers take nothing away
-  EXPECT(events_after(backend, 3) == all);                  // of an earlier start
-  EXPECT(events_after(backend, first + 1'000'000) == all);  // of a clock that was ahead
-
-  // What comes now is told apart from what has been told, though it goes on from there.
-  const RequestPtr longer = make_request(prompt_of(13), 1);
-  longer->text("cache_salt", "salt");
-  backend.run(longer);
-  const Json salted = events_after(backend, first + 1);
-  EXPECT_EQ(salted.size(), 1u);
-  EXPECT(salted[0]["data"]["parent_hash"].is_number_unsigned());
-  EXPECT(salted[0]["data"]["blocks"][0]["block_hash"] != stored["blocks"][0]["block_hash"]);
-  backend.run(make_request(prompt_of(13), 1));
-  const Json next = events_after(backend, first + 2);
-  EXPECT_EQ(next.size(), 1u);
-  EXPECT(next[0]["data"]["parent_hash"] == stored["blocks"][1]["block_hash"]);
-}
-
-void events_must_be_asked_for() {
-  Backend backend;
-  const RequestPtr question = make_request({0}, 0);
-  question->add("kv_cache_events_after", TRITONSERVER_TYPE_INT64, {1, 1}, std::vector<int64_t>{-1});
-  EXPECT_CONTAINS(backend.error_of(question),
-                  "kv_cache_event_buffer_max_size is 0: no events are kept");
-  EXPECT_EQ(fake_counts().dropped.load(), 0);
-}
-
 void streaming_needs_decoupled() {
   Backend backend(/*decoupled=*/false);
   const RequestPtr request = make_request(prompt_of(3), 2);
@@ -303,8 +235,6 @@ int main(int argc, char** argv) {
           {"bad_word_lists", bad_word_lists},
           {"refusals", refusals},
           {"defaults_of_the_refused", defaults_of_the_refused},
-          {"events_of_the_cache", events_of_the_cache},
-          {"events_must_be_asked_for", events_must_be_asked_for},
           {"streaming_needs_decoupled", streaming_needs_decoupled},
       },
       argc, argv);

@@ -1,7 +1,9 @@
 """Salts, samples that share, priorities and events of the KV cache at the endpoint."""
 
+import http.client
 import json
 import random
+import time
 import urllib.error
 import urllib.request
 from typing import Any
@@ -125,3 +127,43 @@ def test_events_are_not_for_all(
     with pytest.raises(urllib.error.HTTPError) as refused:
         events(endpoint, query, key=key)
     assert refused.value.code == status
+
+
+def followed(endpoint: Endpoint, query: str, **headers: str) -> http.client.HTTPResponse:
+    connection = http.client.HTTPConnection("localhost", endpoint.port, timeout=60)
+    headers = {"Authorization": f"Bearer {KEY}"} | headers
+    connection.request("GET", f"/kv_cache_events?stream=true{query}", headers=headers)
+    return connection.getresponse()
+
+
+def next_list(answer: http.client.HTTPResponse) -> tuple[int, list[dict[str, Any]]]:
+    """(id of the newest event told, events)."""
+    lines = [answer.readline() for _ in range(3)]
+    assert lines[0].startswith(b"id: ") and lines[1].startswith(b"data: ") and lines[2] == b"\n"
+    return int(lines[0][4:]), json.loads(lines[1][6:])
+
+
+def test_events_are_followed(endpoint: Endpoint) -> None:
+    prompt = ids(70, seed=6)
+    with followed(endpoint, "") as answer:
+        assert answer.status == 200
+        assert answer.headers["Content-Type"].startswith("text/event-stream")
+        before, none = next_list(answer)
+        assert none == []
+        complete(endpoint, prompt)
+        newest, told = next_list(answer)
+    assert [event["event_id"] for event in told] == list(range(before + 1, newest + 1))
+    assert told[0]["data"]["parent_hash"] is None
+    stored = [token["token_id"] for block in told[0]["data"]["blocks"] for token in block["tokens"]]
+    assert stored == prompt[: len(stored)] != []
+    # Who was cut off goes on where he was, by either name of the place; ends by itself in 10 s.
+    with followed(endpoint, "", **{"Last-Event-ID": str(before)}) as answer:
+        assert next_list(answer)[1][: len(told)] == told
+    start = time.monotonic()
+    with followed(endpoint, f"&after={before}") as answer:
+        assert next_list(answer)[1][: len(told)] == told
+        rest = answer.read()
+    assert 5 < time.monotonic() - start < 50
+    assert rest.endswith(b"data: []\n\n")
+    with followed(endpoint, "&after=-2") as answer:
+        assert answer.status == 400

@@ -3,11 +3,12 @@ preempted, and what a router is told."""
 
 import json
 import random
+import time
 from typing import Any
 
 import numpy as np
 import pytest
-from triton_server import TIGHT_BLOCKS, Answer, Server, Stream, ask, llm_request
+from triton_server import TIGHT_BLOCKS, Answer, Server, Stream, ask, llm_request, overridden
 from tritonclient.utils import InferenceServerException
 
 BLOCK = 32  # tokens
@@ -265,3 +266,62 @@ def test_events_by_http(server: Server) -> None:
     status, page = server.post("/v2/models/tensorrt_llm/generate", question)
     assert status >= 400
     assert "kv_cache_event_buffer_max_size is 0: no events are kept" in page
+
+
+def test_events_as_they_come(server: Server) -> None:
+    """One follower from the start, one from now on, which its time ends; a stop ends the other."""
+    follow = {"input_lengths": 0, "request_output_len": 0, "streaming": True}
+    kept = events_after(server, -1)
+    newest = kept[-1]["event_id"] if kept else -1
+
+    def after(event: int) -> np.ndarray:
+        return np.array([[event]], np.int64)
+
+    def told(answer: Answer) -> list[dict[str, Any]]:
+        return json.loads(answer.outputs["kv_cache_events"].item())
+
+    with Stream(server, "tight") as one, Stream(server, "tight") as other:
+        one.send("router", kv_cache_events_after=after(-1), timeout_ms=60_000, **follow)
+        other.send(kv_cache_events_after=after(newest), timeout_ms=3000, **follow)
+        all_of_one, all_of_other = told(one.next()), told(other.next())
+        assert all_of_one[: len(kept)] == kept
+        for seed in range(70, 74):
+            known = len(all_of_one)
+            ask(server, "tight", **llm_request(ids(70, seed), 1))
+            while len(all_of_one) == known:
+                all_of_one += told(one.next())
+        while not (answer := other.next()).final:
+            all_of_other += told(answer)
+        all_of_other += told(answer)
+        ask(server, "tight", request_id="router", **llm_request([0], 0, stop=True))
+        while not (answer := one.next()).final:
+            all_of_one += told(answer)
+        all_of_one += told(answer)
+    assert all_of_one == events_after(server, -1)
+    assert all_of_other == events_after(server, newest)[: len(all_of_other)] != []
+    assert [event["event_id"] for event in all_of_other] == [
+        *range(all_of_other[0]["event_id"], all_of_other[-1]["event_id"] + 1)
+    ]
+    for model, options, part in (
+        ("tight", {"timeout_ms": 60_001}, "at least 1 and at most 60000"),
+        ("plain", {}, "needs a model with decoupled transactions"),
+    ):
+        with pytest.raises(InferenceServerException, match=part):
+            ask(server, model, kv_cache_events_after=after(-1), **follow, **options)
+
+
+def test_a_follower_holds_an_unload_for_its_time_at_most(server: Server) -> None:
+    buffered = {"kv_cache_event_buffer_max_size": "100"}
+    with overridden(server, "second", parameters=buffered), Stream(server, "second") as stream:
+        stream.send(
+            input_lengths=0, request_output_len=0, streaming=True, timeout_ms=1500,
+            kv_cache_events_after=np.array([[-1]], np.int64),
+        )  # fmt: skip
+        assert not stream.next().final
+        status, page = server.post("/v2/repository/models/second/unload", {})
+        assert status == 200, page
+        assert stream.next().final
+        deadline = time.monotonic() + 30
+        while server.get("/v2/models/second/ready")[0] == 200:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
