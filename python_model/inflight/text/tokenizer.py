@@ -15,6 +15,7 @@ from typing import Any
 import tokenizers
 
 from inflight.text.detokenizer import Detokenizer, TokenTexts
+from inflight.text.word_cache import WordCache
 
 _MODEL_FILES = ("tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tekken.json")
 
@@ -47,6 +48,8 @@ class Tokenizer:
         self.chat_template = chat_template
         self._named_tokens = {f"{name}_token": text for name, text in named.items() if text}
         self._texts = TokenTexts(self._tokenizer)
+        self._words = WordCache.of(self._tokenizer)
+        self._around = _special_tokens_around(self._tokenizer)
 
     @classmethod
     def load(cls, folder: str | Path) -> Tokenizer:
@@ -101,9 +104,22 @@ class Tokenizer:
     def encode_batch(
         self, texts: Sequence[str], add_special_tokens: bool = True
     ) -> list[list[int]]:
+        ids = [self._encode_by_words(text, add_special_tokens) for text in texts]
+        rest = [at for at, found in enumerate(ids) if found is None]
         # "Fast": without where in the text each token lies, a quarter of the time.
-        encodings = self._tokenizer.encode_batch_fast(texts, add_special_tokens=add_special_tokens)
-        return [encoding.ids for encoding in encodings]
+        encodings = self._tokenizer.encode_batch_fast(
+            [texts[at] for at in rest], add_special_tokens=add_special_tokens
+        )
+        for at, encoding in zip(rest, encodings, strict=True):
+            ids[at] = encoding.ids
+        return ids
+
+    def _encode_by_words(self, text: str, add_special_tokens: bool) -> list[int] | None:
+        ids = self._words.encode(text) if self._words is not None else None
+        if ids is None or not add_special_tokens:
+            return ids
+        before, after = self._around
+        return [*before, *ids, *after]
 
     def detokenizer(
         self, context_ids: Sequence[int] = (), skip_special_tokens: bool = True
@@ -200,6 +216,16 @@ class Tokenizer:
                 "chat_template of tokenizer_config.json)"
             )
         return self.chat_template
+
+
+def _special_tokens_around(tokenizer: tokenizers.Tokenizer) -> tuple[list[int], list[int]]:
+    """Ids that the library puts before and behind a text."""
+    encoding = tokenizer.encode("a")
+    mask = encoding.special_tokens_mask
+    text = [at for at, is_special in enumerate(mask) if not is_special]
+    if not text:
+        return encoding.ids, []
+    return encoding.ids[: text[0]], encoding.ids[text[-1] + 1 :]
 
 
 def _content(token: Any) -> str | None:

@@ -43,9 +43,26 @@ def byte_level_with_prefix(corpus: Texts = CORPUS, vocab_size: int = 400) -> tok
     return tokenizer
 
 
+def split_by(pattern: str):
+    """Byte-level with a pattern of its own, as newer models have."""
+    return pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(tokenizers.Regex(pattern), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+
+
+LLAMA_3_PATTERN = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
+
 def llama_3_like(corpus: Texts = CORPUS, vocab_size: int = 400) -> tokenizers.Tokenizer:
-    """Byte-level with special tokens for turns of a chat, and one that is not ASCII."""
+    """Its pattern; special tokens for turns of a chat, and one that is not ASCII."""
     tokenizer = byte_level(corpus, vocab_size)
+    tokenizer.pre_tokenizer = split_by(LLAMA_3_PATTERN)
     tokenizer.add_special_tokens(
         ["<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<｜end｜>"]
     )
