@@ -110,6 +110,10 @@ class ScriptedExecutor : public executor::ModelExecutor {
         host_memory_(info.num_host_blocks * info.tokens_per_block, -1),
         script_(std::move(script)),
         steps_(depth) {
+    for (size_t g = 1; g < info.kv_groups.size(); ++g)  // group 0 sees everything
+      windows_.push_back(
+          {info.kv_groups[g],
+           std::vector<int32_t>(info.kv_groups[g].num_blocks * info.tokens_per_block, -1)});
     if (depth > 1) device_ = std::thread([this] { run_device(); });
   }
   ~ScriptedExecutor() override {
@@ -268,6 +272,8 @@ class ScriptedExecutor : public executor::ModelExecutor {
       const auto* slots = inputs.slots.as<int32_t>();
       for (int t = 0; t < inputs.num_tokens; ++t) {
         memory_.at(slots[t]) = ids[t] >= 0 ? ids[t] : previous_tokens_.at(~ids[t]);
+        for (size_t g = 0; g < windows_.size(); ++g)
+          windows_[g].memory.at(inputs.more_groups[g].slots.as<int32_t>()[t]) = memory_[slots[t]];
       }
       std::vector<int32_t> tokens(inputs.num_sequences, -1);
       for (StagedRow& staged : step.rows) {
@@ -331,14 +337,36 @@ class ScriptedExecutor : public executor::ModelExecutor {
     }
     const std::vector<int32_t> history = history_of(inputs, b);
     check_internal(history == staged.known, "the cache does not hold the sequence's tokens");
+    for (size_t g = 0; g < windows_.size(); ++g)
+      check_window(windows_[g], inputs.more_groups[g].block_tables, b,
+                   length - (end_row - first_row), history);
     decoding::SampledToken token;
     token.id = next_token(history);
     return script_->edit ? script_->edit(staged.row, token) : token;
   }
 
+  struct WindowMemory {
+    executor::KvGroupInfo group;
+    std::vector<int32_t> memory;  // by slot
+  };
+
+  /// Whether all that rows from `first` on see through the window is there.
+  void check_window(const WindowMemory& window, const TensorView& tables, int b, int first,
+                    const std::vector<int32_t>& history) const {
+    const auto* table = tables.as<int32_t>() + b * tables.strides[0];
+    for (int position = 0; position < static_cast<int>(history.size()); ++position) {
+      if (position <= first - window.group.window && position >= window.group.num_sinks) continue;
+      const int slot =
+          table[position / tokens_per_block_] * tokens_per_block_ + position % tokens_per_block_;
+      check_internal(window.memory.at(slot) == history[position], "a window of ",
+                     window.group.window, " does not hold token ", position);
+    }
+  }
+
   const int tokens_per_block_;
   std::vector<int32_t> memory_;       // by slot
   std::vector<int32_t> host_memory_;  // likewise
+  std::vector<WindowMemory> windows_;
   std::vector<kv_cache::BlockCopy> unmade_copies_;
   std::shared_ptr<Script> script_;
   std::vector<int32_t> previous_tokens_;  // by row of the step before

@@ -147,37 +147,53 @@ void switched_off_nothing_is_found() {
   EXPECT_EQ(fixture.engine->stats().prefix_hit_tokens, 0);
 }
 
+/// Many that begin alike, some cancelled, in a pool for a few.
+void answer_in_tiny_pool(EngineInfo info, const executor::EngineConfig& config = {}) {
+  info.max_num_tokens = 11;
+  info.max_seq_len = 27;
+  info.max_prompt_len = 26;
+  Fixture fixture(info, config);
+  std::vector<std::unique_ptr<Answer>> answers;
+  std::vector<std::vector<int32_t>> prompts;
+  for (int i = 0; i < 60; ++i) {
+    // Prompts that part ways at different places, some the same.
+    std::vector<int32_t> prompt = prompt_of(4 + 7 * i % 13);
+    if (i % 3 != 0) prompt[(i * 5) % prompt.size()] = i % 4;
+    prompts.push_back(prompt);
+    answers.push_back(std::make_unique<Answer>());
+    const executor::RequestId id = fixture.submit(*answers[i], prompt, 1 + i % 10);
+    if (i % 11 == 10) fixture.engine->cancel(id);
+  }
+  for (int i = 0; i < 60; ++i) {
+    const executor::Response& last = answers[i]->wait();
+    EXPECT(!last.error);
+    std::vector<int32_t> expected = expected_tokens(prompts[i], 1 + i % 10);
+    if (last.finish_reason == FinishReason::kCancelled)
+      expected.resize(answers[i]->tokens().size());
+    EXPECT(answers[i]->tokens() == expected);
+  }
+  fixture.expect_all_free();
+  const EngineStats stats = fixture.engine->stats();
+  EXPECT(stats.prefix_hit_tokens > 0);
+  EXPECT_EQ(stats.copied_blocks > 0, info.kv_groups.empty());
+  EXPECT(stats.evicted_blocks > 0);
+}
+
 void tiny_pools_answer_the_same() {
-  for (int num_blocks : {9, 12, 20}) {
-    EngineInfo info = info_of(3, num_blocks);
-    info.max_num_tokens = 11;
-    info.max_seq_len = 27;
-    info.max_prompt_len = 26;
-    Fixture fixture(info);
-    std::vector<std::unique_ptr<Answer>> answers;
-    std::vector<std::vector<int32_t>> prompts;
-    for (int i = 0; i < 60; ++i) {
-      // Prompts that part ways at different places, some the same.
-      std::vector<int32_t> prompt = prompt_of(4 + 7 * i % 13);
-      if (i % 3 != 0) prompt[(i * 5) % prompt.size()] = i % 4;
-      prompts.push_back(prompt);
-      answers.push_back(std::make_unique<Answer>());
-      const executor::RequestId id = fixture.submit(*answers[i], prompt, 1 + i % 10);
-      if (i % 11 == 10) fixture.engine->cancel(id);
+  for (int num_blocks : {9, 12, 20}) answer_in_tiny_pool(info_of(3, num_blocks));
+}
+
+void tiny_pools_of_windows_answer_the_same() {
+  for (const char* policy : {"guaranteed_no_evict", "max_utilization"}) {
+    executor::EngineConfig config;
+    config.batch_scheduler_policy = policy;
+    for (int num_blocks : {10, 14, 30}) {
+      EngineInfo info = info_of(3, 20);
+      info.kv_groups = {{.num_blocks = 20},
+                        {.window = 5, .num_sinks = 2, .num_blocks = num_blocks},
+                        {.window = 11, .num_blocks = num_blocks + 4}};
+      answer_in_tiny_pool(info, config);
     }
-    for (int i = 0; i < 60; ++i) {
-      const executor::Response& last = answers[i]->wait();
-      EXPECT(!last.error);
-      std::vector<int32_t> expected = expected_tokens(prompts[i], 1 + i % 10);
-      if (last.finish_reason == FinishReason::kCancelled)
-        expected.resize(answers[i]->tokens().size());
-      EXPECT(answers[i]->tokens() == expected);
-    }
-    fixture.expect_all_free();
-    const EngineStats stats = fixture.engine->stats();
-    EXPECT(stats.prefix_hit_tokens > 0);
-    EXPECT(stats.copied_blocks > 0);
-    EXPECT(stats.evicted_blocks > 0);
   }
 }
 
@@ -198,6 +214,7 @@ int main(int argc, char** argv) {
           {"failed_step_leaves_nothing_to_find", failed_step_leaves_nothing_to_find},
           {"switched_off_nothing_is_found", switched_off_nothing_is_found},
           {"tiny_pools_answer_the_same", tiny_pools_answer_the_same},
+          {"tiny_pools_of_windows_answer_the_same", tiny_pools_of_windows_answer_the_same},
       },
       argc, argv);
 }
