@@ -1,8 +1,8 @@
 """Ids of words that prompts bring again and again, for tokenizers that take words one by one.
 
-Most tokenizers cut a text before blanks, or at them, ahead of everything that costs: then the ids of a
-text are those of its words, one after another, and a dictionary of words is ten times as quick as the
-library. `WordCache.of` says for which tokenizers that is certain, from what they are made of; the others
+Most tokenizers cut a text before blanks, or at them, ahead of everything that costs, or have no token
+that goes beyond a word: then the ids of a text are those of its words, one after another, and a dictionary
+of words is ten times as quick as the library. `WordCache.of` says for which tokenizers that is certain, from what they are made of; the others
 have none. A cut is made only between a letter, digit or visible ASCII character and a blank, so that a run
 of white space is never divided.
 """
@@ -138,7 +138,11 @@ def _blank_before_words(tokenizer: tokenizers.Tokenizer) -> str | None:
         cuts_at_blanks = normalizers <= {"BertNormalizer", "Lowercase", "NFC", "NFD"}
         with_blanks = any(re.search(r"[ \n]", token.content) for token in added)
         return "" if cuts_at_blanks and not with_blanks else None
-    if not normalizers <= {"NFC"} or any(re.search("[^ ] ", token.content) for token in added):
+    if any(re.search("[^ ] ", token.content) for token in added):
+        return None
+    if _is_one_piece(normalizer, pre_tokenizer):
+        return " " if _merges_stay_in_words(tokenizer) else None
+    if not normalizers <= {"NFC"}:
         return None
     if kinds == ["ByteLevel"] and pre_tokenizer[0]["use_regex"]:
         return " "
@@ -151,6 +155,29 @@ def _blank_before_words(tokenizer: tokenizers.Tokenizer) -> str | None:
     if kinds == ["Metaspace"] and pre_tokenizer[0]["split"] and not normalizer:
         return " "
     return None
+
+
+def _is_one_piece(normalizer: list[dict[str, Any]], pre_tokenizer: list[dict[str, Any]]) -> bool:
+    """Whether a text goes to the model whole, with "▁" for each blank, as SentencePiece does it."""
+    if not normalizer and [part["type"] for part in pre_tokenizer] == ["Metaspace"]:
+        return pre_tokenizer[0]["replacement"] == "▁" and not pre_tokenizer[0]["split"]
+    is_replaced = [
+        (part["type"], part.get("pattern"), part.get("content")) for part in normalizer
+    ] == [("Replace", {"String": " "}, "▁")]
+    # Gemma's cuts at blanks, of which none is left.
+    cuts_nothing = not pre_tokenizer or (
+        len(pre_tokenizer) == 1 and pre_tokenizer[0].get("pattern") == {"String": " "}
+    )
+    return is_replaced and cuts_nothing
+
+
+def _merges_stay_in_words(tokenizer: tokenizers.Tokenizer) -> bool:
+    """No token goes on with "▁" behind anything else, so that no merge crosses the beginning of a word."""
+    model = tokenizer.model
+    if not isinstance(model, tokenizers.models.BPE) or model.dropout is not None:
+        return False
+    vocab = tokenizer.get_vocab(with_added_tokens=False)
+    return "▁" in vocab and not any("▁" in token.lstrip("▁") for token in vocab)
 
 
 def _separator(tokenizer: tokenizers.Tokenizer) -> str | None:

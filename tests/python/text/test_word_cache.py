@@ -41,7 +41,7 @@ def blanks_as_tokens() -> tokenizers.Tokenizer:
     return tokenizer
 
 
-WITHOUT = {"byte_fallback", "gemma_like", "characters", "LlamaTokenizer", "GemmaTokenizer"}
+WITHOUT = {"byte_fallback", "characters"}
 CACHED = {name: build for name, build in BUILDERS.items() if name not in WITHOUT}
 CACHED |= {"qwen_like": qwen_like, "blanks_as_tokens": blanks_as_tokens}
 # Blanks of every kind, marks that join what is before them, what normalisers change, tokens of the
@@ -103,7 +103,16 @@ def with_parts(build, normalizer=None, pre_tokenizer=None) -> tokenizers.Tokeniz
     return tokenizer
 
 
+def tokens_across_words() -> tokenizers.Tokenizer:
+    """As gemma_like, with one merge more: "e" and the blank behind it."""
+    description = json.loads(BUILDERS["gemma_like"]().to_str())
+    description["model"]["vocab"]["e▁"] = len(description["model"]["vocab"])
+    description["model"]["merges"].insert(0, ["e", "▁"])
+    return tokenizers.Tokenizer.from_str(json.dumps(description))
+
+
 DOUBTFUL = {
+    "a token that ends with a blank": tokens_across_words,
     "a token of two words": lambda: with_token("in the"),
     "a token that takes blanks before it": lambda: with_token("<mask>", lstrip=True),
     "a token that takes blanks behind it": lambda: with_token("<mask>", rstrip=True),
