@@ -46,6 +46,7 @@ InstanceState::InstanceState(TRITONBACKEND_ModelInstance* instance, const ModelS
     : instance_(instance),
       settings_(settings),
       reader_(settings.reader),
+      groups_([this](executor::RequestId id) { engine_->cancel(id); }),
       events_base_(unix_time_us()),
       metrics_(std::make_unique<Metrics>(families, settings.name, settings.version, engine->info(),
                                          settings.batching_numbers)),
@@ -100,7 +101,7 @@ void InstanceState::accept(TRITONBACKEND_Request* request) {
       is_answered = true;
       return;
     }
-    live->add_sequences(incoming, receipts_);
+    live->add_sequences(incoming, receipts_, groups_);
     submit(live, incoming);
     accepted = true;
   });
@@ -169,6 +170,7 @@ void InstanceState::answer(const LivePtr& live, size_t sequence, executor::Respo
     engine_->cancel(id);  // nobody can hear it any more
     return;
   }
+  groups_.send_all();  // what they hold of it comes before its end, and while its factory is there
   const bool is_last = close(*live, sequence, part);
   publish_if_idle();
   if (!is_last) {
@@ -239,6 +241,7 @@ bool InstanceState::publish_if_idle() {
 }
 
 void InstanceState::after_step(const executor::EngineStats& stats) {
+  groups_.send_all();
   if (!publish_if_idle()) publish(stats);
   if (is_due(cancellations_due_, settings_.cancellation_check_period))
     cancel_what_nobody_waits_for();

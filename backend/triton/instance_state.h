@@ -69,6 +69,7 @@ class InstanceState : public ModelInstance {
   const ModelSettings& settings_;
   ReaderOptions reader_;
   Receipts receipts_;
+  ResponseGroups groups_;      // response thread
   const int64_t events_base_;  // what ids of the cache's events begin with, see unix_time_us
   std::mutex mutex_;           // guards live_ and the ids in it
   std::unordered_map<executor::RequestId, LivePtr> live_;  // by sequence

@@ -19,12 +19,13 @@ void LiveRequest::delete_factory() {
   factory = nullptr;
 }
 
-void LiveRequest::add_sequences(const IncomingRequest& incoming, const Receipts& receipts) {
+void LiveRequest::add_sequences(const IncomingRequest& incoming, const Receipts& receipts,
+                                ResponseGroups& groups) {
   id = incoming.id;
   client_id = incoming.client_id;
   for (const IncomingSequence& sequence : incoming.sequences) {
-    sequences.emplace_back().writer =
-        std::make_unique<ResponseWriter>(factory, sequence.reply, sequence.request, receipts);
+    sequences.emplace_back().writer = std::make_unique<ResponseWriter>(
+        factory, sequence.reply, sequence.request, receipts, groups);
   }
   num_running = sequences.size();
   numbers.received_ns = static_cast<int64_t>(start_ns);

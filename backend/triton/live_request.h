@@ -38,7 +38,8 @@ struct LiveRequest {
   LiveRequest(const LiveRequest&) = delete;
   LiveRequest& operator=(const LiveRequest&) = delete;
 
-  void add_sequences(const IncomingRequest& incoming, const Receipts& receipts);
+  void add_sequences(const IncomingRequest& incoming, const Receipts& receipts,
+                     ResponseGroups& groups);
   bool nobody_listens() const { return client_left || is_cancelled(); }
   bool is_cancelled() const;
   /// Adds a part to the request's numbers; response thread.

@@ -103,6 +103,23 @@ std::vector<std::string> requested_outputs(TRITONBACKEND_Request* request) {
   return names;
 }
 
+/// A group's responses hold ids and log-probabilities, each sequence's under one number.
+std::optional<GroupPlace> read_group(const Inputs& inputs) {
+  const std::vector<int64_t> place = inputs.values<int64_t>("response_group");
+  if (place.empty()) return std::nullopt;
+  check(place.size() == 2, "response_group has ", place.size(),
+        " numbers, expected 2: the group and the request's number in it");
+  for (const char* other : {"return_context_logits", "return_generation_logits"})
+    check(!inputs.flag(other, false), "response_group together with ", other,
+          " is not supported: leave one of them out");
+  check(!inputs.has("text_context"),
+        "response_group together with text_context is not supported: leave one of them out");
+  check(inputs.num_rows() == 1 && inputs.scalar<int32_t>("num_return_sequences").value_or(1) == 1,
+        "response_group is for requests of one sequence; this one has ", inputs.num_rows(),
+        " rows and ", inputs.scalar<int32_t>("num_return_sequences").value_or(1), " of each");
+  return GroupPlace{place[0], place[1]};
+}
+
 ReplyOptions read_reply(const Inputs& inputs, const ReaderOptions& options) {
   ReplyOptions reply;
   reply.streaming = inputs.flag("streaming", false);
@@ -126,6 +143,7 @@ ReplyOptions read_reply(const Inputs& inputs, const ReaderOptions& options) {
   reply.text_context = inputs.values<uint8_t>("text_context");
   reply.has_text_context = !reply.text_context.empty();
   if (inputs.num_rows() > 1) reply.batch_index = static_cast<int32_t>(inputs.row());
+  reply.group = read_group(inputs);
   return reply;
 }
 

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "backend/executor/request.h"
+#include "backend/triton/response_groups.h"
 #include "backend/triton/triton_c_api.h"
 
 namespace inflight::triton {
@@ -51,6 +52,7 @@ struct ReplyOptions {
   std::vector<std::string> outputs;       // asked for by the client, or all of the model's
   std::optional<int32_t> batch_index;     // the row, of a request with several
   std::optional<int32_t> sequence_index;  // of a row's, where num_return_sequences > 1
+  std::optional<GroupPlace> group;        // whose responses its parts go out with
 };
 
 /// What the engine runs, and how its responses look.

@@ -2,10 +2,10 @@
 
 #include <algorithm>
 #include <iterator>
-#include <limits>
 #include <string>
 #include <utility>
 
+#include "backend/triton/log_prob_rows.h"
 #include "backend/triton/response_builder.h"
 #include "backend/triton/triton_error.h"
 #include "kernels/core/check.h"
@@ -70,11 +70,12 @@ std::string joined_text(const std::vector<int32_t>& ids) {
 
 ResponseWriter::ResponseWriter(TRITONBACKEND_ResponseFactory* factory, ReplyOptions reply,
                                std::shared_ptr<const executor::Request> request,
-                               const Receipts& receipts)
+                               const Receipts& receipts, ResponseGroups& groups)
     : factory_(factory),
       reply_(std::move(reply)),
       request_(std::move(request)),
       receipts_(receipts),
+      groups_(groups),
       wants_heartbeats_(reply_.has_text_context &&
                         std::ranges::find(reply_.outputs, "heartbeat") != reply_.outputs.end()),
       always_gets_receipts_(std::ranges::find(reply_.outputs, "text_context") !=
@@ -112,6 +113,10 @@ void ResponseWriter::send_heartbeat(uint64_t public_id) const {
 }
 
 void ResponseWriter::deliver(executor::Response part, uint64_t public_id, bool ends_request) {
+  if (reply_.group && !part.is_final) {
+    groups_.add(*reply_.group, factory_, std::move(part), reply_.num_top_log_probs);
+    return;
+  }
   if (part.is_final && part.context_logits.empty())
     part.context_logits = std::move(context_logits_);
   else if (!part.is_final && !part.context_logits.empty())
@@ -157,10 +162,13 @@ TRITONBACKEND_Response* ResponseWriter::build(const executor::Response& part,
   response.add("sequence_length", length);
   if (reply_.log_probs) {
     response.add("cum_log_probs", part.cumulative_log_prob);
-    std::vector<float> chosen;
-    for (const executor::TokenLogProbs& token : part.log_probs) chosen.push_back(token.chosen);
-    response.add("output_log_probs", {1, 1, static_cast<int64_t>(chosen.size())}, chosen);
-    if (reply_.num_top_log_probs > 0) add_top_log_probs(response, part);
+    const auto num_log_probs = static_cast<int64_t>(part.log_probs.size());
+    response.add("output_log_probs", {1, 1, num_log_probs}, chosen_log_probs(part.log_probs));
+    if (const int64_t count = reply_.num_top_log_probs; count > 0) {
+      const TopLogProbs top(part.log_probs, count);
+      response.add("top_log_prob_ids", {1, 1, num_log_probs, count}, top.ids);
+      response.add("top_log_probs", {1, 1, num_log_probs, count}, top.values);
+    }
   }
   add_logits(response, part);
   if (reply_.batch_index) response.add("batch_index", *reply_.batch_index);
@@ -179,23 +187,6 @@ TRITONBACKEND_Response* ResponseWriter::build(const executor::Response& part,
                  std::vector<int64_t>{static_cast<int64_t>(public_id), part.is_final, num_new});
   }
   return response.take();
-}
-
-void ResponseWriter::add_top_log_probs(ResponseBuilder& response,
-                                       const executor::Response& part) const {
-  const auto num_new = static_cast<int64_t>(part.log_probs.size());
-  const int64_t count = reply_.num_top_log_probs;
-  std::vector<int32_t> ids(num_new * count, -1);
-  std::vector<float> values(ids.size(), -std::numeric_limits<float>::infinity());
-  for (int64_t at = 0; at < num_new; ++at) {
-    const auto& top = part.log_probs[at].top;
-    for (int64_t rank = 0; rank < std::min<int64_t>(count, top.size()); ++rank) {
-      ids[at * count + rank] = top[rank].first;
-      values[at * count + rank] = top[rank].second;
-    }
-  }
-  response.add("top_log_prob_ids", {1, 1, num_new, count}, ids);
-  response.add("top_log_probs", {1, 1, num_new, count}, values);
 }
 
 void ResponseWriter::add_logits(ResponseBuilder& response, const executor::Response& part) const {

@@ -1,9 +1,9 @@
 // Builds Triton responses from the engine's parts, output_ids first. One writer a sequence; used on
 // the engine's response thread only.
 //
-// A stream of ids gets a response a part. One for postprocessing is not sent further parts while
-// the last waits there: they join, so that text which cannot keep up costs fewer responses, not a
-// queue.
+// A stream of ids gets a response a part, or shares those of its group. One for postprocessing is
+// not sent further parts while the last waits there: they join, so that text which cannot keep up
+// costs fewer responses, not a queue.
 #pragma once
 
 #include <chrono>
@@ -16,6 +16,7 @@
 #include "backend/triton/receipts.h"
 #include "backend/triton/request_reader.h"
 #include "backend/triton/response_builder.h"
+#include "backend/triton/response_groups.h"
 #include "backend/triton/triton_c_api.h"
 
 namespace inflight::triton {
@@ -24,13 +25,14 @@ class ResponseWriter {
  public:
   /// The factory, of the request that the sequence is part of, outlives it.
   ResponseWriter(TRITONBACKEND_ResponseFactory* factory, ReplyOptions reply,
-                 std::shared_ptr<const executor::Request> request, const Receipts& receipts);
+                 std::shared_ptr<const executor::Request> request, const Receipts& receipts,
+                 ResponseGroups& groups);
 
-  /// Sends a part, or keeps it for the next one; an error as an error response. Answers whether it
-  /// was sent. Raises Error if the server refuses a response that is not final. `public_id` names
-  /// the sequence in response_state.
-  /// `ends_request`: the part is final and the request has no other sequence that runs: it goes out
-  /// with the request's final flag, which always reaches the client.
+  /// Sends a part, or keeps it for the next one, or for its group's next response; an error as an
+  /// error response. Answers whether it was sent. Raises Error if the server refuses a response
+  /// that is not final. `public_id` names the sequence in response_state. `ends_request`: the part
+  /// is final and the request has no other sequence that runs: it goes out with the request's final
+  /// flag, which always reaches the client.
   bool send(executor::Response part, uint64_t public_id, bool ends_request);
 
   /// Whether the client is the ensemble with a relay behind this model.
@@ -40,12 +42,11 @@ class ResponseWriter {
   void send_heartbeat(uint64_t public_id) const;
 
  private:
-  /// The reader of the stream (postprocessing, the OpenAI endpoint) is not done with its last part.
+  /// The reader of the stream is not done with its last part.
   bool is_waited_for(uint64_t public_id) const;
   void deliver(executor::Response part, uint64_t public_id, bool ends_request);
   TRITONBACKEND_Response* build(const executor::Response& part, uint64_t public_id) const;
   /// In every response of a request that asked, whatever outputs it listed.
-  void add_top_log_probs(ResponseBuilder& response, const executor::Response& part) const;
   void add_perf_metrics(ResponseBuilder& response, const executor::Response& part) const;
   void add_logits(ResponseBuilder& response, const executor::Response& part) const;
 
@@ -53,6 +54,7 @@ class ResponseWriter {
   ReplyOptions reply_;
   std::shared_ptr<const executor::Request> request_;
   const Receipts& receipts_;
+  ResponseGroups& groups_;
   const bool wants_heartbeats_;
   // The reader is postprocessing on this machine. Another one may be elsewhere: it is waited for
   // once it has told of the stream.

@@ -9,9 +9,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import itertools
 import queue
+import secrets
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import grpc
 from tritonclient.grpc import service_pb2 as pb
@@ -23,13 +26,12 @@ from inflight.openai.engine_request import (
     Part,
     events_message,
     events_of,
+    read_response,
     stop_message,
     to_message,
-    to_part,
 )
 from inflight.openai.errors import ApiError, of_engine, unavailable
 from inflight.openai.event_follower import EventFollower
-from inflight.serving.receipts import Receipts
 
 Sink = Callable[[Part | ApiError], None]  # an error is the last that it gets, as a final part is
 
@@ -40,13 +42,29 @@ _CHANNEL = [
 ]
 
 
+@dataclass(frozen=True)
+class _Member:
+    """A request of a stream that has not ended."""
+
+    number: int
+    request_id: str
+    sink: Sink
+    wants_log_probs: bool
+
+
 class _Stream:
-    """A call of ModelStreamInfer, from its first request until one side ends it. A thread reads it; what
-    has come by the time the loop turns to it is handed over at once."""
+    """A call of ModelStreamInfer, from its first request until one side ends it. Its requests are a
+    group: what is new of them comes in one message a step of the engine, and the end of each in a
+    message of its own. A thread reads; what has come by the time the loop turns to it is handed over
+    at once."""
 
     def __init__(self, stub: rpc.GRPCInferenceServiceStub) -> None:
-        self.sinks: dict[str, Sink] = {}
         self.ended = asyncio.Event()
+        # By chance: who names another's group on this server would read along.
+        self._group = secrets.randbits(63)
+        self._numbers = itertools.count()
+        self._members: dict[int, _Member] = {}
+        self._by_id: dict[str, _Member] = {}
         self._loop = asyncio.get_running_loop()
         self._outgoing: queue.SimpleQueue[pb.ModelInferRequest | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
@@ -54,9 +72,19 @@ class _Stream:
         self.call = stub.ModelStreamInfer(iter(self._outgoing.get, None))
         threading.Thread(target=self._read, name="engine stream", daemon=True).start()
 
-    def send(self, message: pb.ModelInferRequest | None) -> None:
-        """None: no more of them."""
-        self._outgoing.put(message)
+    def submit(self, request: EngineRequest, request_id: str, sink: Sink) -> None:
+        member = _Member(next(self._numbers), request_id, sink, request.log_probs)
+        self._members[member.number] = self._by_id[request_id] = member
+        self._outgoing.put(to_message(request, request_id, self._group, member.number))
+
+    def stop(self, request_id: str) -> None:
+        if (member := self._by_id.get(request_id)) is not None:
+            self._forget(member)
+            self._outgoing.put(stop_message(request_id))
+
+    def close(self) -> None:
+        """No more requests come."""
+        self._outgoing.put(None)
 
     def _read(self) -> None:
         why = "the stream was closed"
@@ -83,26 +111,39 @@ class _Stream:
 
     def _end(self, why: str) -> None:
         self.ended.set()
-        for sink in self.sinks.values():
-            sink(unavailable(f"the server ended before the answer did ({why})"))
-        self.sinks.clear()
+        for member in self._members.values():
+            member.sink(unavailable(f"the server ended before the answer did ({why})"))
+        self._members.clear()
+        self._by_id.clear()
 
     def _hand_over(self, message: pb.ModelStreamInferResponse) -> None:
         response = message.infer_response
-        sink = self.sinks.get(response.id)
-        if sink is None:  # of a request that nobody waits for any more
-            return
         if message.error_message:
-            del self.sinks[response.id]
-            sink(of_engine(message.error_message))
-            return
+            return self._hand_to(response.id, of_engine(message.error_message))
         try:
-            part = to_part(response)
+            news = read_response(response)
         except ValueError as error:
-            part = ApiError(str(error), status=500, type="server_error", code="engine_error")
+            failure = ApiError(str(error), status=500, type="server_error", code="engine_error")
+            return self._hand_to(response.id, failure)
+        if isinstance(news, Part):
+            return self._hand_to(response.id, news)
+        for number, part in news.items():
+            if (member := self._members.get(number)) is None:  # nobody waits for it any more
+                continue
+            if not member.wants_log_probs:  # zeros, if another of the group wants them
+                part.log_probs, part.top_log_probs = [], []
+            member.sink(part)
+
+    def _hand_to(self, request_id: str, part: Part | ApiError) -> None:
+        member = self._by_id.get(request_id)
+        if member is None:
+            return
         if isinstance(part, ApiError) or part.final:
-            del self.sinks[response.id]
-        sink(part)
+            self._forget(member)
+        member.sink(part)
+
+    def _forget(self, member: _Member) -> None:
+        del self._members[member.number], self._by_id[member.request_id]
 
 
 class EngineClient:
@@ -111,24 +152,17 @@ class EngineClient:
         self._channel = grpc.insecure_channel(url, options=_CHANNEL)
         self._stub = rpc.GRPCInferenceServiceStub(self._channel)
         self._stream: _Stream | None = None
-        self._receipts = Receipts()
 
     def submit(self, request: EngineRequest, request_id: str, sink: Sink) -> None:
         """`sink` is called in this loop with every part. The id must be in no other use."""
         if self._stream is None or self._stream.ended.is_set():
             self._stream = _Stream(self._stub)
-        self._stream.sinks[request_id] = sink
-        self._stream.send(to_message(request, request_id))
-
-    def tell(self, engine_id: int, num_ids: int) -> None:
-        """The reader of a request with receipts is done with so many ids since its start. Where the
-        server is another machine's this says nothing, and every part comes by itself."""
-        self._receipts.tell(engine_id, num_ids)
+        self._stream.submit(request, request_id, sink)
 
     def stop(self, request_id: str) -> None:
         """Ends a request of which nothing more is wanted. One that has ended is left alone."""
-        if self._stream is not None and self._stream.sinks.pop(request_id, None) is not None:
-            self._stream.send(stop_message(request_id))
+        if self._stream is not None:
+            self._stream.stop(request_id)
 
     async def is_ready(self, seconds: float = 2.0) -> bool:
         """Whether the server answers and the model takes requests."""
@@ -159,7 +193,7 @@ class EngineClient:
 
     async def close(self) -> None:
         if self._stream is not None:
-            self._stream.send(None)
+            self._stream.close()
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._stream.ended.wait(), 2)
         self._channel.close()

@@ -15,7 +15,7 @@ from tritonclient.grpc import service_pb2 as pb
 MODEL = "tensorrt_llm"
 _OUTPUTS = ("output_ids", "sequence_length", "finish_reason")
 _TOP = ("top_log_prob_ids", "top_log_probs")
-_STATE = "response_state"
+_MEMBERS, _LENGTHS = "group_members", "group_lengths"
 _EMPTY_FINAL = "triton_enable_empty_final_response"
 _FINAL = "triton_final_response"
 
@@ -35,15 +35,13 @@ class EngineRequest:
     log_probs: bool = False
     num_top_log_probs: int = 0  # alternatives beside each token's own; with log_probs
     bias: bytes = b""  # FP32 of every id of the vocabulary, added to the logits of every step
-    # Of a stream: ids join while the sender has not told that it is done with the last part.
-    receipts: bool = False
     cache_salt: str = ""
     tenant: str = ""
 
 
 @dataclass(slots=True)  # a frozen one takes 1 us longer to make
 class Part:
-    """A response: ids since the one before, and their log-probabilities where asked for."""
+    """What is new of a request: ids, and their log-probabilities where asked for."""
 
     ids: list[int]
     log_probs: list[float]
@@ -51,10 +49,18 @@ class Part:
     finish_reason: str = ""  # of a final one: "stop", "length", "deadline", "cancelled"
     # Of each id the likeliest ones, (id, log-probability), where asked for.
     top_log_probs: list[list[tuple[int, float]]] = field(default_factory=list)
-    engine_id: int | None = None  # by which receipts are told, of requests with them
+
+    def add(self, later: Part) -> None:
+        self.ids += later.ids
+        self.log_probs += later.log_probs
+        self.top_log_probs += later.top_log_probs
+        self.final, self.finish_reason = later.final, later.finish_reason
 
 
-def to_message(request: EngineRequest, request_id: str) -> pb.ModelInferRequest:
+def to_message(
+    request: EngineRequest, request_id: str, group: int, member: int
+) -> pb.ModelInferRequest:
+    """What is new of the streams of a group comes in one response a step, under their numbers."""
     message = _message(request_id)
     prompt = request.prompt_ids
     _add(message, "input_ids", "INT32", len(prompt), struct.pack(f"<{len(prompt)}i", *prompt))
@@ -64,6 +70,7 @@ def to_message(request: EngineRequest, request_id: str) -> pb.ModelInferRequest:
     _add(message, "return_finish_reason", "BOOL", 1, b"\1")
     if request.streaming:
         _add(message, "streaming", "BOOL", 1, b"\1")
+        _add(message, "response_group", "INT64", 2, struct.pack("<qq", group, member))
     if request.end_id is not None:
         _add(message, "end_id", "INT32", 1, struct.pack("<i", request.end_id))
     for name, number in request.numbers.items():
@@ -79,11 +86,6 @@ def to_message(request: EngineRequest, request_id: str) -> pb.ModelInferRequest:
     if request.num_top_log_probs:
         count = struct.pack("<i", request.num_top_log_probs)
         _add(message, "num_top_log_probs", "INT32", 1, count)
-    if request.receipts:
-        _add(
-            message, "text_context", "UINT8", 1, b"\0"
-        )  # asks for them; its content is its sender's
-        message.outputs.add(name=_STATE)
     if request.cache_salt:
         salt = request.cache_salt.encode()
         _add(message, "cache_salt", "BYTES", 1, struct.pack("<I", len(salt)) + salt)
@@ -122,8 +124,10 @@ def events_of(response: pb.ModelInferResponse) -> bytes:
     return raw[4:]  # a length comes first
 
 
-def to_part(response: pb.ModelInferResponse) -> Part:
-    """Raises ValueError if it is no answer of the model."""
+def read_response(response: pb.ModelInferResponse) -> Part | dict[int, Part]:
+    """Of one request, or of members of a group by their numbers, none of them final. A member that
+    asked for no log-probabilities has zeros if another did. Raises ValueError if it is no answer of
+    the model."""
     flag = response.parameters.get(_FINAL)
     final = flag is not None and flag.bool_param
     raw = {
@@ -135,15 +139,29 @@ def to_part(response: pb.ModelInferResponse) -> Part:
     if "output_ids" not in raw:
         raise ValueError(f"a response without output_ids, with {sorted(raw)}")
     ids = memoryview(raw["output_ids"]).cast("i").tolist()
-    return Part(
+    part = Part(
         ids,
         memoryview(raw["output_log_probs"]).cast("f").tolist() if "output_log_probs" in raw else [],
         final,
         # Four bytes of a length come first.
         raw.get("finish_reason", b"")[4:].decode() if final else "",
         _top_of(raw, len(ids)) if _TOP[0] in raw else [],
-        int.from_bytes(raw[_STATE][:8], "little") if _STATE in raw else None,
     )
+    if _MEMBERS not in raw:
+        return part
+    members = memoryview(raw[_MEMBERS]).cast("q").tolist()
+    lengths = memoryview(raw[_LENGTHS]).cast("i").tolist()
+    return _by_member(part, members, lengths)
+
+
+def _by_member(all: Part, members: list[int], lengths: list[int]) -> dict[int, Part]:
+    parts, begin = {}, 0
+    for member, length in zip(members, lengths, strict=True):
+        end = begin + length
+        log_probs, top = all.log_probs[begin:end], all.top_log_probs[begin:end]
+        parts[member] = Part(all.ids[begin:end], log_probs, False, "", top)
+        begin = end
+    return parts
 
 
 def _top_of(raw: dict[str, bytes], num_ids: int) -> list[list[tuple[int, float]]]:

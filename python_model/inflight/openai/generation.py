@@ -36,7 +36,6 @@ class Generation:
         self._parts: list[tuple[int, Part]] = []  # that have come and were not looked at
         self._failure: ApiError | ClientLeft | None = None
         self._woken = asyncio.Event()  # there is one or the other
-        self._num_ids = [0] * len(requests)  # of the parts that were looked at
         self.choices = [Choice(model, request) for request in requests]
 
     def leave(self) -> None:
@@ -60,9 +59,6 @@ class Generation:
                 parts, self._parts = self._parts, []
                 if news := self._feed(parts):
                     yield news
-                for index, part in parts:  # whoever took the news is done with them
-                    if part.engine_id is not None:
-                        self._engine.tell(part.engine_id, self._num_ids[index])
         finally:
             timer.cancel()
             for id in self._ids:
@@ -71,7 +67,6 @@ class Generation:
     def _feed(self, parts: list[tuple[int, Part]]) -> News:
         news: News = {}
         for index, part in parts:
-            self._num_ids[index] += len(part.ids)
             choice = self.choices[index]
             if choice.finish_reason is not None:  # ended in its text
                 continue
@@ -93,7 +88,10 @@ class Generation:
             if isinstance(part, ApiError):
                 self._fail(part)
             elif self._failure is None:
-                self._parts.append((index, part))
+                if self._parts and self._parts[-1][0] == index:
+                    self._parts[-1][1].add(part)
+                else:
+                    self._parts.append((index, part))
                 self._woken.set()
 
         return sink

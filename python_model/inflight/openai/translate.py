@@ -165,7 +165,6 @@ def _choices(
                 prompt_ids=prompt.ids,
                 max_tokens=max_tokens,
                 streaming=streaming,
-                receipts=streaming,
                 end_id=None if body.ignore_eos else next(iter(model.end_ids), None),
                 numbers=numbers,
                 counts=counts,

@@ -118,6 +118,9 @@ TENSORRT_LLM = Model(
         # Ours: the request asks for what has happened in the KV cache after this event; -1: for all
         # that is known. Its other tensors are dummies, as those of a stop request.
         _scalar("kv_cache_events_after", "INT64"),
+        # Ours: [group, member]. Streams of one client that name one group have what is new of them
+        # sent together, in one response a step; docs/serving.md.
+        _ragged("response_group", "INT64", 2),
         # Concerns encoder-decoder models, or beams, of which there is one.
         _ragged("decoder_input_ids", "INT32", -1, support=_IGNORED),
         _scalar("decoder_input_lengths", "INT32", support=_IGNORED),
@@ -168,6 +171,10 @@ TENSORRT_LLM = Model(
         # engine's request id, while there is nothing to say.
         _output("heartbeat", "INT64", 1),
         _output("kv_cache_events", "STRING", 1),  # JSON, docs/kv_cache.md
+        # Ours, of a group's response: whose ids output_ids holds, one after another, and how many
+        # each has.
+        _output("group_members", "INT64", -1),
+        _output("group_lengths", "INT32", -1),
         _output("context_phase_params", "UINT8", -1, support=_LATER),
         _output("kv_cache_alloc_new_blocks", "INT32", 1),
         _output("kv_cache_reused_blocks", "INT32", 1),
@@ -392,7 +399,9 @@ def _ensemble_inputs() -> tuple[Tensor, ...]:
     return tuple(inputs)
 
 
-_OF_THE_MODEL_ALONE = ("context_phase_params", "heartbeat", "kv_cache_events")
+_OF_THE_MODEL_ALONE = (
+    "context_phase_params heartbeat kv_cache_events group_members group_lengths".split()
+)
 _LLM_OUTPUTS_OF_ENSEMBLE = tuple(
     tensor
     for tensor in TENSORRT_LLM.outputs

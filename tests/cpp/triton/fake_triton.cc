@@ -405,6 +405,8 @@ TRITONSERVER_Error* TRITONBACKEND_ResponseSend(TRITONBACKEND_Response* response,
   FakeAnswer answer;
   for (const auto& output : response->outputs) answer.outputs.push_back(output->tensor);
   answer.is_final = (flags & TRITONSERVER_RESPONSE_COMPLETE_FINAL) != 0;
+  static std::atomic<int64_t> num_answers{0};
+  answer.number = num_answers++;
   if (error != nullptr) {
     answer.error = error->message;
     answer.code = error->code;

@@ -36,6 +36,7 @@ struct FakeTensor {
 struct FakeAnswer {
   std::vector<FakeTensor> outputs;
   bool is_final = false;
+  int64_t number = 0;  // in the order in which answers went out, to whichever request
   std::optional<std::string> error;
   TRITONSERVER_Error_Code code = TRITONSERVER_ERROR_UNKNOWN;
 

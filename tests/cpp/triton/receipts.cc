@@ -1,10 +1,8 @@
-// Streams whose reader tells how far it is (postprocessing, the OpenAI endpoint): what their parts
-// carry, and how these join while it is busy.
-#include <chrono>
+// Streams whose reader tells how far it is (postprocessing): what their parts carry, and how these
+// join while it is busy.
 #include <cstdio>
-#include <thread>
 
-#include "tests/cpp/triton/instance_fixture.h"
+#include "tests/cpp/triton/stepped_backend.h"
 
 namespace inflight::testing {
 namespace {
@@ -54,21 +52,6 @@ void tell(int64_t public_id, uint32_t num_ids) {
   EXPECT_EQ(std::fwrite(&slot, sizeof(slot), 1, page), 1u);
   std::fclose(page);
 }
-
-/// A backend that makes a step when it is told to.
-struct SteppedBackend : Backend {
-  SteppedBackend() { script->gate.close(); }
-  /// The parts of `count` steps are sent, or kept, when it returns.
-  void run_steps(int count) {
-    for (int i = 0; i < count; ++i) {
-      script->gate.let_pass(1);
-      ++num_steps;  // its parts are delivered before the gauges change
-      while (fake_gauges().at("nv_trt_llm_general_metrics iteration_counter") < num_steps)
-        std::this_thread::sleep_for(std::chrono::milliseconds(1));
-    }
-  }
-  int num_steps = 0;
-};
 
 using Counts = std::vector<size_t>;
 
@@ -138,6 +121,7 @@ void a_reader_that_never_told_is_not_waited_for() {
   EXPECT_EQ(num_ids(*elsewhere).size(), num_sent + 3);
   EXPECT_EQ(num_ids(*elsewhere).back(), 3u);
   backend.script->gate.open();
+  for (const RequestPtr* request : {&first, &text, &elsewhere}) backend.ended(*request);
 }
 
 }  // namespace

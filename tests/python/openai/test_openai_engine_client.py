@@ -7,7 +7,7 @@ import grpc
 import numpy as np
 import pytest
 from inflight.openai.engine_client import EngineClient
-from inflight.openai.engine_request import EngineRequest, Part, to_message, to_part
+from inflight.openai.engine_request import EngineRequest, Part, read_response, to_message
 from inflight.openai.errors import ApiError
 from inflight.serving.schema import TENSORRT_LLM
 from tritonclient.grpc import InferResult
@@ -25,17 +25,16 @@ FULL = EngineRequest(
     log_probs=True,
     num_top_log_probs=2,
     bias=np.array([0.5, 0.0, -1.0], np.float32).tobytes(),
-    receipts=True,
     cache_salt="sält",
     tenant="team",
 )
 
 
 def test_a_message_holds_tensors_of_the_schema() -> None:
-    message = to_message(FULL, "name")
+    message = to_message(FULL, "name", 2**62, 7)
     table = {tensor.name: tensor for tensor in TENSORRT_LLM.inputs}
     types = {"INT32": np.int32, "FP32": np.float32, "BOOL": np.bool_, "UINT64": np.uint64}
-    types["UINT8"] = np.uint8
+    types["INT64"] = np.int64
     values = {}
     assert message.parameters["tenant"].string_param == "team"
     for tensor, raw in zip(message.inputs, message.raw_input_contents, strict=True):
@@ -62,7 +61,7 @@ def test_a_message_holds_tensors_of_the_schema() -> None:
         "return_log_probs": [[True]],
         "num_top_log_probs": [[2]],
         "embedding_bias": [[0.5, 0.0, -1.0]],
-        "text_context": [[0]],
+        "response_group": [[2**62, 7]],
         "cache_salt": [["sält".encode()]],
     }
     outputs = {output.name for output in message.outputs}
@@ -73,12 +72,8 @@ def test_a_message_holds_tensors_of_the_schema() -> None:
         "output_log_probs",
         "top_log_prob_ids",
         "top_log_probs",
-        "response_state",
     }
     assert outputs <= {tensor.name for tensor in TENSORRT_LLM.outputs}
-
-
-ENGINE_ID = 0x7FFFFFFF << 32 | 5
 
 
 def response_of(ids: list[int], final: bool, id: str = "") -> pb.ModelInferResponse:
@@ -94,44 +89,61 @@ def response_of(ids: list[int], final: bool, id: str = "") -> pb.ModelInferRespo
         kind = "INT32" if array.dtype == np.int32 else "FP32"
         response.outputs.add(name=name, datatype=kind, shape=shape)
         response.raw_output_contents.append(array.tobytes())
-    state = np.array([[ENGINE_ID, final, len(ids)]], np.int64)
-    response.outputs.add(name="response_state", datatype="INT64", shape=[1, 3])
-    response.raw_output_contents.append(state.tobytes())
     reason = np.array([[b"length" if final else b""]], object)
     response.outputs.add(name="finish_reason", datatype="BYTES", shape=[1, 1])
     response.raw_output_contents.append(serialize_byte_tensor(reason).item())
     return response
 
 
+def group_response(ids: dict[int, list[int]], id: str = "") -> pb.ModelInferResponse:
+    response = response_of([one for each in ids.values() for one in each], False, id)
+    for name, kind, array in (
+        ("group_members", "INT64", np.array([list(ids)], np.int64)),
+        ("group_lengths", "INT32", np.array([[len(each) for each in ids.values()]], np.int32)),
+    ):
+        response.outputs.add(name=name, datatype=kind, shape=array.shape)
+        response.raw_output_contents.append(array.tobytes())
+    return response
+
+
 @pytest.mark.parametrize("ids", [[], [7], [1, 2, 2**31 - 1]])
 def test_a_part_is_what_tritonclient_reads(ids: list[int]) -> None:
     response = response_of(ids, final=bool(ids))
-    part = to_part(response)
+    part = read_response(response)
     result = InferResult(response)
     assert part.ids == result.as_numpy("output_ids").reshape(-1).tolist() == ids
     assert part.log_probs == result.as_numpy("output_log_probs").reshape(-1).tolist()
     assert part.top_log_probs == [[(id, -0.5)] for id in ids]
-    assert part.engine_id == ENGINE_ID
     assert part.final == bool(ids) and part.finish_reason == ("length" if ids else "")
+
+
+def test_a_groups_response_is_divided_among_its_members() -> None:
+    response = group_response({4: [1, 2], 7: [], 2**40: [3]})
+    assert read_response(response) == {
+        4: Part([1, 2], [-0.5, -0.5], False, "", [[(1, -0.5)], [(2, -0.5)]]),
+        7: Part([], [], False),
+        2**40: Part([3], [-0.5], False, "", [[(3, -0.5)]]),
+    }
 
 
 def test_responses_that_are_none() -> None:
     flag = pb.ModelInferResponse()
     flag.parameters["triton_final_response"].bool_param = True
-    assert to_part(flag) == Part([], [], True)
+    assert read_response(flag) == Part([], [], True)
     other = pb.ModelInferResponse()
     other.outputs.add(name="text", datatype="BYTES", shape=[1])
     other.raw_output_contents.append(b"x")
     with pytest.raises(ValueError, match="without output_ids"):
-        to_part(other)
+        read_response(other)
 
 
 class Servicer(rpc.GRPCInferenceServiceServicer):
-    """Answers a request twice; prompt 1 with an error, prompt 2 by ending the stream; a stop is
-    noted."""
+    """Answers a request twice, first with a response of its group; prompt 1 with an error, prompt 2
+    by ending the stream; a stop is noted."""
 
     def __init__(self) -> None:
         self.stopped: list[str] = []
+        self.members: list[tuple[int, int]] = []  # and the group of each
 
     async def ModelStreamInfer(self, requests, context):  # noqa: N802 - the protocol's name
         async for request in requests:
@@ -145,9 +157,14 @@ class Servicer(rpc.GRPCInferenceServiceServicer):
             elif first == 2:
                 await context.abort(grpc.StatusCode.UNAVAILABLE, "going down")
             else:
-                for final in (False, True):
-                    part = response_of([int(first)], final, request.id)
-                    yield pb.ModelStreamInferResponse(infer_response=part)
+                at = [tensor.name for tensor in request.inputs].index("response_group")
+                group, member = np.frombuffer(request.raw_input_contents[at], np.int64).tolist()
+                self.members.append((member, group))
+                # With what is of nobody here, and under the id of whoever carries it.
+                shared = group_response({member + 100: [1, 2], member: [int(first)]}, "another's")
+                yield pb.ModelStreamInferResponse(infer_response=shared)
+                last = response_of([int(first)], True, request.id)
+                yield pb.ModelStreamInferResponse(infer_response=last)
 
 
 def test_one_stream_for_all_and_a_new_one_after_its_end() -> None:
@@ -160,7 +177,8 @@ def test_one_stream_for_all_and_a_new_one_after_its_end() -> None:
         got: asyncio.Queue = asyncio.Queue()
 
         def ask(first: int, id: str) -> None:
-            client.submit(EngineRequest([first], 4), id, lambda part: got.put_nowait((id, part)))
+            request = EngineRequest([first], 4, log_probs=id == "b")
+            client.submit(request, id, lambda part: got.put_nowait((id, part)))
 
         async def take(count: int) -> list:
             return [await asyncio.wait_for(got.get(), 5) for _ in range(count)]
@@ -171,6 +189,10 @@ def test_one_stream_for_all_and_a_new_one_after_its_end() -> None:
         assert [(id, part.ids, part.final) for id, part in sorted(answers, key=lambda x: x[0])] == [
             ("a", [7], False), ("a", [7], True), ("b", [8], False), ("b", [8], True),
         ]  # fmt: skip
+
+        # The group's response holds zeros for who asked for none.
+        shared = {id: part for id, part in answers if not part.final}
+        assert [shared[id].log_probs for id in "ab"] == [[], [-0.5]]
 
         ask(1, "full")
         (_, error), = await take(1)  # fmt: skip
@@ -192,6 +214,10 @@ def test_one_stream_for_all_and_a_new_one_after_its_end() -> None:
         ask(12, "last")
         assert {id for id, _ in await take(2)} == {"last"}
         assert servicer.stopped == ["left"]
+        # Numbers of their own in the group of their stream; the second stream's is another.
+        members, groups = zip(*servicer.members, strict=True)
+        assert members == (0, 1, 0, 1, 2), servicer.members
+        assert len(set(groups[:2])) == len(set(groups[2:])) == 1 and groups[0] != groups[2]
         assert not await client.is_ready()  # the servicer does not know the question
         await client.close()
         await server.stop(None)

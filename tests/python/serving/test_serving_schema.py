@@ -29,12 +29,14 @@ OUR_INPUTS = set(
     return_kv_cache_reuse_stats
     no_repeat_ngram_size end_ids
     num_top_log_probs
-    text_context engine_request_id client_left kv_cache_events_after""".split()
+    text_context engine_request_id client_left kv_cache_events_after response_group""".split()
 )
 FOR_POSTPROCESSING = {"text_context", "previous_ids", "response_state", "heartbeat"}
 OUR_OUTPUTS = {
     *FOR_POSTPROCESSING,
     "kv_cache_events",
+    "group_members",
+    "group_lengths",
     "finish_reason",
     "stop_reason",
     "top_log_prob_ids",
@@ -97,7 +99,7 @@ def test_ensemble_is_the_contracts() -> None:
     assert (inputs["text_input"].dtype, inputs["text_input"].dims) == ("STRING", (1,))
     assert (inputs["stop_words"].dtype, inputs["stop_words"].dims) == ("STRING", (-1,))
     hidden = {"output_ids", "sequence_length", "context_phase_params", "kv_cache_events"}
-    hidden |= FOR_POSTPROCESSING
+    hidden |= FOR_POSTPROCESSING | {"group_members", "group_lengths"}
     passed = {tensor.name for tensor in TENSORRT_LLM.outputs} - hidden
     assert {tensor.name for tensor in ENSEMBLE.outputs} == passed | {"text_output"}
 

@@ -218,6 +218,7 @@ class Answer:
 
     outputs: dict[str, np.ndarray]
     final: bool = False
+    id: str = ""  # of the request that it came to
 
     @property
     def ids(self) -> list[int]:
@@ -271,7 +272,8 @@ class Stream:
             raise error
         response = result.get_response()
         final = response.parameters["triton_final_response"].bool_param
-        return Answer({o.name: result.as_numpy(o.name) for o in response.outputs}, final)
+        outputs = {output.name: result.as_numpy(output.name) for output in response.outputs}
+        return Answer(outputs, final, response.id)
 
     def run(self, **values: Any) -> list[Answer]:
         """Every answer to one request."""
