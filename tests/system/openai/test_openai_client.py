@@ -104,7 +104,7 @@ def test_a_chat_is_its_template_completed(client: openai.OpenAI, endpoint: Endpo
 
 
 def test_a_stream_is_the_whole_answer_in_pieces(client: openai.OpenAI) -> None:
-    options = {"model": MODEL, "messages": MESSAGES, "n": 2, "seed": 3, "max_tokens": 200}
+    options = {"model": MODEL, "messages": MESSAGES, "n": 2, "seed": 3, "max_tokens": 400}
     whole = client.chat.completions.create(**options)
     chunks = list(
         client.chat.completions.create(
@@ -121,7 +121,9 @@ def test_a_stream_is_the_whole_answer_in_pieces(client: openai.OpenAI) -> None:
         assert "".join(one.delta.content or "" for one in mine) == expected.message.content
         assert [one.finish_reason for one in mine if one.finish_reason] == ["length"]
         assert mine[-1].finish_reason == "length"
-        assert len(mine) > 5  # not the whole at the end; a busy machine puts tokens together
+        # Beside role and end more than one piece: not the whole at the end. A busy machine puts tokens
+        # together.
+        assert len(mine) > 3
 
 
 def test_streamed_usage_is_only_told_when_asked_for(client: openai.OpenAI) -> None:
