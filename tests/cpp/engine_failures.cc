@@ -1,4 +1,5 @@
 // The engine loop when something breaks: the model, the device, our own memory, one row.
+#include <atomic>
 #include <cstdlib>
 #include <new>
 
@@ -23,7 +24,8 @@ namespace inflight::testing {
 namespace {
 
 /// Two of three run when step 3 goes wrong as `fail_step` has the script do it.
-void expect_those_in_flight_fail(int Script::* fail_step, ErrorCode code, const char* message) {
+void expect_those_in_flight_fail(std::atomic<int> Script::* fail_step, ErrorCode code,
+                                 const char* message) {
   Fixture fixture(small_info(2));
   fixture.script->gate.close();
   Answer failing[2], other;
