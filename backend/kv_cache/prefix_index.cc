@@ -5,7 +5,6 @@
 #include <cassert>
 #include <cstring>
 #include <limits>
-#include <utility>
 
 #include "kernels/core/check.h"
 
@@ -128,10 +127,14 @@ PrefixIndex::Stored PrefixIndex::store(PrefixPlace& place, const Key& key, int32
   }
   id = nodes_.take();
   check_internal(id != kNoNode, "the prefix tree has more nodes than there are blocks");
-  NodeId& bucket = first_in_bucket_[bucket_of(key.hash >> 32)];
+  // Behind the others, which were looked at just now: the oldest, which go first, are found at
+  // once.
+  NodeId* link = &first_in_bucket_[bucket_of(key.hash >> 32)];
+  while (*link != kNoNode) link = &nodes_[*link].next_in_bucket;
+  *link = id;
   nodes_[id] = {.parent = place.node,
                 .first_child = kNoNode,
-                .next_in_bucket = std::exchange(bucket, id),
+                .next_in_bucket = kNoNode,
                 .hash = static_cast<uint32_t>(key.hash >> 32),
                 .blocks = {block, kNoBlock},
                 .num_tokens = static_cast<uint16_t>(key.num_tokens),
