@@ -26,8 +26,9 @@ using planning::PlannedStep;
 class Planning {
  public:
   Planning(const scheduler::Limits& limits, int32_t tokens_per_block, int32_t num_blocks,
-           bool enable_reuse)
-      : cache_(kv_cache::Geometry(tokens_per_block), num_blocks, {.enable_reuse = enable_reuse}),
+           bool enable_reuse, int32_t num_host_blocks)
+      : cache_(kv_cache::Geometry(tokens_per_block), num_blocks,
+               {.enable_reuse = enable_reuse, .num_host_blocks = num_host_blocks}),
         planner_(limits, cache_) {}
 
   uint64_t arrive(std::vector<int32_t> prompt, int32_t max_new_tokens, int32_t priority,
@@ -62,6 +63,16 @@ class Planning {
     for (size_t i = 0; i < step->sequences.size(); ++i) {
       if (step->step.sequences[i].makes_token()) ids.push_back(step->sequences[i]->id());
     }
+    return ids;
+  }
+  /// The newest step does not run: ids of those that it names.
+  std::vector<uint64_t> fail() {
+    const std::unique_ptr<PlannedStep> step = std::move(in_flight_.back());
+    in_flight_.pop_back();
+    planner_.give_back(*step);
+    planner_.forget_cached();
+    std::vector<uint64_t> ids;
+    for (const PlannedSequence* sequence : step->sequences) ids.push_back(sequence->id());
     return ids;
   }
   void append(uint64_t id, int32_t token) { at(id).append(token); }
@@ -142,13 +153,15 @@ void register_planning(py::module_& parent) {
   register_step_time(module);
   register_ledger(module);
   py::class_<Planning>(module, "Planning")
-      .def(py::init<const scheduler::Limits&, int32_t, int32_t, bool>(), py::arg("limits"),
-           py::arg("tokens_per_block"), py::arg("num_blocks"), py::arg("enable_reuse") = false)
+      .def(py::init<const scheduler::Limits&, int32_t, int32_t, bool, int32_t>(), py::arg("limits"),
+           py::arg("tokens_per_block"), py::arg("num_blocks"), py::arg("enable_reuse") = false,
+           py::arg("num_host_blocks") = 0)
       .def("arrive", &Planning::arrive, py::arg("prompt"), py::arg("max_new_tokens"),
            py::arg("priority") = 0, py::arg("tenant") = "", py::arg("needs_newest_token") = false)
       .def("plan", &Planning::plan)
       .def("in_flight_tokens", &Planning::in_flight_tokens)
       .def("commit", &Planning::commit)
+      .def("fail", &Planning::fail)
       .def("append", &Planning::append, py::arg("id"), py::arg("token"))
       .def("end", &Planning::end, py::arg("id"))
       .def("release", &Planning::release)

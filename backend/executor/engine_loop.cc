@@ -311,7 +311,7 @@ void EngineLoop::fail_step(StepInFlight& step, const std::string& what) {
   check_internal(!step.plan.sequences.empty(), what);
   log(LogLevel::kError, "a step failed (", step.plan.step, "): ", what);
   state_.planner.give_back(step.plan);
-  state_.cache.forget_cached();  // what it was to copy, or has half written
+  state_.planner.forget_cached();  // what it was to copy, or has half written
   const Error error(ErrorCode::kInternal, concat("the step that ran this request failed: ", what));
   for (planning::PlannedSequence* sequence : step.plan.sequences) {
     if (!sequence->has_ended()) end(static_cast<Sequence&>(*sequence), FinishReason::kError, error);

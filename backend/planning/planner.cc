@@ -159,6 +159,19 @@ void Planner::give_back(PlannedStep& step) {
   are_views_stale_ = true;  // they hold fewer blocks
 }
 
+void Planner::forget_cached() {
+  chosen_.clear();
+  for (size_t i = 0; i < running_.size(); ++i) {
+    const PlannedSequence& sequence = *running_[i];
+    const int32_t num_tokens = cache_.num_cached_tokens(sequence.table);
+    if (!sequence.has_ended_ && num_blocks(sequence) < cache_.geometry().num_blocks(num_tokens))
+      chosen_.push_back(static_cast<int32_t>(i));
+  }
+  pause(chosen_);
+  release_paused();
+  cache_.forget_cached();
+}
+
 void Planner::preempt() {
   update_running_views();
   if (limits_.capacity_policy != scheduler::CapacityPolicy::kMaxUtilization) return;

@@ -60,6 +60,10 @@ class Planner {
   void commit(PlannedStep& step);
   /// It has not run or broke: its blocks are given back. Newest step first.
   void give_back(PlannedStep& step);
+  /// After give_back, where what is cached is not to be trusted: nobody finds it any more. Those
+  /// that have begun with some of it and not got it yet (of a batch that began whole, those that no
+  /// step has named) begin anew.
+  void forget_cached();
   /// The step took so long, from the end of the one before it.
   void measured(const scheduler::StepWork& work, double ms);
 

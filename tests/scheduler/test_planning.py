@@ -374,3 +374,45 @@ def test_tenants_are_forgotten():
             ledger.leave(other)
     ledger.leave(other)
     assert ledger.num_remembered == 0
+
+
+def test_who_began_with_what_a_failed_step_forgets_begins_anew():
+    limits = scheduler.Limits(
+        max_batch_size=4,
+        max_num_tokens=5,
+        capacity_policy=scheduler.CapacityPolicy.STATIC_BATCH,
+    )
+    books = planning.Planning(limits, 2, 8, enable_reuse=True, num_host_blocks=8)
+
+    def run_to_end(prompt: list[int]):
+        id = books.arrive(prompt, 1)
+        while True:
+            books.plan()
+            if id in books.commit():
+                break
+        books.append(id, 99)
+        books.end(id)
+        assert books.release() == [id]
+
+    run_to_end([1, 2, 3, 4, 5, 6, 7])
+    run_to_end(list(range(100, 116)))  # takes the whole pool: the first one's are in host memory
+    first = books.arrive([21, 22, 23, 24, 25], 1, priority=1)
+    second = books.arrive([1, 2, 3, 4, 5, 6, 8], 1)
+    step = books.plan()  # of the batch one gets all tokens, the other is to get its blocks later
+    assert [part.id for part in step.sequences] == [first]
+    assert books.running == [first, second]
+    assert books.fail() == [first]
+    books.end(first)
+    assert books.release() == [first]
+    books.check()
+    assert books.running == [] and books.num_waiting == 1
+    part = books.plan().sequences[0]
+    assert (part.id, part.first_position, part.num_tokens) == (second, 0, 4)
+    books.check()
+    books.commit()
+    books.plan()
+    assert books.commit() == [second]
+    books.append(second, 99)
+    books.end(second)
+    assert books.release() == [second]
+    assert books.num_used_blocks == 0
