@@ -121,6 +121,7 @@ const std::vector<TensorSpec>& outputs() {
       {"heartbeat", "INT64", {1}, kRequired, kTensor, kEven, kUsed},
       {"kv_cache_events", "STRING", {1}, kRequired, kTensor, kEven, kUsed},
       {"group_members", "INT64", {-1}, kRequired, kTensor, kEven, kUsed},
+      {"group_begins", "INT32", {-1}, kRequired, kTensor, kEven, kUsed},
       {"group_lengths", "INT32", {-1}, kRequired, kTensor, kEven, kUsed},
       {"context_phase_params", "UINT8", {-1}, kRequired, kTensor, kEven, kRefused},
       {"kv_cache_alloc_new_blocks", "INT32", {1}, kRequired, kTensor, kEven, kUsed},

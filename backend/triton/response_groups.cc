@@ -11,12 +11,14 @@
 
 namespace inflight::triton {
 
-void ResponseGroups::add(const GroupPlace& place, TRITONBACKEND_ResponseFactory* factory,
-                         executor::Response part, int32_t num_top_log_probs) {
+void ResponseGroups::add(const GroupPlace& place, int32_t num_before,
+                         TRITONBACKEND_ResponseFactory* factory, executor::Response part,
+                         int32_t num_top_log_probs) {
   Waiting& waiting = waiting_[place.group];
   waiting.factory = factory;
   waiting.sequences.push_back(part.id);
   waiting.members.push_back(place.member);
+  waiting.begins.push_back(num_before);
   waiting.lengths.push_back(static_cast<int32_t>(part.token_ids.size()));
   if (!part.log_probs.empty()) {
     waiting.log_probs.resize(waiting.ids.size());  // of those before it that want none
@@ -39,14 +41,15 @@ void ResponseGroups::send_all() {
 
 void ResponseGroups::send(const Waiting& waiting) {
   static const std::vector<std::string> kOutputs = {
-      "output_ids",       "sequence_length",  "group_members", "group_lengths",
-      "output_log_probs", "top_log_prob_ids", "top_log_probs"};
+      "output_ids",    "sequence_length",  "group_members",    "group_begins",
+      "group_lengths", "output_log_probs", "top_log_prob_ids", "top_log_probs"};
   const auto num_members = static_cast<int64_t>(waiting.members.size());
   const auto num_ids = static_cast<int64_t>(waiting.ids.size());
   ResponseBuilder response(waiting.factory, kOutputs);
   response.add("output_ids", {1, 1, num_ids}, waiting.ids);
   response.add("sequence_length", static_cast<int32_t>(num_ids));
   response.add("group_members", {1, num_members}, waiting.members);
+  response.add("group_begins", {1, num_members}, waiting.begins);
   response.add("group_lengths", {1, num_members}, waiting.lengths);
   if (!waiting.log_probs.empty()) {
     response.add("output_log_probs", {1, 1, num_ids}, chosen_log_probs(waiting.log_probs));

@@ -1,6 +1,8 @@
 // What is new of several streams of one client, sent together: once a step, in one response of any
 // one of them, so that server and client pay for a message a step and not for one a token. The last
-// part of a stream is not in here: it is the request's own final response.
+// part of a stream is not in here: it is the request's own final response. Responses of different
+// requests may overtake each other on their way through the server, so each part says how many ids
+// of its stream came before it, the final response too.
 //
 // Used on the engine's response thread only. Knows no request but by its place and its factory.
 #pragma once
@@ -28,10 +30,10 @@ class ResponseGroups {
   /// `lost` is told of each sequence whose part the server did not take.
   explicit ResponseGroups(Lost lost) : lost_(std::move(lost)) {}
 
-  /// Keeps a part that is not final for the group's next response. `factory`, of the part's
-  /// request, is there until that was sent.
-  void add(const GroupPlace& place, TRITONBACKEND_ResponseFactory* factory, executor::Response part,
-           int32_t num_top_log_probs);
+  /// Keeps a part that is not final for the group's next response; `num_before` ids of its stream
+  /// went ahead of it. `factory`, of the part's request, is there until that was sent.
+  void add(const GroupPlace& place, int32_t num_before, TRITONBACKEND_ResponseFactory* factory,
+           executor::Response part, int32_t num_top_log_probs);
 
   /// Sends what is kept, a response a group: after each step, and before a request of a group ends.
   void send_all();
@@ -41,6 +43,7 @@ class ResponseGroups {
     TRITONBACKEND_ResponseFactory* factory = nullptr;
     std::vector<executor::RequestId> sequences;
     std::vector<int64_t> members;
+    std::vector<int32_t> begins;   // ids of each that went before
     std::vector<int32_t> lengths;  // ids of each
     std::vector<int32_t> ids;
     std::vector<executor::TokenLogProbs> log_probs;  // of the ids, if a member asked for them

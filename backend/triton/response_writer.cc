@@ -114,7 +114,9 @@ void ResponseWriter::send_heartbeat(uint64_t public_id) const {
 
 void ResponseWriter::deliver(executor::Response part, uint64_t public_id, bool ends_request) {
   if (reply_.group && !part.is_final) {
-    groups_.add(*reply_.group, factory_, std::move(part), reply_.num_top_log_probs);
+    const auto num_new = static_cast<int32_t>(part.token_ids.size());
+    groups_.add(*reply_.group, num_grouped_, factory_, std::move(part), reply_.num_top_log_probs);
+    num_grouped_ += num_new;
     return;
   }
   if (part.is_final && part.context_logits.empty())
@@ -178,6 +180,7 @@ TRITONBACKEND_Response* ResponseWriter::build(const executor::Response& part,
   if (reply_.num_output_tokens) response.add("num_output_tokens", length);
   if (reply_.finish_reason) response.add_text("finish_reason", word_of(part.finish_reason));
   if (reply_.stop_reason) response.add_text("stop_reason", joined_text(part.matched_ids));
+  if (reply_.group) response.add_always("group_begins", num_grouped_);
   if (reply_.perf_metrics) add_perf_metrics(response, part);
   if (reply_.has_text_context) {
     response.add("text_context", {1, static_cast<int64_t>(reply_.text_context.size())},

@@ -63,6 +63,7 @@ class ResponseWriter {
   // Of a stream: the prompt's, told again at its end, where clients that keep the last response of
   // a stream look for them (the former backend sent them with each).
   std::vector<float> context_logits_;
+  int32_t num_grouped_ = 0;  // ids that went out in its group's responses
   // Of a request with a text context only:
   std::vector<int32_t> previous_ids_;  // generated and sent so far
   std::optional<executor::Response> kept_;

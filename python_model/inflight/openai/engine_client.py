@@ -14,7 +14,7 @@ import queue
 import secrets
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import grpc
 from tritonclient.grpc import service_pb2 as pb
@@ -42,7 +42,7 @@ _CHANNEL = [
 ]
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Member:
     """A request of a stream that has not ended."""
 
@@ -50,6 +50,8 @@ class _Member:
     request_id: str
     sink: Sink
     wants_log_probs: bool
+    num_received: int = 0  # ids
+    early: dict[int, Part] = field(default_factory=dict)  # by begin: overtook what it goes on from
 
 
 class _Stream:
@@ -132,15 +134,29 @@ class _Stream:
                 continue
             if not member.wants_log_probs:  # zeros, if another of the group wants them
                 part.log_probs, part.top_log_probs = [], []
-            member.sink(part)
+            self._hand_in_order(member, part)
 
     def _hand_to(self, request_id: str, part: Part | ApiError) -> None:
         member = self._by_id.get(request_id)
         if member is None:
             return
-        if isinstance(part, ApiError) or part.final:
-            self._forget(member)
+        if isinstance(part, Part) and part.finish_reason != "cancelled":
+            return self._hand_in_order(member, part)
+        self._forget(member)  # what is missing of it need not come any more
         member.sink(part)
+
+    def _hand_in_order(self, member: _Member, part: Part) -> None:
+        """A group's responses go by different requests, and a request's end by its own: the server
+        may send them in another order than they were made in."""
+        if not (part.ids or part.final):
+            return
+        member.early[part.begin] = part
+        while member.number in self._members and member.num_received in member.early:
+            part = member.early.pop(member.num_received)
+            member.num_received += len(part.ids)
+            if part.final:
+                self._forget(member)
+            member.sink(part)
 
     def _forget(self, member: _Member) -> None:
         del self._members[member.number], self._by_id[member.request_id]

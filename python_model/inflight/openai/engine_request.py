@@ -15,7 +15,7 @@ from tritonclient.grpc import service_pb2 as pb
 MODEL = "tensorrt_llm"
 _OUTPUTS = ("output_ids", "sequence_length", "finish_reason")
 _TOP = ("top_log_prob_ids", "top_log_probs")
-_MEMBERS, _LENGTHS = "group_members", "group_lengths"
+_MEMBERS, _BEGINS, _LENGTHS = "group_members", "group_begins", "group_lengths"
 _EMPTY_FINAL = "triton_enable_empty_final_response"
 _FINAL = "triton_final_response"
 
@@ -49,6 +49,7 @@ class Part:
     finish_reason: str = ""  # of a final one: "stop", "length", "deadline", "cancelled"
     # Of each id the likeliest ones, (id, log-probability), where asked for.
     top_log_probs: list[list[tuple[int, float]]] = field(default_factory=list)
+    begin: int = 0  # of a group's request: how many ids came before
 
     def add(self, later: Part) -> None:
         self.ids += later.ids
@@ -147,20 +148,24 @@ def read_response(response: pb.ModelInferResponse) -> Part | dict[int, Part]:
         raw.get("finish_reason", b"")[4:].decode() if final else "",
         _top_of(raw, len(ids)) if _TOP[0] in raw else [],
     )
+    begins = memoryview(raw.get(_BEGINS, b"")).cast("i").tolist()
     if _MEMBERS not in raw:
+        part.begin = begins[0] if begins else 0
         return part
     members = memoryview(raw[_MEMBERS]).cast("q").tolist()
     lengths = memoryview(raw[_LENGTHS]).cast("i").tolist()
-    return _by_member(part, members, lengths)
+    return _by_member(part, members, begins, lengths)
 
 
-def _by_member(all: Part, members: list[int], lengths: list[int]) -> dict[int, Part]:
-    parts, begin = {}, 0
-    for member, length in zip(members, lengths, strict=True):
-        end = begin + length
-        log_probs, top = all.log_probs[begin:end], all.top_log_probs[begin:end]
-        parts[member] = Part(all.ids[begin:end], log_probs, False, "", top)
-        begin = end
+def _by_member(
+    all: Part, members: list[int], begins: list[int], lengths: list[int]
+) -> dict[int, Part]:
+    parts, first = {}, 0
+    for member, begin, length in zip(members, begins, lengths, strict=True):
+        end = first + length
+        log_probs, top = all.log_probs[first:end], all.top_log_probs[first:end]
+        parts[member] = Part(all.ids[first:end], log_probs, False, "", top, begin)
+        first = end
     return parts
 
 

@@ -174,6 +174,7 @@ TENSORRT_LLM = Model(
         # Ours, of a group's response: whose ids output_ids holds, one after another, and how many
         # each has.
         _output("group_members", "INT64", -1),
+        _output("group_begins", "INT32", -1),
         _output("group_lengths", "INT32", -1),
         _output("context_phase_params", "UINT8", -1, support=_LATER),
         _output("kv_cache_alloc_new_blocks", "INT32", 1),
@@ -399,9 +400,7 @@ def _ensemble_inputs() -> tuple[Tensor, ...]:
     return tuple(inputs)
 
 
-_OF_THE_MODEL_ALONE = (
-    "context_phase_params heartbeat kv_cache_events group_members group_lengths".split()
-)
+_OF_THE_MODEL_ALONE = "context_phase_params heartbeat kv_cache_events group_members group_begins group_lengths".split()
 _LLM_OUTPUTS_OF_ENSEMBLE = tuple(
     tensor
     for tensor in TENSORRT_LLM.outputs

@@ -39,9 +39,11 @@ std::map<int64_t, Ids> by_member(const std::vector<FakeAnswer>& responses) {
   for (const FakeAnswer& answer : responses) {
     EXPECT(!answer.is_final && !answer.error);
     const auto members = answer.find("group_members")->values<int64_t>();
+    const auto begins = answer.find("group_begins")->values<int32_t>();
     const auto lengths = answer.find("group_lengths")->values<int32_t>();
     const Ids all = output_ids(answer);
     EXPECT_EQ(members.size(), lengths.size());
+    EXPECT_EQ(members.size(), begins.size());
     EXPECT_EQ(std::set(members.begin(), members.end()).size(), members.size());
     EXPECT((answer.find("group_members")->shape ==
             std::vector<int64_t>{1, static_cast<int64_t>(members.size())}));
@@ -51,6 +53,7 @@ std::map<int64_t, Ids> by_member(const std::vector<FakeAnswer>& responses) {
            Ids{static_cast<int32_t>(all.size())});
     auto next = all.begin();
     for (size_t i = 0; i < members.size() && lengths[i] <= all.end() - next; ++i) {
+      EXPECT_EQ(begins[i], static_cast<int32_t>(found[members[i]].size()));
       found[members[i]].insert(found[members[i]].end(), next, next + lengths[i]);
       next += lengths[i];
     }
@@ -84,6 +87,7 @@ void a_step_is_one_response_and_each_end_is_its_own() {
     Ids ids = found[100 + i];
     EXPECT(ids.size() >= 3);
     const Ids rest = output_ids(last);
+    EXPECT((last.find("group_begins")->values<int32_t>() == Ids{static_cast<int32_t>(ids.size())}));
     ids.insert(ids.end(), rest.begin(), rest.end());
     EXPECT(ids == expected_tokens(prompt_of(3 + i), kShortest + 2 * i));
     // What was shared of a request came before its end.

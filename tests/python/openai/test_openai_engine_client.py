@@ -2,6 +2,7 @@
 lines."""
 
 import asyncio
+import random
 
 import grpc
 import numpy as np
@@ -76,7 +77,9 @@ def test_a_message_holds_tensors_of_the_schema() -> None:
     assert outputs <= {tensor.name for tensor in TENSORRT_LLM.outputs}
 
 
-def response_of(ids: list[int], final: bool, id: str = "") -> pb.ModelInferResponse:
+def response_of(
+    ids: list[int], final: bool, id: str = "", begin: int | None = None
+) -> pb.ModelInferResponse:
     response = pb.ModelInferResponse(model_name="tensorrt_llm", id=id)
     response.parameters["triton_final_response"].bool_param = final
     for name, array in (
@@ -89,16 +92,23 @@ def response_of(ids: list[int], final: bool, id: str = "") -> pb.ModelInferRespo
         kind = "INT32" if array.dtype == np.int32 else "FP32"
         response.outputs.add(name=name, datatype=kind, shape=shape)
         response.raw_output_contents.append(array.tobytes())
+    if begin is not None:
+        response.outputs.add(name="group_begins", datatype="INT32", shape=[1, 1])
+        response.raw_output_contents.append(np.int32(begin).tobytes())
     reason = np.array([[b"length" if final else b""]], object)
     response.outputs.add(name="finish_reason", datatype="BYTES", shape=[1, 1])
     response.raw_output_contents.append(serialize_byte_tensor(reason).item())
     return response
 
 
-def group_response(ids: dict[int, list[int]], id: str = "") -> pb.ModelInferResponse:
+def group_response(
+    ids: dict[int, list[int]], id: str = "", begins: list[int] | None = None
+) -> pb.ModelInferResponse:
+    begins = begins or [0] * len(ids)
     response = response_of([one for each in ids.values() for one in each], False, id)
     for name, kind, array in (
         ("group_members", "INT64", np.array([list(ids)], np.int64)),
+        ("group_begins", "INT32", np.array([begins], np.int32)),
         ("group_lengths", "INT32", np.array([[len(each) for each in ids.values()]], np.int32)),
     ):
         response.outputs.add(name=name, datatype=kind, shape=array.shape)
@@ -118,11 +128,11 @@ def test_a_part_is_what_tritonclient_reads(ids: list[int]) -> None:
 
 
 def test_a_groups_response_is_divided_among_its_members() -> None:
-    response = group_response({4: [1, 2], 7: [], 2**40: [3]})
+    response = group_response({4: [1, 2], 7: [], 2**40: [3]}, begins=[5, 0, 1])
     assert read_response(response) == {
-        4: Part([1, 2], [-0.5, -0.5], False, "", [[(1, -0.5)], [(2, -0.5)]]),
+        4: Part([1, 2], [-0.5, -0.5], False, "", [[(1, -0.5)], [(2, -0.5)]], 5),
         7: Part([], [], False),
-        2**40: Part([3], [-0.5], False, "", [[(3, -0.5)]]),
+        2**40: Part([3], [-0.5], False, "", [[(3, -0.5)]], 1),
     }
 
 
@@ -163,8 +173,45 @@ class Servicer(rpc.GRPCInferenceServiceServicer):
                 # With what is of nobody here, and under the id of whoever carries it.
                 shared = group_response({member + 100: [1, 2], member: [int(first)]}, "another's")
                 yield pb.ModelStreamInferResponse(infer_response=shared)
-                last = response_of([int(first)], True, request.id)
+                last = response_of([int(first)], True, request.id, begin=1)
                 yield pb.ModelStreamInferResponse(infer_response=last)
+
+
+class Shuffled(rpc.GRPCInferenceServiceServicer):
+    """Answers a request with the ids 10 to 19, a part each, in another order for each request, the
+    end somewhere among them."""
+
+    async def ModelStreamInfer(self, requests, context):  # noqa: N802 - the protocol's name
+        async for request in requests:
+            at = [tensor.name for tensor in request.inputs].index("response_group")
+            _, member = np.frombuffer(request.raw_input_contents[at], np.int64).tolist()
+            seed = int(np.frombuffer(request.raw_input_contents[0], np.int32)[0])
+            answers = [
+                group_response({member: [10 + begin]}, "another's", [begin]) for begin in range(9)
+            ]
+            answers.append(response_of([19], True, request.id, begin=9))
+            random.Random(seed).shuffle(answers)
+            for answer in answers:
+                yield pb.ModelStreamInferResponse(infer_response=answer)
+
+
+def test_parts_that_overtake_each_other_are_put_in_order() -> None:
+    async def main() -> None:
+        server = grpc.aio.server()
+        rpc.add_GRPCInferenceServiceServicer_to_server(Shuffled(), server)
+        port = server.add_insecure_port("localhost:0")
+        await server.start()
+        client = EngineClient(f"localhost:{port}")
+        for seed in range(20):
+            got: asyncio.Queue = asyncio.Queue()
+            client.submit(EngineRequest([seed], 10), f"id {seed}", got.put_nowait)
+            parts = [await asyncio.wait_for(got.get(), 5) for _ in range(10)]
+            assert [part.ids for part in parts] == [[each] for each in range(10, 20)]
+            assert [part.final for part in parts] == [False] * 9 + [True]
+        await client.close()
+        await server.stop(None)
+
+    asyncio.run(main())
 
 
 def test_one_stream_for_all_and_a_new_one_after_its_end() -> None:

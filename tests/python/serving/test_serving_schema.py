@@ -36,6 +36,7 @@ OUR_OUTPUTS = {
     *FOR_POSTPROCESSING,
     "kv_cache_events",
     "group_members",
+    "group_begins",
     "group_lengths",
     "finish_reason",
     "stop_reason",
@@ -99,7 +100,7 @@ def test_ensemble_is_the_contracts() -> None:
     assert (inputs["text_input"].dtype, inputs["text_input"].dims) == ("STRING", (1,))
     assert (inputs["stop_words"].dtype, inputs["stop_words"].dims) == ("STRING", (-1,))
     hidden = {"output_ids", "sequence_length", "context_phase_params", "kv_cache_events"}
-    hidden |= FOR_POSTPROCESSING | {"group_members", "group_lengths"}
+    hidden |= FOR_POSTPROCESSING | {"group_members", "group_begins", "group_lengths"}
     passed = {tensor.name for tensor in TENSORRT_LLM.outputs} - hidden
     assert {tensor.name for tensor in ENSEMBLE.outputs} == passed | {"text_output"}
 
