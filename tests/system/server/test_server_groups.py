@@ -25,32 +25,38 @@ def test_members_get_what_they_get_alone(server: Server) -> None:
         for prompt in PROMPTS
     ]
     group = secrets.randbits(63)
-    found: dict[int, list[int]] = defaultdict(list)
+    # By where they begin: the server may let responses of different requests overtake each other.
+    pieces: dict[int, dict[int, list[int]]] = defaultdict(dict)
+    lengths_in_all: dict[int, int] = {}
     num_responses = 0
+
+    def is_whole(member: int) -> bool:
+        return sum(map(len, pieces[member].values())) == lengths_in_all.get(member)
+
     with Stream(server, "tensorrt_llm") as stream:
         for member, prompt in enumerate(PROMPTS):
             place = np.array([[group, member]], np.int64)
             request = stream_request(prompt, response_group=place, return_finish_reason=True)
             stream.send(str(member), **request)
-        ended = set()
-        while len(ended) < len(PROMPTS):
+        while not all(is_whole(member) for member in range(len(PROMPTS))):
             answer = stream.next()
+            begins = answer.outputs["group_begins"].reshape(-1).tolist()
             if answer.final:
                 assert "group_members" not in answer.outputs
                 assert answer.outputs["finish_reason"].item() == b"length"
-                found[int(answer.id)] += answer.ids
-                ended.add(answer.id)
+                pieces[int(answer.id)][begins[0]] = answer.ids
+                lengths_in_all[int(answer.id)] = begins[0] + len(answer.ids)
                 continue
             num_responses += 1
             members = answer.outputs["group_members"].reshape(-1).tolist()
             lengths = answer.outputs["group_lengths"].reshape(-1).tolist()
-            assert not {str(member) for member in members} & ended
             ids = answer.ids
-            for member, length in zip(members, lengths, strict=True):
-                found[member] += ids[:length]
+            for member, begin, length in zip(members, begins, lengths, strict=True):
+                pieces[member][begin] = ids[:length]
                 ids = ids[length:]
             assert ids == []
-    assert [found[member] for member in range(len(PROMPTS))] == alone
+    for member, expected in enumerate(alone):
+        assert [id for _, ids in sorted(pieces[member].items()) for id in ids] == expected
     # One a step: hardly more than one stream has tokens, though they may begin steps apart.
     assert num_responses < 2 * LENGTH
 
