@@ -17,7 +17,7 @@
 
 namespace inflight::triton {
 
-/// Both are the client's: numbers of its own choice.
+/// Both are the client's: numbers of its own choice, a member's once in its group.
 struct GroupPlace {
   int64_t group = 0;
   int64_t member = 0;

@@ -265,14 +265,18 @@ def test_ten_thousand_requests_leave_memory_flat(make_client: Callable[..., Clie
             assert all(answer.done.wait(60) for answer in answers)
             client.forget()
 
-    run(5000)  # allocators and tables grow to their size, on a busy machine by 4 MB once
-    gc.collect()
-    before = resident_bytes()
-    run(7_000)
-    gc.collect()
-    assert resident_bytes() - before < 2 << 20
+    run(2000)  # tables grow to their size
+    growths = []
+    for _ in range(3):
+        gc.collect()
+        before = resident_bytes()
+        run(5000)
+        gc.collect()
+        growths.append(resident_bytes() - before)
+    # What leaks grows each time; allocators once, by some 4 MB, when more waits at once than before.
+    assert min(growths) < 1 << 20, growths
     client.assert_all_free()
-    assert client.engine.stats().finished_requests == 12_000
+    assert client.engine.stats().finished_requests == 17_000
 
 
 def test_waiting_readers_use_no_processor(client: Client) -> None:

@@ -171,8 +171,8 @@ TENSORRT_LLM = Model(
         # engine's request id, while there is nothing to say.
         _output("heartbeat", "INT64", 1),
         _output("kv_cache_events", "STRING", 1),  # JSON, docs/kv_cache.md
-        # Ours, of a group's response: whose ids output_ids holds, one after another, and how many
-        # each has.
+        # Ours, of a group's response: whose ids output_ids holds, one after another, how many ids
+        # of each came before (a member's final response tells that, too) and how many it has here.
         _output("group_members", "INT64", -1),
         _output("group_begins", "INT32", -1),
         _output("group_lengths", "INT32", -1),
@@ -400,7 +400,10 @@ def _ensemble_inputs() -> tuple[Tensor, ...]:
     return tuple(inputs)
 
 
-_OF_THE_MODEL_ALONE = "context_phase_params heartbeat kv_cache_events group_members group_begins group_lengths".split()
+_OF_THE_MODEL_ALONE = {
+    *("context_phase_params", "heartbeat", "kv_cache_events"),
+    *("group_members", "group_begins", "group_lengths"),
+}
 _LLM_OUTPUTS_OF_ENSEMBLE = tuple(
     tensor
     for tensor in TENSORRT_LLM.outputs

@@ -1,10 +1,10 @@
 """Ids of words that prompts bring again and again, for tokenizers that take words one by one.
 
 Most tokenizers cut a text before blanks, or at them, ahead of everything that costs, or have no token
-that goes beyond a word: then the ids of a text are those of its words, one after another, and a dictionary
-of words is ten times as quick as the library. `WordCache.of` says for which tokenizers that is certain, from what they are made of; the others
-have none. A cut is made only between a letter, digit or visible ASCII character and a blank, so that a run
-of white space is never divided.
+that goes beyond a word: then the ids of a text are those of its words, one after another, and a
+dictionary of words is ten times as quick as the library. `WordCache.of` says for which tokenizers that
+is certain, from what they are made of; the others have none. A cut is made only between a letter, digit
+or visible ASCII character and a blank, so that a run of white space is never divided.
 """
 
 from __future__ import annotations
