@@ -97,12 +97,7 @@ def make_client(device: str) -> Iterator[Callable[..., Client]]:
     clients: list[Client] = []
 
     def make(engine: Path, **settings: Any) -> Client:
-        try:
-            clients.append(Client(engine, device=device, **settings))
-        except _core.UnsupportedError as error:
-            if "not supported on CUDA yet" not in str(error):
-                raise
-            pytest.skip(str(error))
+        clients.append(Client(engine, device=device, **settings))
         return clients[-1]
 
     yield make
