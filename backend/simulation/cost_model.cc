@@ -18,7 +18,8 @@ double smooth_maximum(double a, double b, double sharpness) {
 }  // namespace
 
 double CostModel::device_seconds(const StepWork& work) const {
-  const double own = fixed + smooth_maximum(weights, per_row * work.num_rows, sharpness) +
+  const double launches = work.num_rows <= few_rows ? fixed_of_few : fixed;
+  const double own = launches + smooth_maximum(weights, per_row * work.num_rows, sharpness) +
                      per_row_moved * work.num_rows + per_logits_row * work.num_logits +
                      per_generation_key * static_cast<double>(work.generation_keys) +
                      per_prompt_pair * static_cast<double>(work.prompt_pairs);
@@ -34,6 +35,8 @@ void validate(const CostModel& cost) {
     check(value >= 0 && std::isfinite(value), name, " ", value, " is no number of seconds >= 0");
   };
   not_negative(cost.fixed, "fixed");
+  not_negative(cost.fixed_of_few, "fixed_of_few");
+  check(cost.few_rows >= 0, "few_rows ", cost.few_rows, " < 0");
   not_negative(cost.weights, "weights");
   not_negative(cost.per_row, "per_row");
   not_negative(cost.per_row_moved, "per_row_moved");
@@ -45,7 +48,9 @@ void validate(const CostModel& cost) {
   not_negative(cost.host_per_sequence, "host_per_sequence");
   check(cost.sharpness >= 1 && std::isfinite(cost.sharpness), "sharpness ", cost.sharpness, " < 1");
   // A step without a duration would let virtual time stand still.
-  check(cost.fixed + cost.weights + cost.per_row > 0, "steps that take no time");
+  const double least_fixed =
+      cost.few_rows > 0 ? std::min(cost.fixed, cost.fixed_of_few) : cost.fixed;
+  check(least_fixed + cost.weights + cost.per_row > 0, "steps that take no time");
 }
 
 }  // namespace inflight::simulation

@@ -19,6 +19,8 @@ struct StepWork {
 /// Seconds, or seconds per unit, each >= 0.
 struct CostModel {
   double fixed = 0;           // launches of all layers, the gap between two steps
+  double fixed_of_few = 0;    // the same of a step of at most `few_rows`
+  int32_t few_rows = 0;       // tokens; 0: every step costs `fixed`
   double weights = 0;         // every weight read once
   double per_row = 0;         // the operations of every linear
   double sharpness = 4;       // >= 1, of the maximum of the two above; larger: nearer to it

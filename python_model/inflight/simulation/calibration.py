@@ -85,12 +85,12 @@ def fit(points: Sequence[Point], start: Calibration = CALIBRATION) -> Calibratio
     """Least squares of the logarithms of predicted over measured, by Gauss-Newton steps in the
     constants' logarithms (of what sharpness is above 1). Points held out are left out here."""
     fitted = [point for point in points if not point.held_out]
-    names = ("launch", "linear_flops", "attention_flops", "sharpness")
+    names = ("launch", "few_rows_launch", "linear_flops", "attention_flops", "sharpness")
     values = np.log([getattr(start, name) - (name == "sharpness") for name in names])
 
     def made_of(at: np.ndarray) -> Calibration:
-        launch, linear, attention, above_one = np.exp(at).tolist()
-        return Calibration(launch, linear, attention, 1 + above_one)
+        *others, above_one = np.exp(at).tolist()
+        return Calibration(*others, 1 + above_one)
 
     def errors(at: np.ndarray) -> np.ndarray:
         made = made_of(at)
@@ -99,7 +99,8 @@ def fit(points: Sequence[Point], start: Calibration = CALIBRATION) -> Calibratio
     delta = 1e-5
     for _ in range(100):
         now = errors(values)
-        slopes = np.array([(errors(values + delta * unit) - now) / delta for unit in np.eye(4)]).T
+        moved = [errors(values + delta * unit) for unit in np.eye(len(names))]
+        slopes = (np.array(moved) - now).T / delta
         step = np.clip(np.linalg.lstsq(slopes, -now, rcond=None)[0], -0.3, 0.3)
         values = values + step
         if np.abs(step).max() < 1e-6:

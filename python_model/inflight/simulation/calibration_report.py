@@ -98,7 +98,8 @@ def _other_models(points: list[Point], model: str) -> float:
 
 def _constants(name: str, calibration: Calibration) -> str:
     return (
-        f"{name}: {1e6 * calibration.launch:.2f} µs a layer, linears "
+        f"{name}: {1e6 * calibration.launch:.2f} µs a layer, "
+        f"{1e6 * calibration.few_rows_launch:.2f} of few rows, linears "
         f"{calibration.linear_flops / 1e12:.1f} TFLOP/s, prompts' attention "
         f"{calibration.attention_flops / 1e12:.1f} TFLOP/s, sharpness {calibration.sharpness:.3f}"
     )

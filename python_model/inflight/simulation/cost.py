@@ -14,6 +14,7 @@ class Calibration:
     """What is fitted to measured steps of one H200 (calibration.py), bfloat16."""
 
     launch: float  # seconds a layer that neither bytes nor operations explain
+    few_rows_launch: float  # the same, of a step of at most FEW_ROWS rows
     linear_flops: float  # operations/s of linears of many rows
     attention_flops: float  # operations/s of prompts' attention
     sharpness: float  # of the maximum of reading weights and multiplying by them
@@ -28,9 +29,17 @@ class Calibration:
         return self.attention_flops / GPUS["H200"].peak_flops
 
 
+# Rows of a step up to which borders between linears cost less: a 1B's from one attention to the next
+# are one launch (kernels/gemm/select.cc, is_narrow).
+FEW_ROWS = 4
+
 # By `scripts/simulate.py --calibrate`.
 CALIBRATION = Calibration(
-    launch=16.79e-6, linear_flops=749.8e12, attention_flops=396.3e12, sharpness=1.392
+    launch=21.86e-6,
+    few_rows_launch=10.85e-6,
+    linear_flops=715.3e12,
+    attention_flops=448.6e12,
+    sharpness=1.720,
 )
 
 # Measured, not fitted (docs/performance.md): norms and rope pass over a row of a layer's
@@ -87,14 +96,16 @@ def cost_model(machine: Machine, calibration: Calibration = CALIBRATION) -> Cost
     attention_flops = gpu.peak_flops * calibration.attention_share * n
     weights = (model.layer_params + model.head_params) * machine.weight_bytes / n
     row_bytes = _PASSES_OF_ROWS * model.num_layers * model.hidden_size * 2
-    fixed = model.num_layers * calibration.launch + _GAP
+    beside = _GAP
     per_row_moved = row_bytes / gpu.read
     if n > 1:  # two all-reduces a layer, each moves 2 (n - 1) / n of the bytes (ring)
-        fixed += 2 * model.num_layers * _COLLECTIVE_LATENCY
+        beside += 2 * model.num_layers * _COLLECTIVE_LATENCY
         moved = 2 * model.num_layers * model.hidden_size * 2 * 2 * (n - 1) / n
         per_row_moved += moved / gpu.peer_link
     return CostModel(
-        fixed=fixed,
+        fixed=model.num_layers * calibration.launch + beside,
+        fixed_of_few=model.num_layers * calibration.few_rows_launch + beside,
+        few_rows=FEW_ROWS,
         weights=weights / gpu.read,
         per_row=2 * model.layer_params / linear_flops,
         sharpness=calibration.sharpness,
