@@ -62,8 +62,9 @@ std::chrono::microseconds idle_spin(const ModelExecutor& executor) {
   return std::chrono::microseconds(executor.max_steps_in_flight() > 1 ? 300 : 0);
 }
 
-/// What an engine thread that hangs is given to come back before the engine ends without it.
-constexpr std::chrono::seconds kHangPatience{2};
+/// What an engine thread that hangs is given, at most, to come back before the engine ends without
+/// it: no longer than the step that hangs was given.
+constexpr std::chrono::milliseconds kMaxHangPatience{2000};
 
 std::unique_ptr<kv_cache::CacheEventLog> make_event_log(const EngineConfig& config) {
   const int64_t size = config.kv_cache_event_buffer_max_size;
@@ -161,8 +162,8 @@ class Engine::Impl {
     inbox.close(Error(ErrorCode::kCancelled, "the engine is shutting down"));
     std::unique_lock ending(end_mutex);
     end_changed.wait(ending, [this] { return has_ended || is_abandoned; });
-    const bool came_back =
-        end_changed.wait_for(ending, kHangPatience, [this] { return has_ended; });
+    const bool came_back = end_changed.wait_for(ending, std::min(kMaxHangPatience, step_timeout),
+                                                [this] { return has_ended; });
     ending.unlock();
     watchdog.reset();
     if (came_back) {

@@ -130,11 +130,11 @@ void a_hang_while_shutting_down() {
 }
 
 void patience_is_for_a_step_not_for_a_request() {
-  Fixture fixture(small_info(), with_watchdog(milliseconds(600)));
-  std::this_thread::sleep_for(milliseconds(700));  // idle
-  fixture.script->after_step = [] { std::this_thread::sleep_for(milliseconds(40)); };
+  Fixture fixture(small_info(), with_watchdog(milliseconds(400)));
+  std::this_thread::sleep_for(milliseconds(460));  // idle
+  fixture.script->after_step = [] { std::this_thread::sleep_for(milliseconds(24)); };
   Answer answer;
-  fixture.submit(answer, prompt_of(4), 20);  // 800 ms in all
+  fixture.submit(answer, prompt_of(4), 20);  // 480 ms in all
   EXPECT(answer.wait().finish_reason == FinishReason::kLength);
   EXPECT(fixture.engine->is_healthy());
   fixture.expect_all_free();

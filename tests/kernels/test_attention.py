@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from arrays import float64, guards_intact, normal, numpy_dtype, poisoned
+from arrays import float64, guards_intact, normal, poisoned
 from cases.attention import CASES, WINDOWS, AttentionCase
 from inflight import _core
 from tolerance import assert_close
@@ -28,32 +28,29 @@ def paged_cache(rng, case: AttentionCase, keys: list[np.ndarray], values: list[n
         case.tokens_per_block,
         case.head_size,
     )
-    layer = np.full(shape, np.nan, numpy_dtype(case.cache))[:, 1]
+    layer = poisoned(shape, case.cache)[:, 1]
     tables = np.full((len(blocks), max(max(blocks), 1) + 1), -1, np.int32)
     used = 0
     for sequence, count in enumerate(blocks):
         tables[sequence, :count] = order[used : used + count]
         used += count
-        for position in range(case.lengths[sequence]):
-            block, offset = divmod(position, case.tokens_per_block)
-            slot = layer[tables[sequence, block]]
-            slot[0, :, offset] = keys[sequence][position]
-            slot[1, :, offset] = values[sequence][position]
+        for part, rows in enumerate((keys[sequence], values[sequence])):
+            slots = poisoned((count * case.tokens_per_block, *shape[3::2]), case.cache)
+            slots[: len(rows)] = rows
+            blocked = slots.reshape(count, case.tokens_per_block, *shape[3::2]).swapaxes(1, 2)
+            layer[tables[sequence, :count], part] = blocked
         if case.window > 0:
-            rows = range(case.lengths[sequence] - case.queries[sequence], case.lengths[sequence])
-            seen = {p // case.tokens_per_block for row in rows for p in case.seen_by(row)}
-            tables[sequence, [i for i in range(count) if i not in seen]] = hole
+            seen = np.flatnonzero(case.seen(sequence).any(axis=0)) // case.tokens_per_block
+            tables[sequence, np.setdiff1d(np.arange(count), seen)] = hole
     return layer, tables
 
 
 def reference(case: AttentionCase, q, keys, values, scale):
     y, row = np.zeros(q.shape), 0
     group = case.num_heads // case.num_kv_heads
-    for count, length, k, v in zip(case.queries, case.lengths, keys, values, strict=True):
-        hidden = np.ones((count, length), bool)
-        for i in range(count):
-            hidden[i, case.seen_by(length - count + i)] = False
-        rows, k, v = slice(row, row + count), float64(k), float64(v)
+    for sequence, count in enumerate(case.queries):
+        hidden = ~case.seen(sequence)
+        rows, k, v = slice(row, row + count), float64(keys[sequence]), float64(values[sequence])
         for head in range(case.num_heads):
             columns = slice(head * case.head_size, (head + 1) * case.head_size)
             scores = float64(q[rows, columns]) @ k[:, head // group].T * scale

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, fields
 
+import numpy as np
+
 
 @dataclass(frozen=True)
 class AttentionCase:
@@ -22,12 +24,14 @@ class AttentionCase:
         shown = [f.name for f in fields(self) if f.name not in left_out]
         return f"AttentionCase({', '.join(f'{name}={getattr(self, name)!r}' for name in shown)})"
 
-    def seen_by(self, position: int) -> list[int]:
-        """The positions that the token at `position` sees, in order."""
+    def seen(self, sequence: int) -> np.ndarray:
+        """[queries, length]: whether the query sees the key."""
+        length = self.lengths[sequence]
+        query = np.arange(length - self.queries[sequence], length)[:, None]
+        key = np.arange(length)
         if self.window == 0:
-            return list(range(position + 1))
-        first = max(position - self.window + 1, 0)
-        return [*range(min(self.num_sinks, first)), *range(first, position + 1)]
+            return key <= query
+        return (key <= query) & ((key > query - self.window) | (key < self.num_sinks))
 
 
 WINDOWS = (

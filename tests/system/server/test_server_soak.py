@@ -20,8 +20,8 @@ from statistics import median
 
 import pytest
 import tritonclient.grpc as grpc
+from frail_server import SERVERS
 from inflight.serving.metrics_page import parse
-from own_server import SERVERS
 from triton_server import Server, Stream, ask, ask_text, llm_request, tensors
 
 PROMPT = [5, 17, 200]
@@ -130,7 +130,7 @@ def stop_by_id(server: Server, draw: random.Random) -> int:
     return 2  # the command, too
 
 
-def test_cancelled_streams(on_own_server: Callable[..., None]) -> None:
+def test_cancelled_streams(on_frail_server: Callable[..., None]) -> None:
     def scenario(server: Server) -> None:
         draw = random.Random(4)
         expected = ask_text(server, "abc", 40, end_id=-1)
@@ -157,7 +157,7 @@ def test_cancelled_streams(on_own_server: Callable[..., None]) -> None:
         assert sizes[-1] - sizes[len(sizes) // 2] < ALLOWED, sizes
         assert ask_text(server, "abc", 40, end_id=-1) == expected
 
-    on_own_server(scenario, SERVERS)
+    on_frail_server(scenario, SERVERS)
 
 
 def whole_answer(server: Server, draw: random.Random) -> None:
@@ -268,7 +268,7 @@ def fill_cache(server: Server, model: str) -> None:
         ask(server, model, **llm_request(prompt, 1))
 
 
-def test_mixed_load(on_own_server: Callable[..., None]) -> None:
+def test_mixed_load(on_frail_server: Callable[..., None]) -> None:
     kinds = [whole_answer, streams_together, text_stream, refused, overdue, leave_http]
     # The BLS is left out: its stub can lock itself up (docs/serving.md).
     kinds += [stop_by_id, cancel_a_call, leave_text]
@@ -313,4 +313,4 @@ def test_mixed_load(on_own_server: Callable[..., None]) -> None:
             assert of_whom[-1] - of_whom[3] < ALLOWED_MIXED, shown
         assert ask_text(server, "abc", 40, end_id=-1) == expected
 
-    on_own_server(scenario, SERVERS)
+    on_frail_server(scenario, SERVERS)

@@ -144,7 +144,11 @@ class Setup:
 
 
 @contextmanager
-def running(repository: Path, scratch: Path, *options: str) -> Iterator[Server]:
+def running(
+    repository: Path, scratch: Path, *options: str, exit_seconds: int = 20
+) -> Iterator[Server]:
+    """`exit_seconds`: how long the server may wait at its end for requests that it counts as in
+    flight."""
     installation = find_installation()
     backends = write_backends(scratch / "backends", installation)
     http_port, grpc_port, metrics_port = free_ports(3)
@@ -157,7 +161,7 @@ def running(repository: Path, scratch: Path, *options: str) -> Iterator[Server]:
         f"--metrics-port={metrics_port}",
         "--disable-auto-complete-config",
         "--model-control-mode=explicit",
-        "--exit-timeout-secs=20",
+        f"--exit-timeout-secs={exit_seconds}",
         *options,
     ]
     with log.open("w") as sink:
