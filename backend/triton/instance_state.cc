@@ -171,6 +171,10 @@ void InstanceState::answer(const LivePtr& live, size_t sequence, executor::Respo
     return;
   }
   groups_.send_all();  // what they hold of it comes before its end, and while its factory is there
+  if (live->sequences[sequence].writer->has_lost_part() && !part.error) {
+    part.finish_reason = executor::FinishReason::kError;
+    part.error.emplace(ErrorCode::kInternal, "the server did not take a part of the answer");
+  }
   const bool is_last = close(*live, sequence, part);
   publish_if_idle();
   if (!is_last) {
@@ -200,11 +204,13 @@ bool InstanceState::close(LiveRequest& live, size_t sequence, executor::Response
 }
 
 void InstanceState::end(LiveRequest& live, size_t sequence, const executor::Response& part) {
-  log_if_error(guarded([&] {
-                 live.sequences[sequence].writer->send(part, public_id(part.id),
-                                                       /*ends_request=*/true);
-               }),
-               "response");
+  TRITONSERVER_Error* error = guarded([&] {
+    live.sequences[sequence].writer->send(part, public_id(part.id), /*ends_request=*/true);
+  });
+  if (error != nullptr) {  // nothing of it went out, and the client waits for an end
+    live.success = false;
+    send_error(live.factory, error, /*is_final=*/true);
+  }
   live.delete_factory();
   if (live.success) {
     live.numbers.answered_ns = static_cast<int64_t>(now_ns());

@@ -13,10 +13,11 @@ namespace inflight::triton {
 
 void ResponseGroups::add(const GroupPlace& place, int32_t num_before,
                          TRITONBACKEND_ResponseFactory* factory, executor::Response part,
-                         int32_t num_top_log_probs) {
+                         int32_t num_top_log_probs, bool& is_lost) {
   Waiting& waiting = waiting_[place.group];
   waiting.factory = factory;
   waiting.sequences.push_back(part.id);
+  waiting.losses.push_back(&is_lost);
   waiting.members.push_back(place.member);
   waiting.begins.push_back(num_before);
   waiting.lengths.push_back(static_cast<int32_t>(part.token_ids.size()));
@@ -34,6 +35,7 @@ void ResponseGroups::send_all() {
     TRITONSERVER_Error* error = guarded([&] { send(waiting); });
     if (error == nullptr) continue;
     log_if_error(error, "response of a group");
+    for (bool* is_lost : waiting.losses) *is_lost = true;
     for (executor::RequestId id : waiting.sequences) lost_(id);
   }
   waiting_.clear();

@@ -31,9 +31,10 @@ class ResponseGroups {
   explicit ResponseGroups(Lost lost) : lost_(std::move(lost)) {}
 
   /// Keeps a part that is not final for the group's next response; `num_before` ids of its stream
-  /// went ahead of it. `factory`, of the part's request, is there until that was sent.
+  /// went ahead of it. `factory`, of the part's request, is there until that was sent, and so is
+  /// `is_lost`, which becomes true if the server does not take it.
   void add(const GroupPlace& place, int32_t num_before, TRITONBACKEND_ResponseFactory* factory,
-           executor::Response part, int32_t num_top_log_probs);
+           executor::Response part, int32_t num_top_log_probs, bool& is_lost);
 
   /// Sends what is kept, a response a group: after each step, and before a request of a group ends.
   void send_all();
@@ -42,6 +43,7 @@ class ResponseGroups {
   struct Waiting {
     TRITONBACKEND_ResponseFactory* factory = nullptr;
     std::vector<executor::RequestId> sequences;
+    std::vector<bool*> losses;  // of each sequence
     std::vector<int64_t> members;
     std::vector<int32_t> begins;   // ids of each that went before
     std::vector<int32_t> lengths;  // ids of each

@@ -91,6 +91,15 @@ bool ResponseWriter::is_waited_for(uint64_t public_id) const {
 }
 
 bool ResponseWriter::send(executor::Response part, uint64_t public_id, bool ends_request) {
+  try {
+    return send_or_keep(std::move(part), public_id, ends_request);
+  } catch (...) {
+    has_lost_part_ = true;
+    throw;
+  }
+}
+
+bool ResponseWriter::send_or_keep(executor::Response part, uint64_t public_id, bool ends_request) {
   if (kept_) {
     executor::Response kept = *std::exchange(kept_, std::nullopt);
     if (part.error)
@@ -115,7 +124,8 @@ void ResponseWriter::send_heartbeat(uint64_t public_id) const {
 void ResponseWriter::deliver(executor::Response part, uint64_t public_id, bool ends_request) {
   if (reply_.group && !part.is_final) {
     const auto num_new = static_cast<int32_t>(part.token_ids.size());
-    groups_.add(*reply_.group, num_grouped_, factory_, std::move(part), reply_.num_top_log_probs);
+    groups_.add(*reply_.group, num_grouped_, factory_, std::move(part), reply_.num_top_log_probs,
+                has_lost_part_);
     num_grouped_ += num_new;
     return;
   }
@@ -236,14 +246,12 @@ void send_error(TRITONBACKEND_ResponseFactory* factory, TRITONSERVER_Error* erro
   const uint32_t flags = is_final ? TRITONSERVER_RESPONSE_COMPLETE_FINAL : 0;
   TRITONBACKEND_Response* response = nullptr;
   TRITONSERVER_Error* failed = TRITONBACKEND_ResponseNewFromFactory(&response, factory);
-  if (failed == nullptr) {
-    log_if_error(TRITONBACKEND_ResponseSend(response, flags, error), "ResponseSend");
-  } else {
-    log_if_error(failed, "ResponseNewFromFactory");
-    if (is_final)
-      log_if_error(TRITONBACKEND_ResponseFactorySendFlags(factory, flags),
-                   "ResponseFactorySendFlags");
+  if (failed == nullptr) failed = TRITONBACKEND_ResponseSend(response, flags, error);
+  if (failed != nullptr && is_final) {  // an end without its reason is one still
+    log_if_error(TRITONBACKEND_ResponseFactorySendFlags(factory, flags),
+                 "ResponseFactorySendFlags");
   }
+  log_if_error(failed, "error response");
   if (error != nullptr) TRITONSERVER_ErrorDelete(error);
 }
 

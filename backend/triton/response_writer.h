@@ -29,11 +29,14 @@ class ResponseWriter {
                  ResponseGroups& groups);
 
   /// Sends a part, or keeps it for the next one, or for its group's next response; an error as an
-  /// error response. Answers whether it was sent. Raises Error if the server refuses a response
-  /// that is not final. `public_id` names the sequence in response_state. `ends_request`: the part
+  /// error response. Answers whether it was sent. Raises Error if the server refuses a response.
+  /// `public_id` names the sequence in response_state. `ends_request`: the part
   /// is final and the request has no other sequence that runs: it goes out with the request's final
   /// flag, which always reaches the client.
   bool send(executor::Response part, uint64_t public_id, bool ends_request);
+
+  /// Whether a part of the answer did not reach the client: its end must be an error then.
+  bool has_lost_part() const { return has_lost_part_; }
 
   /// Whether the client is the ensemble with a relay behind this model.
   bool wants_heartbeats() const { return wants_heartbeats_; }
@@ -44,6 +47,7 @@ class ResponseWriter {
  private:
   /// The reader of the stream is not done with its last part.
   bool is_waited_for(uint64_t public_id) const;
+  bool send_or_keep(executor::Response part, uint64_t public_id, bool ends_request);
   void deliver(executor::Response part, uint64_t public_id, bool ends_request);
   TRITONBACKEND_Response* build(const executor::Response& part, uint64_t public_id) const;
   /// In every response of a request that asked, whatever outputs it listed.
@@ -64,6 +68,7 @@ class ResponseWriter {
   // a stream look for them (the former backend sent them with each).
   std::vector<float> context_logits_;
   int32_t num_grouped_ = 0;  // ids that went out in its group's responses
+  bool has_lost_part_ = false;
   // Of a request with a text context only:
   std::vector<int32_t> previous_ids_;  // generated and sent so far
   std::optional<executor::Response> kept_;

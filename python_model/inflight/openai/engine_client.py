@@ -140,6 +140,13 @@ class _Stream:
         member = self._by_id.get(request_id)
         if member is None:
             return
+        if isinstance(part, Part) and part.final and not part.finish_reason:
+            part = ApiError(
+                "the answer ended without its end",
+                status=500,
+                type="server_error",
+                code="engine_error",
+            )
         if isinstance(part, Part) and part.finish_reason != "cancelled":
             return self._hand_in_order(member, part)
         self._forget(member)  # what is missing of it need not come any more

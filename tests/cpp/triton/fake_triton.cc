@@ -51,6 +51,7 @@ std::map<std::string, double> gauges;
 std::map<std::string, inflight::testing::FakeHistogram> histograms;
 std::vector<std::string> verbose_lines;
 bool is_verbose = false;
+std::atomic<int> num_to_refuse{0};
 std::vector<std::string> unloaded_models;
 bool refuses_unloads = false;
 
@@ -83,6 +84,8 @@ std::vector<std::string> fake_unloaded_models() {
   std::lock_guard lock(gauges_mutex);
   return unloaded_models;
 }
+
+void fake_refuse_responses(int count) { num_to_refuse = count; }
 
 void fake_log_verbosely(bool verbose) {
   std::lock_guard lock(gauges_mutex);
@@ -402,6 +405,12 @@ TRITONSERVER_Error* TRITONBACKEND_OutputBuffer(TRITONBACKEND_Output* output, voi
 }
 TRITONSERVER_Error* TRITONBACKEND_ResponseSend(TRITONBACKEND_Response* response, uint32_t flags,
                                                TRITONSERVER_Error* error) {
+  if (num_to_refuse > 0) {
+    --num_to_refuse;
+    --fake_counts().responses;
+    delete response;
+    return TRITONSERVER_ErrorNew(TRITONSERVER_ERROR_INTERNAL, "not taken");
+  }
   FakeAnswer answer;
   for (const auto& output : response->outputs) answer.outputs.push_back(output->tensor);
   answer.is_final = (flags & TRITONSERVER_RESPONSE_COMPLETE_FINAL) != 0;

@@ -72,6 +72,9 @@ FakeHistogram fake_histogram(const std::string& family);
 void fake_refuse_unloads(bool refuse);
 std::vector<std::string> fake_unloaded_models();
 
+/// Of the next responses, to whichever request, so many are not taken.
+void fake_refuse_responses(int count);
+
 /// Whether the log shows level 1; forgets the lines so far.
 void fake_log_verbosely(bool verbose);
 std::vector<std::string> fake_verbose_lines();

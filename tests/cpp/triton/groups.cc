@@ -193,6 +193,45 @@ void whoever_is_cancelled_leaves_the_others_alone() {
   }
 }
 
+/// The first has one token left when a part of both is lost: it ends by itself, with an error as
+/// the other, which is cancelled.
+void who_lost_a_part_ends_with_an_error() {
+  SteppedBackend backend;
+  std::vector<RequestPtr> requests;
+  requests.push_back(member_of(9, 0, prompt_of(3), 5));
+  requests.push_back(member_of(9, 1, prompt_of(3), 40));
+  for (const RequestPtr& request : requests) backend.send(request);
+  backend.run_steps(3);
+  fake_refuse_responses(1);
+  backend.run_steps(1);
+  backend.script->gate.open();
+  for (const RequestPtr& request : requests) {
+    const FakeAnswer& last = backend.ended(request).back();
+    EXPECT(last.is_final && last.error.has_value());
+    EXPECT_EQ(request->num_finals, 1);
+    EXPECT_CONTAINS(last.error.value_or(""), "the server did not take a part of the answer");
+  }
+}
+
+/// Without a group, too, where it may be the last part that is lost; and who gets nothing at all
+/// any more has the flag of an end still.
+void a_stream_that_lost_a_part_ends_with_an_error() {
+  for (const int num_refused : {1, 100}) {
+    SteppedBackend backend;
+    const RequestPtr request = make_request(prompt_of(3), 4);
+    request->flag("streaming", true);
+    backend.send(request);
+    backend.run_steps(2);
+    fake_refuse_responses(num_refused);
+    backend.script->gate.open();
+    request->wait_until_released();
+    fake_refuse_responses(0);
+    EXPECT_EQ(request->num_finals, 1);
+    const FakeAnswer& last = request->answers.back();
+    EXPECT_EQ(last.is_final && last.error.has_value(), num_refused == 1);
+  }
+}
+
 void an_engine_that_dies_ends_each_after_what_it_had() {
   SteppedBackend backend;
   std::vector<RequestPtr> requests;
@@ -251,6 +290,9 @@ int main(int argc, char** argv) {
           {"log_probs_of_who_asked_stand_beside_zeros", log_probs_of_who_asked_stand_beside_zeros},
           {"whoever_is_cancelled_leaves_the_others_alone",
            whoever_is_cancelled_leaves_the_others_alone},
+          {"who_lost_a_part_ends_with_an_error", who_lost_a_part_ends_with_an_error},
+          {"a_stream_that_lost_a_part_ends_with_an_error",
+           a_stream_that_lost_a_part_ends_with_an_error},
           {"an_engine_that_dies_ends_each_after_what_it_had",
            an_engine_that_dies_ends_each_after_what_it_had},
           {"what_cannot_be_shared_is_refused", what_cannot_be_shared_is_refused},

@@ -164,6 +164,12 @@ class Servicer(rpc.GRPCInferenceServiceServicer):
                 answer = pb.ModelStreamInferResponse(error_message="Maximum queue size of 2")
                 answer.infer_response.id = request.id
                 yield answer
+            elif first == 3:  # the flag alone
+                shared = group_response({0: [5]}, "another's")
+                yield pb.ModelStreamInferResponse(infer_response=shared)
+                flag = pb.ModelInferResponse(id=request.id)
+                flag.parameters["triton_final_response"].bool_param = True
+                yield pb.ModelStreamInferResponse(infer_response=flag)
             elif first == 2:
                 await context.abort(grpc.StatusCode.UNAVAILABLE, "going down")
             else:
@@ -208,6 +214,24 @@ def test_parts_that_overtake_each_other_are_put_in_order() -> None:
             parts = [await asyncio.wait_for(got.get(), 5) for _ in range(10)]
             assert [part.ids for part in parts] == [[each] for each in range(10, 20)]
             assert [part.final for part in parts] == [False] * 9 + [True]
+        await client.close()
+        await server.stop(None)
+
+    asyncio.run(main())
+
+
+def test_an_end_without_its_reason_is_an_error() -> None:
+    async def main() -> None:
+        server = grpc.aio.server()
+        rpc.add_GRPCInferenceServiceServicer_to_server(Servicer(), server)
+        port = server.add_insecure_port("localhost:0")
+        await server.start()
+        client = EngineClient(f"localhost:{port}")
+        got: asyncio.Queue = asyncio.Queue()
+        client.submit(EngineRequest([3], 4), "lost", got.put_nowait)
+        part, error = [await asyncio.wait_for(got.get(), 5) for _ in range(2)]
+        assert part.ids == [5] and not part.final
+        assert isinstance(error, ApiError) and (error.status, error.code) == (500, "engine_error")
         await client.close()
         await server.stop(None)
 
