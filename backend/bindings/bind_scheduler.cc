@@ -40,6 +40,7 @@ void register_kv_cache(py::module_ module) {
       .def_readwrite("block_ids", &TableSnapshot::block_ids)
       .def_readwrite("num_committed", &TableSnapshot::num_committed)
       .def_readwrite("num_reserved", &TableSnapshot::num_reserved)
+      .def_readwrite("room", &TableSnapshot::room)
       .def_readwrite("num_to_come", &TableSnapshot::num_to_come)
       .def_readwrite("copied_block", &TableSnapshot::copied_block)
       .def_readwrite("num_stored", &TableSnapshot::num_stored);
@@ -99,6 +100,7 @@ void register_kv_cache(py::module_ module) {
       .def_readonly("num_used_blocks", &PrefixMatch::num_used_blocks)
       .def_readonly("num_host_blocks", &PrefixMatch::num_host_blocks)
       .def_readonly("num_copied_tokens", &PrefixMatch::num_copied_tokens);
+  py::class_<PrefixLookup>(module, "PrefixLookup").def(py::init<>());
   py::enum_<Tier>(module, "Tier").value("DEVICE", Tier::kDevice).value("HOST", Tier::kHost);
   py::class_<BlockCopy>(module, "BlockCopy")
       .def_readonly("from_tier", &BlockCopy::from_tier)
@@ -158,17 +160,19 @@ void register_kv_cache(py::module_ module) {
       .def(
           "match",
           [](const KvCacheManager& manager, const std::vector<int32_t>& tokens,
-             const PrefixScope* scope) { return manager.match({.prompt = tokens}, scope); },
-          py::arg("tokens"), py::arg("scope") = nullptr)
+             const PrefixScope* scope,
+             PrefixLookup* lookup) { return manager.match({.prompt = tokens}, scope, -1, lookup); },
+          py::arg("tokens"), py::arg("scope") = nullptr, py::arg("lookup") = nullptr)
       .def(
           "open",
           [](KvCacheManager& manager, const std::vector<int32_t>& tokens, const PrefixScope* scope,
-             const Retention* retention, bool may_reuse, TableId twin) {
-            return manager.open({{.prompt = tokens}, scope, retention, may_reuse, twin});
+             const Retention* retention, bool may_reuse, TableId twin, const PrefixLookup* lookup) {
+            return manager.open({{.prompt = tokens}, scope, retention, may_reuse, twin, lookup});
           },
           py::arg("tokens") = std::vector<int32_t>(), py::arg("scope") = nullptr,
           py::arg("retention") = nullptr, py::arg("may_reuse") = true, py::arg("twin") = -1,
-          py::keep_alive<1, 4>(), "A retention is kept alive as long as the manager.")
+          py::arg("lookup") = nullptr, py::keep_alive<1, 4>(),
+          "A retention is kept alive as long as the manager.")
       .def(
           "reserve",
           [](KvCacheManager& manager,

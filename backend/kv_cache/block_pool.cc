@@ -8,9 +8,9 @@
 
 namespace inflight::kv_cache {
 
-BlockPool::BlockPool(int32_t num_blocks, BlockKeeper* keeper) : keeper_(keeper) {
+BlockPool::BlockPool(int32_t num_blocks, BlockKeeper* keeper)
+    : ref_counts_(std::max(num_blocks, 0), 0), keeper_(keeper) {
   check(num_blocks >= 1, "KV pool of ", num_blocks, " blocks: at least 1 is needed");
-  ref_counts_.resize(num_blocks);
   for (int32_t id = num_blocks - 1; id >= 0; --id) put_free(id);  // block 0 is taken first
 }
 

@@ -8,6 +8,8 @@
 #include <span>
 #include <vector>
 
+#include "backend/kv_cache/large_array.h"
+
 namespace inflight::kv_cache {
 
 class BlockList;
@@ -63,7 +65,7 @@ class BlockPool {
   void put_free(int32_t block_id);
 
   // By block: how many count on it; for a free one -2 - the next free one.
-  std::vector<int32_t> ref_counts_;
+  LargeArray<int32_t> ref_counts_;
   int32_t first_free_ = kNone;  // a stack: the block given back last is taken first
   int32_t num_free_ = 0;
   int32_t num_kept_ = 0;

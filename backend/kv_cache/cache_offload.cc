@@ -33,7 +33,7 @@ void KvCacheManager::bring_ahead(const TokenView& tokens, const PrefixScope* sco
   // A table for the time of the call: what is found can neither be evicted nor forgotten, and is
   // the newest after it.
   const TableId id = new_table();
-  begin(tables_[id], {.tokens = tokens, .scope = scope});
+  begin(id, {.tokens = tokens, .scope = scope});
   const int64_t before = prefix_statistics_.onboarded_blocks;
   bring_back(tables_[id], max_copies);
   prefix_statistics_.host_hit_tokens +=

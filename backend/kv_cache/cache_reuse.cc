@@ -26,11 +26,14 @@ PrefixIndex::Found KvCacheManager::find(const TokenView& tokens, int32_t root) c
   return found;
 }
 
-PrefixMatch KvCacheManager::match(const TokenView& tokens, const PrefixScope* scope,
-                                  TableId twin) const {
+PrefixMatch KvCacheManager::match(const TokenView& tokens, const PrefixScope* scope, TableId twin,
+                                  PrefixLookup* lookup) const {
+  if (lookup != nullptr) *lookup = {};
   const int32_t root = index_ ? index_->roots().find(scope) : PrefixRoots::kNone;
   if (root == PrefixRoots::kNone) return {};
   const PrefixIndex::Found found = find(tokens, root);
+  // What windows keep changes without the index.
+  if (lookup != nullptr && windows_.empty()) *lookup = {found, index_->num_changes(), root};
   const int32_t num_copied = std::max(found.num_partial, tokens_of_twin(tokens, twin, found));
   return {.num_tokens = found.num_blocks * geometry_.tokens_per_block() + num_copied,
           .num_blocks = found.num_blocks,
@@ -43,12 +46,14 @@ int32_t KvCacheManager::tokens_of_twin(const TokenView& tokens, TableId twin,
                                        const PrefixIndex::Found& found) const {
   if (twin < 0 || !options_.enable_partial_reuse || at(twin).num_missing > 0) return 0;
   const int32_t first = found.num_blocks * geometry_.tokens_per_block();
-  const int32_t end = std::min({at(twin).num_committed, static_cast<int32_t>(tokens.prompt.size()),
-                                tokens.size() - 1, first + geometry_.tokens_per_block()});
+  const int32_t end =
+      std::min({progress_of(twin).num_committed, static_cast<int32_t>(tokens.prompt.size()),
+                tokens.size() - 1, first + geometry_.tokens_per_block()});
   return std::max(0, end - first);
 }
 
-void KvCacheManager::begin(Table& table, const TableRequest& request) {
+void KvCacheManager::begin(TableId id, const TableRequest& request) {
+  Table& table = tables_[id];
   table.may_store = true;
   table.root = index_->roots().acquire(request.scope);
   table.place = {~table.root, index_->roots().hash(table.root)};
@@ -56,13 +61,22 @@ void KvCacheManager::begin(Table& table, const TableRequest& request) {
   table.prompt_len = static_cast<int32_t>(request.tokens.prompt.size());
   if (!request.may_reuse) return;
 
-  const PrefixIndex::Found found = find(request.tokens, table.root);
+  const PrefixLookup* const lookup = request.lookup;
+  const bool is_known = lookup != nullptr && lookup->root == table.root &&
+                        lookup->num_changes == index_->num_changes();
+  const PrefixIndex::Found found = is_known ? lookup->found : find(request.tokens, table.root);
   if (found.num_blocks > 0) table.place = found.last;
   table.num_stored = found.num_blocks;
   table.num_missing = found.num_in_host;
   path_.resize(found.num_blocks);
   index_->path(table.place.node, path_);
   table.blocks.reserve(geometry_.num_blocks(request.tokens.size()));
+  for (const NodeId node_id : path_) {
+    const PrefixNode& node = index_->node(node_id);
+    if (!node.is_in(Tier::kDevice)) continue;
+    pool_.prefetch(node.block(Tier::kDevice));
+    index_->prefetch_node_of(node.block(Tier::kDevice));
+  }
   for (int32_t i = 0; i < found.num_blocks; ++i) {
     const PrefixNode& node = index_->node(path_[i]);
     if (node.is_in(Tier::kDevice)) {
@@ -76,14 +90,17 @@ void KvCacheManager::begin(Table& table, const TableRequest& request) {
   const int32_t first = found.num_blocks * geometry_.tokens_per_block();
   begin_in_part(table, request, found);
   const int32_t num_tokens = first + table.source.num_tokens;
-  table.num_committed = table.num_reserved = num_tokens;
+  progress_[id].num_committed = progress_[id].num_reserved = num_tokens;
   table.lacks_start = table.source.num_tokens > 0 || table.num_missing > 0;
+  update_room(id);
 }
 
-void KvCacheManager::count_hits(const Table& table) {
-  prefix_statistics_.hit_tokens += table.num_committed;
+void KvCacheManager::count_hits(TableId id) {
+  const Table& table = tables_[id];
+  const int32_t num_tokens = progress_[id].num_committed;
+  prefix_statistics_.hit_tokens += num_tokens;
   prefix_statistics_.host_hit_tokens += table.num_missing * geometry_.tokens_per_block();
-  prefix_statistics_.hit_blocks += geometry_.num_blocks(table.num_committed);
+  prefix_statistics_.hit_blocks += geometry_.num_blocks(num_tokens);
   prefix_statistics_.copied_blocks += table.source.num_tokens > 0 ? 1 : 0;
 }
 
@@ -200,6 +217,15 @@ void KvCacheManager::expect_evictions(int32_t count) const {
   const auto most = std::min<size_t>(count, blocks.size());
   const int32_t num_blocks = index_->prefetch_victims(std::span(blocks).first(most));
   for (const int32_t block : std::span(blocks).first(num_blocks)) pool_.prefetch(block);
+}
+
+void KvCacheManager::expect_changes(std::span<const int32_t> blocks) const {
+  if (!index_) return;
+  for (const int32_t block : blocks) {
+    pool_.prefetch(block);
+    index_->prefetch_node_of(block);
+  }
+  for (const int32_t block : blocks) index_->prefetch_header(index_->node_of(block));
 }
 
 int32_t KvCacheManager::take_block() {

@@ -35,7 +35,7 @@ void KvCacheManager::store_full_blocks(const Reservation::Memory& step,
     index_->prefetch_header(table.place.node);
     const TokenView tokens = tokens_of ? tokens_of(i) : TokenView();
     uint64_t hash = table.place.hash;
-    for (int32_t first = table.num_stored * size; first + size <= table.num_committed;
+    for (int32_t first = table.num_stored * size; first + size <= progress_[id].num_committed;
          first += size) {
       if (pending_.size() == kMaxPending) store_pending();
       uint32_t* words = pending_words_.data() + pending_.size() * index_->packing().num_words();
@@ -79,14 +79,15 @@ void KvCacheManager::store_pending() {
         events_.stored(stored.node, node.parent, index_->roots(), hash, tokens_, node.priority);
       }
     } else {
-      use_stored(table, i, stored.node);
+      use_stored(id, i, stored.node);
     }
     words += num_words;
   }
   pending_.clear();
 }
 
-void KvCacheManager::use_stored(Table& table, int32_t block_index, NodeId id) {
+void KvCacheManager::use_stored(TableId table_id, int32_t block_index, NodeId id) {
+  Table& table = tables_[table_id];
   const PrefixNode& node = index_->node(id);
   if (!node.is_in(Tier::kDevice)) {  // what was computed again need not come from the host
     index_->use_node(id);
@@ -97,7 +98,7 @@ void KvCacheManager::use_stored(Table& table, int32_t block_index, NodeId id) {
   const int32_t block = node.block(Tier::kDevice);
   pool_.retain(block);
   const int32_t old = table.blocks.replace(block_index, block);
-  if (table.num_open_reservations > 0) {
+  if (progress_[table_id].num_open_reservations > 0) {
     replaced_.push_back({newest_reservation_, old});
   } else {
     pool_.release(old);
@@ -113,10 +114,12 @@ void KvCacheManager::free_replaced() {
   });
 }
 
-void KvCacheManager::store_last_block(Table& table, const TokenView& tokens) {
+void KvCacheManager::store_last_block(TableId id, const TokenView& tokens) {
+  Table& table = tables_[id];
+  const int32_t num_committed = progress_[id].num_committed;
   const int32_t first = table.num_stored * geometry_.tokens_per_block();
-  const int32_t count = table.num_committed - first;
-  if (!options_.enable_partial_reuse || count <= 0 || tokens.size() < table.num_committed ||
+  const int32_t count = num_committed - first;
+  if (!options_.enable_partial_reuse || count <= 0 || tokens.size() < num_committed ||
       table.num_missing > 0 || table.num_stored >= table.blocks.size())
     return;
   const int32_t block = table.blocks.ids()[table.num_stored];

@@ -58,6 +58,9 @@ class Checker {
     std::sort(sorted.begin(), sorted.end());
     if (std::adjacent_find(sorted.begin(), sorted.end()) != sorted.end())
       broken("table ", table.table, " names a block twice");
+    const auto held = static_cast<int32_t>(table.block_ids.size());
+    if (table.room != 0 && table.room != held * snapshot_.tokens_per_block)
+      broken("table ", table.table, " has room for ", table.room, " tokens in ", held, " blocks");
     for (int32_t block : table.block_ids) {
       if (block < 0 || block >= num_blocks_) {
         broken("table ", table.table, " names block ", block, " of a pool of ", num_blocks_);

@@ -17,6 +17,7 @@ struct TableSnapshot {
   std::vector<int32_t> block_ids;
   int32_t num_committed = 0;  // tokens
   int32_t num_reserved = 0;   // tokens, those committed included
+  int32_t room = 0;           // tokens that it may be given without another look at its blocks
   int32_t num_to_come = 0;    // blocks of committed tokens that it gets with its first reserve
   int32_t copied_block = -1;  // on the device, the next of them begins as its copy
   int32_t num_stored = 0;     // of its blocks, the first, which are in the tree
@@ -41,7 +42,8 @@ struct CacheSnapshot {
 ///    tables that copy from it, and of steps in flight that alone still read it;
 ///  - one owner per writable block: a block with slots not yet committed is in one table only, and
 ///    not in the tree;
-///  - a table has exactly the blocks that its tokens need, and no block twice;
+///  - a table has exactly the blocks that its tokens need, and no block twice; its room is theirs,
+///    or 0;
 ///  - the tree is one: parents are there, full, on the device if a child is, used if a child is; no
 ///    two children of one parent have the same tokens, no two nodes the same block; a node is used
 ///    if its block is, and the first blocks of a table are a path from a root.

@@ -51,12 +51,13 @@ KvCacheManager::~KvCacheManager() {
 TableId KvCacheManager::new_table() {
   if (free_tables_.empty()) {
     tables_.push_back(Table{BlockList(pool_)});
+    progress_.resize(tables_.size());
     free_tables_.reserve(tables_.capacity());  // so that release never allocates
     free_tables_.push_back(static_cast<TableId>(tables_.size()) - 1);
   }
   const TableId id = free_tables_.back();
   free_tables_.pop_back();
-  tables_[id].is_open = true;
+  progress_[id] = {.is_open = true};
   ++num_tables_;
   return id;
 }
@@ -65,15 +66,16 @@ TableId KvCacheManager::open(const TableRequest& request) {
   const TableId id = new_table();
   prefix_statistics_.queried_tokens += request.tokens.size();
   if (index_) {
-    begin(tables_[id], request);
+    begin(id, request);
     begin_in_windows(id);
-    count_hits(tables_[id]);
+    count_hits(id);
   }
   return id;
 }
 
 std::optional<Reservation> KvCacheManager::reserve(std::span<const Growth> step) {
-  const uint64_t serial = ++newest_reservation_;
+  if (static_cast<uint32_t>(++newest_reservation_) == 0) ++newest_reservation_;  // 0: in none
+  const uint64_t serial = newest_reservation_;
   Reservation::Memory memory;
   if (!spare_memory_.empty()) {
     memory = std::move(spare_memory_.back());
@@ -81,35 +83,37 @@ std::optional<Reservation> KvCacheManager::reserve(std::span<const Growth> step)
   } else {
     spare_memory_.reserve(open_reservations_.size() + 1);  // so that closing never allocates
   }
-  memory.entries.reserve(step.size());
+  memory.entries.assign(step.begin(), step.end());
   memory.filling.reserve(step.size());
   Reservation reservation(*this, std::move(memory), serial);  // undoes the part done, if we raise
   auto& [entries, filling] = reservation.memory_;
   growing_.clear();
   int32_t num_needed = 0;
-  const int32_t size = geometry_.tokens_per_block();
-  for (const Growth& growth : step) {
-    Table& table = at(growth.table);
-    check_internal(table.newest_reservation != serial, "table ", growth.table,
-                   " is named twice in a step");
-    check_internal(growth.first_position == table.num_reserved && growth.num_tokens >= 1,
-                   "growth of table ", growth.table, " by ", growth.num_tokens, " tokens at ",
-                   growth.first_position, "; it ends at ", table.num_reserved);
-    const auto index = static_cast<int32_t>(entries.size());
-    const int32_t num_tokens = growth.first_position + growth.num_tokens;
-    entries.push_back({growth.table, table.blocks.size(), table.num_reserved, num_tokens});
-    table.newest_reservation = serial;
-    table.num_reserved = num_tokens;
-    ++table.num_open_reservations;
-    const int32_t room = table.blocks.size() * size;  // tokens
-    if (num_tokens > room || table.lacks_start) {
-      num_needed += geometry_.num_blocks(num_tokens) - table.blocks.size();
-      growing_.push_back(index);
-      if (geometry_.block_index(num_tokens) > geometry_.block_index(growth.first_position))
-        filling.push_back(index);
-    } else if (num_tokens == room) {
-      filling.push_back(index);
+  const auto mark = static_cast<uint32_t>(serial);
+  Progress* const all = progress_.data();
+  const size_t num_tables = progress_.size();
+  for (size_t i = 0; i < step.size(); ++i) {
+    const Growth& growth = step[i];
+    if (static_cast<size_t>(growth.table) >= num_tables || !all[growth.table].is_open ||
+        all[growth.table].newest_reservation == mark ||
+        all[growth.table].num_reserved != growth.first_position || growth.num_tokens < 1)
+        [[unlikely]] {
+      entries.resize(i);  // to be undone
+      refuse(growth, mark);
     }
+    Progress& progress = all[growth.table];
+    const int32_t num_tokens = growth.first_position + growth.num_tokens;
+    progress.newest_reservation = mark;
+    progress.num_reserved = num_tokens;
+    ++progress.num_open_reservations;
+    if (num_tokens < progress.room) continue;
+    const auto index = static_cast<int32_t>(i);
+    if (num_tokens > progress.room) {
+      num_needed += geometry_.num_blocks(num_tokens) - tables_[growth.table].blocks.size();
+      growing_.push_back(index);
+    }
+    if (geometry_.block_index(num_tokens) > geometry_.block_index(growth.first_position))
+      filling.push_back(index);
   }
   bool is_tight = false;
   if (!is_enough(step, num_needed, is_tight)) return std::nullopt;
@@ -121,34 +125,42 @@ std::optional<Reservation> KvCacheManager::reserve(std::span<const Growth> step)
   }
   expect_evictions(num_needed - pool_.num_free());
   for (const int32_t i : growing_) {
-    Reservation::Entry& entry = entries[i];
-    Table& table = tables_[entry.table];
+    const Growth& growth = entries[i];
+    Table& table = tables_[growth.table];
     if (table.lacks_start) complete_start(table, is_tight);
-    entry.old_num_blocks = table.blocks.size();
-    const int32_t num_blocks = geometry_.num_blocks(entry.new_num_tokens);
+    table.lacks_start = false;
+    const int32_t num_blocks = geometry_.num_blocks(growth.first_position + growth.num_tokens);
     table.blocks.reserve(num_blocks);
     while (table.blocks.size() < num_blocks) table.blocks.append_owned(take_block());
+    update_room(growth.table);
   }
   // Only now: what is copied must not be evicted for what is written before it.
-  for (const int32_t i : growing_) {
-    Table& table = tables_[entries[i].table];
-    if (std::exchange(table.lacks_start, false)) drop_source(table);
-  }
+  for (const int32_t i : growing_) drop_source(tables_[entries[i].table]);
   return reservation;
+}
+
+void KvCacheManager::refuse(const Growth& growth, uint32_t mark) const {
+  const Progress& progress = progress_of(growth.table);
+  check_internal(progress.newest_reservation != mark, "table ", growth.table,
+                 " is named twice in a step");
+  check_internal(false, "growth of table ", growth.table, " by ", growth.num_tokens, " tokens at ",
+                 growth.first_position, "; it ends at ", progress.num_reserved);
 }
 
 void KvCacheManager::release(TableId id, const TokenView& tokens) {
   Table& table = at(id);
-  check_internal(table.num_open_reservations == 0, "release of table ", id, " with ",
-                 table.num_open_reservations, " open reservations");
-  if (table.may_store) store_last_block(table, tokens);
+  check_internal(progress_[id].num_open_reservations == 0, "release of table ", id, " with ",
+                 progress_[id].num_open_reservations, " open reservations");
+  if (table.may_store) store_last_block(id, tokens);
   drop_source(table);
   drop_missing(table);
+  expect_changes(table.blocks.ids());
   table.blocks.truncate(0);
   for (WindowPool& pool : windows_) pool.release(id);
   if (table.root != PrefixRoots::kNone) index_->roots().release(table.root);
   BlockList blocks = std::move(table.blocks);
   table = Table{std::move(blocks)};
+  progress_[id] = {};
   free_tables_.push_back(id);
   --num_tables_;
 }
@@ -160,13 +172,14 @@ CacheSnapshot KvCacheManager::snapshot() const {
                          .free_host_ids = host_.free_blocks()};
   for (TableId id = 0; id < static_cast<TableId>(tables_.size()); ++id) {
     const Table& table = tables_[id];
-    if (!table.is_open) continue;
+    if (!is_open(id)) continue;
     const std::span<const int32_t> ids = table.blocks.ids();
     snapshot.tables.push_back(
         {.table = id,
          .block_ids = {ids.begin(), ids.end()},
-         .num_committed = table.num_committed,
-         .num_reserved = table.num_reserved,
+         .num_committed = progress_[id].num_committed,
+         .num_reserved = progress_[id].num_reserved,
+         .room = progress_[id].room,
          .num_to_come = table.num_missing + (table.source.num_tokens > 0 ? 1 : 0),
          .copied_block = table.source.block,
          .num_stored = table.num_stored});

@@ -79,6 +79,8 @@ struct TableRequest {
   bool may_reuse = true;                 // false: all tokens are run, say for their logits
   /// Of a table that began with the same tokens: its last block, part full, is copied from, too.
   TableId twin = -1;
+  /// Of a match of the same: if nothing has changed since, it is not looked for again.
+  const PrefixLookup* lookup = nullptr;
 };
 
 class KvCacheManager {
@@ -89,9 +91,9 @@ class KvCacheManager {
   KvCacheManager& operator=(const KvCacheManager&) = delete;
 
   /// What a table opened now would begin with. Takes nothing. At most 0.5 ms for 100,000 tokens.
-  /// `twin` as in TableRequest.
-  PrefixMatch match(const TokenView& tokens, const PrefixScope* scope = nullptr,
-                    TableId twin = -1) const;
+  /// `twin` as in TableRequest; `lookup`, if any, is written for one.
+  PrefixMatch match(const TokenView& tokens, const PrefixScope* scope = nullptr, TableId twin = -1,
+                    PrefixLookup* lookup = nullptr) const;
 
   /// Blocks of a match that are in host memory alone come back before a table is opened for them:
   /// the first ones, by at most `max_copies` copies, those of blocks that make way included. They
@@ -154,7 +156,7 @@ class KvCacheManager {
   }
   std::span<const WindowPool> window_pools() const { return windows_; }
   /// Tokens of committed steps, those that it was opened with included.
-  int32_t num_cached_tokens(TableId table) const { return at(table).num_committed; }
+  int32_t num_cached_tokens(TableId table) const { return progress_of(table).num_committed; }
   /// Blocks that the table need not ask for any more.
   int32_t num_held_blocks(TableId table) const { return at(table).blocks.size(); }
 
@@ -180,19 +182,22 @@ class KvCacheManager {
     int32_t block = kNoBlock;    // on the device, referenced; or
     NodeId host_node = kNoNode;  // marked as used
   };
-  struct alignas(64) Table {
-    // What a step touches of a sequence that stays within its block: a cache line.
-    BlockList blocks;
-    uint64_t newest_reservation = 0;  // serial
-    int32_t num_committed = 0;        // tokens
-    int32_t num_reserved = 0;         // tokens, those committed included
+  /// What every step reads and writes of a table, apart from the rest, as thousands are open: all
+  /// there is to do for one that stays within its block.
+  struct Progress {
+    int32_t num_committed = 0;  // tokens
+    int32_t num_reserved = 0;   // tokens, those committed included
+    int32_t room = 0;           // tokens that its blocks hold; 0 while it lacks its start
     int32_t num_open_reservations = 0;
+    uint32_t newest_reservation = 0;  // the lower half of its serial
     bool is_open = false;
-    bool may_store = false;    // where reuse is on: its next full block can be found by others
-    bool lacks_start = false;  // what the first reserve completes: num_missing or a source
-
+  };
+  struct alignas(64) Table {
+    BlockList blocks;
     // Where reuse is on.
-    PrefixPlace place;  // of the first num_stored blocks
+    bool may_store = false;    // its next full block can be found by others
+    bool lacks_start = false;  // what the first reserve completes: num_missing or a source
+    PrefixPlace place;         // of the first num_stored blocks
     const Retention* retention = nullptr;
     int32_t root = PrefixRoots::kNone;
     int32_t num_stored = 0;
@@ -200,7 +205,7 @@ class KvCacheManager {
     CopySource source;
     int32_t prompt_len = 0;
   };
-  static_assert(sizeof(Table) == 128);
+  static_assert(sizeof(Table) == 128);  // 2 cache lines
   /// A full block about to be stored, behind those that its table has stored.
   struct PendingStore {
     TableId table;
@@ -213,18 +218,31 @@ class KvCacheManager {
     int32_t block;
   };
 
+  bool is_open(TableId id) const {
+    return static_cast<size_t>(id) < progress_.size() && progress_[id].is_open;
+  }
   const Table& at(TableId id) const {
-    check_internal(id >= 0 && id < static_cast<TableId>(tables_.size()) && tables_[id].is_open,
-                   "block table ", id, " is not open");
+    check_internal(is_open(id), "block table ", id, " is not open");
     return tables_[id];
   }
   Table& at(TableId table) { return const_cast<Table&>(std::as_const(*this).at(table)); }
+  const Progress& progress_of(TableId id) const {
+    check_internal(is_open(id), "block table ", id, " is not open");
+    return progress_[id];
+  }
+  /// After its blocks have changed.
+  void update_room(TableId id) {
+    const Table& table = tables_[id];
+    progress_[id].room = table.lacks_start ? 0 : table.blocks.size() * geometry_.tokens_per_block();
+  }
+  /// Raises: the growth is not the next of its table, or not the first in the step so marked.
+  void refuse(const Growth& growth, uint32_t mark) const;
 
   TableId new_table();
   // cache_reuse.cc
   PrefixIndex::Found find(const TokenView& tokens, int32_t root) const;
-  void begin(Table& table, const TableRequest& request);
-  void count_hits(const Table& table);
+  void begin(TableId table, const TableRequest& request);
+  void count_hits(TableId table);
   int32_t tokens_of_twin(const TokenView& tokens, TableId twin,
                          const PrefixIndex::Found& found) const;
   void begin_in_part(Table& table, const TableRequest& request, const PrefixIndex::Found& found);
@@ -233,7 +251,9 @@ class KvCacheManager {
   void bring_back(Table& table, int32_t max_copies = std::numeric_limits<int32_t>::max());
   bool is_enough(std::span<const Growth> step, int32_t needed, bool& is_tight);
   void complete_start(Table& table, bool is_tight);
+  // Ask for memory that is slow to come (prefix_index.h), of what is to be evicted and given back.
   void expect_evictions(int32_t count) const;
+  void expect_changes(std::span<const int32_t> blocks) const;
   int32_t take_block();
   void evict_one();
   void forget(NodeId node);
@@ -242,8 +262,8 @@ class KvCacheManager {
   void expect_store(TableId table) const;
   void store_full_blocks(const Reservation::Memory& step, const Reservation::TokensOf& tokens_of);
   void store_pending();
-  void store_last_block(Table& table, const TokenView& tokens);
-  void use_stored(Table& table, int32_t block_index, NodeId node);
+  void store_last_block(TableId table, const TokenView& tokens);
+  void use_stored(TableId table, int32_t block_index, NodeId node);
   void free_replaced();
   // cache_windows.cc
   int32_t longest_in_windows(std::span<const NodeId> path) const;
@@ -262,6 +282,7 @@ class KvCacheManager {
   std::optional<PrefixIndex> index_;
   BlockPool pool_;
   std::vector<WindowPool> windows_;
+  std::vector<Progress> progress_;  // by table
   std::vector<Table> tables_;
   HostTier host_;
   CacheEventRecorder events_;

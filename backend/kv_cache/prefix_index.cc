@@ -144,6 +144,7 @@ PrefixIndex::Stored PrefixIndex::store(PrefixPlace& place, const Key& key, int32
   link_sibling(id, true);
   node_of_block_[block] = id;
   ++num_nodes_;
+  ++num_changes_;
   if (retention.duration) set_retention(id, retention);
   place = {id, key.hash};
   return {id, true};

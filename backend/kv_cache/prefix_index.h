@@ -18,6 +18,7 @@
 #include "backend/kv_cache/eviction_order.h"
 #include "backend/kv_cache/expiries.h"
 #include "backend/kv_cache/geometry.h"
+#include "backend/kv_cache/large_array.h"
 #include "backend/kv_cache/prefix.h"
 #include "backend/kv_cache/prefix_nodes.h"
 #include "backend/kv_cache/prefix_roots.h"
@@ -29,6 +30,7 @@ namespace inflight::kv_cache {
 struct PrefixPlace {
   NodeId node = ~PrefixRoots::kDefault;
   uint64_t hash = PrefixRoots::kDefaultHash;
+  bool operator==(const PrefixPlace&) const = default;
 };
 
 /// How long a block is to be kept.
@@ -49,6 +51,7 @@ class PrefixIndex : public BlockKeeper {
     int32_t num_in_host = 0;   // of them, in host memory alone
     NodeId partial = kNoNode;  // its tokens begin with what follows
     int32_t num_partial = 0;   // tokens
+    bool operator==(const Found&) const = default;
   };
   /// The longest path that begins `tokens` [0, num_tokens). Of blocks that begin with what follows
   /// it, at most kMaxPartialCandidates are looked at, the newest first.
@@ -140,6 +143,9 @@ class PrefixIndex : public BlockKeeper {
   }
 
   int32_t num_nodes() const { return num_nodes_; }
+  /// How often nodes have come, gone or changed tier, and one: what find has found is there as long
+  /// as this stays the same.
+  uint64_t num_changes() const { return num_changes_; }
   PrefixRoots& roots() { return roots_; }
   const PrefixRoots& roots() const { return roots_; }
 
@@ -184,15 +190,23 @@ class PrefixIndex : public BlockKeeper {
   const TokenPacking packing_;
   PrefixNodes nodes_;
   PrefixRoots roots_;
-  std::vector<NodeId> first_in_bucket_;
-  std::vector<NodeId> node_of_block_;  // kNoNode where the block is of none
+  LargeArray<NodeId> first_in_bucket_;
+  LargeArray<NodeId> node_of_block_;  // kNoNode where the block is of none
   EvictionOrder device_order_, host_order_;
   Expiries expiries_;
   std::chrono::nanoseconds now_{0};
   int32_t num_nodes_ = 0;
+  uint64_t num_changes_ = 1;
   // Memory of find, used again: a batch of blocks.
   mutable std::vector<int32_t> tokens_;
   mutable std::vector<uint32_t> words_;
+};
+
+/// What a search has found, with what it takes to know whether that is there still.
+struct PrefixLookup {
+  PrefixIndex::Found found;
+  uint64_t num_changes = 0;  // of the index at that time; 0: nothing was looked for
+  int32_t root = PrefixRoots::kNone;
 };
 
 }  // namespace inflight::kv_cache

@@ -134,6 +134,7 @@ void PrefixIndex::move_to_host(NodeId id, int32_t host_block) {
   if (node.has(PrefixNode::kIsListed)) device_order_.remove(id);
   node_of_block_[node.block(Tier::kDevice)] = kNoNode;
   node.blocks = {kNoBlock, host_block};
+  ++num_changes_;
   unlink_sibling(id);
   link_sibling(id, false);
   host_order_.add_newest(id);
@@ -146,6 +147,7 @@ void PrefixIndex::add_device_block(NodeId id, int32_t block) {
   assert(node.parent < 0 || nodes_[node.parent].is_in(Tier::kDevice));
   node.blocks[static_cast<size_t>(Tier::kDevice)] = block;
   node_of_block_[block] = id;
+  ++num_changes_;
   unlink_sibling(id);
   link_sibling(id, true);
 }
@@ -181,6 +183,7 @@ void PrefixIndex::remove(NodeId id) {
   const NodeId parent = node.parent;
   nodes_.give_back(id);
   --num_nodes_;
+  ++num_changes_;
   lost_follower(parent);
 }
 
@@ -195,11 +198,12 @@ void PrefixIndex::forget_all() {
     }
     nodes_.give_back(id);
   }
-  std::ranges::fill(first_in_bucket_, kNoNode);
+  first_in_bucket_.fill(kNoNode);
   device_order_ = EvictionOrder(nodes_);
   host_order_ = EvictionOrder(nodes_);
   expiries_.clear();
   num_nodes_ = 0;
+  ++num_changes_;
 }
 
 std::vector<NodeSnapshot> PrefixIndex::snapshot() const {

@@ -37,39 +37,38 @@ Reservation::~Reservation() {
 void Reservation::commit(const TokensOf& tokens_of) {
   check_internal(is_open(), "commit of a closed reservation");
   for (const int32_t i : memory_.filling) manager_->expect_store(memory_.entries[i].table);
-  for (size_t i = 0; i < memory_.entries.size(); ++i) {
-    const Entry& entry = memory_.entries[i];
-    auto& table = manager_->at(entry.table);
-    if (table.num_committed != entry.old_num_tokens) {
-      const int32_t num_committed = table.num_committed;
-      while (i-- > 0) take_back(memory_.entries[i]);
-      check_internal(false, "table ", entry.table, " has ", num_committed,
-                     " committed tokens, the reservation begins at ", entry.old_num_tokens);
+  const std::vector<Growth>& entries = memory_.entries;
+  auto* const progress = manager_->progress_.data();
+  for (size_t i = 0; i < entries.size(); ++i) {
+    const auto [table, first_position, num_tokens] = entries[i];
+    const int32_t num_committed = progress[table].num_committed;
+    if (num_committed != first_position) [[unlikely]] {
+      while (i-- > 0) {  // what was done so far
+        progress[entries[i].table].num_committed = entries[i].first_position;
+        ++progress[entries[i].table].num_open_reservations;
+      }
+      check_internal(false, "table ", table, " has ", num_committed,
+                     " committed tokens, the reservation begins at ", first_position);
     }
-    table.num_committed = entry.new_num_tokens;
-    --table.num_open_reservations;
+    progress[table].num_committed = first_position + num_tokens;
+    --progress[table].num_open_reservations;
   }
   manager_->store_full_blocks(memory_, tokens_of);
   // Then: blocks that the windows leave behind may have been stored.
   for (WindowPool& pool : manager_->windows_) {
-    for (const Entry& entry : memory_.entries) pool.commit(entry.table, entry.new_num_tokens);
+    for (const Growth& entry : entries)
+      pool.commit(entry.table, entry.first_position + entry.num_tokens);
   }
   close();
 }
 
-void Reservation::take_back(const Entry& entry) noexcept {
-  auto& table = manager_->tables_[entry.table];
-  table.num_committed = entry.old_num_tokens;
-  ++table.num_open_reservations;
-}
-
 void Reservation::give_back() {
   check_internal(is_open(), "give back of a closed reservation");
-  for (const Entry& entry : memory_.entries) {
-    const auto& table = manager_->at(entry.table);
-    check_internal(table.num_reserved == entry.new_num_tokens, "table ", entry.table,
-                   " is reserved to token ", table.num_reserved, ", the reservation ends at ",
-                   entry.new_num_tokens);
+  for (const Growth& entry : memory_.entries) {
+    const int32_t end = entry.first_position + entry.num_tokens;
+    const int32_t num_reserved = manager_->progress_of(entry.table).num_reserved;
+    check_internal(num_reserved == end, "table ", entry.table, " is reserved to token ",
+                   num_reserved, ", the reservation ends at ", end);
   }
   undo();
 }
@@ -79,10 +78,14 @@ void Reservation::give_back() {
 void Reservation::undo() noexcept {
   for (auto entry = memory_.entries.rbegin(); entry != memory_.entries.rend(); ++entry) {
     auto& table = manager_->tables_[entry->table];
-    table.blocks.truncate(entry->old_num_blocks);
-    for (WindowPool& pool : manager_->windows_) pool.shrink(entry->table, entry->old_num_tokens);
-    table.num_reserved = std::min(table.num_reserved, entry->old_num_tokens);
-    --table.num_open_reservations;
+    // One that lacks its start still got nothing.
+    if (!table.lacks_start)
+      table.blocks.truncate(manager_->geometry_.num_blocks(entry->first_position));
+    manager_->update_room(entry->table);
+    for (WindowPool& pool : manager_->windows_) pool.shrink(entry->table, entry->first_position);
+    auto& progress = manager_->progress_[entry->table];
+    progress.num_reserved = std::min(progress.num_reserved, entry->first_position);
+    --progress.num_open_reservations;
   }
   close();
 }

@@ -51,20 +51,12 @@ class Reservation {
 
  private:
   friend class KvCacheManager;
-  /// What one table was before, and is to be.
-  struct Entry {
-    TableId table;
-    int32_t old_num_blocks;
-    int32_t old_num_tokens;  // those of older open reservations included
-    int32_t new_num_tokens;
-  };
   /// Vectors that closed reservations leave to later ones.
   struct Memory {
-    std::vector<Entry> entries;
+    std::vector<Growth> entries;   // of the step
     std::vector<int32_t> filling;  // indices of entries by which a block becomes full
   };
   Reservation(KvCacheManager& manager, Memory memory, uint64_t serial);
-  void take_back(const Entry& entry) noexcept;  // what commit did to its table
   void undo() noexcept;
   void close() noexcept;
 

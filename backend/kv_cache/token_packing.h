@@ -13,6 +13,7 @@ class TokenPacking {
   /// `vocab_size` and `tokens_per_block` at least 1.
   TokenPacking(int32_t vocab_size, int32_t tokens_per_block)
       : bits_(vocab_size <= 2 ? 1 : std::bit_width(static_cast<uint32_t>(vocab_size - 1))),
+        pack_group_(group_packer(bits_)),
         num_words_(static_cast<int32_t>((int64_t{tokens_per_block} * bits_ + 31) / 32)) {}
 
   int32_t num_words() const { return num_words_; }  // of 32 bits, a block
@@ -21,8 +22,9 @@ class TokenPacking {
   bool pack(const int32_t* ids, int32_t count, uint32_t* out) const {
     uint64_t pending = 0;
     uint32_t all = 0;
-    int32_t num_pending = 0, word = 0;
-    for (int32_t i = 0; i < count; ++i) {
+    int32_t num_pending = 0, word = 0, i = 0;
+    for (; i + kGroup <= count; i += kGroup, word += bits_) all |= pack_group_(ids + i, out + word);
+    for (; i < count; ++i) {
       const auto id = static_cast<uint32_t>(ids[i]);
       all |= id;
       pending |= uint64_t{id} << num_pending;
@@ -59,6 +61,11 @@ class TokenPacking {
   }
 
  private:
+  static constexpr int32_t kGroup = 32;  // ids that fill whole words
+  /// Packs so many; returns all of them or-ed.
+  using PackGroup = uint32_t (*)(const int32_t* ids, uint32_t* out);
+  static PackGroup group_packer(int32_t bits);
+
   static uint64_t load(const uint32_t* words) {
     uint64_t value;
     std::memcpy(&value, words, sizeof(value));
@@ -70,6 +77,7 @@ class TokenPacking {
   }
 
   int32_t bits_;  // an id, at most 31
+  PackGroup pack_group_;
   int32_t num_words_;
 };
 

@@ -60,6 +60,7 @@ class WindowDemand {
   }
 
   int64_t num_blocks() const { return steady_ + std::min(chunks_, beyond_); }
+  bool operator==(const WindowDemand&) const = default;
 
  private:
   int64_t divide_up(int64_t tokens) const {

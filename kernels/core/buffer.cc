@@ -2,6 +2,7 @@
 
 #include <sys/mman.h>
 
+#include <cstdint>
 #include <cstdlib>
 
 #include "kernels/core/check.h"
@@ -15,14 +16,31 @@ constexpr size_t kAlignment = 64;
 constexpr size_t kMapFrom = size_t{256} << 10;
 constexpr size_t kHugePage = size_t{2} << 20;
 
-void* allocate_host(size_t bytes) {
-  if (bytes < kMapFrom)
-    return std::aligned_alloc(kAlignment, (bytes + kAlignment - 1) / kAlignment * kAlignment);
+size_t round_up(size_t bytes, size_t unit) { return (bytes + unit - 1) / unit * unit; }
+
+/// Large ones are whole large pages: the system gives none for a part of one.
+size_t mapped_bytes(size_t bytes) { return bytes < kHugePage ? bytes : round_up(bytes, kHugePage); }
+
+void* map_host(size_t bytes) {
   void* data = mmap(nullptr, bytes, PROT_READ | PROT_WRITE,
                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (data == MAP_FAILED) return nullptr;
-  if (bytes >= 2 * kHugePage) madvise(data, bytes, MADV_HUGEPAGE);
-  return data;
+  return data == MAP_FAILED ? nullptr : data;
+}
+
+void* allocate_host(size_t bytes) {
+  if (bytes < kMapFrom) return std::aligned_alloc(kAlignment, round_up(bytes, kAlignment));
+  if (bytes < kHugePage) return map_host(bytes);
+  // More than that, of which what lies around the whole pages goes back.
+  const size_t size = mapped_bytes(bytes);
+  void* const mapped = map_host(size + kHugePage);
+  if (mapped == nullptr) return nullptr;
+  const auto begin = reinterpret_cast<uintptr_t>(mapped);
+  const uintptr_t data = round_up(begin, kHugePage);
+  if (data > begin) munmap(mapped, data - begin);
+  if (data < begin + kHugePage)
+    munmap(reinterpret_cast<void*>(data + size), begin + kHugePage - data);
+  madvise(reinterpret_cast<void*>(data), size, MADV_HUGEPAGE);
+  return reinterpret_cast<void*>(data);
 }
 
 }  // namespace
@@ -58,7 +76,7 @@ Buffer::~Buffer() {
   } else if (bytes_ < kMapFrom) {
     std::free(data_);
   } else {
-    munmap(data_, bytes_);
+    munmap(data_, mapped_bytes(bytes_));
   }
 }
 

@@ -76,6 +76,7 @@ BROKEN: dict[str, Callable[[kv_cache.CacheSnapshot], None]] = {
     "table 1 names a block twice": lambda s: share(s, [2, 2], [1, 1, 2, 0, 0, 0]),
     "table 1 names block -1 of a pool of 6": lambda s: set_table(s, 1, block_ids=[2, -1]),
     "table 1 has 1 blocks, its 5 tokens need 2": lambda s: share(s, [2], [1, 1, 1, 0, 0, 0]),
+    "table 0 has room for 4 tokens in 2 blocks": lambda s: set_table(s, 0, room=4),
     "table 0 has 7 committed of 6 reserved tokens": lambda s: set_table(s, 0, num_committed=7),
 }
 

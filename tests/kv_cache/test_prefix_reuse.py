@@ -2,12 +2,15 @@
 and a pool of blocks whose contents are written token by token as a device would."""
 
 from dataclasses import dataclass, field
+from random import Random
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from inflight._core.kv_cache import (
     KvCacheManager,
+    PrefixLookup,
     PrefixScope,
     Reservation,
     Tier,
@@ -50,6 +53,7 @@ class ReuseMachine(RuleBasedStateMachine):
         self.live: dict[int, Live] = {}
         self.steps: list[Step] = []
         self.now = 0
+        self.lookups: dict[tuple, PrefixLookup] = {}  # by scope and prompt, as old as they are
 
     def history(self, live: Live, count: int):
         return (live.scope, tuple(live.tokens[:count]))
@@ -76,15 +80,28 @@ class ReuseMachine(RuleBasedStateMachine):
         differs_at=st.sampled_from([1, 3, 5, 6, 9, 99, 99, 99]),
         scope=st.sampled_from([0, 0, 0, 0, 0, 1, 2, 3]),
         may_reuse=st.sampled_from([True, True, True, False]),
+        looked_up=st.sampled_from(["never", "before", "now"]),
     )
     def open_and_reserve(
-        self, length: int, prompt_share: float, differs_at: int, scope: int, may_reuse: bool
+        self,
+        length: int,
+        prompt_share: float,
+        differs_at: int,
+        scope: int,
+        may_reuse: bool,
+        looked_up: str,
     ):
         tokens = [position % 3 + (position >= differs_at) for position in range(length)]
         prompt = tokens[: 1 + int(prompt_share * (length - 1))]
         match = self.manager.match(prompt, SCOPES[scope])
+        lookup = None
+        if looked_up == "before":  # whatever has happened since
+            lookup = self.lookups.get((scope, *prompt))
+        elif looked_up == "now":
+            lookup = self.lookups[(scope, *prompt)] = PrefixLookup()
+            self.manager.match(prompt, SCOPES[scope], lookup)
         before = self.manager.num_free_blocks, self.manager.num_cached_blocks
-        table = self.manager.open(prompt, scope=SCOPES[scope], may_reuse=may_reuse)
+        table = self.manager.open(prompt, scope=SCOPES[scope], may_reuse=may_reuse, lookup=lookup)
         found = self.manager.num_cached_tokens(table)
         assert found == (match.num_tokens if may_reuse else 0) < len(prompt)
         live = Live(tokens, scope, found, found)
@@ -102,6 +119,7 @@ class ReuseMachine(RuleBasedStateMachine):
         prompt_share=st.floats(0, 1),
         differs_at=st.sampled_from([1, 3, 5, 6, 9, 99, 99, 99]),
         scope=st.sampled_from([0, 0, 0, 0, 0, 1, 2, 3]),
+        looked_up=st.sampled_from(["never", "before", "now"]),
         with_tokens=st.sampled_from([True, True, True, False]),
     )
     def serve_whole(self, with_tokens: bool, **opening: object):
@@ -279,3 +297,22 @@ def test_a_cache_may_go_while_a_table_holds_a_block_to_copy_from() -> None:
     manager.open([1, 3, 3])
     assert manager.num_used_blocks == 1
     del manager  # its pool sees to it that all blocks have come home
+
+
+@pytest.mark.parametrize("size", [31, 32, 70])
+@pytest.mark.parametrize("bits", [1, 7, 16, 17, 31])
+def test_the_tree_has_the_tokens_of_a_block(bits: int, size: int) -> None:
+    random = Random(bits)
+    vocab_size = min(2**bits, 2**31 - 1)
+    manager = KvCacheManager(size, 4, enable_reuse=True, vocab_size=vocab_size)
+    tokens = [random.randrange(vocab_size) for _ in range(2 * size)]
+    tokens[0], tokens[size - 1] = vocab_size - 1, 0
+    table = manager.open(tokens)
+    manager.reserve([(table, 0, 2 * size)]).commit([tokens])
+    assert [node.tokens for node in manager.snapshot().nodes] == [tokens[:size], tokens[size:]]
+    manager.release(table)
+    if bits < 31:  # an id that is none of the vocabulary's is not shared, nor what is behind it
+        tokens[size + 1] = 2**bits
+        table = manager.open(tokens)
+        assert manager.num_cached_tokens(table) == size + 1  # a block, and one that begins alike
+        manager.release(table)
