@@ -86,7 +86,10 @@ class Planning {
     return ids;
   }
   PlannedSequence& at(uint64_t id) { return *sequences_.at(id).sequence; }
-  void check() const { kv_cache::check_invariants(cache_.snapshot()); }
+  void check() {
+    kv_cache::check_invariants(cache_.snapshot());
+    planner_.check_kept();
+  }
   const kv_cache::KvCacheManager& cache() const { return cache_; }
   const planning::Planner& planner() const { return planner_; }
   std::vector<uint64_t> running() const {

@@ -13,7 +13,7 @@ namespace inflight::planning {
 using scheduler::SequenceView;
 
 Planner::Planner(const scheduler::Limits& limits, kv_cache::KvCacheManager& cache)
-    : limits_(limits), cache_(cache), waiting_(ledger_) {
+    : limits_(limits), cache_(cache), waiting_(ledger_), claims_(cache_view(), limits_) {
   scheduler::validate(limits_);
 }
 
@@ -32,26 +32,52 @@ int32_t Planner::num_blocks(const PlannedSequence& sequence) const {
 
 void Planner::update_running_views() {
   if (!std::exchange(are_views_stale_, false)) return;
+  claims_ = {cache_view(), limits_};
   for (size_t i = 0; i < running_.size(); ++i) {
     running_views_[i] = running_[i]->view(num_blocks(*running_[i]));
+    claims_.add(running_views_[i]);
     // Its rows go out when the step has ended, which nobody tells here.
     are_views_stale_ |= running_views_[i].logits_of_prompt;
   }
 }
 
-template <typename Leaves>
-void Planner::stop_running(const Leaves& leaves) {
-  size_t num_left = 0;
+void Planner::check_kept() {
+  if (are_views_stale_) return;
+  scheduler::RunningClaims claims(cache_view(), limits_);
   for (size_t i = 0; i < running_.size(); ++i) {
-    if (leaves(*running_[i])) {
-      num_needing_newest_ -= running_[i]->needs_newest_token() ? 1 : 0;
-      continue;
-    }
-    running_[num_left] = running_[i];
-    running_views_[num_left++] = running_views_[i];
+    const PlannedSequence& sequence = *running_[i];
+    check_internal(running_views_[i] == sequence.view(num_blocks(sequence)), "sequence ",
+                   sequence.id(), " is not what the scheduler is shown");
+    check_internal(place_of(sequence) == static_cast<int32_t>(i), "sequence ", sequence.id(),
+                   " is not at its place");
+    claims.add(running_views_[i]);
   }
-  running_.resize(num_left);
-  running_views_.resize(num_left);
+  check_internal(claims == claims_, "the sums of ", running_.size(),
+                 " running sequences are not theirs");
+}
+
+int32_t Planner::place_of(const PlannedSequence& sequence) const {
+  // Lists only shorten between steps, so it is there or before.
+  int32_t place = std::min(sequence.place_, static_cast<int32_t>(running_.size()) - 1);
+  while (place >= 0 && running_[place] != &sequence) --place;
+  check_internal(place >= 0, "sequence ", sequence.id(), " does not run");
+  return place;
+}
+
+void Planner::stop_running(std::span<const int32_t> places) {
+  if (places.empty()) return;
+  auto to = running_.begin() + places.front();
+  auto view_to = running_views_.begin() + places.front();
+  for (size_t i = 0; i < places.size(); ++i) {
+    const int32_t place = places[i];
+    num_needing_newest_ -= running_[place]->needs_newest_token() ? 1 : 0;
+    claims_.remove(running_views_[place]);
+    const size_t end = i + 1 < places.size() ? places[i + 1] : running_.size();
+    to = std::copy(running_.begin() + place + 1, running_.begin() + end, to);
+    view_to = std::copy(running_views_.begin() + place + 1, running_views_.begin() + end, view_to);
+  }
+  running_.resize(to - running_.begin());
+  running_views_.resize(view_to - running_views_.begin());
 }
 
 scheduler::CacheView Planner::cache_view() {
@@ -81,13 +107,14 @@ bool Planner::plan(PlannedStep& next, bool any_step_in_flight) {
   next.work = {};
   ++num_plans_;
   preempt();
-  choose_candidates();
-  scheduler::schedule(next.step, scratch_,
-                      {.running = running_views_,
-                       .waiting = candidate_views_,
-                       .cache = cache_view(),
-                       .step_time = step_times_.fit()},
-                      limits_);
+  const scheduler::CacheView cache = cache_view();
+  choose_candidates(cache);
+  scheduler::schedule_admitted(next.step, scratch_,
+                               {.running = running_views_,
+                                .waiting = candidate_views_,
+                                .cache = cache,
+                                .step_time = step_times_.fit()},
+                               static_cast<int32_t>(candidate_views_.size()), limits_);
   if (next.step.is_empty()) {
     check_internal(is_idle() || any_step_in_flight, "nothing was scheduled with ", running_.size(),
                    " requests running and ", num_waiting(), " waiting");
@@ -98,41 +125,16 @@ bool Planner::plan(PlannedStep& next, bool any_step_in_flight) {
     if (sequence.needs_newest_token() && sequence.has_token_in_flight()) return false;
   }
   count_passes(next.step.num_admitted);
-  for (int32_t i = 0; i < next.step.num_admitted; ++i) open(*candidates_[i].sequence, next);
+  for (int32_t i = 0; i < next.step.num_admitted; ++i) open(candidates_[i], next);
 
-  const size_t count = next.step.sequences.size();
-  next.sequences.resize(count);
-  next.in_flight_tokens.resize(count);
-  growths_.resize(count);
-  growing_.clear();
-  int32_t num_logits = 0;  // rows
-  for (size_t i = 0; i < count; ++i) {
-    const scheduler::ScheduledSequence& part = next.step.sequences[i];
-    PlannedSequence& sequence = *running_[part.index];
-    num_logits += part.num_logits();
-    next.in_flight_tokens[i] = sequence.has_token_in_flight() ? sequence.row_ : -1;
-    next.sequences[i] = &sequence;
-    sequence.row_ = num_logits - 1;
-    const int32_t num_computed = part.first_position + part.num_tokens;
-    sequence.num_computed_ = num_computed;
-    ++sequence.num_steps_in_flight;
-    growths_[i] = {sequence.table, part.first_position, part.num_tokens};
-    SequenceView& view = running_views_[part.index];
-    view.num_computed = num_computed;
-    if (view.blocks_to(num_computed, cache_.geometry()) > 0) growing_.push_back(part.index);
-    if (part.is_prompt_chunk) {
-      next.work.add_chunk(part.first_position, part.num_tokens);
-      ledger_.charge(sequence.tenant_, part.num_tokens);
-    } else {
-      next.work.add_generating(part.first_position);
-      ledger_.charge(sequence.tenant_, scheduler::ServiceLedger::kGeneratedWeight);
-    }
-  }
+  advance(next);
   std::optional<kv_cache::Reservation> reservation = cache_.reserve(growths_);
   check_internal(reservation.has_value(), "the KV pool has too few free blocks for ", next.step);
   next.reservation.emplace(std::move(*reservation));
-  for (const int32_t index : growing_)
+  for (const int32_t index : changing_) {
     running_views_[index].num_blocks = num_blocks(*running_[index]);
+    claims_.add(running_views_[index]);
+  }
   for (size_t i = next.step.num_generating; i < next.sequences.size(); ++i) {
     PlannedSequence& sequence = *next.sequences[i];
     const int32_t held = num_blocks(sequence);
@@ -145,6 +147,72 @@ bool Planner::plan(PlannedStep& next, bool any_step_in_flight) {
   if (coming_ != nullptr) bring_ahead(*coming_);
   newest_prompt_tokens_ = next.work.num_prompt_tokens;
   return true;
+}
+
+void Planner::advance(PlannedStep& next) {
+  const size_t count = next.step.sequences.size();
+  next.sequences.resize(count);
+  next.in_flight_tokens.resize(count);
+  growths_.resize(count);
+  changing_.clear();
+  const int32_t tokens_per_block = cache_.geometry().tokens_per_block();
+  // Thousands of rounds: what is looked up each time is looked up here.
+  const scheduler::ScheduledSequence* const parts = next.step.sequences.data();
+  PlannedSequence* const* const running = running_.data();
+  PlannedSequence** const sequences = next.sequences.data();
+  SequenceView* const views = running_views_.data();
+  int32_t* const in_flight_tokens = next.in_flight_tokens.data();
+  kv_cache::Growth* const growths = growths_.data();
+  const auto advance_part = [&](size_t i, int32_t row) -> const PlannedSequence& {
+    const scheduler::ScheduledSequence& part = parts[i];
+    PlannedSequence& sequence = *running[part.index];
+    in_flight_tokens[i] = sequence.has_token_in_flight() ? sequence.row_ : -1;
+    sequences[i] = &sequence;
+    const int32_t num_computed = part.first_position + part.num_tokens;
+    sequence.row_ = row;
+    sequence.place_ = part.index;
+    sequence.num_computed_ = num_computed;
+    ++sequence.num_steps_in_flight;
+    growths[i] = {sequence.table, part.first_position, part.num_tokens};
+    SequenceView& view = views[part.index];
+    if (num_computed > view.num_blocks * tokens_per_block ||
+        num_computed == kv_cache::max_cached_tokens(view.max_total_len)) {
+      claims_.remove(view);
+      changing_.push_back(part.index);
+    }
+    view.num_computed = num_computed;
+    return sequence;
+  };
+  const size_t num_generating = next.step.num_generating;
+  next.work.num_tokens = static_cast<int32_t>(num_generating);
+  int64_t keys = 0;
+  // Charged together, as neighbours are often of one tenant.
+  scheduler::TenantId tenant = -1;
+  int64_t num_of_tenant = 0;
+  const auto charge = [&] {
+    if (num_of_tenant > 0)
+      ledger_.charge(tenant, num_of_tenant * scheduler::ServiceLedger::kGeneratedWeight);
+  };
+  for (size_t i = 0; i < num_generating; ++i) {
+    const PlannedSequence& sequence = advance_part(i, static_cast<int32_t>(i));
+    keys += sequence.num_computed_;
+    if (sequence.tenant_ != tenant) {
+      charge();
+      tenant = sequence.tenant_;
+      num_of_tenant = 0;
+    }
+    ++num_of_tenant;
+  }
+  charge();
+  next.work.generation_keys = keys;
+  auto num_logits = static_cast<int32_t>(num_generating);  // rows
+  for (size_t i = num_generating; i < count; ++i) {
+    const scheduler::ScheduledSequence& part = parts[i];
+    num_logits += part.num_logits();
+    const PlannedSequence& sequence = advance_part(i, num_logits - 1);
+    next.work.add_chunk(part.first_position, part.num_tokens);
+    ledger_.charge(sequence.tenant_, part.num_tokens);
+  }
 }
 
 void Planner::commit(PlannedStep& step) {
@@ -194,7 +262,9 @@ void Planner::pause(std::span<const int32_t> chosen) {
     ++num_pausing_;
     ++num_preemptions_;
   }
-  stop_running([](const PlannedSequence& sequence) { return sequence.is_pausing_; });
+  places_.assign(chosen.begin(), chosen.end());
+  std::ranges::sort(places_);
+  stop_running(places_);
 }
 
 void Planner::release_paused() {
@@ -228,12 +298,13 @@ bool Planner::waits_for_twin(const PlannedSequence& sequence) const {
          });
 }
 
-SequenceView Planner::match(PlannedSequence& sequence) {
+SequenceView Planner::match(Candidate& candidate) {
+  PlannedSequence& sequence = *candidate.sequence;
   SequenceView view = sequence.view(0);
   if (view.logits_of_prompt) return view;  // of tokens that are found there would be none
   if (sequence.matched_in_plan_ != num_plans_) {
-    const kv_cache::PrefixMatch found =
-        cache_.match(sequence.tokens(), sequence.facts_.prefix_scope, twin_table(sequence));
+    const kv_cache::PrefixMatch found = cache_.match(
+        sequence.tokens(), sequence.facts_.prefix_scope, twin_table(sequence), &candidate.lookup);
     sequence.num_hits_ = found.num_tokens;
     sequence.num_used_blocks_ = found.num_used_blocks;
     sequence.num_host_blocks_ = found.num_host_blocks;
@@ -250,22 +321,22 @@ void Planner::show_next(WaitingQueue::Round& round) {
     PlannedSequence* const sequence = round.next();
     if (sequence == nullptr) return;
     shown_.push_back(sequence);
+    window_.push_back({sequence, static_cast<int32_t>(shown_.size()) - 1, {}});
     SequenceView view = sequence->view(0);
     // An old match will do to choose by; the one chosen is matched anew.
     if (most > 1)
       view.num_computed =
-          sequence->matched_in_plan_ > 0 ? sequence->num_hits_ : match(*sequence).num_computed;
-    window_.push_back({sequence, static_cast<int32_t>(shown_.size()) - 1});
+          sequence->matched_in_plan_ > 0 ? sequence->num_hits_ : match(window_.back()).num_computed;
     window_views_.push_back(view);
   }
 }
 
-void Planner::choose_candidates() {
+void Planner::choose_candidates(const scheduler::CacheView& cache) {
   candidates_.clear();
   candidate_views_.clear();
   coming_ = nullptr;
   if (waiting_.empty()) return;
-  scheduler::Admission admission(running_views_, cache_view(), limits_);
+  scheduler::Admission admission(claims_, cache, limits_);
   if (!admission.has_place()) return;
   // No more than a step may have tokens for; a static batch is chosen whole.
   const bool all_at_once = limits_.capacity_policy == scheduler::CapacityPolicy::kStaticBatch;
@@ -278,13 +349,13 @@ void Planner::choose_candidates() {
   // Matches grow old: one a step is renewed.
   if (window_.size() > 1) {
     const size_t i = num_plans_ % window_.size();
-    window_views_[i].num_computed = match(*window_[i].sequence).num_computed;
+    window_views_[i].num_computed = match(window_[i]).num_computed;
   }
   while (!window_.empty() && (all_at_once || tokens_left > 0)) {
     const int32_t chosen = scheduler::first_by_hits(window_views_);
-    const Candidate candidate = window_[chosen];
+    Candidate& candidate = window_[chosen];
     if (all_at_once || !waits_for_twin(*candidate.sequence)) {
-      const SequenceView view = match(*candidate.sequence);
+      const SequenceView view = match(candidate);
       if (!admission.admit(view)) break;
       if (!all_at_once && would_delay_generation(*candidate.sequence)) {
         coming_ = candidate.sequence;
@@ -330,7 +401,8 @@ void Planner::count_passes(int32_t num_admitted) {
   }
 }
 
-void Planner::open(PlannedSequence& sequence, PlannedStep& next) {
+void Planner::open(const Candidate& candidate, PlannedStep& next) {
+  PlannedSequence& sequence = *candidate.sequence;
   waiting_.erase(sequence);
   ledger_.starts(sequence.tenant_);
   sequence.num_host_blocks_left_ = std::numeric_limits<int32_t>::max();
@@ -338,12 +410,15 @@ void Planner::open(PlannedSequence& sequence, PlannedStep& next) {
                                 .scope = sequence.facts_.prefix_scope,
                                 .retention = sequence.facts_.retention,
                                 .may_reuse = !sequence.lacks_context_logits(),
-                                .twin = twin_table(sequence)});
+                                .twin = twin_table(sequence),
+                                .lookup = &candidate.lookup});
   sequence.num_computed_ = cache_.num_cached_tokens(sequence.table);
   sequence.num_context_blocks_ = static_cast<int32_t>(cache_.block_table(sequence.table).size());
   sequence.num_reused_blocks_ = cache_.geometry().num_blocks(sequence.num_computed_);
+  sequence.place_ = static_cast<int32_t>(running_.size());
   running_.push_back(&sequence);
   running_views_.push_back(sequence.view(num_blocks(sequence)));
+  claims_.add(running_views_.back());
   are_views_stale_ |= running_views_.back().logits_of_prompt;
   num_needing_newest_ += sequence.needs_newest_token() ? 1 : 0;
   if (!sequence.has_started_) next.started.push_back(&sequence);
@@ -359,17 +434,19 @@ void Planner::end(PlannedSequence& sequence) {
   } else if (std::exchange(sequence.is_pausing_, false)) {
     --num_pausing_;  // it ended with the step that it was in
   } else {
-    any_running_ended_ = true;
+    ended_.push_back(&sequence);
   }
   ledger_.leave(sequence.tenant_);
 }
 
 void Planner::retire() {
-  if (!std::exchange(any_running_ended_, false)) return;
-  stop_running([this](PlannedSequence& sequence) {
-    if (sequence.has_ended_) leaving_.push_back(&sequence);
-    return sequence.has_ended_;
-  });
+  if (ended_.empty()) return;
+  places_.clear();
+  for (const PlannedSequence* sequence : ended_) places_.push_back(place_of(*sequence));
+  ended_.clear();
+  std::ranges::sort(places_);
+  for (const int32_t place : places_) leaving_.push_back(running_[place]);
+  stop_running(places_);
 }
 
 void Planner::release(std::vector<PlannedSequence*>& gone) {

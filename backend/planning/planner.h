@@ -86,20 +86,23 @@ class Planner {
   int64_t num_preemptions() const { return num_preemptions_; }  // since the start
   bool is_idle() const { return running_.empty() && num_waiting() == 0; }
   const scheduler::StepTime& step_time() const { return step_times_.fit(); }
+  /// Raises internal if what is kept from step to step is not what is: O(running), for tests.
+  void check_kept();
 
  private:
   struct Candidate {
     PlannedSequence* sequence;
-    int32_t place;  // in shown_
+    int32_t place;                  // in shown_
+    kv_cache::PrefixLookup lookup;  // if it was matched in this plan
   };
 
   void update_running_views();
   scheduler::CacheView cache_view();
   void preempt();
   void pause(std::span<const int32_t> chosen);
-  /// Takes those for which `leaves(sequence)` off the list.
-  template <typename Leaves>
-  void stop_running(const Leaves& leaves);
+  int32_t place_of(const PlannedSequence& sequence) const;
+  /// Takes those at `places`, in order, off the list.
+  void stop_running(std::span<const int32_t> places);
   void release_paused();
   /// Of those that run; null if it does not.
   const PlannedSequence* running_twin(const PlannedSequence& sequence) const;
@@ -109,34 +112,38 @@ class Planner {
   }
   /// The one with the same prompt is about to begin or reads it still.
   bool waits_for_twin(const PlannedSequence& sequence) const;
-  scheduler::SequenceView match(PlannedSequence& sequence);
+  scheduler::SequenceView match(Candidate& candidate);
   void show_next(WaitingQueue::Round& round);
   /// Fills candidates_ with those that capacity admits, in the order in which they may begin.
-  void choose_candidates();
+  void choose_candidates(const scheduler::CacheView& cache);
   /// Its blocks in host memory take longer to come than a step takes, and others generate.
   bool would_delay_generation(const PlannedSequence& sequence) const;
   void bring_ahead(PlannedSequence& sequence);
   void count_passes(int32_t num_admitted);
-  void open(PlannedSequence& sequence, PlannedStep& next);
+  void open(const Candidate& candidate, PlannedStep& next);
+  /// Writes what the step does to those it names: in `next`, in them and in their views.
+  void advance(PlannedStep& next);
   int32_t num_blocks(const PlannedSequence& sequence) const;
 
   const scheduler::Limits limits_;
   kv_cache::KvCacheManager& cache_;
   scheduler::ServiceLedger ledger_;
   scheduler::StepTimeModel step_times_;
+  std::vector<scheduler::WindowGroupView> group_views_;
   // A sequence is in one of the three.
   WaitingQueue waiting_;
+  std::vector<PlannedSequence*> leaving_;  // run no more, hold cache
   std::vector<PlannedSequence*> running_;
   std::vector<scheduler::SequenceView> running_views_;  // of each, kept from step to step
   bool are_views_stale_ = false;                        // and must all be made anew
+  scheduler::RunningClaims claims_;                     // the sums of the views
   size_t num_needing_newest_ = 0;                       // of running_, needs_newest_token
-  std::vector<PlannedSequence*> leaving_;               // run no more, hold cache
   size_t num_pausing_ = 0;                              // in leaving_, preempted and not ended
   int64_t num_preemptions_ = 0;
   int32_t newest_prompt_tokens_ = 0;   // of the newest step planned
   PlannedSequence* coming_ = nullptr;  // would be admitted, but for blocks that come from the host
   uint64_t num_plans_ = 0;
-  bool any_running_ended_ = false;
+  std::vector<PlannedSequence*> ended_;  // of running_
 
   // Memory used again in every step.
   std::vector<scheduler::SequenceView> candidate_views_;
@@ -145,9 +152,9 @@ class Planner {
   std::vector<Candidate> window_;        // of them, not yet chosen
   std::vector<scheduler::SequenceView> window_views_;
   std::vector<int32_t> chosen_;
-  std::vector<scheduler::WindowGroupView> group_views_;
   std::vector<kv_cache::Growth> growths_;
-  std::vector<int32_t> growing_;  // indices of running_ that get blocks
+  std::vector<int32_t> places_;
+  std::vector<int32_t> changing_;  // indices of running_ whose claims a step changes
   scheduler::Scratch scratch_;
 };
 

@@ -15,11 +15,43 @@
 
 namespace inflight::scheduler {
 
+/// What those that run count for in an Admission: sums that are kept as sequences begin, change and
+/// leave, so that no step has to add up thousands.
+class RunningClaims {
+ public:
+  /// `cache` says what sequences will be counted by: its geometry and its groups' windows.
+  RunningClaims(const CacheView& cache, const Limits& limits);
+
+  /// One that runs from now on, or has changed after it was removed as it was. A step that neither
+  /// gives it blocks nor makes it complete changes nothing here.
+  void add(const SequenceView& sequence) { count(sequence, 1); }
+  void remove(const SequenceView& sequence) { count(sequence, -1); }
+
+  bool operator==(const RunningClaims&) const = default;
+
+ private:
+  friend class Admission;
+  void count(const SequenceView& sequence, int32_t times);
+  /// Blocks that must be there for it.
+  int64_t claim(const SequenceView& sequence) const;
+  bool is_protected(const SequenceView& sequence) const;
+
+  kv_cache::Geometry geometry_;
+  CapacityPolicy policy_;
+  int32_t max_preemptions_;
+  int32_t num_sequences_ = 0;
+  int32_t num_complete_ = 0;  // of them: their last token is on its way
+  int64_t num_blocks_ = 0;
+  int64_t protected_worst_ = 0;  // blocks
+  WindowClaims windows_;         // whatever the policy
+};
+
 /// Decides one by one, in the order in which they may run. One that is not admitted ends it: none
 /// behind it is asked for, however small.
 class Admission {
  public:
-  Admission(std::span<const SequenceView> running, const CacheView& cache, const Limits& limits);
+  /// `cache` outlives it.
+  Admission(const RunningClaims& running, const CacheView& cache, const Limits& limits);
 
   /// Whether another may begin at all.
   bool has_place() const { return num_places_ > 0; }
@@ -27,16 +59,9 @@ class Admission {
   bool admit(const SequenceView& candidate);
 
  private:
-  /// Blocks that must be there for it.
-  int64_t claim(const SequenceView& sequence) const;
-  bool is_protected(const SequenceView& sequence) const;
-
-  const CacheView cache_;
-  const Limits& limits_;
+  const CacheView& cache_;
   int32_t num_places_;
-  int64_t unclaimed_;  // blocks
-  int64_t protected_worst_ = 0;
-  WindowClaims windows_;  // whatever the policy
+  RunningClaims claims_;  // of those admitted, too
 };
 
 /// How many at the head of `view.waiting` may start to run now.

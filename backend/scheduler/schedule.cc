@@ -7,12 +7,15 @@
 namespace inflight::scheduler {
 
 void schedule(Step& step, Scratch& scratch, const EngineView& view, const Limits& limits) {
-  step.clear();
-  const int32_t num_candidates = num_admissible(view, limits);
-  for (int32_t i = 1; i < num_candidates; ++i)
+  schedule_admitted(step, scratch, view, num_admissible(view, limits), limits);
+}
+
+void schedule_admitted(Step& step, Scratch& scratch, const EngineView& view, int32_t num_admissible,
+                       const Limits& limits) {
+  for (int32_t i = 1; i < num_admissible; ++i)
     check_internal(view.waiting[i - 1].priority >= view.waiting[i].priority, "sequence ",
                    view.waiting[i].id, " waits behind one of lower priority");
-  assign_tokens(step, scratch, view, num_candidates, limits);
+  assign_tokens(step, scratch, view, num_admissible, limits);
 }
 
 void check_can_run(int32_t prompt_len, int32_t max_total_len, const CacheView& cache,

@@ -20,6 +20,11 @@ struct Scratch {
 /// nothing to run.
 void schedule(Step& step, Scratch& scratch, const EngineView& view, const Limits& limits);
 
+/// The same where the first `num_admissible` of `view.waiting` are known to be, and alone may start
+/// to run.
+void schedule_admitted(Step& step, Scratch& scratch, const EngineView& view, int32_t num_admissible,
+                       const Limits& limits);
+
 /// For the door: raises invalid_argument, naming value and limit, if a sequence of these lengths
 /// could never run, whatever else does.
 void check_can_run(int32_t prompt_len, int32_t max_total_len, const CacheView& cache,

@@ -32,10 +32,6 @@ struct Step {
   int32_t num_admitted = 0;  // the first so many of EngineView::waiting, which run from now on
 
   bool is_empty() const { return sequences.empty(); }
-  void clear() {
-    sequences.clear();
-    num_tokens = num_generating = num_admitted = 0;
-  }
   bool operator==(const Step&) const = default;
 };
 

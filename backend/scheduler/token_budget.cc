@@ -12,35 +12,64 @@ constexpr double kShareOfBound = 0.9;
 
 class Budget {
  public:
-  Budget(Step& step, const EngineView& view, const Limits& limits)
-      : step_(step),
+  /// `parts` has room for all that may be added.
+  Budget(ScheduledSequence* parts, const EngineView& view, const Limits& limits)
+      : parts_(parts),
         geometry_(view.cache.geometry),
         step_time_(view.step_time),
         limits_(limits),
-        free_blocks_(view.cache.available_blocks()) {}
+        free_blocks_(view.cache.available_blocks()),
+        left_(limits.max_num_tokens) {}
 
-  void add_generating(const SequenceView& sequence, int32_t index) {
-    if (left() == 0) return;
-    const int32_t needed = sequence.blocks_to(sequence.num_computed + 1, geometry_);
-    if (needed > free_blocks_) {
-      // It waits for the blocks of one that was preempted, which a step in flight still names.
-      check_internal(limits_.capacity_policy == CapacityPolicy::kMaxUtilization,
-                     "no block left for ", "sequence ", sequence.id);
-      return;
+  int32_t num_parts() const { return num_parts_; }
+  int32_t num_generating() const { return num_generating_; }
+  int32_t num_tokens() const { return limits_.max_num_tokens - left_; }
+
+  /// Before any prompt: a token for each that generates. Who reads its prompt goes into `prompts`.
+  /// Thousands of rounds: all they change is in locals.
+  void add_generating(std::span<const SequenceView> running, std::vector<int32_t>& prompts) {
+    const int32_t num_running = static_cast<int32_t>(running.size());
+    int32_t left = left_;
+    int64_t free_blocks = free_blocks_;
+    int64_t keys = 0;
+    ScheduledSequence* part = parts_;
+    for (int32_t i = 0; i < num_running; ++i) {
+      const SequenceView& sequence = running[i];
+      if (!sequence.is_generating()) {
+        prompts.push_back(i);
+        continue;
+      }
+      if (sequence.is_complete() || left == 0) continue;
+      const int32_t needed = sequence.blocks_to(sequence.num_computed + 1, geometry_);
+      if (needed > free_blocks) {
+        // It waits for the blocks of one that was preempted, which a step in flight still names.
+        check_internal(limits_.capacity_policy == CapacityPolicy::kMaxUtilization,
+                       "no block left for ", "sequence ", sequence.id);
+        continue;
+      }
+      free_blocks -= needed;
+      --left;
+      keys += sequence.num_computed + 1;
+      part->id = sequence.id;
+      part->index = i;
+      part->first_position = sequence.num_computed;
+      part->num_tokens = 1;
+      part->is_prompt_chunk = part->is_last_chunk = part->logits_of_all = false;
+      ++part;
     }
-    free_blocks_ -= needed;
-    step_.sequences.push_back({sequence.id, index, sequence.num_computed, 1, false, false});
-    step_.num_tokens += 1;
-    num_logits_ += 1;
-    step_.num_generating += 1;
-    work_.add_generating(sequence.num_computed);
+    num_generating_ = num_parts_ = num_logits_ = static_cast<int32_t>(part - parts_);
+    generation_keys_ = keys;
+    left_ = left;
+    free_blocks_ = free_blocks;
   }
 
   /// After the generating ones, which the prompts beside them make late.
   void begin_prompts() {
-    is_timed_ = limits_.bounds_step_time() && step_.num_generating > 0;
-    if (is_timed_)
-      ms_left_ = kShareOfBound * limits_.max_time_per_output_token_ms - step_time_.predict(work_);
+    is_timed_ = limits_.bounds_step_time() && num_generating_ > 0;
+    if (is_timed_) {
+      const StepWork work{.num_tokens = num_generating_, .generation_keys = generation_keys_};
+      ms_left_ = kShareOfBound * limits_.max_time_per_output_token_ms - step_time_.predict(work);
+    }
   }
 
   /// False if the prompt gets no token in this step, and so none behind it does.
@@ -48,11 +77,16 @@ class Budget {
     const int32_t remaining = sequence.prompt_len - sequence.num_computed;
     const int32_t num_tokens = chunk(sequence, remaining);
     if (num_tokens == 0) return false;
-    step_.sequences.push_back({sequence.id, index, sequence.num_computed, num_tokens, true,
-                               num_tokens == remaining, sequence.logits_of_prompt});
-    step_.num_tokens += num_tokens;
-    num_logits_ += step_.sequences.back().num_logits();
-    is_closed_ = step_.sequences.back().num_logits() > 1;
+    const ScheduledSequence& part = parts_[num_parts_++] = {sequence.id,
+                                                            index,
+                                                            sequence.num_computed,
+                                                            num_tokens,
+                                                            true,
+                                                            num_tokens == remaining,
+                                                            sequence.logits_of_prompt};
+    left_ -= num_tokens;
+    num_logits_ += part.num_logits();
+    is_closed_ = part.num_logits() > 1;
     free_blocks_ -= sequence.blocks_to(sequence.num_computed + num_tokens, geometry_);
     if (is_timed_) {
       StepWork work;
@@ -63,16 +97,13 @@ class Budget {
   }
 
  private:
-  int32_t left() const { return limits_.max_num_tokens - step_.num_tokens; }
-  bool has_prompt() const {
-    return static_cast<int32_t>(step_.sequences.size()) > step_.num_generating;
-  }
+  bool has_prompt() const { return num_parts_ > num_generating_; }
 
   /// Tokens that the blocks held and free have room for.
   int32_t room(const SequenceView& sequence) const {
     const int64_t blocks = int64_t{sequence.num_blocks} + free_blocks_;
     return static_cast<int32_t>(std::clamp<int64_t>(
-        blocks * geometry_.tokens_per_block() - sequence.num_computed, 0, left()));
+        blocks * geometry_.tokens_per_block() - sequence.num_computed, 0, left_));
   }
 
   /// At most `most` tokens that leave the others' tokens in time. A step's first prompt gets to the
@@ -90,8 +121,7 @@ class Budget {
     if (is_closed_ || num_logits_ == limits_.max_batch_size) return 0;
     int32_t most = room(sequence);
     if (sequence.logits_of_prompt) {
-      most = std::min({most, limits_.max_batch_size - num_logits_,
-                       std::max(1, limits_.max_num_tokens - 1 - step_.num_tokens)});
+      most = std::min({most, limits_.max_batch_size - num_logits_, std::max(1, left_ - 1)});
     }
     most = in_time(sequence, std::min(most, remaining));
     if (remaining <= most) return remaining;
@@ -102,12 +132,15 @@ class Budget {
     return has_prompt() ? 0 : most;
   }
 
-  Step& step_;
+  ScheduledSequence* const parts_;
   const kv_cache::Geometry geometry_;
   const StepTime& step_time_;
   const Limits& limits_;
   int64_t free_blocks_;
-  StepWork work_;  // of the generating ones
+  int32_t left_;  // tokens
+  int32_t num_parts_ = 0;
+  int32_t num_generating_ = 0;   // of them
+  int64_t generation_keys_ = 0;  // of StepWork
   bool is_timed_ = false;
   double ms_left_ = 0.0;    // for prompts, if is_timed_
   int32_t num_logits_ = 0;  // rows
@@ -118,18 +151,14 @@ class Budget {
 
 void assign_tokens(Step& step, Scratch& scratch, const EngineView& view, int32_t num_admissible,
                    const Limits& limits) {
-  Budget budget(step, view, limits);
   const int32_t num_running = static_cast<int32_t>(view.running.size());
+  // Not cleared before: what is written over need not be made first.
+  step.sequences.resize(size_t{1} * num_running + num_admissible);
+  step.num_admitted = 0;
+  Budget budget(step.sequences.data(), view, limits);
   std::vector<int32_t>& prompts = scratch.prompts;
   prompts.clear();
-  for (int32_t i = 0; i < num_running; ++i) {
-    const SequenceView& sequence = view.running[i];
-    if (!sequence.is_generating()) {
-      prompts.push_back(i);
-    } else if (!sequence.is_complete()) {
-      budget.add_generating(sequence, i);
-    }
-  }
+  budget.add_generating(view.running, prompts);
   budget.begin_prompts();
   const auto runs_before = [&](int32_t a, int32_t b) {
     const int32_t priority_a = view.running[a].priority;
@@ -155,6 +184,9 @@ void assign_tokens(Step& step, Scratch& scratch, const EngineView& view, int32_t
       step.num_admitted = ++next_waiting;
     }
   }
+  step.sequences.resize(budget.num_parts());
+  step.num_tokens = budget.num_tokens();
+  step.num_generating = budget.num_generating();
   // A static batch begins whole: who joins it is decided only once.
   if (limits.capacity_policy == CapacityPolicy::kStaticBatch) step.num_admitted = num_admissible;
 }

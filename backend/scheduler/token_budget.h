@@ -13,8 +13,9 @@
 
 namespace inflight::scheduler {
 
-/// Fills the empty `step`. Of `view.waiting` only the first `num_admissible` may run; those that
-/// get tokens are the admitted ones (of a static batch all are admitted at once).
+/// Writes `step` anew; what it held is memory. Of `view.waiting` only the first `num_admissible`
+/// may run; those that get tokens are the admitted ones (of a static batch all are admitted at
+/// once).
 ///
 /// With chunked context a chunk that does not end its prompt ends at a block border; only where the
 /// step has no room to reach one does its first chunk end earlier, so that every step moves on.

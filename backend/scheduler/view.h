@@ -32,6 +32,7 @@ struct SequenceView {
   bool may_be_cut(bool enable_chunked_context) const {
     return enable_chunked_context || logits_of_prompt || num_preemptions > 0;
   }
+  bool operator==(const SequenceView&) const = default;
   bool is_generating() const { return num_computed >= prompt_len; }
   /// Nothing left to run: the newest step made its last token.
   bool is_complete() const { return num_computed >= kv_cache::max_cached_tokens(max_total_len); }

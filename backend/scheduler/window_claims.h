@@ -21,22 +21,26 @@ struct WindowGroupView {
 
 class WindowClaims {
  public:
-  /// At most kMaxGroups groups; the views outlive the claims.
+  /// At most kMaxGroups groups.
   WindowClaims(std::span<const WindowGroupView> groups, const kv_cache::Geometry& geometry,
                const Limits& limits);
 
-  /// Another sequence, of at most `max_total_len` tokens (prompt + output).
-  void add(int32_t max_total_len);
-  /// Whether all that were added fit, in all groups.
-  bool fit() const;
+  /// `count` more sequences (fewer, if it is negative) of at most `max_total_len` tokens (prompt +
+  /// output).
+  void add(int32_t max_total_len, int64_t count = 1);
+  /// Whether all that were added fit. `groups`, here and below, are those of the construction, as
+  /// they are now.
+  bool fit(std::span<const WindowGroupView> groups) const;
   /// Raises invalid_argument naming the first group that they do not fit. For one sequence.
-  void check_fit(int32_t max_total_len) const;
+  void check_fit(std::span<const WindowGroupView> groups, int32_t max_total_len) const;
+
+  bool operator==(const WindowClaims&) const = default;
 
   static constexpr size_t kMaxGroups = 8;
 
  private:
-  std::span<const WindowGroupView> groups_;
   kv_cache::Geometry geometry_;
+  size_t num_groups_;
   std::array<std::optional<kv_cache::WindowDemand>, kMaxGroups> demands_;
 };
 
