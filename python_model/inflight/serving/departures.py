@@ -5,7 +5,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-_PERIOD = 0.02  # seconds between two questions about a client
+_PERIOD = 0.005  # seconds between two questions about a client
 _QUESTION = 0.002  # at least so long for each client: a question is a round trip between processes
 
 

@@ -8,9 +8,10 @@ import time
 from collections import Counter
 
 import numpy as np
+import pytest
 import tritonclient.grpc as grpc
 from frail_server import SERVERS
-from triton_server import Server, Stream, ask, ask_text, llm_request, tensors
+from triton_server import Server, Setup, Stream, ask, ask_text, llm_request, tensors
 
 PROMPT = [5, 17, 200]
 LONG = 3000  # tokens; nobody waits for all of them
@@ -40,6 +41,46 @@ def test_cancelled_streams_free_their_blocks(on_frail_server) -> None:
             server.wait_until_idle()
         check_all_is_free_early(server, before)
         assert ask_text(server, "abc", 40, end_id=-1) == expected
+
+    on_frail_server(scenario, SERVERS)
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize(
+    ("model", "most"), [("tensorrt_llm", 3), ("ensemble", 4), ("tensorrt_llm_bls", 4)]
+)
+def test_the_engine_hears_of_it_within_a_step(
+    on_frail_server, setup: Setup, model: str, most: int, streaming: bool
+) -> None:
+    """Steps take 10 ms and more here, those of another's prompt. Counted are one that may end before
+    the client leaves, the one that runs then, and the first without it, at whose end the gauges
+    show that; by way of an ensemble or a BLS one more, in which the engine hears of it."""
+    if setup.device != "cpu":
+        pytest.skip(
+            "on a GPU several such steps pass while a cancellation is on its way to the server"
+        )
+    chunk, num_chunks = 256, 14
+
+    def scenario(server: Server) -> None:
+        with Stream(server, model) as leaving, Stream(server, "tensorrt_llm") as staying:
+            if model == "tensorrt_llm":
+                leaving.send(**llm_request(PROMPT, 1500, streaming=streaming))
+            else:
+                leaving.send(text_input="abc", max_tokens=1500, stream=streaming, end_id=-1)
+            while server.gauges()["active"] == 0:
+                time.sleep(0.01)
+            prompt = [5 + i % 200 + i // chunk for i in range(chunk * num_chunks)]
+            started = num_steps(server)
+            staying.send(**llm_request(prompt, 1))
+            while server.gauges()["active"] == 1 or num_steps(server) < started + 2:
+                pass
+            before = num_steps(server)
+            leaving.cancel()
+            while server.gauges()["active"] == 2:
+                pass
+            taken = num_steps(server) - before
+            assert len(staying.next().ids) == len(prompt) + 1  # it was there all the time
+            assert taken <= most
 
     on_frail_server(scenario, SERVERS)
 
