@@ -17,9 +17,12 @@ BlockRetention KvCacheManager::retention_of(const Table& table, int32_t block_in
   return {};
 }
 
-void KvCacheManager::expect_store(TableId id) const {
-  const Table& table = tables_[id];
+void KvCacheManager::expect_store(const Growth& growth, const TokenView& tokens) const {
+  const Table& table = tables_[growth.table];
   if (!table.may_store) return;
+  const int32_t size = geometry_.tokens_per_block();
+  const int32_t last = geometry_.round_down(growth.first_position + growth.num_tokens) - size;
+  tokens.prefetch(std::max(last, 0), size);
   __builtin_prefetch(&table.place);
   __builtin_prefetch(&table.blocks.ids().back());
 }

@@ -259,7 +259,7 @@ class KvCacheManager {
   void forget(NodeId node);
   // cache_store.cc
   BlockRetention retention_of(const Table& table, int32_t block_index) const;
-  void expect_store(TableId table) const;
+  void expect_store(const Growth& growth, const TokenView& tokens) const;
   void store_full_blocks(const Reservation::Memory& step, const Reservation::TokensOf& tokens_of);
   void store_pending();
   void store_last_block(TableId table, const TokenView& tokens);

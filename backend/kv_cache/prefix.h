@@ -15,6 +15,15 @@ struct TokenView {
   std::span<const int32_t> generated;
 
   int32_t size() const { return static_cast<int32_t>(prompt.size() + generated.size()); }
+  /// Those are read soon, if there are so many.
+  void prefetch(int32_t first, int32_t count) const {
+    if (size() < first + count) return;
+    const auto prompt_len = static_cast<int32_t>(prompt.size());
+    const int32_t* const start =
+        first < prompt_len ? prompt.data() + first : generated.data() + (first - prompt_len);
+    for (int32_t i = 0; i < count; i += 16) __builtin_prefetch(start + i);
+    __builtin_prefetch(start + count - 1);
+  }
   /// Tokens [first, first + count), all of which there must be.
   void copy(int32_t first, int32_t count, int32_t* out) const {
     const auto prompt_len = static_cast<int32_t>(prompt.size());

@@ -36,7 +36,10 @@ Reservation::~Reservation() {
 
 void Reservation::commit(const TokensOf& tokens_of) {
   check_internal(is_open(), "commit of a closed reservation");
-  for (const int32_t i : memory_.filling) manager_->expect_store(memory_.entries[i].table);
+  if (tokens_of && manager_->reuses_blocks()) {
+    for (const int32_t i : memory_.filling)
+      manager_->expect_store(memory_.entries[i], tokens_of(i));
+  }
   const std::vector<Growth>& entries = memory_.entries;
   auto* const progress = manager_->progress_.data();
   for (size_t i = 0; i < entries.size(); ++i) {
