@@ -17,6 +17,10 @@ thread_local bool fail_next_allocation = false;
   if (void* data = std::malloc(size)) return data;
   throw std::bad_alloc();
 }
+// Its own calls malloc, not the replaced operator, where a sanitizer stands in.
+[[gnu::noinline]] void* operator new(size_t size, const std::nothrow_t&) noexcept {
+  return std::malloc(size);
+}
 [[gnu::noinline]] void operator delete(void* data) noexcept { std::free(data); }
 [[gnu::noinline]] void operator delete(void* data, size_t) noexcept { std::free(data); }
 
@@ -24,7 +28,7 @@ namespace inflight::testing {
 namespace {
 
 /// Two of three run when step 3 goes wrong as `fail_step` has the script do it.
-void expect_those_in_flight_fail(std::atomic<int> Script::* fail_step, ErrorCode code,
+void expect_those_in_flight_fail(std::atomic<int> Script::*fail_step, ErrorCode code,
                                  const char* message) {
   Fixture fixture(small_info(2));
   fixture.script->gate.close();

@@ -20,6 +20,8 @@ void* operator new(size_t size) {
   if (void* data = std::malloc(size)) return data;
   throw std::bad_alloc();
 }
+// Its own calls malloc, not the replaced operator, where a sanitizer stands in.
+void* operator new(size_t size, const std::nothrow_t&) noexcept { return std::malloc(size); }
 void operator delete(void* data) noexcept { std::free(data); }
 void operator delete(void* data, size_t) noexcept { std::free(data); }
 

@@ -53,8 +53,8 @@ inline int run_cases(const std::vector<Case>& cases, int argc, char** argv) {
 
 #define EXPECT_EQ(left, right)                                                                    \
   do {                                                                                            \
-    const auto& left_value = (left);                                                              \
-    const auto& right_value = (right);                                                            \
+    const auto left_value = (left); /* copies: parts of temporaries do not outlive them */        \
+    const auto right_value = (right);                                                             \
     if (!(left_value == right_value))                                                             \
       ::inflight::testing::fail(__FILE__, __LINE__, #left " is ", left_value, ", " #right " is ", \
                                 right_value);                                                     \

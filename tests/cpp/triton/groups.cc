@@ -5,6 +5,7 @@
 #include <list>
 #include <map>
 #include <set>
+#include <string>
 #include <utility>
 
 #include "tests/cpp/triton/stepped_backend.h"
@@ -19,6 +20,11 @@ RequestPtr member_of(int64_t group, int64_t member, const Ids& prompt, int outpu
   request->add("response_group", TRITONSERVER_TYPE_INT64, {1, 2},
                std::vector<int64_t>{group, member});
   return request;
+}
+
+/// Of one string: the bytes behind its length.
+std::string text_of(const FakeTensor& tensor) {
+  return {tensor.bytes.begin() + 4, tensor.bytes.end()};
 }
 
 /// Those that came to any of the requests, in the order in which they went out.
@@ -83,7 +89,7 @@ void a_step_is_one_response_and_each_end_is_its_own() {
   for (int i = 0; i < kNumMembers; ++i) {
     const FakeAnswer& last = requests[i]->answers.back();
     EXPECT(last.find("group_members") == nullptr);
-    EXPECT_CONTAINS(last.find("finish_reason")->values<char>().data() + 4, "length");
+    EXPECT_CONTAINS(text_of(*last.find("finish_reason")), "length");
     Ids ids = found[100 + i];
     EXPECT(ids.size() >= 3);
     const Ids rest = output_ids(last);
@@ -182,7 +188,7 @@ void whoever_is_cancelled_leaves_the_others_alone() {
   for (const RequestPtr& request : requests) backend.ended(request);
   std::map<int64_t, Ids> found = by_member(group_responses(requests));
   const FakeAnswer& stopped = requests[0]->answers.back();
-  EXPECT_CONTAINS(stopped.find("finish_reason")->values<char>().data() + 4, "cancelled");
+  EXPECT_CONTAINS(text_of(*stopped.find("finish_reason")), "cancelled");
   for (int i = 0; i < 3; ++i) {
     Ids ids = found[i];
     const Ids rest = output_ids(requests[i]->answers.back());
@@ -265,11 +271,11 @@ void what_cannot_be_shared_is_refused() {
                   "response_group together with return_context_logits");
   EXPECT_CONTAINS(error_of([](auto& one) { one.flag("return_generation_logits", true); }),
                   "response_group together with return_generation_logits");
-  EXPECT_CONTAINS(error_of([](auto& one) {
-                    one.add("text_context", TRITONSERVER_TYPE_UINT8, {1, 1},
-                            std::vector<uint8_t>{1});
-                  }),
-                  "response_group together with text_context");
+  EXPECT_CONTAINS(
+      error_of([](auto& one) {
+        one.add("text_context", TRITONSERVER_TYPE_UINT8, {1, 1}, std::vector<uint8_t>{1});
+      }),
+      "response_group together with text_context");
   EXPECT_CONTAINS(error_of([](auto& one) { one.number("num_return_sequences", 2); }),
                   "1 rows and 2 of each");
   const RequestPtr request = make_request(prompt_of(3), 4);
