@@ -111,7 +111,8 @@ void launch_decode(const AttentionParams& params, const TensorView* cos_sin, OpC
       .num_sinks = sinks,
       .sink_tiles = (sinks + kTileKeys - 1) / kTileKeys,
       .is_cache_new = !params.query_starts};
-  allow_shared_bytes(decode_kernel<Kernel>, shared);
+  constexpr size_t kMostDeclared = 4u << 10;
+  allow_shared_bytes(decode_kernel<Kernel>, shared + kMostDeclared);
   launch(decode_kernel<Kernel>,
          {dim3(static_cast<unsigned>(blocks)), dim3(Kernel::kThreads), shared}, context, args);
 }

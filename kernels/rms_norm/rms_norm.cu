@@ -62,7 +62,7 @@ void run(const TensorView& x, const T* residual, const TensorView& weight, const
   const int threads = std::clamp((size / kVec + 31) / 32 * 32, 32, kMaxThreads);
   const size_t shared_bytes = 2 * static_cast<size_t>(size) * sizeof(T);
   const auto kernel = rms_norm_kernel<T, kVec>;
-  allow_shared_bytes(kernel, shared_bytes);
+  allow_shared_bytes(kernel, shared_bytes + 32 * sizeof(float));
   launch(kernel, {dim3(static_cast<unsigned>(x.shape[0])), dim3(threads), shared_bytes}, context,
          x.as<const T>(), residual, weight.as<const T>(), y.as<T>(), sum, size, epsilon);
 }

@@ -5,7 +5,10 @@ import pytest
 from arrays import FLOATS, float64, guarded, guards_intact, normal, poisoned, rounded
 from tolerance import assert_close
 
-SHAPES = [(t, h) for t in (1, 3, 17, 65) for h in (1, 3, 16, 17, 65, 768)] + [(300, 512)]
+SHAPES = [(t, h) for t in (1, 3, 17, 65) for h in (1, 3, 16, 17, 65, 768)] + [
+    (300, 512),
+    *((2, h) for h in (6144, 12288)),  # that fill what a thread block has without asking
+]
 EPSILON = 1e-5
 
 

@@ -185,3 +185,31 @@ def test_the_same_as_the_two_ops(device, runner, size, lengths, window):
     runner.run("rope_attention", inputs, {"y": together}, sizes)
     np.testing.assert_array_equal(float64(together), float64(apart))
     np.testing.assert_array_equal(float64(caches[1]), float64(caches[0]))
+
+
+@pytest.mark.parametrize("size", [64, 128])
+def test_any_number_of_sequences(device, runner, size):
+    """What a thread block keeps of each sequence grows with them, beyond any fixed room. A sequence
+    of one token sees itself alone: out comes its value, whole."""
+    counts = range(15, 1300, 15) if device == "cuda" else (1, 300)
+    rng = np.random.default_rng(3)
+    for count in counts:
+        qkv = normal(rng, (count, 12 * size), "bfloat16")
+        cache = normal(rng, (count, 2, 2, 16, size), "bfloat16")
+        first = np.arange(count, dtype=np.int32)
+        inputs = {
+            "qkv": qkv,
+            "cos_sin": normal(rng, (count, size), "float32", 0.7),
+            "slots": first * 16,
+            "kv_cache": cache,
+            "block_tables": first[:, None],
+            "query_starts": np.arange(count + 1, dtype=np.int32),
+            "kv_lengths": np.ones(count, np.int32),
+        }
+        sizes = {"num_heads": 8, "num_kv_heads": 2, "head_size": size, "scale": 0.1}
+        y = poisoned((count, 8 * size), "bfloat16")
+        runner.run("rope_attention", inputs, {"y": y}, sizes)
+        values = qkv.reshape(count, 12, size)[:, 10:]
+        np.testing.assert_array_equal(
+            float64(y).reshape(count, 2, 4, size), float64(values)[:, :, None].repeat(4, axis=2)
+        )

@@ -70,9 +70,9 @@ void launch(void (*kernel)(Params...), const LaunchShape& shape, const OpContext
              "kernel launch");
 }
 
-/// Raises the kernel's limit of dynamic shared memory above 48 KB, for launches of `bytes`: to what
-/// the device has, whatever they ask for, since the limit is the kernel's and two engines' threads
-/// may launch it at the same time.
+/// Raises the kernel's limit of shared memory above 48 KB, for launches of `bytes` (dynamic and what
+/// the kernel declares): to what the device has, whatever they ask for, since the limit is the
+/// kernel's and two engines' threads may launch it at the same time.
 template <typename Kernel>
 void allow_shared_bytes(Kernel kernel, size_t bytes) {
   if (bytes <= (48u << 10)) return;
