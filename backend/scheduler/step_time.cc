@@ -15,6 +15,7 @@ namespace {
 constexpr double kForgetting = 1.0 - 1.0 / 32;
 constexpr double kTimesExpected = 4.0;
 constexpr double kStepsBeforeClipping = 8.0;
+constexpr int kMostDoubted = 3;
 constexpr int32_t kFirstPromptTokens = 64;  // that are tried beside others before any is measured
 /// Features are of order 1 in these units.
 constexpr double kTokens = 1e3, kKeys = 1e5, kPairs = 1e6;
@@ -52,8 +53,13 @@ void StepTimeModel::observe(const StepWork& work, double ms) {
   check_internal(ms >= 0.0 && std::isfinite(ms), "a step took ", ms, " ms");
   const int size = std::bit_width(static_cast<uint32_t>(work.num_prompt_tokens));
   Moments& moments = classes_[std::min(size, kNumClasses - 1)];
-  if (moments.num_steps >= kStepsBeforeClipping)
-    ms = std::min(ms, kTimesExpected * std::max(fit_.predict(work), 1e-3));
+  const double most_ms = kTimesExpected * expected_ms(work);
+  if (moments.num_steps >= kStepsBeforeClipping) {
+    ms = std::min(ms, most_ms);
+  } else if (most_tokens_ > 0 && ms > most_ms && moments.num_doubted < kMostDoubted) {
+    ++moments.num_doubted;
+    return;
+  }
   const Vector features = features_of(work);
   for (int i = 0; i < kNumFeatures; ++i) {
     for (int j = 0; j < kNumFeatures; ++j)
@@ -62,7 +68,13 @@ void StepTimeModel::observe(const StepWork& work, double ms) {
   }
   moments.num_steps = kForgetting * moments.num_steps + 1.0;
   fit_.most_prompt_tokens = std::max(fit_.most_prompt_tokens, work.num_prompt_tokens);
+  most_tokens_ = std::max(most_tokens_, work.num_tokens);
   refit();
+}
+
+double StepTimeModel::expected_ms(const StepWork& work) const {
+  const double times = std::max(1.0, work.num_tokens / std::max(1.0, 1.0 * most_tokens_));
+  return times * std::max(fit_.predict(work), 1e-3);
 }
 
 void StepTimeModel::refit() {

@@ -51,7 +51,9 @@ struct StepTime {
 class StepTimeModel {
  public:
   /// A step took `ms`. One that took far longer than any fit explains (a hiccup of the machine)
-  /// counts as four times as long as expected.
+  /// counts as four times as long as expected. Of a size that is new, the first three such do not
+  /// count: a device may do things once for a size, and a size that counts as too long is never
+  /// tried again.
   void observe(const StepWork& work, double ms);
   const StepTime& fit() const { return fit_; }
 
@@ -64,11 +66,15 @@ class StepTimeModel {
     Matrix features{};
     Vector times{};
     double num_steps = 0.0;
+    int num_doubted = 0;
   };
   static Vector features_of(const StepWork& work);
+  /// Ms, of a step perhaps larger than any that counted: then in proportion to its tokens.
+  double expected_ms(const StepWork& work) const;
   void refit();
 
   std::array<Moments, kNumClasses> classes_{};
+  int32_t most_tokens_ = 0;  // of a step that counted
   StepTime fit_;
 };
 
