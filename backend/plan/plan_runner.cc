@@ -10,12 +10,13 @@
 #include "backend/plan/cuda_graphs.h"
 #include "backend/plan/fixed_inputs.h"
 #include "kernels/core/check.h"
+#include "kernels/core/row_ranges.h"
 
 namespace inflight::plan {
 
 namespace {
-/// Sizes up to here are many, and soon met.
-constexpr int kFewRows = 1024;
+/// Up to here our own kernels serve all sizes.
+constexpr int kFewRows = 16;
 
 void check_limit(std::string_view name, int value, int limit) {
   check(value >= 1 && value <= limit, name, " must be from 1 to ", limit,
@@ -63,14 +64,10 @@ class PlanRunner::Impl {
   void warm_up() {
     // In float32 a kernel serves all sizes.
     if (!fixed_inputs_ || engine_.dtype == DType::kFloat32) return;
-    bool is_next_half = false;  // 8192, 6144, 4096, 3072, ...
-    for (int rows = limits_.max_num_tokens; rows > kFewRows; is_next_half = !is_next_half) {
-      bound_.prepare(fixed_inputs_->shaped(rows, 1));
-      // Algorithms are chosen by time, and zeros or equal rows draw less power: on them the wrong
-      // one is ahead. Last rows first, so that none reads what the embedding made of one token.
-      bound_.arena().fill_random(engine_.dtype, device_context_.stream());
-      bound_.run_each_kind();
-      rows = is_next_half ? rows * 2 / 3 : rows * 3 / 4;
+    for (int64_t end = limits_.max_num_tokens; end > kFewRows; end = row_range_below(end)) {
+      const auto rows = static_cast<int>(end);
+      run_each_kind(rows, 1);                                         // of a prompt
+      if (rows <= limits_.max_batch_size) run_each_kind(rows, rows);  // of generated tokens
     }
     bound_.arena().clear(device_context_.stream());
     device_context_.stream().synchronize();
@@ -131,6 +128,14 @@ class PlanRunner::Impl {
     const int most = max_blocks_per_sequence();
     check(!is_table || (view.shape[1] >= 1 && view.shape[1] <= most),
           "step input block_tables must have 1 to ", most, " columns, got ", view.shape[1]);
+  }
+
+  void run_each_kind(int num_tokens, int num_sequences) {
+    bound_.prepare(fixed_inputs_->shaped(num_tokens, num_sequences));
+    // Algorithms are chosen by time, and zeros or equal rows draw less power: on them the wrong
+    // one is ahead. Last rows first, so that none reads what the embedding made of one token.
+    bound_.arena().fill_random(engine_.dtype, device_context_.stream());
+    bound_.run_each_kind();
   }
 
   /// Steps with one row a sequence, and short prompts alone, are padded to the sizes that are

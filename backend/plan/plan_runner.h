@@ -34,8 +34,8 @@ class PlanRunner {
   void set_kv_layers(const std::vector<TensorView>& kv_layers);
 
   /// Before the first run, with the caches in place: has what a CUDA device does once for a size of
-  /// step (load kernels, choose among a library's algorithms) done for those of many rows, so that
-  /// no request waits for it. Writes to the caches' first slot.
+  /// step (load kernels, choose among a library's algorithms) done for all of them, so that no
+  /// request waits for it. Writes to the caches' first slot.
   void warm_up();
 
   /// From now on launches may be grids whose thread blocks wait for each other: for good, since the

@@ -12,6 +12,7 @@
 #include "kernels/core/check.h"
 #include "kernels/core/cuda/cublaslt.h"
 #include "kernels/core/cuda/error.h"
+#include "kernels/core/row_ranges.h"
 #include "kernels/gemm/lt_api.h"
 #include "kernels/gemm/products.h"
 #include "kernels/gemm/tactics.h"
@@ -76,16 +77,6 @@ std::string machine_of(const CublasLt& library) {
                 driver, ", cublasLt ", version(), ", workspace ", kLibraryWorkspaceBytes);
 }
 
-/// Row counts that share an algorithm: eight ranges to a power of two, two of many rows, whose
-/// races take long (0.1 s for the linears of an 8B layer at 8,192 rows). Up to 1,024 each range
-/// ends at a size that generation steps are padded to: what these have raced serves the sequences
-/// of steps with prompts, which are not padded.
-int64_t bucket_of(int64_t rows) {
-  const auto floor = static_cast<int64_t>(std::bit_floor(static_cast<uint64_t>(rows)));
-  const int64_t step = std::max<int64_t>(rows <= 128 ? 16 : 32, floor / (rows <= 1024 ? 8 : 2));
-  return (rows + step - 1) / step * step;
-}
-
 }  // namespace
 
 class LibraryProducts {
@@ -106,7 +97,7 @@ class LibraryProducts {
   bool run(const LinearParams& p, const void* residual, const OpContext& context) {
     Problem problem = describe(p, p.x.shape[0]);
     problem.residual = residual;
-    const Key key{bucket_of(p.x.shape[0]),
+    const Key key{row_range_end(p.x.shape[0]),
                   p.weight.shape[0],
                   p.x.shape[1],
                   static_cast<int64_t>(p.x.dtype),
@@ -118,7 +109,7 @@ class LibraryProducts {
       found = algorithms_.emplace(key, choose(key, p, problem, context)).first;
     if (!found->second) return false;
     if (multiply(p, problem, *found->second, context)) return true;
-    // The bucket's algorithm does not do for these very rows.
+    // The range's algorithm does not do for these very rows.
     const auto candidates = ask(problem);
     return !candidates.empty() && multiply(p, problem, candidates[0], context);
   }
