@@ -65,9 +65,12 @@ class PlanRunner::Impl {
     // In float32 a kernel serves all sizes.
     if (!fixed_inputs_ || engine_.dtype == DType::kFloat32) return;
     for (int64_t end = limits_.max_num_tokens; end > kFewRows; end = row_range_below(end)) {
-      const auto rows = static_cast<int>(end);
-      run_each_kind(rows, 1);                                         // of a prompt
-      if (rows <= limits_.max_batch_size) run_each_kind(rows, rows);  // of generated tokens
+      // Some kernels of our own begin or end to serve within a range.
+      for (const int64_t size : {end, row_range_below(end) + 1}) {
+        const auto rows = static_cast<int>(size);
+        run_each_kind(rows, 1);                                         // of a prompt
+        if (rows <= limits_.max_batch_size) run_each_kind(rows, rows);  // of generated tokens
+      }
     }
     bound_.arena().clear(device_context_.stream());
     device_context_.stream().synchronize();
