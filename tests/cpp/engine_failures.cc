@@ -28,7 +28,7 @@ namespace inflight::testing {
 namespace {
 
 /// Two of three run when step 3 goes wrong as `fail_step` has the script do it.
-void expect_those_in_flight_fail(std::atomic<int> Script::*fail_step, ErrorCode code,
+void expect_those_in_flight_fail(std::atomic<int> Script::* fail_step, ErrorCode code,
                                  const char* message) {
   Fixture fixture(small_info(2));
   fixture.script->gate.close();
