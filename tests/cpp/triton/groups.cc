@@ -271,11 +271,11 @@ void what_cannot_be_shared_is_refused() {
                   "response_group together with return_context_logits");
   EXPECT_CONTAINS(error_of([](auto& one) { one.flag("return_generation_logits", true); }),
                   "response_group together with return_generation_logits");
-  EXPECT_CONTAINS(
-      error_of([](auto& one) {
-        one.add("text_context", TRITONSERVER_TYPE_UINT8, {1, 1}, std::vector<uint8_t>{1});
-      }),
-      "response_group together with text_context");
+  EXPECT_CONTAINS(error_of([](auto& one) {
+                    one.add("text_context", TRITONSERVER_TYPE_UINT8, {1, 1},
+                            std::vector<uint8_t>{1});
+                  }),
+                  "response_group together with text_context");
   EXPECT_CONTAINS(error_of([](auto& one) { one.number("num_return_sequences", 2); }),
                   "1 rows and 2 of each");
   const RequestPtr request = make_request(prompt_of(3), 4);
