@@ -245,9 +245,15 @@ void register_schedule(py::module_ module) {
       .value("STATIC_BATCH", CapacityPolicy::kStaticBatch);
   py::class_<Limits>(module, "Limits")
       .def(py::init([](int32_t max_batch_size, int32_t max_num_tokens, bool chunked,
-                       CapacityPolicy policy, int32_t max_preemptions, double max_ms) {
-             const Limits limits{max_batch_size, max_num_tokens,  chunked,
-                                 policy,         max_preemptions, max_ms};
+                       CapacityPolicy policy, int32_t max_preemptions, double max_ms,
+                       int32_t tile_rows) {
+             const Limits limits{.max_batch_size = max_batch_size,
+                                 .max_num_tokens = max_num_tokens,
+                                 .enable_chunked_context = chunked,
+                                 .capacity_policy = policy,
+                                 .max_preemptions = max_preemptions,
+                                 .max_time_per_output_token_ms = max_ms,
+                                 .tile_rows = tile_rows};
              validate(limits);
              return limits;
            }),
@@ -255,13 +261,14 @@ void register_schedule(py::module_ module) {
            py::arg("enable_chunked_context") = true,
            py::arg("capacity_policy") = CapacityPolicy::kGuaranteedNoEvict,
            py::arg("max_preemptions") = Limits().max_preemptions,
-           py::arg("max_time_per_output_token_ms") = 0.0)
+           py::arg("max_time_per_output_token_ms") = 0.0, py::arg("tile_rows") = 0)
       .def_readonly("max_batch_size", &Limits::max_batch_size)
       .def_readonly("max_num_tokens", &Limits::max_num_tokens)
       .def_readonly("enable_chunked_context", &Limits::enable_chunked_context)
       .def_readonly("capacity_policy", &Limits::capacity_policy)
       .def_readonly("max_preemptions", &Limits::max_preemptions)
       .def_readonly("max_time_per_output_token_ms", &Limits::max_time_per_output_token_ms)
+      .def_readonly("tile_rows", &Limits::tile_rows)
       .def("max_running", &Limits::max_running);
   py::class_<SequenceView>(module, "SequenceView")
       .def(py::init([](uint64_t id, int32_t prompt_len, int32_t max_total_len, int32_t num_computed,
@@ -305,18 +312,20 @@ void register_schedule(py::module_ module) {
   module.def(
       "schedule",
       [](const std::vector<SequenceView>& running, const std::vector<SequenceView>& waiting,
-         const CacheView& cache, const Limits& limits) {
+         const CacheView& cache, const Limits& limits, uint64_t turn) {
         Step step;
         Scratch scratch;
-        schedule(step, scratch, EngineView{running, waiting, cache}, limits);
+        const EngineView view{.running = running, .waiting = waiting, .cache = cache, .turn = turn};
+        schedule(step, scratch, view, limits);
         return step;
       },
-      py::arg("running"), py::arg("waiting"), py::arg("cache"), py::arg("limits"));
+      py::arg("running"), py::arg("waiting"), py::arg("cache"), py::arg("limits"),
+      py::arg("turn") = 0);
   module.def(
       "choose_preempted",
       [](const std::vector<SequenceView>& running, const CacheView& cache, const Limits& limits) {
         std::vector<int32_t> chosen;
-        choose_preempted(chosen, EngineView{running, {}, cache, {}}, limits);
+        choose_preempted(chosen, EngineView{.running = running, .cache = cache}, limits);
         return chosen;
       },
       py::arg("running"), py::arg("cache"), py::arg("limits"));

@@ -53,6 +53,13 @@ int64_t number_in(const char* path) {
   return file >> value ? value : std::numeric_limits<int64_t>::max();
 }
 
+/// Of the products of many rows.
+int32_t tile_rows(const EngineInfo& info) {
+  constexpr int32_t kOfGpus = 128;
+  // In float32, and on a CPU, each row more costs what a row costs.
+  return info.device == "cpu" || info.dtype == name_of(DType::kFloat32) ? 0 : kOfGpus;
+}
+
 std::string mebibytes(int64_t bytes) {
   std::ostringstream out;
   out << std::fixed << std::setprecision(1) << static_cast<double>(bytes) / (1 << 20) << " MiB";
@@ -165,7 +172,8 @@ scheduler::Limits scheduler_limits(const EngineInfo& info, const EngineConfig& c
           .enable_chunked_context = config.enable_chunked_context,
           .capacity_policy = parse_capacity_policy(config.batch_scheduler_policy),
           .max_time_per_output_token_ms = config.max_time_per_output_token_ms,
-          .max_steps_in_flight = info.device == "cpu" ? 1 : 2};
+          .max_steps_in_flight = info.device == "cpu" ? 1 : 2,
+          .tile_rows = tile_rows(info)};
 }
 
 int64_t free_host_bytes() {

@@ -113,7 +113,8 @@ bool Planner::plan(PlannedStep& next, bool any_step_in_flight) {
                                {.running = running_views_,
                                 .waiting = candidate_views_,
                                 .cache = cache,
-                                .step_time = step_times_.fit()},
+                                .step_time = step_times_.fit(),
+                                .turn = num_plans_},
                                static_cast<int32_t>(candidate_views_.size()), limits_);
   if (next.step.is_empty()) {
     check_internal(is_idle() || any_step_in_flight, "nothing was scheduled with ", running_.size(),

@@ -26,6 +26,7 @@ struct Limits {
   /// no bound, a step takes all the tokens there is room for.
   double max_time_per_output_token_ms = 0.0;
   int32_t max_steps_in_flight = 1;  // planned and not committed, the one being planned included
+  int32_t tile_rows = 0;  // rows that a step's products cost together (whole_tiles.h); 0: one
 
   /// Sequences that may run at once, complete ones aside: each must be sure of a token in every
   /// step.
@@ -37,6 +38,7 @@ inline void validate(const Limits& limits) {
   check(limits.max_batch_size >= 1, "max_batch_size ", limits.max_batch_size, " < 1");
   check(limits.max_num_tokens >= 1, "max_num_tokens ", limits.max_num_tokens, " < 1");
   check(limits.max_preemptions >= 0, "max_preemptions ", limits.max_preemptions, " < 0");
+  check(limits.tile_rows >= 0, "tile_rows ", limits.tile_rows, " < 0");
   check(limits.max_time_per_output_token_ms >= 0.0, "max_time_per_output_token_ms ",
         limits.max_time_per_output_token_ms, " < 0");
   check(!limits.bounds_step_time() || limits.enable_chunked_context,

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "backend/scheduler/whole_tiles.h"
 #include "kernels/core/check.h"
 
 namespace inflight::scheduler {
@@ -189,6 +190,7 @@ void assign_tokens(Step& step, Scratch& scratch, const EngineView& view, int32_t
   step.num_generating = budget.num_generating();
   // A static batch begins whole: who joins it is decided only once.
   if (limits.capacity_policy == CapacityPolicy::kStaticBatch) step.num_admitted = num_admissible;
+  fill_tiles(step, view.running, view.turn, limits);
 }
 
 void check_fits_budget(int32_t prompt_len, const Limits& limits) {

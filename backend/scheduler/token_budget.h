@@ -28,7 +28,8 @@ namespace inflight::scheduler {
 /// the row that the runner pads such a step with.
 ///
 /// No more blocks are asked for than are free or evictable. Where some are still held by preempted
-/// sequences that a step in flight names, generating ones may have to sit a step out.
+/// sequences that a step in flight names, generating ones may have to sit a step out. So may a few
+/// of many that generate without a prompt beside them (whole_tiles.h).
 void assign_tokens(Step& step, Scratch& scratch, const EngineView& view, int32_t num_admissible,
                    const Limits& limits);
 

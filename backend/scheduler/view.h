@@ -63,6 +63,7 @@ struct EngineView {
   std::span<const SequenceView> waiting;
   CacheView cache;
   StepTime step_time;  // read if the limits bound it
+  uint64_t turn = 0;   // counts steps planned
 };
 
 }  // namespace inflight::scheduler
