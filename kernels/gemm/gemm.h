@@ -49,10 +49,12 @@ struct FusedProductParams {
   bool is_gated;
 };
 
-/// The first of them in one kernel, or as many as go in one where OpContext::grids_may_wait, each
-/// of which may read what those before it make; without scratch. Returns how many that were: 0
-/// where there is no such kernel. There are some for few rows on Hopper; with a norm for up to four
-/// rows of bfloat16 where grids may wait.
+/// The first of them in one kernel; the first two in one each, where the second is a norm of the
+/// first's y and its product, which share the norm's work then; or as many as go in one where
+/// OpContext::grids_may_wait, each of which may read what those before it make. Returns how many
+/// that were: 0 where there is no such kernel. There are some for few rows on Hopper; with a norm
+/// of bfloat16, that of the first for up to four rows where grids may wait. Scratch is what there
+/// is in the context: at least the norm's rows and linear_workspace_bytes, or it is not shared.
 size_t fused_products(std::span<const FusedProductParams> products, OpContext& context);
 }  // namespace cuda
 

@@ -8,6 +8,21 @@
 
 namespace inflight::cuda {
 
+/// Half of an RMS norm between two products of bfloat16. The first one leaves y times the norm's
+/// weights, which is the second one's x, and the sums of the squares of y; the second one divides
+/// its sums by the root of their mean.
+struct SplitNorm {
+  const void* weight = nullptr;  // [columns of y]
+  void* scaled = nullptr;        // [rows, columns of y]
+  float* squares = nullptr;      // [rows / 4][num_parts][4], of parts of a row; null: no norm
+  int num_parts = 0;             // num_norm_parts of the first one's columns
+  float epsilon = 0;
+};
+/// Of a product's x and of its y, which has a residual then.
+struct SplitNorms {
+  SplitNorm x, y;
+};
+
 /// Whether the rows of a matrix begin at multiples of 16 bytes.
 bool is_aligned(const TensorView& matrix);
 
@@ -26,7 +41,13 @@ void skinny_product(const FusedProductParams& params, const SkinnyPlan& plan,
 /// before it make.
 void narrow_product(std::span<const FusedProductParams> products, const NarrowPlan& plan,
                     const OpContext& context);
-/// skinny_product, divided as plan_skinny says.
+/// The same of weights that few slices hold, `split` thread blocks to each: 1, 2 or 4, of at least
+/// 256 of the depth; y and residual of x's dtype, their rows multiples of 16 bytes.
+void slice_product(const FusedProductParams& params, int split, const OpContext& context,
+                   const SplitNorms& norms = {});
+/// plan_slices' for these; 0 where they do not fit.
+int choose_slices(const FusedProductParams& params, const OpContext& context);
+/// slice_product, or skinny_product where choose_slices has none, divided as plan_skinny says.
 void few_rows_product(const FusedProductParams& params, const OpContext& context);
 /// The same of up to 64 rows, as `plan` divides it; y and residual of x's dtype, their rows
 /// multiples of 16 bytes.

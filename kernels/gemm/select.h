@@ -106,6 +106,14 @@ struct SkinnyPlan {
 
 SkinnyPlan plan_skinny(int64_t columns, int64_t depth, int num_multiprocessors);
 
+inline constexpr int kSliceRows = 64;  // of weights
+
+/// Thread blocks that share a slice's depth where the product of slices is ahead of the skinny one:
+/// 1, 2 or 4; 0 where it is not. `columns` are the weight's rows. Does not depend on x's rows.
+int plan_slices(int64_t columns, int64_t depth, int num_multiprocessors);
+/// SplitNorm's, of so many columns: one to a warp's 16.
+int num_norm_parts(int64_t columns);
+
 inline constexpr int64_t kMaxNarrowRows = 8;
 inline constexpr int kMaxNarrowLinks = 4;
 

@@ -101,6 +101,19 @@ void check_stripes() {
   EXPECT(plan(16, 10240, 8192) == std::tuple(80, 1, 1));
 }
 
+void check_slices() {
+  const auto plan = [](int64_t columns, int64_t depth) { return plan_slices(columns, depth, 132); };
+  EXPECT_EQ(plan(3072, 2048), 2);  // a 1B's; 48 pairs, no worse than 48 fours
+  EXPECT_EQ(plan(2048, 2048), 4);
+  EXPECT_EQ(plan(2048, 8192), 4);
+  EXPECT_EQ(plan(16384, 2048), 1);
+  EXPECT_EQ(plan(5120, 3072), 0);    // 80 or 160 of 132
+  EXPECT_EQ(plan(128256, 2048), 0);  // many rounds
+  EXPECT_EQ(plan(2048, 512), 0);     // not deep enough for four
+  EXPECT_EQ(num_norm_parts(2048), 128);
+  EXPECT_EQ(num_norm_parts(2056), 132);
+}
+
 void check_wide() {
   EXPECT(!is_wide(256, 8192, 132));  // few rows
   EXPECT(is_wide(2048, 8192, 132));
@@ -177,6 +190,7 @@ int main(int argc, char** argv) {
   return testing::run_cases({{"products", cuda::check_products},
                              {"plans", cuda::check_plans},
                              {"stripes", cuda::check_stripes},
+                             {"slices", cuda::check_slices},
                              {"wide", cuda::check_wide},
                              {"medium", cuda::check_medium},
                              {"narrow", cuda::check_narrow},

@@ -1,6 +1,6 @@
-// The product of up to 64 rows with plans for weights of any size, which its selection has for
-// large ones alone. Sums are integers that both dtypes hold exactly. Without a GPU there is nothing
-// to test.
+// The products of up to 64 rows, by stripes and by slices, with plans for weights of any size,
+// which their selection has for some alone. Sums are integers that both dtypes hold exactly.
+// Without a GPU there is nothing to test.
 #include <cmath>
 #include <cstdint>
 #include <vector>
@@ -15,7 +15,7 @@ namespace {
 
 struct Case {
   int64_t rows, columns, depth;  // columns: of y
-  cuda::StripePlan plan;
+  cuda::StripePlan plan;         // of no rows: slices, split so
   bool is_gated, has_residual, has_bias;
 };
 
@@ -58,12 +58,17 @@ void multiplies([[maybe_unused]] DType dtype, [[maybe_unused]] const Case& c) {
                          bias_view = view(bias_memory, {weight_rows}),
                          residual_view = view(residual_memory, {c.rows, c.columns}),
                          y_view = view(y_memory, {c.rows, c.columns});
-  cuda::stripe_product({.linear = {x_view, weight_view, c.has_bias ? bias_view : none, y_view},
-                        .norm_weight = none,
-                        .epsilon = 0,
-                        .residual = c.has_residual ? residual_view : none,
-                        .is_gated = c.is_gated},
-                       c.plan, context);
+  const cuda::FusedProductParams params{
+      .linear = {x_view, weight_view, c.has_bias ? bias_view : none, y_view},
+      .norm_weight = none,
+      .epsilon = 0,
+      .residual = c.has_residual ? residual_view : none,
+      .is_gated = c.is_gated};
+  if (c.plan.rows > 0) {
+    cuda::stripe_product(params, c.plan, context);
+  } else {
+    cuda::slice_product(params, c.plan.split, context);
+  }
   std::vector<T> y((c.rows + 1) * c.columns);
   copy_async(y.data(), y_memory.data(), y_memory.bytes(), stream);
   stream.synchronize();
@@ -131,11 +136,26 @@ void gates() {
   }
 }
 
+void slices() {
+  for (const int split : {1, 2, 4}) {
+    const cuda::StripePlan plan{.rows = 0, .split = split};
+    for (const int64_t rows : {3, 16, 32, 50, 64}) {
+      const bool some = rows % 2 == 0;
+      multiplies<cpu::BFloat16>(DType::kBFloat16, {rows, 200, 1096, plan, false, some, !some});
+      multiplies<cpu::BFloat16>(DType::kBFloat16, {rows, 72, 2056, plan, true, !some, some});
+      multiplies<cpu::Float16>(DType::kFloat16, {rows, 104, 1160, plan, some, !some, some});
+    }
+  }
+}
+
 }  // namespace
 }  // namespace inflight
 
 int main(int argc, char** argv) {
   using namespace inflight;
-  return testing::run_cases(
-      {{"stripes", stripes}, {"shared_depths", shared_depths}, {"gates", gates}}, argc, argv);
+  return testing::run_cases({{"stripes", stripes},
+                             {"shared_depths", shared_depths},
+                             {"gates", gates},
+                             {"slices", slices}},
+                            argc, argv);
 }
