@@ -2,6 +2,7 @@
 
 #include "kernels/activation/silu_mul.h"
 #include "kernels/attention/attention.h"
+#include "kernels/decoder_run/decoder_run.h"
 #include "kernels/embedding/embedding.h"
 #include "kernels/fused_linear/fused_linear.h"
 #include "kernels/gather_rows/gather_rows.h"
@@ -28,5 +29,7 @@ const OpDef* find_op(std::string_view name) {
   }
   return nullptr;
 }
+
+OpRun find_run(std::span<const OpCall> rows) { return find_decoder_run(rows); }
 
 }  // namespace inflight

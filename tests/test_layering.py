@@ -26,6 +26,8 @@ CPP_ARROWS = {
         "kernels/rope/rope_kv_append.h",
         "kernels/attention/attention.h",
     ],
+    # Linears and attention of a step as one kernel, out of their kernels' pieces.
+    "kernels/decoder_run": ["kernels/core", "kernels/gemm", "kernels/attention"],
     "kernels/registry": ["kernels"],
     "backend/plan": ["kernels/registry.h", "kernels/step_inputs", "kernels/core"],
     "backend/kv_cache": ["kernels/core", "kernels/kv_cache"],

@@ -16,12 +16,12 @@ bool GridLease::take(FileLease::Time now) {
   if (lease_.file().empty() || lease_.is_held()) return false;
   if (lease_.take(now)) {
     log(LogLevel::kInfo, "this engine holds ", lease_.file().string(),
-        ": linears of few rows go several to a launch");
+        ": steps of few rows go as one launch");
     return true;
   }
   if (!was_refused_) {
     log(LogLevel::kInfo, "another engine holds ", lease_.file().string(),
-        ", or it cannot be opened: linears of few rows go one to a launch until that changes");
+        ", or it cannot be opened: steps of few rows go op by op until that changes");
   }
   was_refused_ = true;
   return false;

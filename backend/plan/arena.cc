@@ -63,8 +63,12 @@ void Arena::reserve_workspace(size_t bytes) {
   if (bytes > workspace_.bytes()) workspace_ = Buffer(bytes, activations_.device());
 }
 
+void Arena::reserve_run_memory(size_t bytes) {
+  if (bytes > run_memory_.bytes()) run_memory_ = Buffer(bytes, activations_.device());
+}
+
 void Arena::clear(const Stream& stream) const {
-  for (const Buffer* buffer : {&activations_, &workspace_}) {
+  for (const Buffer* buffer : {&activations_, &workspace_, &run_memory_}) {
     fill_async(buffer->data(), 0, buffer->bytes(), stream);
   }
 }

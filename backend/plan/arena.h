@@ -1,4 +1,5 @@
-// The one activation buffer of a runner, and the scratch memory its ops share. Owns both.
+// The one activation buffer of a runner, the scratch memory its ops share and what runs of them
+// keep. Owns all.
 #pragma once
 
 #include <cstddef>
@@ -30,18 +31,24 @@ class Arena {
   }
   /// Makes the scratch memory at least `bytes` large; called at load only.
   void reserve_workspace(size_t bytes);
+  /// The same for what runs of rows keep from step to step (OpRun).
+  void reserve_run_memory(size_t bytes);
   /// Zeroes all of it on a CUDA device, in stream order, so that padded rows are numbers from the
   /// first step on.
   void clear(const Stream& stream) const;
   /// Fills the values of a CUDA device's plan with normal numbers of this dtype, in stream order.
   void fill_random(DType dtype, const Stream& stream) const;
   Workspace workspace() const { return {workspace_.data(), workspace_.bytes()}; }
-  int64_t bytes() const { return static_cast<int64_t>(activations_.bytes() + workspace_.bytes()); }
+  void* run_memory() const { return run_memory_.data(); }
+  int64_t bytes() const {
+    return static_cast<int64_t>(activations_.bytes() + workspace_.bytes() + run_memory_.bytes());
+  }
 
  private:
   ByName<int64_t> offsets_;
   Buffer activations_;
   Buffer workspace_;
+  Buffer run_memory_;
 };
 
 }  // namespace inflight::plan

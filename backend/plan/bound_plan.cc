@@ -24,8 +24,8 @@ BoundPlan::BoundPlan(const EngineFile& engine, int rank, const Weights& weights,
       context_(context) {
   names_ = make_views(weights, kv_layers);
   set_shapes(limits.max_num_tokens, limits.max_batch_size);
-  bind_rows((engine.directory / "engine.json").string() + ": ranks[" + std::to_string(rank) +
-            "].plan");
+  bind_all(check_rows((engine.directory / "engine.json").string() + ": ranks[" +
+                      std::to_string(rank) + "].plan"));
   context_.workspace = arena_.workspace();
 }
 
@@ -45,7 +45,17 @@ void BoundPlan::prepare(const StepInputs& inputs) {
 }
 
 void BoundPlan::run() {
-  for (const Call& call : calls_) call.op(context_);
+  auto run = runs_.begin();
+  for (size_t i = 0; i < calls_.size();) {
+    if (run != runs_.end() && run->begin == i) {
+      const size_t end = run->end;
+      if ((run++)->call(context_, arena_.run_memory())) {
+        i = end;
+        continue;
+      }
+    }
+    calls_[i++].op(context_);
+  }
 }
 
 void BoundPlan::run_each_kind() {
@@ -106,10 +116,10 @@ TensorView BoundPlan::largest_input(const StepInputSpec& spec) const {
   return view;
 }
 
-void BoundPlan::bind_rows(const std::string& where) {
+/// All rows with their views, each of which its op accepts.
+std::vector<OpCall> BoundPlan::check_rows(const std::string& where) {
   const int num_threads = context_.pool == nullptr ? 1 : context_.pool->num_threads();
-  const OpDef* run_op = nullptr;
-  std::vector<OpArgs> run;  // of the rows just before
+  std::vector<OpCall> rows;
   for (size_t i = 0; i < plan_.rows.size(); ++i) {
     const OpRow& row = plan_.rows[i];
     try {
@@ -122,28 +132,53 @@ void BoundPlan::bind_rows(const std::string& where) {
           tensors.emplace(argument, names_.find(name)->second);
         }
       }
-      const OpArgs args(std::move(tensors), row.attributes);
-      op->check(args);
-      arena_.reserve_workspace(op->workspace_bytes(args, context_.device, num_threads));
-      if (op != run_op) bind_run(run_op, run, i);
-      run_op = op;
-      run.push_back(args);
+      rows.push_back({op, OpArgs(std::move(tensors), row.attributes)});
+      op->check(rows.back().args);
+      arena_.reserve_workspace(op->workspace_bytes(rows.back().args, context_.device, num_threads));
     } catch (const Error& error) {
       throw Error(error.code(), concat(where, "[", i, "] (", row.op, "): ", error.what()));
     }
   }
-  bind_run(run_op, run, plan_.rows.size());
+  return rows;
 }
 
-/// Binds rows of one op that follow each other, those before `end_row`, and forgets them.
-void BoundPlan::bind_run(const OpDef* op, std::vector<OpArgs>& run, size_t end_row) {
-  if (run.size() > 1 && op->bind_run != nullptr) {
-    calls_.push_back({op->bind_run(run), end_row});
-  } else {
-    size_t row = end_row - run.size();
-    for (const OpArgs& args : run) calls_.push_back({op->bind(args), ++row});
+/// Calls for all rows, and the runs among them.
+void BoundPlan::bind_all(const std::vector<OpCall>& rows) {
+  for (size_t row = 0; row < rows.size();) {
+    const std::span<const OpCall> rest = std::span(rows).subspan(row);
+    OpRun run = find_run(rest);
+    if (run.num_rows > 0) {
+      const size_t begin = calls_.size();
+      bind(rest.first(run.num_rows), row);
+      arena_.reserve_run_memory(run.memory_bytes);
+      runs_.push_back({begin, calls_.size(), std::move(run.call)});
+      row += run.num_rows;
+      continue;
+    }
+    size_t count = 1;  // rows of the op that no run begins with
+    while (count < rest.size() && rest[count].op == rest[0].op &&
+           find_run(rest.subspan(count)).num_rows == 0)
+      ++count;
+    bind(rest.first(count), row);
+    row += count;
   }
-  run.clear();
+}
+
+/// Calls for rows that begin with the plan's `first_row`: one for those of an op that follow each
+/// other, where it has such.
+void BoundPlan::bind(std::span<const OpCall> rows, size_t first_row) {
+  for (size_t begin = 0; begin < rows.size();) {
+    const OpDef* op = rows[begin].op;
+    std::vector<OpArgs> args;
+    for (size_t i = begin; i < rows.size() && rows[i].op == op; ++i) args.push_back(rows[i].args);
+    if (args.size() > 1 && op->bind_run != nullptr) {
+      begin += args.size();
+      calls_.push_back({op->bind_run(args), first_row + begin});
+    } else {
+      calls_.push_back({op->bind(rows[begin].args), first_row + begin + 1});
+      ++begin;
+    }
+  }
 }
 
 /// The row's op and the sizes of what it reads and writes, now.

@@ -5,6 +5,8 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -12,7 +14,7 @@
 #include "backend/plan/engine_file.h"
 #include "backend/plan/step_inputs.h"
 #include "backend/plan/weights.h"
-#include "kernels/core/op.h"
+#include "kernels/core/op_run.h"
 #include "kernels/core/tensor_view.h"
 
 namespace inflight::plan {
@@ -51,12 +53,18 @@ class BoundPlan {
     BoundOp op;
     size_t end_row;
   };
+  /// Calls [begin, end) as one, in some steps.
+  struct Run {
+    size_t begin, end;
+    std::function<bool(OpContext&, void*)> call;
+  };
 
   ByName<const TensorView*> make_views(const Weights& weights,
                                        const std::vector<TensorView>& kv_layers);
   TensorView largest_input(const StepInputSpec& spec) const;
-  void bind_rows(const std::string& where);
-  void bind_run(const OpDef* op, std::vector<OpArgs>& run, size_t end_row);
+  std::vector<OpCall> check_rows(const std::string& where);
+  void bind_all(const std::vector<OpCall>& rows);
+  void bind(std::span<const OpCall> rows, size_t first_row);
   size_t first_row(size_t call) const { return call == 0 ? 0 : calls_[call - 1].end_row; }
   std::string kind_of(const OpRow& row) const;
   void set_shapes(int64_t num_tokens, int64_t num_sequences);
@@ -72,6 +80,7 @@ class BoundPlan {
   std::vector<Sized> sized_;
   const TensorView* logits_ = nullptr;
   std::vector<Call> calls_;
+  std::vector<Run> runs_;  // one behind the other
 };
 
 }  // namespace inflight::plan

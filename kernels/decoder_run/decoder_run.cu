@@ -1,0 +1,298 @@
+// A generation step's layers in one grid of a thread block to a multiprocessor. One warp of a block
+// copies all weights that the block multiplies, from the first layer's to the last one's, and never
+// waits but for room in the consumers' rings: weights do not change. The consumers wait for x,
+// which blocks tell each other in words that say themselves whether they are there (exchange.cuh),
+// while the rings fill. Products are those of the narrow product (kernels/gemm/narrow.cu), which
+// also says why a window of copies is kept and (narrow.cuh) why blocks may wait for each other.
+#include <algorithm>
+#include <numbers>
+
+#include "kernels/core/cuda/launch.cuh"
+#include "kernels/core/device.h"
+#include "kernels/decoder_run/attend.cuh"
+#include "kernels/decoder_run/feed.cuh"
+#include "kernels/decoder_run/linears.cuh"
+#include "kernels/gemm/tensor_map.h"
+
+namespace inflight::cuda {
+namespace decoder {
+
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+
+// Whole groups of four warps each.
+__device__ __forceinline__ void give_registers() {
+  asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
+}
+__device__ __forceinline__ void take_registers() {
+  asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
+}
+
+template <typename T, int kHeadSize>
+__device__ __forceinline__ void consume(const Args& args, Shared& shared, uint8_t* slots) {
+  uint8_t* xs = slots + kWarps * args.slots * kSlotBytes;
+  const int thread = static_cast<int>(threadIdx.x);
+  if (thread < args.num_layers) shared.layers[thread] = args.layers[thread].pointers;
+  if (thread < kNumKinds) shared.linears[thread] = args.linears[thread];
+  wait_for_previous();
+  uint32_t tag = *reinterpret_cast<const volatile uint32_t*>(args.steps) + 1;
+  for (int i = thread; i < args.rows * kHeadSize; i += kConsumers)
+    shared.cos_sin[i / kHeadSize][i % kHeadSize] = __ldcg(args.cos_sin + i);
+  narrow::meet<1>(kConsumers);
+  Linears<T> linears(args, shared, slots, xs);
+  linears.publish(static_cast<const T*>(args.x), args.words[kDown], tag);
+  linears.load_norm(shared.linears[kQkv], shared.layers[0].norms[0]);
+  Attention<T, kHeadSize> attention(args, shared, xs);
+  const int last = args.num_layers * kLayerKinds;
+#pragma unroll 1
+  for (int i = 0; i < last + (args.has_head ? 1 : 0); ++i) {
+    const int layer = i / kLayerKinds, kind = i == last ? kHead : i % kLayerKinds;
+    const LayerPointers& weights = shared.layers[i == last ? 0 : layer];
+    LinearCall call{.x_words = args.words[kind == kQkv || kind == kHead ? kDown : kind - 1],
+                    .bias = nullptr,
+                    .words = args.words[kind % kLayerKinds],
+                    .y = nullptr,
+                    .logits = nullptr,
+                    .x_tag = tag,
+                    .tag = tag,
+                    .is_normed = kind == kQkv || kind == kGateUp || kind == kHead,
+                    .adds = kind == kOutput || kind == kDown};
+    if (kind == kQkv) {
+      attention.prefetch(weights.cache);
+      call.tag = ++tag;
+      call.bias = weights.qkv_bias;
+    } else if (kind == kOutput) {
+      attention.run(weights.cache, args.words[kQkv], tag);
+      call.x_words = args.attended;
+    } else if (kind == kHead) {
+      call.words = nullptr;
+      call.logits = args.logits;
+    } else if (i + 1 == last) {
+      call.y = args.y;
+    }
+    // The next one's weight comes while this linear waits for its x.
+    if (kind == kOutput) {
+      linears.load_norm(shared.linears[kGateUp], weights.norms[1]);
+    } else if (kind == kDown && (i + 1 < last || args.has_head)) {
+      linears.load_norm(shared.linears[i + 1 < last ? kQkv : kHead],
+                        i + 1 < last ? shared.layers[layer + 1].norms[0] : args.head_norm);
+    }
+    linears.run(shared.linears[kind], call);
+  }
+  // The last block to come here: all have read where the tags begin.
+  if (thread == 0 && atomicInc(args.steps + 1, gridDim.x - 1) == gridDim.x - 1) args.steps[0] = tag;
+}
+
+#endif
+
+template <typename T, int kHeadSize>
+__global__ void __launch_bounds__(kThreads, 1) decoder_kernel(const __grid_constant__ Args args) {
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+  extern __shared__ uint8_t unaligned[];
+  uint8_t* slots = unaligned + (1024 - shared_address(unaligned) % 1024) % 1024;
+  __shared__ Shared shared;
+  const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
+  if (threadIdx.x == 0) let_next_start();
+  if (warp >= kWarps) {
+    give_registers();
+    if (warp > kWarps) return narrow::pass<3>(kThreads);
+    // Nothing must keep the first copies waiting.
+    if (lane < kWarps) {
+      for (int slot = 0; slot < args.slots; ++slot) {
+        init_barrier(&shared.full[lane][slot], 1);
+        init_barrier(&shared.empty[lane][slot], 1);
+      }
+    } else if (lane == kWarps) {
+      prefetch_map(args.layers[0].weights[0]);
+    }
+    publish_barriers();
+    __syncwarp();
+    narrow::pass<3>(kThreads);
+    if (lane < kWarps) Feeder(args, shared, slots, lane).run();
+  } else {
+    take_registers();
+    narrow::meet<3>(kThreads);
+    consume<T, kHeadSize>(args, shared, slots);
+  }
+#endif
+}
+
+constexpr int kMaxParts = 16;
+constexpr size_t kAlignment = 256;
+
+Linear linear_of(int64_t columns, int64_t depth, bool is_gated, int groups) {
+  const int width = groups * narrow::kGroupColumns / (is_gated ? 2 : 1);
+  const int step_depth = narrow::chunks_of(groups) * 64 * kWarps;
+  return {.columns = static_cast<int>(columns),
+          .depth = static_cast<int>(depth),
+          .steps = static_cast<int>((depth + step_depth - 1) / step_depth),
+          .groups = groups,
+          .width = width,
+          .tiles = static_cast<int>((columns + width - 1) / width),
+          .is_gated = is_gated};
+}
+
+int max_parts(int64_t rows, int64_t num_kv_heads, int blocks) {
+  int parts = 1;
+  while (parts < kMaxParts && rows * num_kv_heads * parts * 2 <= blocks) parts *= 2;
+  return parts;
+}
+
+/// Where the words of a step of `rows` are, from `data` on; returns the bytes.
+size_t place_words(Args& args, const DecoderRunParams& p, int64_t rows, int blocks, uint8_t* data) {
+  size_t at = kAlignment;
+  args.steps = reinterpret_cast<uint32_t*>(data);
+  const auto place = [&](uint64_t*& words, int64_t count) {
+    words = reinterpret_cast<uint64_t*>(data + at);
+    at += (count * sizeof(uint64_t) + kAlignment - 1) / kAlignment * kAlignment;
+  };
+  const DecoderLayerParams& layer = p.layers[0];
+  place(args.words[kQkv], rows * layer.qkv->shape[0] / 2);
+  place(args.words[kOutput], rows * layer.output->shape[0] / 2);
+  place(args.words[kGateUp], rows * layer.down->shape[1] / 2);
+  place(args.words[kDown], rows * layer.down->shape[0] / 2);
+  place(args.attended, rows * layer.output->shape[1] / 2);
+  place(args.partial, blocks * (p.num_heads / p.num_kv_heads) * (p.head_size + 2));
+  return at;
+}
+
+/// False: a thread block has too little shared memory, or too few have parts of the residual.
+template <typename T, int kHeadSize>
+bool launch_run(const DecoderRunParams& p, void* memory, OpContext& context) {
+  const int blocks = context.num_multiprocessors;
+  const int64_t rows = p.x->shape[0];
+  const DecoderLayerParams& shapes = p.layers[0];
+  const int64_t hidden = p.x->shape[1], inner = shapes.down->shape[1];
+  Args args{};
+  const auto set = [&](Kind kind, int64_t columns, int64_t depth, bool is_gated, int groups) {
+    args.linears[kind] = linear_of(columns, depth, is_gated, groups);
+    args.x_bytes = std::max(args.x_bytes, args.linears[kind].steps * narrow::chunks_of(groups) *
+                                              128 * static_cast<int>(rows));
+    if (kind == kQkv || kind == kGateUp || kind == kHead)
+      args.g_bytes =
+          std::max(args.g_bytes, args.linears[kind].steps * narrow::chunks_of(groups) * 128);
+  };
+  const auto groups_of = [&](int64_t columns, bool is_gated) {
+    return narrow_groups(columns, is_gated, blocks);
+  };
+  const int64_t qkv_columns = shapes.qkv->shape[0];
+  set(kQkv, qkv_columns, hidden, false, groups_of(qkv_columns, false));
+  set(kOutput, hidden, p.num_heads * p.head_size, false, groups_of(hidden, false));
+  set(kGateUp, inner, hidden, true, groups_of(inner, true));
+  set(kDown, hidden, inner, false, groups_of(hidden, false));
+  if (args.linears[kDown].tiles > blocks) return false;
+  args.num_layers = static_cast<int>(p.layers.size());
+  for (int i = 0; i < args.num_layers; ++i) {
+    const DecoderLayerParams& layer = p.layers[i];
+    LayerArgs& to = args.layers[i];
+    const TensorView* weights[] = {layer.qkv, layer.output, layer.gate_up, layer.down};
+    for (int kind = 0; kind < kLayerKinds; ++kind) {
+      const Linear& linear = args.linears[kind];
+      to.weights[kind] =
+          tensor_map_of_chunks(*weights[kind], linear.width, narrow::chunks_of(linear.groups));
+    }
+    to.pointers = {.norms = {layer.input_norm->data, layer.post_norm->data},
+                   .qkv_bias = layer.qkv_bias->data,
+                   .cache = layer.kv_cache->data};
+  }
+  args.has_head = p.head != nullptr;
+  if (args.has_head) {
+    set(kHead, p.head->shape[0], hidden, false, 2);  // narrow tiles end together
+    args.head_weights = tensor_map_of_chunks(*p.head, args.linears[kHead].width, 2);
+    args.head_norm = p.head_norm->data;
+    args.logits = p.logits->as<float>();
+  }
+  args.x = p.x->data;
+  args.y = p.y->data;
+  args.cos_sin = p.cos_sin->as<float>();
+  args.block_tables = p.block_tables->as<int32_t>();
+  args.kv_lengths = p.kv_lengths->as<int32_t>();
+  args.block_stride = shapes.kv_cache->strides[0];
+  args.value_offset = shapes.kv_cache->strides[1];
+  args.max_blocks = static_cast<int>(p.block_tables->shape[1]);
+  args.tokens_per_block = static_cast<int>(shapes.kv_cache->shape[3]);
+  args.rows = static_cast<int>(rows);
+  args.num_heads = static_cast<int>(p.num_heads);
+  args.num_kv_heads = static_cast<int>(p.num_kv_heads);
+  args.max_parts = max_parts(rows, p.num_kv_heads, blocks);
+  args.scale = p.scale * std::numbers::log2e_v<float>;
+  args.epsilon = p.epsilon;
+  place_words(args, p, rows, blocks, static_cast<uint8_t*>(memory));
+
+  const int heads = args.num_heads / args.num_kv_heads;
+  const int attention = (attention_bytes(heads, kHeadSize) + kWarps - 1) / kWarps;
+  args.x_bytes = std::max(args.x_bytes, (attention + 15) / 16 * 16);
+  const int part_bytes = 2 * args.rows * kPartColumns * static_cast<int>(sizeof(float));
+  const int apart = 1024 + kWarps * (args.x_bytes + args.g_bytes + part_bytes);
+  constexpr int kRoom = (227 << 10) - static_cast<int>(sizeof(Shared) + 127) / 128 * 128;
+  args.slots = std::min((kRoom - apart) / (kWarps * kSlotBytes), kMaxSlots);
+  if (args.slots < 2) return false;
+  args.window = std::max(plan_narrow(blocks).window, kWarps);
+  if (args.window > (args.slots - 1) * kWarps) args.window = args.slots * kWarps;
+  const auto kernel = decoder_kernel<T, kHeadSize>;
+  allow_shared_bytes(kernel, kRoom);
+  launch(kernel,
+         {.grid = dim3(static_cast<unsigned>(blocks)),
+          .block = dim3(kThreads),
+          .shared_bytes = apart + size_t{kWarps} * args.slots * kSlotBytes},
+         context, args);
+  return true;
+}
+
+/// Measured on an H200: of more values to a row of blocks' x, all rows together, it takes too long
+/// until all blocks have them, and ops one by one are as fast (a 1B's 4 rows) or ahead (an 8B's 2).
+constexpr int64_t kMaxValues = 4096;
+
+/// Whether a matrix can be copied in boxes of 64 of the depth.
+bool suits(const TensorView& weight, int64_t depth) {
+  return weight.dtype == DType::kBFloat16 && depth % 64 == 0 && weight.shape[1] == depth &&
+         reinterpret_cast<uintptr_t>(weight.data) % 16 == 0;
+}
+
+bool suits(const DecoderRunParams& p, const OpContext& context) {
+  const int64_t rows = p.x->shape[0], hidden = p.x->shape[1];
+  const int64_t blocks = context.num_multiprocessors;
+  if (!context.grids_may_wait || context.compute_capability != 90 || rows > kMaxRunRows ||
+      rows * hidden > kMaxValues || rows != p.kv_lengths->shape[0] ||
+      p.x->dtype != DType::kBFloat16 || hidden % 64 != 0)
+    return false;
+  const int64_t heads_size = p.num_heads * p.head_size, heads = p.num_heads / p.num_kv_heads;
+  if ((p.head_size != 64 && p.head_size != 128) || heads > 8 || p.num_heads % p.num_kv_heads != 0 ||
+      p.cos_sin->shape[1] != p.head_size || rows * p.num_kv_heads > blocks)
+    return false;
+  const DecoderLayerParams& first = p.layers[0];
+  const int64_t inner = first.down->shape[1];
+  const TensorView& cache = *first.kv_cache;
+  const auto is_norm = [&](const TensorView& norm) {
+    return norm.dtype == DType::kBFloat16 && reinterpret_cast<uintptr_t>(norm.data) % 16 == 0;
+  };
+  for (const DecoderLayerParams& layer : p.layers) {
+    const TensorView& own = *layer.kv_cache;
+    if (!suits(*layer.qkv, hidden) || !suits(*layer.output, heads_size) ||
+        !suits(*layer.gate_up, hidden) || !suits(*layer.down, inner) ||
+        !is_norm(*layer.input_norm) || !is_norm(*layer.post_norm) ||
+        (*layer.qkv_bias && layer.qkv_bias->dtype != DType::kBFloat16) ||
+        own.dtype != DType::kBFloat16 || own.shape[3] != cache.shape[3] ||
+        own.strides[0] != cache.strides[0] || own.strides[1] != cache.strides[1])
+      return false;
+  }
+  if (cache.shape[3] % decode::kTileKeys != 0 || cache.strides[0] % 8 != 0) return false;
+  if (p.head != nullptr && (!suits(*p.head, hidden) || !is_norm(*p.head_norm))) return false;
+  return true;
+}
+
+}  // namespace decoder
+
+size_t decoder_run_memory_bytes(const DecoderRunParams& params, Device device) {
+  decoder::Args args;
+  return decoder::place_words(args, params, kMaxRunRows, device_facts(device).num_multiprocessors,
+                              nullptr);
+}
+
+bool decoder_run(const DecoderRunParams& params, void* memory, OpContext& context) {
+  if (!decoder::suits(params, context)) return false;
+  if (params.head_size == 64)
+    return decoder::launch_run<__nv_bfloat16, 64>(params, memory, context);
+  return decoder::launch_run<__nv_bfloat16, 128>(params, memory, context);
+}
+
+}  // namespace inflight::cuda

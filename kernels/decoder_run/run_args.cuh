@@ -1,0 +1,90 @@
+// What the kernel of a run of layers is given (decoder_run.cu) and how its thread blocks lay out
+// their shared memory.
+#pragma once
+
+#include <cuda.h>
+
+#include <cstdint>
+
+#include "kernels/decoder_run/decoder_run.h"
+#include "kernels/gemm/narrow.cuh"
+
+namespace inflight::cuda::decoder {
+
+using narrow::kConsumers;
+using narrow::kPartColumns;
+using narrow::kSlotBytes;
+using narrow::kWarps;
+// The warp behind the consumers copies weights; the others complete its group, which gives the
+// consumers registers.
+inline constexpr int kThreads = kConsumers + 4 * 32;
+inline constexpr int kMaxSlots = narrow::kMaxSlots;
+inline constexpr int kMaxHeadSize = 128;
+
+/// The linears of a layer in their order, and the one behind the last layer.
+enum Kind : int { kQkv, kOutput, kGateUp, kDown, kHead, kNumKinds };
+inline constexpr int kLayerKinds = kHead;
+
+/// The same in all layers.
+struct Linear {
+  int columns;  // of y
+  int depth;
+  int steps;   // slots that each warp needs for a tile
+  int groups;  // of 8 weight rows, in a tile
+  int width;   // columns of y in a tile
+  int tiles;
+  int is_gated;
+};
+
+struct LayerPointers {
+  const void* norms[2];  // [hidden], ahead of qkv and of gate and up
+  const void* qkv_bias;  // or null
+  void* cache;
+};
+
+struct LayerArgs {
+  CUtensorMap weights[kLayerKinds];
+  LayerPointers pointers;
+};
+
+struct Args {
+  LayerArgs layers[kMaxRunLayers];
+  CUtensorMap head_weights;
+  Linear linears[kNumKinds];
+  int num_layers;
+  bool has_head;
+  const void* head_norm;
+  float* logits;         // [rows, vocabulary], with a head
+  const void* x;         // [rows, hidden]
+  void* y;               // [rows, hidden], of the last layer
+  const float* cos_sin;  // [rows, 2, head size / 2]
+  const int32_t* block_tables;
+  const int32_t* kv_lengths;
+  int64_t block_stride, value_offset;  // of a cache, elements
+  int max_blocks, tokens_per_block;
+  int rows;
+  int num_heads, num_kv_heads;
+  int max_parts;  // blocks that share a kv head's keys, a power of 2
+  float scale;    // to exponents of 2
+  float epsilon;
+  int slots, window;  // as narrow::Args has them
+  int x_bytes;        // of a warp, as its share of a norm's weight
+  int g_bytes;
+  // Words of values between blocks (exchange.cuh).
+  uint32_t* steps;         // {the last tag, blocks that have left}
+  uint64_t* words[kHead];  // what the linear of that kind makes, [rows, columns / 2]
+  uint64_t* attended;      // [rows, heads * head size / 2]
+  uint64_t* partial;       // [blocks, heads of a kv head, head size + 2]
+};
+
+struct Shared {
+  // Of the arguments, which are slow to read for the first time.
+  LayerPointers layers[kMaxRunLayers];
+  Linear linears[kNumKinds];
+  uint64_t full[kWarps][kMaxSlots];
+  uint64_t empty[kWarps][kMaxSlots];
+  float squares[2][kWarps][kMaxRunRows];
+  float cos_sin[kMaxRunRows][kMaxHeadSize];
+};
+
+}  // namespace inflight::cuda::decoder

@@ -1,0 +1,90 @@
+// The products of the narrow kernels: a warp multiplies what its ring brings with its share of x.
+#pragma once
+
+#include "kernels/gemm/narrow_x.cuh"
+
+namespace inflight::cuda::narrow {
+
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+
+struct Ring {
+  uint32_t address;
+  int slots;
+  int slot = 0;
+  uint32_t parity = 0;
+};
+
+/// A warp's products of a tile, into `part` [rows][kPartColumns].
+template <typename T, int kGroups, typename NextX, typename Shared>
+__device__ __forceinline__ void multiply(const WarpX<T>& x, bool keeps_x, bool is_gated,
+                                         int& buffer, const NextX& copy_next_x, Shared& shared,
+                                         Ring& ring, float* part) {
+  constexpr int kChunks = chunks_of(kGroups), kHalves = 2 * kChunks;
+  const int group_bytes = is_gated && kChunks > 1 ? 2 * kAtom : kAtom;
+  const int chunk_bytes = is_gated ? kAtom : kGroups * kAtom;
+  // Lanes of a quarter warp read rows p and p + 4: their chunks of 16 bytes lie in different banks.
+  const int weight_row = x.row / 2 + x.row % 2 * 4;
+  const uint32_t weights_of_lane =
+      ring.address + weight_row * 128 + ((x.quarter ^ weight_row) << 4);
+  const uint32_t x_of_lane = x.address + x.row * 64 + x.quarter * 16;
+  const int rows = x.rows, slot_bytes = rows * kHalves * 64;
+  const bool has_row = x.row < rows;
+  float sums[kGroups][4] = {}, more_sums[kGroups][4] = {};  // two shorter chains
+  const int steps = x.steps;
+  if (keeps_x) buffer = 0;
+  for (int step = 0; step < steps; ++step) {
+    if (!keeps_x) wait_copies<kXAhead - 1>();
+    uint4 a[kHalves];
+#pragma unroll
+    for (int h = 0; h < kHalves; ++h)
+      a[h] = has_row ? load_shared(x_of_lane + buffer * slot_bytes + h * rows * 64) : uint4{};
+    wait(&shared.full[x.warp][ring.slot], ring.parity);
+    const uint32_t from = weights_of_lane + ring.slot * kSlotBytes;
+#pragma unroll
+    for (int h = 0; h < kHalves; ++h) {
+#pragma unroll
+      for (int i = 0; i < kGroups; ++i) {
+        const uint4 w = load_shared((from + h / 2 * chunk_bytes + i * group_bytes) ^ (h % 2 * 64));
+        add_products<T>(sums[i], a[h].x, a[h].y, w.x, w.y);
+        add_products<T>(more_sums[i], a[h].z, a[h].w, w.z, w.w);
+      }
+    }
+    __syncwarp();
+    if (x.lane == 0) arrive(&shared.empty[x.warp][ring.slot]);
+    if (++ring.slot == ring.slots) {
+      ring.slot = 0;
+      ring.parity ^= 1;
+    }
+    if (keeps_x) {
+      ++buffer;
+    } else {
+      copy_next_x(buffer);
+      buffer = (buffer + 1) % kXAhead;
+    }
+  }
+  if (has_row) {
+#pragma unroll
+    for (int i = 0; i < kGroups; ++i) {
+      float* to = part + x.row * kPartColumns + i * kGroupColumns + x.quarter;
+      to[0] = sums[i][0] + more_sums[i][0];
+      to[4] = sums[i][1] + more_sums[i][1];
+    }
+  }
+}
+
+/// y[row][column] as store_finished makes it.
+template <typename T>
+__device__ __forceinline__ T finished(const ProductOutput& out, float sum, float up,
+                                      const Additions<1>& add) {
+  float value = rounded<T>(out.bias != nullptr ? sum + add.bias[0] : sum);
+  if (out.is_gated) {
+    const float silu = rounded<T>(value / (1.0f + expf(-value)));
+    value = rounded<T>(silu * rounded<T>(out.bias != nullptr ? up + add.up_bias[0] : up));
+  }
+  if (out.residual != nullptr) value += add.residual[0];
+  return from_float<T>(value);
+}
+
+#endif
+
+}  // namespace inflight::cuda::narrow

@@ -1,0 +1,151 @@
+// Layers of a decoder in one launch: what their ops make one by one, the same bits again and again,
+// called and recorded, and beside other streams' work. Nothing to test without a GPU.
+#include <algorithm>
+#include <atomic>
+#include <thread>
+
+#include "tests/cpp/decoder_model.h"
+
+namespace inflight {
+namespace {
+
+using testing::DecoderModel;
+using testing::DecoderShape;
+
+[[maybe_unused]] double difference(const std::vector<float>& left,
+                                   const std::vector<float>& right) {
+  double apart = 0, all = 0;
+  for (size_t i = 0; i < left.size(); ++i) {
+    apart += (left[i] - right[i]) * (left[i] - right[i]);
+    all += right[i] * right[i];
+  }
+  return std::sqrt(apart / all);  // not a number if any is none
+}
+
+[[maybe_unused]] float value_of(uint16_t bits) {
+  return std::bit_cast<float>(static_cast<uint32_t>(bits) << 16);
+}
+
+/// Both wrote the same places of the caches, and nearly the same there.
+[[maybe_unused]] void check_caches(const std::vector<std::vector<uint16_t>>& before,
+                                   const std::vector<std::vector<uint16_t>>& got,
+                                   const std::vector<std::vector<uint16_t>>& want) {
+  for (size_t layer = 0; layer < want.size(); ++layer) {
+    int64_t written = 0, strayed = 0, wrong = 0;
+    for (size_t i = 0; i < want[layer].size(); ++i) {
+      const bool is_written = want[layer][i] != before[layer][i];
+      written += is_written;
+      strayed += !is_written && got[layer][i] != before[layer][i] &&
+                 std::abs(value_of(got[layer][i]) - value_of(before[layer][i])) > 0.1f;
+      wrong += !(std::abs(value_of(got[layer][i]) - value_of(want[layer][i])) <= 0.1f);
+    }
+    EXPECT(written > 0);
+    EXPECT_EQ(strayed, 0);
+    EXPECT_EQ(wrong, 0);
+  }
+}
+
+[[maybe_unused]] void check_step(const DecoderShape& shape, const std::vector<int32_t>& lengths) {
+  DecoderModel model(shape, lengths);
+  EXPECT_EQ(model.run.num_rows, model.num_plan_rows());
+  const auto caches = model.caches();
+  model.one_by_one();
+  const auto want = model.result();
+  const auto caches_after = model.caches();
+  model.set_caches(caches);
+  model.poison();
+  if (!model.at_once()) return testing::fail(__FILE__, __LINE__, "the step was refused");
+  const auto got = model.result();
+  if (!(difference(got, want) < 0.01))
+    testing::fail(__FILE__, __LINE__, lengths.size(), " rows, the first of ", lengths[0],
+                  " keys: apart by ", difference(got, want));
+  check_caches(caches, model.caches(), caches_after);
+  const Graph graph = Graph::record(model.stream(), [&] { model.at_once(); });
+  for (int lap = 0; lap < 20; ++lap) {
+    model.poison();
+    if (lap % 2 == 0) {
+      model.at_once();
+    } else {
+      graph.launch(model.stream());
+    }
+    EXPECT(model.result() == got);
+  }
+}
+
+void check_steps([[maybe_unused]] const DecoderShape& shape) {
+#ifdef INFLIGHT_CUDA
+  if (num_cuda_devices() == 0) return;
+  const std::vector<std::vector<int32_t>> steps = {
+      {1}, {200}, {16, 17}, {2500}, {600, 1030}, {33, 0, 512, 0}, {2000, 1, 700, 1500}};
+  for (const auto& lengths : steps) check_step(shape, lengths);
+#endif
+}
+
+/// What a run is not for, or has no rows.
+void check_refusals() {
+#ifdef INFLIGHT_CUDA
+  if (num_cuda_devices() == 0) return;
+  DecoderModel many({}, {1, 2, 3, 4, 5});
+  EXPECT(!many.at_once());
+  DecoderModel narrow_heads({.num_heads = 16, .num_kv_heads = 4, .head_size = 32}, {5});
+  EXPECT(!narrow_heads.at_once());
+  DecoderModel model({}, {5});
+  model.context.grids_may_wait = false;
+  EXPECT(!model.run.call(model.context, nullptr));
+#endif
+}
+
+/// Rows and sizes of steps change from step to step, beside linears of other streams.
+void check_beside_others() {
+#ifdef INFLIGHT_CUDA
+  if (num_cuda_devices() == 0) return;
+  std::atomic<bool> is_over = false;
+  std::thread other([&] {
+    use_device(testing::kGpu);
+    testing::Layer layer({.hidden = 2048, .width = 3200, .qkv = 3072}, 192);
+    layer.context.grids_may_wait = false;
+    const auto want = layer.one_by_one();
+    while (!is_over) {
+      for (int i = 0; i < 20; ++i) fused_linears(layer.links, layer.context);
+      EXPECT(layer.download() == want);
+    }
+  });
+  const DecoderShape shape = {.num_layers = 8, .vocabulary = 4000};
+  DecoderModel one(shape, {300}), four(shape, {100, 2000, 7, 0});
+  std::vector<float> of_one, of_four;
+  for (int lap = 0; lap < 200; ++lap) {
+    one.poison();
+    one.at_once();
+    const auto result = one.result();
+    if (lap == 0) of_one = result;
+    EXPECT(result == of_one);
+    four.poison();
+    four.at_once();
+    const auto results = four.result();
+    if (lap == 0) of_four = results;
+    EXPECT(results == of_four);
+  }
+  is_over = true;
+  other.join();
+#endif
+}
+
+}  // namespace
+}  // namespace inflight
+
+int main(int argc, char** argv) {
+  using namespace inflight;
+  return testing::run_cases(
+      {{"heads_of_64", [] { check_steps({.num_layers = 3, .vocabulary = 3000}); }},
+       {"heads_of_128",
+        [] { check_steps({.hidden = 1024, .inner = 3072, .num_heads = 8, .head_size = 128}); }},
+       {"many_kv_heads",
+        [] { check_steps({.hidden = 576, .inner = 1536, .num_heads = 9, .num_kv_heads = 9}); }},
+       {"qkv_bias",
+        [] {
+          check_steps({.hidden = 896, .num_heads = 14, .vocabulary = 1000, .has_qkv_bias = true});
+        }},
+       {"refusals", check_refusals},
+       {"beside_others", check_beside_others}},
+      argc, argv);
+}
