@@ -158,12 +158,14 @@ void InstanceState::answer(const LivePtr& live, size_t sequence, executor::Respo
   live->count(sequence, part);
   const bool unheard = live->nobody_listens();
   if (!part.is_final) {
-    if (unheard) return;  // its end is under way: after_step() or the stop command saw to it
+    // Its end is under way: after_step(), the stop command or keep_failure() saw to it.
+    if (unheard || live->failure) return;
     const executor::RequestId id = part.id;
     TRITONSERVER_Error* error = guarded([&] {
       const bool is_sent = live->sequences[sequence].writer->send(std::move(part), public_id(id),
                                                                   /*ends_request=*/false);
       if (is_sent) live->last_heard = Clock::now();
+      live->has_spoken |= is_sent;
     });
     if (error == nullptr) return;
     log_if_error(error, "response");
@@ -176,20 +178,37 @@ void InstanceState::answer(const LivePtr& live, size_t sequence, executor::Respo
     part.error.emplace(ErrorCode::kInternal, "the server did not take a part of the answer");
   }
   const bool is_last = close(*live, sequence, part);
+  if (part.error && live->sequences[sequence].writer->wants_heartbeats()) keep_failure(*live, part);
   publish_if_idle();
   if (!is_last) {
-    if (unheard) return;
+    if (unheard || live->failure) return;
+    live->has_spoken = true;
     log_if_error(guarded([&] {
                    live->sequences[sequence].writer->send(part, public_id(part.id),
                                                           /*ends_request=*/false);
                  }),
                  "response");
+  } else if (live->failure && live->has_spoken) {
+    end_quietly(live, sequence, *live->failure);
   } else if (unheard) {
     late_endings_.add(
         [this, live, sequence, part = std::move(part)] { end(*live, sequence, part); });
   } else {
+    if (live->failure) part = *live->failure;
     end(*live, sequence, part);
   }
+}
+
+void InstanceState::keep_failure(LiveRequest& live, const executor::Response& part) {
+  if (live.failure) return;
+  live.failure = part;
+  std::vector<executor::RequestId> others;
+  {
+    std::lock_guard lock(mutex_);
+    for (const LiveRequest::Sequence& sequence : live.sequences)
+      if (!sequence.done && sequence.id != 0) others.push_back(sequence.id);
+  }
+  for (executor::RequestId id : others) engine_->cancel(id);
 }
 
 bool InstanceState::close(LiveRequest& live, size_t sequence, executor::Response& part) {
@@ -218,6 +237,19 @@ void InstanceState::end(LiveRequest& live, size_t sequence, const executor::Resp
   }
   const auto first_scheduled = static_cast<uint64_t>(live.numbers.times.first_scheduled_ns);
   finish(live.request, live.success, live.start_ns, std::max(first_scheduled, live.start_ns));
+}
+
+void InstanceState::end_quietly(const LivePtr& live, size_t sequence,
+                                const executor::Response& part) {
+  const bool is_waited_for = std::ranges::any_of(live->sequences, [this](const auto& one) {
+    return one.writer->is_waited_for(public_id(one.id));
+  });
+  late_endings_.add([this, live, sequence, part, is_waited_for] {
+    if (is_waited_for)
+      end_quietly(live, sequence, part);
+    else
+      end(*live, sequence, part);
+  });
 }
 
 void InstanceState::finish(TRITONBACKEND_Request* request, bool success, uint64_t start_ns,
@@ -269,7 +301,7 @@ void InstanceState::send_heartbeats() {
   {
     std::lock_guard lock(mutex_);
     for (const auto& [id, live] : live_) {
-      if (live->client_left || !live->sequences[0].writer->wants_heartbeats() ||
+      if (live->client_left || live->failure || !live->sequences[0].writer->wants_heartbeats() ||
           now - live->last_heard < kHeartbeatPeriod)
         continue;
       due.emplace_back(live, id);
@@ -285,6 +317,7 @@ void InstanceState::send_heartbeats() {
     const auto& [live, id] = due[i];
     if (live->last_heard == now) continue;  // another sequence of the same request
     live->last_heard = now;
+    live->has_spoken = true;
     log_if_error(guarded([&] { live->sequences[0].writer->send_heartbeat(public_id(id)); }),
                  "heartbeat");
   }

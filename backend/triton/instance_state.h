@@ -49,9 +49,14 @@ class InstanceState : public ModelInstance {
   void stop(const IncomingRequest& command);
   void submit(const LivePtr& live, const IncomingRequest& incoming);
   void answer(const LivePtr& live, size_t sequence, executor::Response&& part);
+  /// Keeps an ensemble's failure until all its sequences have ended, and ends them: the ensemble
+  /// hands nothing on after an error.
+  void keep_failure(LiveRequest& live, const executor::Response& part);
   /// Takes the sequence of a final part off the books; whether it was the request's last.
   bool close(LiveRequest& live, size_t sequence, executor::Response& part);
   void end(LiveRequest& live, size_t sequence, const executor::Response& part);
+  /// The same of a failed ensemble, a while after postprocessing is through with what was sent.
+  void end_quietly(const LivePtr& live, size_t sequence, const executor::Response& part);
   void finish(TRITONBACKEND_Request* request, bool success, uint64_t start_ns,
               uint64_t compute_start_ns);
   void after_step(const executor::EngineStats& stats);

@@ -6,6 +6,7 @@
 #include <chrono>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -58,6 +59,10 @@ struct LiveRequest {
   std::atomic<bool> client_left = false;
   // When a response last told the ensemble's next step of the client; response thread.
   std::chrono::steady_clock::time_point last_heard = std::chrono::steady_clock::now();
+  // Of an ensemble's: what failed first, told when all sequences have ended; response thread. Until
+  // 26.02 the core keeps an ensemble for good that fails while one of its steps runs.
+  std::optional<executor::Response> failure;
+  bool has_spoken = false;  // a response went out; response thread
   // Of the sequences that have ended; response thread.
   bool success = true;
   EndedRequest numbers;  // what the metrics observe at the end

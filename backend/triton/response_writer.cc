@@ -102,10 +102,10 @@ bool ResponseWriter::send(executor::Response part, uint64_t public_id, bool ends
 bool ResponseWriter::send_or_keep(executor::Response part, uint64_t public_id, bool ends_request) {
   if (kept_) {
     executor::Response kept = *std::exchange(kept_, std::nullopt);
-    if (part.error)
-      deliver(std::move(kept), public_id, /*ends_request=*/false);
-    else
+    if (!part.error)
       part = joined(std::move(kept), std::move(part));
+    else if (!wants_heartbeats_)  // an ensemble must not be at work when it fails
+      deliver(std::move(kept), public_id, /*ends_request=*/false);
   }
   if (!part.is_final && is_waited_for(public_id)) {
     kept_ = std::move(part);

@@ -38,6 +38,9 @@ class ResponseWriter {
   /// Whether a part of the answer did not reach the client: its end must be an error then.
   bool has_lost_part() const { return has_lost_part_; }
 
+  /// The reader of the stream is not done with its last part.
+  bool is_waited_for(uint64_t public_id) const;
+
   /// Whether the client is the ensemble with a relay behind this model.
   bool wants_heartbeats() const { return wants_heartbeats_; }
   /// A response that holds nothing but the sequence's number. Raises Error if the server refuses
@@ -45,8 +48,6 @@ class ResponseWriter {
   void send_heartbeat(uint64_t public_id) const;
 
  private:
-  /// The reader of the stream is not done with its last part.
-  bool is_waited_for(uint64_t public_id) const;
   bool send_or_keep(executor::Response part, uint64_t public_id, bool ends_request);
   void deliver(executor::Response part, uint64_t public_id, bool ends_request);
   TRITONBACKEND_Response* build(const executor::Response& part, uint64_t public_id) const;

@@ -164,6 +164,46 @@ void a_client_that_left_ends_every_sequence() {
   EXPECT(ensemble.backend.script->num_steps.load() <= num_steps + 2);
 }
 
+/// The ensemble that fails while a step of it runs is kept by the server for good: it hears of a
+/// failure when no sequence runs any more, a while after what was said before, and of nothing else.
+void a_failure_is_the_last_that_an_ensemble_hears() {
+  using Clock = std::chrono::steady_clock;
+  for (const bool streaming : {false, true}) {
+    Ensemble ensemble;
+    ensemble.backend.script->gate.close();
+    const RequestPtr request = ensemble.make_request(prompt_of(3), 50, streaming);
+    request->number("num_return_sequences", 6);  // four run at once
+    request->number("timeout_ms", 150);
+    ensemble.backend.send(request);
+    ensemble.run_steps_until(*request, 2);
+    std::this_thread::sleep_for(std::chrono::milliseconds(150));
+    ensemble.backend.script->gate.open();
+    const auto begin = Clock::now();
+    const auto& answers = ensemble.backend.ended(request);
+    EXPECT(Clock::now() - begin > triton::kQuietTime / 2);
+    EXPECT(std::ranges::count_if(answers, [](const auto& one) { return bool(one.error); }) == 1);
+    EXPECT_CONTAINS(answers.back().error.value_or(""), "timeout");
+    EXPECT(!request->success);
+  }
+}
+
+/// Alone, with nothing said before, there is nothing to wait for; and who is no ensemble hears of
+/// each sequence what there is.
+void others_hear_of_each_sequence() {
+  Ensemble ensemble;
+  ensemble.backend.script->gate.close();
+  const RequestPtr request = make_request(prompt_of(3), 50);
+  request->number("num_return_sequences", 6);
+  request->number("timeout_ms", 100);
+  ensemble.backend.send(request);
+  ensemble.backend.script->gate.let_pass(2);
+  std::this_thread::sleep_for(std::chrono::milliseconds(150));
+  ensemble.backend.script->gate.open();
+  const auto& answers = ensemble.backend.ended(request);
+  EXPECT_EQ(answers.size(), 6u);
+  EXPECT(std::ranges::count_if(answers, [](const auto& one) { return bool(one.error); }) == 2);
+}
+
 void departures_of_models_that_are_gone() {
   Ensemble ensemble;
   FakeAnswer said;
@@ -184,6 +224,9 @@ int main(int argc, char** argv) {
           {"nobody_else_gets_heartbeats", nobody_else_gets_heartbeats},
           {"a_client_that_left_ends_the_request", a_client_that_left_ends_the_request},
           {"a_client_that_left_ends_every_sequence", a_client_that_left_ends_every_sequence},
+          {"a_failure_is_the_last_that_an_ensemble_hears",
+           a_failure_is_the_last_that_an_ensemble_hears},
+          {"others_hear_of_each_sequence", others_hear_of_each_sequence},
           {"departures_of_models_that_are_gone", departures_of_models_that_are_gone},
       },
       argc, argv);
