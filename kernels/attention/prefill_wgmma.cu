@@ -2,43 +2,16 @@
 #include <array>
 
 #include "kernels/attention/prefill_wgmma.h"
-#include "kernels/core/check.h"
-#include "kernels/core/cuda/error.h"
+#include "kernels/core/cuda/tensor_map.h"
 
 namespace inflight::cuda {
 namespace {
 
-using Encode = decltype(&cuTensorMapEncodeTiled);
-
-/// The driver's function, without linking to the driver.
-Encode tensor_map_encode() {
-  static const Encode encode = [] {
-    void* function = nullptr;
-    cudaDriverEntryPointQueryResult result;
-    check_cuda(cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &function, 12000,
-                                                cudaEnableDefault, &result),
-               "cudaGetDriverEntryPointByVersion");
-    check_internal(result == cudaDriverEntryPointSuccess, "the driver has no tensor maps");
-    return reinterpret_cast<Encode>(function);
-  }();
-  return encode;
-}
-
-/// Boxes [box[1], box[0], 64] of `data` [extents], innermost last element of the names first;
-/// columns of 128 bytes are swizzled as wgmma reads them. Strides in bytes, of the outer two.
+/// Boxes [box[2], box[1], 64] of `view`, innermost last; columns of 128 bytes are swizzled as wgmma
+/// reads them. Strides in bytes, of the outer two.
 CUtensorMap tensor_map(const TensorView& view, std::array<cuuint64_t, 3> extents,
                        std::array<cuuint64_t, 2> strides, std::array<cuuint32_t, 3> box) {
-  CUtensorMap map;
-  const std::array<cuuint32_t, 3> ones = {1, 1, 1};
-  const CUresult result =
-      tensor_map_encode()(&map,
-                          view.dtype == DType::kBFloat16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16
-                                                         : CU_TENSOR_MAP_DATA_TYPE_FLOAT16,
-                          3, view.data, extents.data(), strides.data(), box.data(), ones.data(),
-                          CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
-                          CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
-  check_internal(result == CUDA_SUCCESS, "cuTensorMapEncodeTiled: ", static_cast<int>(result));
-  return map;
+  return make_tensor_map<3>({view.data, view.dtype, extents, strides, box});
 }
 
 int tile_keys(int64_t head_size) {
