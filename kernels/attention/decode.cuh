@@ -8,8 +8,8 @@
 // it; what a block does not have whole goes to the workspace, and the last of those that share the
 // item merges it ("flash-decoding").
 //
-// There is no ring in shared memory, so that a block finds room beside the kernels before and after
-// it: it has read its first keys when they end, and the next one its first weights.
+// Tiles on their way lie in registers. Where many items keep a block busy, Hopper has them in shared
+// memory (decode_ring.cuh).
 #pragma once
 
 #include "kernels/attention/decode_heads.cuh"
@@ -44,9 +44,11 @@ struct DecodeKernel {
   const DecodeArgs& args;
   const Work& work;
   const Sums& sums;
-  // Parts of items: w of one that began before warp w, kWarps + w of one that begins in w.
-  float* part_outputs;  // [2 * kWarps][heads][kPartPitch]
-  float2* part_states;  // [2 * kWarps][heads] {maximum, sum}
+  // Parts of items: w of one that began before warp w, and of one that begins in w and goes on.
+  float* part_outputs;   // [kWarps][heads][kPartPitch]
+  float* begun_outputs;  // the same, begun_pitch elements from warp to warp
+  int begun_pitch;
+  float2* part_states;  // [2 * kWarps][heads] {maximum, sum}: of part_outputs, of begun_outputs
   Parted* parted;       // [1 + kWarps]: began before this block; in warp w and goes on after it
   int warp_share;       // positions
 
@@ -237,9 +239,11 @@ struct DecodeKernel {
       return;
     }
     const int row = (warp + (is_first ? kWarps : 0)) * args.heads_per_group;
+    float* part = is_first ? begun_outputs + warp * begun_pitch
+                           : part_outputs + warp * args.heads_per_group * kPartPitch;
     group.finish(place.num_heads, [&](int head, int component, auto words, const auto& values,
                                       const float2& state) {
-      float* to = part_outputs + (row + head) * kPartPitch + component;
+      float* to = part + head * kPartPitch + component;
       if constexpr (words.value == 4) {
         *reinterpret_cast<float4*>(to) = {values[0], values[1], values[2], values[3]};
         *reinterpret_cast<float4*>(to + 4) = {values[4], values[5], values[6], values[7]};

@@ -20,15 +20,20 @@ struct HeadGroup {
 
   /// `q` is [num_heads, kHeadSize].
   __device__ __forceinline__ void start(const T* q, int num_heads) {
+    start([&](auto words, uint32_t* to, int head, int offset) {
+      load_words<words.value>(to, q + head * kHeadSize + offset, head < num_heads);
+    });
+  }
+  /// load(words, to, head, offset) reads a query's words where there is such a head.
+  template <typename Load>
+  __device__ __forceinline__ void start(const Load& load) {
     const int lane = threadIdx.x % 32;
 #pragma unroll
     for (int block = 0; block < kHeadBlocks; ++block) {
-      const int head = block * 8 + lane / 4;
 #pragma unroll
       for (int i = 0; i < kHeadSize / 8; ++i) queries[block][i] = 0;
       for_pieces<kHeadSize, 4>(lane % 4, [&](auto words, int at, int offset) {
-        load_words<words.value>(queries[block] + at, q + head * kHeadSize + offset,
-                                head < num_heads);
+        load(words, queries[block] + at, block * 8 + lane / 4, offset);
       });
 #pragma unroll
       for (int i = 0; i < kSteps; ++i) {

@@ -28,7 +28,8 @@ DecodeKernel<T, kHeadSize, kHeadBlocks, kWarps, kWindow, kAppends>::merge_warps(
     const int first = (index == 0 ? 0 : kWarps + index - 1) * heads + head;
     const int others = (max(index, 1)) * heads + head;
     float2 state = part_states[first];
-    float4 output = *reinterpret_cast<const float4*>(part_outputs + first * kPartPitch + d);
+    const float* part = index == 0 ? part_outputs : begun_outputs + (index - 1) * begun_pitch;
+    float4 output = *reinterpret_cast<const float4*>(part + head * kPartPitch + d);
     if (num_others > 0) {
       const float2* states = part_states + others;
       float maximum = state.x;
@@ -158,7 +159,9 @@ __global__ void __launch_bounds__(Kernel::kThreads, 1)
     const int warp = static_cast<int>(threadIdx.x) / 32;
     const int share = (work.end - work.begin + Kernel::kWarps - 1) / Kernel::kWarps;
     const int begin = work.begin + warp * share, end = min(begin + share, work.end);
-    const Kernel kernel{args, work, sums, part_outputs, part_states, parted, share};
+    const int half = rows / 2 * Kernel::kPartPitch, pitch = half / Kernel::kWarps;
+    const Kernel kernel{args,  work,        sums,   part_outputs, part_outputs + half,
+                        pitch, part_states, parted, share};
     if (begin < end) {
       kernel.run(begin, end);
     } else {

@@ -7,6 +7,8 @@
 
 #include "kernels/attention/attention_cuda.h"
 #include "kernels/attention/decode_kernel.cuh"
+#include "kernels/attention/decode_ring.cuh"
+#include "kernels/core/cuda/tensor_map.h"
 
 namespace inflight::cuda::decode {
 
@@ -36,12 +38,9 @@ inline HeadGroups head_groups(const AttentionParams& params) {
 
 /// Warps of a thread block: as many as leave registers for those of the kernels before and after;
 /// or, for few items, which have parts of a kernel's time anyway, as many as there is room for.
-/// Measured on an H200: of many items 8 for 12 read heads of 96 by 6 to 8 % faster, and 6 for 8
-/// heads of 256.
 inline constexpr int num_warps(int head_size, bool is_wide, bool are_few) {
-  if (head_size > 128) return are_few ? 8 : 6;
-  if (is_wide) return 8;
-  return head_size <= 80 || are_few ? 12 : 8;
+  if (head_size > 128 || is_wide) return 8;
+  return head_size <= 96 || are_few ? 12 : 8;
 }
 /// Of any kernel of these heads.
 inline constexpr int most_warps(int head_size, bool is_wide) {
@@ -69,18 +68,15 @@ struct Tuning {
   int prefetch_tiles = 8;
 };
 
-template <typename Kernel>
-void launch_decode(const AttentionParams& params, const TensorView* cos_sin, OpContext& context,
-                   Tuning tuning = {}) {
+/// Of a launch of so many thread blocks.
+inline DecodeArgs decode_args(const AttentionParams& params, const TensorView* cos_sin,
+                              const OpContext& context, int blocks, Tuning tuning) {
   const HeadGroups groups = head_groups(params);
   const auto sequences = static_cast<int>(params.kv_lengths.shape[0]);
-  const size_t shared = Kernel::shared_bytes(sequences, groups.heads);
-  const int blocks =
-      std::min(kNumCounters, context.num_multiprocessors * tuning.blocks_per_multiprocessor);
   const TensorView& cache = params.kv_cache;
   const int64_t longest = params.block_tables.shape[1] * cache.shape[3];
   const auto sinks = static_cast<int32_t>(std::min(params.num_sinks, longest));
-  const DecodeArgs args = {
+  return {
       .q = params.q.data,
       .cache = cache.data,
       .y = params.y.data,
@@ -111,6 +107,16 @@ void launch_decode(const AttentionParams& params, const TensorView* cos_sin, OpC
       .num_sinks = sinks,
       .sink_tiles = (sinks + kTileKeys - 1) / kTileKeys,
       .is_cache_new = !params.query_starts};
+}
+
+template <typename Kernel>
+void launch_decode(const AttentionParams& params, const TensorView* cos_sin, OpContext& context,
+                   Tuning tuning = {}) {
+  const size_t shared =
+      Kernel::shared_bytes(static_cast<int>(params.kv_lengths.shape[0]), head_groups(params).heads);
+  const int blocks =
+      std::min(kNumCounters, context.num_multiprocessors * tuning.blocks_per_multiprocessor);
+  const DecodeArgs args = decode_args(params, cos_sin, context, blocks, tuning);
   constexpr size_t kMostDeclared = 4u << 10;
   allow_shared_bytes(decode_kernel<Kernel>, shared + kMostDeclared);
   launch(decode_kernel<Kernel>,
@@ -122,6 +128,44 @@ inline bool are_few(const AttentionParams& params, const OpContext& context) {
          context.num_multiprocessors;
 }
 
+/// Whether a kernel with rings can do it.
+template <typename Kernel>
+bool has_room_for_ring(const AttentionParams& params, const OpContext& context) {
+  constexpr size_t kMostDeclared = 2u << 10;
+  const HeadGroups groups = head_groups(params);
+  return context.compute_capability == 90 && groups.heads <= 8 &&
+         Kernel::shared_bytes(static_cast<int>(params.kv_lengths.shape[0]), groups.heads) +
+                 kMostDeclared <=
+             most_shared_bytes(context.compute_capability);
+}
+
+/// The cache as [blocks][key, value][pieces][kv heads * tokens][RingTile::kWidth], in boxes of
+/// RingTile.
+template <int kHeadSize>
+CUtensorMap ring_map(const TensorView& cache) {
+  using Tile = RingTile<kHeadSize>;
+  const auto bytes = [](int64_t elements) { return static_cast<cuuint64_t>(2 * elements); };
+  return make_tensor_map<5>(
+      {cache.data,
+       cache.dtype,
+       {Tile::kWidth, static_cast<cuuint64_t>(cache.shape[2] * cache.shape[3]), Tile::kPieces, 2,
+        static_cast<cuuint64_t>(cache.shape[0])},
+       {bytes(kHeadSize), bytes(Tile::kWidth), bytes(cache.strides[1]), bytes(cache.strides[0])},
+       {Tile::kWidth, Tile::kBoxKeys, Tile::kPieces, 2, 1},
+       Tile::kWidth == 64 ? CU_TENSOR_MAP_SWIZZLE_128B : CU_TENSOR_MAP_SWIZZLE_64B});
+}
+
+template <typename Kernel>
+void launch_ring(const AttentionParams& params, const TensorView* cos_sin, OpContext& context) {
+  const size_t shared =
+      Kernel::shared_bytes(static_cast<int>(params.kv_lengths.shape[0]), head_groups(params).heads);
+  const int blocks = std::min(kNumCounters, context.num_multiprocessors);
+  allow_shared_bytes(ring_kernel<Kernel>, shared);
+  launch(ring_kernel<Kernel>, {dim3(static_cast<unsigned>(blocks)), dim3(Kernel::kThreads), shared},
+         context, decode_args(params, cos_sin, context, blocks, {}),
+         ring_map<Kernel::kHeadSize>(params.kv_cache));
+}
+
 template <typename T, bool kWindow>
 void launch_decode_of(const AttentionParams& params, OpContext& context) {
   const bool is_wide = head_groups(params).heads > 8;
@@ -131,6 +175,11 @@ void launch_decode_of(const AttentionParams& params, OpContext& context) {
       if (is_wide)
         return launch_decode<DecodeKernel<T, kHeadSize, 2, kWarps, kWindow>>(params, nullptr,
                                                                              context);
+    }
+    if constexpr (kHeadSize == 96 || kHeadSize == 256) {
+      using Ring = RingKernel<T, kHeadSize, kHeadSize == 96 ? 12 : 4, 2, kWindow, false>;
+      if (has_room_for_ring<Ring>(params, context))
+        return launch_ring<Ring>(params, nullptr, context);
     }
     constexpr int kFew = num_warps(kHeadSize, false, true);
     constexpr int kMany = num_warps(kHeadSize, false, false);
@@ -165,19 +214,22 @@ inline bool takes_qkv(const AttentionParams& params, const OpContext& context) {
 template <typename T, bool kWindow>
 void launch_decode_of_qkv(const AttentionParams& params, const TensorView& cos_sin,
                           OpContext& context) {
+  const int64_t sequences = params.kv_lengths.shape[0];
   const auto with_size = [&]<int kHeadSize>() {
-    constexpr int kWarps = num_warps(kHeadSize, false, false);
+    // Measured on an H200: rings are ahead where sequences are neither few nor many. Those of 128
+    // leave room for a kernel of 104 KB beside them, as linears of so many rows may be.
+    using Ring = RingKernel<T, kHeadSize, kHeadSize == 64 ? 8 : 4, 3, kWindow, true>;
+    if (sequences <= (kHeadSize == 64 ? 128 : 64) && !are_few(params, context) &&
+        has_room_for_ring<Ring>(params, context))
+      return launch_ring<Ring>(params, &cos_sin, context);
     if constexpr (kHeadSize == 64) {
-      // Fewer warps have fewer parts to merge: whole steps of 64 sequences of a 1B 1.27 ms
-      // for 1.30. Many short sequences are many first and last tiles: of 256 1.92 ms for 1.98.
-      const int64_t sequences = params.kv_lengths.shape[0];
-      if (sequences > 32 && sequences <= 64)
-        return launch_decode<DecodeKernel<T, kHeadSize, 1, 8, kWindow, true>>(params, &cos_sin,
-                                                                              context);
+      // Many short sequences are many first and last tiles: whole steps of 256 of a 1B 1.92 ms for
+      // 1.98 with 12 warps.
       if (sequences > 128)
         return launch_decode<DecodeKernel<T, kHeadSize, 1, 16, kWindow, true>>(params, &cos_sin,
                                                                                context);
     }
+    constexpr int kWarps = num_warps(kHeadSize, false, false);
     launch_decode<DecodeKernel<T, kHeadSize, 1, kWarps, kWindow, true>>(params, &cos_sin, context);
   };
   params.head_size == 64 ? with_size.template operator()<64>()

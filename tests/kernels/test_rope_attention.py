@@ -28,6 +28,7 @@ GENERATION = tuple(
         *((LENGTHS, group, 64, 16, "float16") for group in (1, 2, 7, 8, 12)),
         *((MANY, group, 128, 64, "bfloat16") for group in (1, 7, 8, 12, 16)),
         (MANY, 2, 128, 16, "float16"),
+        *((MANY, group, 64, 16, "bfloat16") for group in (1, 4, 8)),
         *((LENGTHS * 8, 4, 64, 32, dtype) for dtype in ("bfloat16", "float16")),
         ((2000,), 4, 128, 32, "bfloat16"),
         ((3000, 1), 8, 64, 16, "bfloat16"),
@@ -35,6 +36,11 @@ GENERATION = tuple(
         (tuple(range(1, 200, 3)) * 3, 4, 64, 16, "bfloat16"),
         (LENGTHS, 2, 64, 16, "float32"),
     )
+)
+# Enough kv heads for rings of few sequences.
+GENERATION += tuple(
+    AttentionCase((1,) * 20, tuple(range(1, 161, 8)), 8 * group, 8, size, 32, dtype, dtype)
+    for group, size, dtype in ((4, 64, "bfloat16"), (1, 128, "float16"), (8, 128, "bfloat16"))
 )
 MIXED = (
     AttentionCase((1, 17, 1, 40, 5), (70, 17, 1, 90, 133)),

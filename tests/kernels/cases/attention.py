@@ -254,8 +254,26 @@ CASES = (
     # More generating sequences than thread blocks have warps: parts of one lie in several of either.
     *(
         AttentionCase((1,) * len(lengths), lengths, 16, 8, size, 32, dtype=dtype, cache=dtype)
-        for size, dtype in ((64, "bfloat16"), (128, "float16"))
+        for size, dtype in (
+            (64, "bfloat16"),
+            (80, "float16"),
+            (96, "bfloat16"),
+            (128, "float16"),
+            (256, "bfloat16"),
+        )
         for lengths in (tuple(range(100, 340, 8)), (5000, *range(1, 60, 3)))
+    ),
+    # The same with two passes over a kv head's keys, and beside a prompt.
+    AttentionCase((1,) * 40, tuple(range(1, 321, 8)), 24, 2, 256, 16, "bfloat16", "bfloat16"),
+    AttentionCase(
+        (1,) * 30 + (9,) + (1,) * 40,
+        tuple(range(1, 569, 8)),
+        num_heads=8,
+        num_kv_heads=2,
+        head_size=128,
+        tokens_per_block=32,
+        dtype="bfloat16",
+        cache="bfloat16",
     ),
     # More tiles of several prompts than a GPU has multiprocessors.
     *(
