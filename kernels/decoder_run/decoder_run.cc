@@ -142,8 +142,7 @@ bool is_read_behind(std::span<const OpCall> rows, size_t num_rows, const Decoder
 
 }  // namespace
 
-OpRun find_decoder_run([[maybe_unused]] std::span<const OpCall> rows) {
-#ifdef INFLIGHT_CUDA
+OpRun find_decoder_run(std::span<const OpCall> rows) {
   if (rows.empty() || rows[0].op->name != "fused_linear") return {};
   DecoderRunParams run;
   run.x = &rows[0].args.tensor("x");
@@ -159,8 +158,14 @@ OpRun find_decoder_run([[maybe_unused]] std::span<const OpCall> rows) {
     num_rows = reader.at();
   }
   if (run.layers.empty()) return {};
-  if (add_head(reader, run)) num_rows = reader.at();
+  if (add_head(reader, run)) {
+    num_rows = reader.at();
+  } else if (run.layers.size() < kMaxRunLayers && num_rows < rows.size() &&
+             rows[num_rows].op->name == "fused_linear") {
+    return {};  // among layers that differ, linears' own runs reach over the end of this one
+  }
   if (is_read_behind(rows, num_rows, run)) return {};
+#ifdef INFLIGHT_CUDA
   const size_t bytes = cuda::decoder_run_memory_bytes(run, run.x->device);
   return {num_rows, bytes, [run = std::move(run)](OpContext& context, void* memory) {
             return cuda::decoder_run(run, memory, context);
