@@ -1,42 +1,26 @@
 """Blocks used again by later sequences, against an oracle in plain Python: lists of tokens, a clock,
 and a pool of blocks whose contents are written token by token as a device would."""
 
-from dataclasses import dataclass, field
 from random import Random
 
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import initialize, invariant, precondition, rule
 from inflight._core.kv_cache import (
     KvCacheManager,
     PrefixLookup,
     PrefixScope,
-    Reservation,
     Tier,
     check_invariants,
 )
+from steps_machine import Live, Step, StepsMachine, tokens_by_node
 
 SCOPES = [None, PrefixScope(cache_salt="a"), PrefixScope(adapter_id=7), PrefixScope(extra_ids=[3])]
 VOCAB_SIZE = 5
 
 
-@dataclass
-class Live:
-    tokens: list[int]  # all that it will ever have
-    scope: int
-    num_reserved: int = 0
-    num_committed: int = 0
-
-
-@dataclass
-class Step:
-    handle: Reservation
-    parts: list[tuple[int, int, int]]  # table, first position, tokens
-    writes: list[tuple[int, object]] = field(default_factory=list)  # slot, what is written
-
-
-class ReuseMachine(RuleBasedStateMachine):
+class ReuseMachine(StepsMachine):
     @initialize(
         size=st.integers(1, 4),
         num_blocks=st.integers(1, 14),
@@ -50,8 +34,6 @@ class ReuseMachine(RuleBasedStateMachine):
         )
         # What the device holds: by block, by place in it, the whole history up to that token.
         self.memory = [[None] * size for _ in range(num_blocks)]
-        self.live: dict[int, Live] = {}
-        self.steps: list[Step] = []
         self.now = 0
         self.lookups: dict[tuple, PrefixLookup] = {}  # by scope and prompt, as old as they are
 
@@ -64,14 +46,9 @@ class ReuseMachine(RuleBasedStateMachine):
 
     def cached_histories(self):
         """Every (scope, tokens) that the tree knows, by its node, with its device block."""
-        snapshot = self.manager.snapshot()
-        nodes = {node.node: node for node in snapshot.nodes}
-
-        def tokens_of(node):
-            before = () if node.parent < 0 else tokens_of(nodes[node.parent])
-            return before + tuple(node.tokens)
-
-        return [(node, tokens_of(node)) for node in nodes.values()]
+        nodes = self.manager.snapshot().nodes
+        tokens = tokens_by_node(nodes)
+        return [(node, tokens[node.node]) for node in nodes]
 
     @precondition(lambda self: len(self.live) < 5 and self.table_room())
     @rule(
@@ -104,7 +81,7 @@ class ReuseMachine(RuleBasedStateMachine):
         table = self.manager.open(prompt, scope=SCOPES[scope], may_reuse=may_reuse, lookup=lookup)
         found = self.manager.num_cached_tokens(table)
         assert found == (match.num_tokens if may_reuse else 0) < len(prompt)
-        live = Live(tokens, scope, found, found)
+        live = Live(tokens, scope, found)
         self.live[table] = live
         if may_reuse:
             self.check_match(live, prompt, match)
@@ -204,46 +181,7 @@ class ReuseMachine(RuleBasedStateMachine):
         counts = snapshot.pool.ref_counts
         return sum(counts[block] == copied.count(block) for block in set(copied) - {-1})
 
-    @precondition(lambda self: self.live and len(self.steps) < 2)
-    @rule(data=st.data())
-    def reserve(self, data: st.DataObject):
-        able = [t for t, live in self.live.items() if live.num_reserved < len(live.tokens)]
-        tables = data.draw(st.lists(st.sampled_from(sorted(able)), unique=True)) if able else []
-        counts = [
-            data.draw(st.integers(1, len(self.live[t].tokens) - self.live[t].num_reserved))
-            for t in tables
-        ]
-        self.grow(tables, counts)
-
-    @precondition(lambda self: self.steps)
-    @rule(with_tokens=st.sampled_from([True, True, True, False]))
-    def commit_oldest(self, with_tokens: bool):
-        step = self.steps.pop(0)
-        known = [self.live[table].tokens for table, _, _ in step.parts]
-        step.handle.commit(known if with_tokens and known else [])
-        for table, first, count in step.parts:
-            self.live[table].num_committed = first + count
-
-    @precondition(lambda self: self.live)
-    @rule(data=st.data(), with_tokens=st.booleans())
-    def release(self, data: st.DataObject, with_tokens: bool):
-        busy = {part[0] for step in self.steps for part in step.parts}
-        idle = sorted(set(self.live) - busy)
-        if not idle:
-            return
-        table = data.draw(st.sampled_from(idle))
-        live = self.live.pop(table)
-        self.manager.release(table, live.tokens if with_tokens else [])
-
-    @precondition(lambda self: self.steps)
-    @rule()
-    def step_fails(self):
-        while self.steps:
-            self.steps.pop().handle.give_back()
-        for table in list(self.live):
-            self.manager.release(table)
-        self.live.clear()
-        self.manager.forget_cached()
+    def check_all_is_free(self):
         assert self.manager.num_free_blocks == self.manager.num_blocks
 
     @invariant()
@@ -260,10 +198,7 @@ class ReuseMachine(RuleBasedStateMachine):
                 assert self.memory[node.device_block][offset][1] == tokens[:count]
 
     def teardown(self):
-        while self.steps:
-            self.commit_oldest(True)
-        for table, live in self.live.items():
-            self.manager.release(table, live.tokens)
+        self.release_all()
         assert self.manager.num_used_blocks == 0
 
 

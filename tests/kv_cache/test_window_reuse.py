@@ -6,31 +6,18 @@ from dataclasses import dataclass
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import initialize, invariant, precondition, rule
 from inflight._core import windows
 from inflight._core.kv_cache import (
     KvCacheManager,
     PrefixScope,
-    Reservation,
     Retention,
     check_invariants,
 )
+from steps_machine import Live, Step, StepsMachine, tokens_by_node
 
 HOLE = -1
 SCOPES = [None, PrefixScope(cache_salt="a")]
-
-
-@dataclass
-class Live:
-    tokens: list[int]  # all that it will ever have
-    scope: int
-    num_reserved: int = 0
-
-
-@dataclass
-class Step:
-    handle: Reservation
-    parts: list[tuple[int, int, int]]  # table, first position, tokens
 
 
 @dataclass
@@ -58,7 +45,7 @@ def is_seen(position: int, by: int, window: int, num_sinks: int) -> bool:
     return position <= by and (position > by - window or position < num_sinks)
 
 
-class WindowReuseMachine(RuleBasedStateMachine):
+class WindowReuseMachine(StepsMachine):
     @initialize(
         size=st.integers(1, 3),
         num_blocks=st.integers(10, 60),
@@ -75,8 +62,6 @@ class WindowReuseMachine(RuleBasedStateMachine):
         # up to that one.
         self.memory = [[[None] * size for _ in range(blocks)] for _, _, blocks in pools]
         self.memory.append([[None] * size for _ in range(num_blocks)])
-        self.live: dict[int, Live] = {}
-        self.steps: list[Step] = []
 
     def table(self, pool: int, table: int) -> list[int]:
         if pool == len(self.pools):
@@ -88,13 +73,9 @@ class WindowReuseMachine(RuleBasedStateMachine):
 
     def cached(self) -> dict[int, tuple[int, tuple[int, ...]]]:
         """By node of the tree: its parent, and all tokens up to its end."""
-        nodes = {node.node: node for node in self.manager.snapshot().nodes}
-
-        def tokens_of(node) -> tuple[int, ...]:
-            before = () if node.parent < 0 else tokens_of(nodes[node.parent])
-            return before + tuple(node.tokens)
-
-        return {each: (node.parent, tokens_of(node)) for each, node in nodes.items()}
+        nodes = self.manager.snapshot().nodes
+        tokens = tokens_by_node(nodes)
+        return {node.node: (node.parent, tokens[node.node]) for node in nodes}
 
     def longest(self, scope: int, prompt: list[int]) -> int:
         """Of all nodes that begin the prompt the longest whose next token sees nothing that is gone."""
@@ -187,24 +168,6 @@ class WindowReuseMachine(RuleBasedStateMachine):
                         assert memory[ids[position // self.size]][position % self.size] == history
         self.steps.append(Step(handle, parts))
 
-    @precondition(lambda self: self.live and len(self.steps) < 2)
-    @rule(data=st.data())
-    def reserve(self, data: st.DataObject):
-        able = [t for t, live in self.live.items() if live.num_reserved < len(live.tokens)]
-        tables = data.draw(st.lists(st.sampled_from(sorted(able)), unique=True)) if able else []
-        counts = [
-            data.draw(st.integers(1, len(self.live[t].tokens) - self.live[t].num_reserved))
-            for t in tables
-        ]
-        self.grow(tables, counts)
-
-    @precondition(lambda self: self.steps)
-    @rule(with_tokens=st.sampled_from([True, True, True, False]))
-    def commit_oldest(self, with_tokens: bool):
-        step = self.steps.pop(0)
-        known = [self.live[table].tokens for table, _, _ in step.parts]
-        step.handle.commit(known if with_tokens and known else [])
-
     @precondition(lambda self: self.steps)
     @rule()
     def give_back_newest(self):
@@ -213,23 +176,7 @@ class WindowReuseMachine(RuleBasedStateMachine):
         for table, first, _ in step.parts:
             self.live[table].num_reserved = first
 
-    @precondition(lambda self: self.live)
-    @rule(data=st.data())
-    def release(self, data: st.DataObject):
-        idle = sorted(set(self.live) - {part[0] for step in self.steps for part in step.parts})
-        if idle:
-            table = data.draw(st.sampled_from(idle))
-            self.manager.release(table, self.live.pop(table).tokens)
-
-    @precondition(lambda self: self.steps)
-    @rule()
-    def step_fails(self):
-        while self.steps:
-            self.steps.pop().handle.give_back()
-        for table in list(self.live):
-            self.manager.release(table)
-        self.live.clear()
-        self.manager.forget_cached()
+    def check_all_is_free(self):
         for pool, (_, _, num_blocks) in enumerate(self.pools):
             assert windows.num_free_blocks(self.manager, pool) == num_blocks
 
@@ -249,10 +196,7 @@ class WindowReuseMachine(RuleBasedStateMachine):
                     assert self.memory[pool][block][self.size - 1][1] == cached[node][1]
 
     def teardown(self):
-        while self.steps:
-            self.commit_oldest(True)
-        for table, live in self.live.items():
-            self.manager.release(table, live.tokens)
+        self.release_all()
         for pool, (_, _, num_blocks) in enumerate(self.pools):
             free = windows.num_free_blocks(self.manager, pool)
             assert free + windows.num_cached_blocks(self.manager, pool) == num_blocks
