@@ -10,16 +10,12 @@ read; a shape with dummy weights. The goal: the others' slowest token takes at m
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import statistics
-import tempfile
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from engine_benchmark import shapes
+from engine_benchmark.command import model_folder, new_parser, write_figures
 
 if TYPE_CHECKING:
     from engine_benchmark.loads import Bench, Figures
@@ -28,18 +24,12 @@ GOAL = 1.5  # times the bound
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--model", choices=list(shapes.MODELS), default="M8")
-    parser.add_argument("--device", default="cuda", help="cpu, cuda, cuda:1")
-    parser.add_argument("--dtype", default="bfloat16", choices=["float32", "bfloat16", "float16"])
+    parser = new_parser(__doc__)
     parser.add_argument("--bounds", default="10,20", help="ms; without one it is measured, too")
     parser.add_argument("--num-generating", type=int, default=32)
     parser.add_argument("--prompt-tokens", type=int, default=32_000)
     parser.add_argument("--generated", type=int, default=2048, help="more than come meanwhile")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--json", type=Path, help="also write the figures to this file")
     options = parser.parse_args(arguments)
     options.bounds = [float(bound) for bound in options.bounds.split(",")]
     if any(bound <= 0 for bound in options.bounds):
@@ -92,14 +82,10 @@ def measure(bench: Bench, options: argparse.Namespace, bound: float) -> Iterator
 def main(arguments: list[str] | None = None) -> None:
     options = parse(arguments)
     figures: dict[str, float] = {}
-    with tempfile.TemporaryDirectory() as name:
-        os.environ["XDG_CACHE_HOME"] = str(Path(name) / "cache")
+    with model_folder(options.model) as model:
         from engine_benchmark import loads
         from inflight.llm import KvCacheConfig, SchedulerConfig
 
-        model = Path(name) / options.model
-        model.mkdir()
-        (model / "config.json").write_text(json.dumps(shapes.MODELS[options.model]))
         longest = max(options.prompt_tokens, options.generated) + 64
         pool = longest + options.num_generating * (options.generated + 64)
         for bound in (0.0, *options.bounds):
@@ -124,9 +110,7 @@ def main(arguments: list[str] | None = None) -> None:
         if key.endswith("slowest over bound"):
             met = "met" if value <= GOAL else "missed"
             print(f"{key}: {value:.3g}, goal at most {GOAL}: {met}")
-    if options.json:
-        facts = {"model": options.model, "dtype": options.dtype, "device": options.device}
-        options.json.write_text(json.dumps({**facts, "figures": figures}, indent=2) + "\n")
+    write_figures(options, figures)
 
 
 if __name__ == "__main__":

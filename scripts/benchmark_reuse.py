@@ -17,32 +17,24 @@ cost    prompts that share nothing, with reuse and without, in turns: throughput
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from engine_benchmark import shapes
+from engine_benchmark.command import model_folder, new_parser, write_figures
 
 PARTS = ("hit", "host", "beside", "mixed", "cost")
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--model", choices=list(shapes.MODELS), default="M8")
-    parser.add_argument("--device", default="cuda", help="cpu, cuda, cuda:1")
-    parser.add_argument("--dtype", default="bfloat16", choices=["float32", "bfloat16", "float16"])
+    parser = new_parser(__doc__)
     parser.add_argument("--parts", default=",".join(PARTS), help=f"of {','.join(PARTS)}")
     parser.add_argument("--repeats", type=int, default=5, help="of each; mixed takes a third")
     parser.add_argument("--pool-tokens", type=int, default=160 * 1024, help="of mixed and cost")
     parser.add_argument(
         "--scale", type=float, default=1.0, help="of all lengths, to try this script"
     )
-    parser.add_argument("--json", type=Path, help="also write the figures to this file")
     options = parser.parse_args(arguments)
     options.parts = options.parts.split(",")
     if unknown := set(options.parts) - set(PARTS):
@@ -59,14 +51,11 @@ def kv_bytes_per_token(model: str, dtype: str) -> int:
     return values * (4 if dtype == "float32" else 2)
 
 
-def measure(options: argparse.Namespace, folder: Path) -> dict[str, float]:
+def measure(options: argparse.Namespace, model: Path) -> dict[str, float]:
     from engine_benchmark import loads, reuse
     from inflight.llm import KvCacheConfig
 
     sizes = reuse.Sizes().scaled(options.scale)
-    model = folder / options.model
-    model.mkdir()
-    (model / "config.json").write_text(json.dumps(shapes.MODELS[options.model]))
 
     @contextmanager
     def engine(cache: KvCacheConfig) -> Iterator[loads.Bench]:
@@ -121,9 +110,8 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, float]:
 
 def main(arguments: list[str] | None = None) -> None:
     options = parse(arguments)
-    with tempfile.TemporaryDirectory() as folder:
-        os.environ["XDG_CACHE_HOME"] = str(Path(folder) / "cache")
-        figures = measure(options, Path(folder))
+    with model_folder(options.model) as model:
+        figures = measure(options, model)
     from engine_benchmark.reuse import GOALS
 
     for key, (goal, more) in GOALS.items():
@@ -131,9 +119,7 @@ def main(arguments: list[str] | None = None) -> None:
             met = figures[key] >= goal if more else figures[key] <= goal
             bound = "at least" if more else "at most"
             print(f"{key}: {figures[key]:.3g}, goal {bound} {goal}: {'met' if met else 'missed'}")
-    if options.json:
-        facts = {"model": options.model, "dtype": options.dtype, "device": options.device}
-        options.json.write_text(json.dumps({**facts, "figures": figures}, indent=2) + "\n")
+    write_figures(options, figures)
 
 
 if __name__ == "__main__":
