@@ -54,7 +54,7 @@ def check_streams(server: Server, pool: ThreadPoolExecutor) -> None:
         told = texts(server, text_input="abc", max_tokens=length, stream=True, **OPTIONS)
         assert told == expected[length]
 
-    list(pool.map(stream, range(24)))
+    list(pool.map(stream, range(12)))
 
 
 def check_batches(server: Server, pool: ThreadPoolExecutor) -> None:
@@ -67,7 +67,7 @@ def check_batches(server: Server, pool: ThreadPoolExecutor) -> None:
     def send(number: int) -> None:
         assert texts(server, **batch(stream=number % 2 == 0)) == rows
 
-    list(pool.map(send, range(16)))
+    list(pool.map(send, range(8)))
 
 
 def test_several_postprocessing_instances(setup: Setup, tmp_path: Path) -> None:
