@@ -85,7 +85,7 @@ __global__ void __launch_bounds__(kConsumers + kProducers + kScalers, 2)
   uint8_t* shared = unaligned + (1024 - shared_address(unaligned) % 1024) % 1024;
   __shared__ uint64_t weights_full[kMaxSlots], x_full[kMaxSlots], empty[kMaxSlots], parts_full,
       scales_known;
-  __shared__ float scales[kRows < 32 ? 32 : kRows];  // of x's rows; a warp looks at 32 at once
+  __shared__ float scales[kRows];  // of x's rows
 
   const int part = cluster_rank(), slice = cluster_index();
   const int column = slice * (out.is_gated ? kWeightRows / 2 : kWeightRows);
@@ -276,6 +276,9 @@ __global__ void __launch_bounds__(kConsumers + kProducers + kScalers, 2)
   // Whole warps: the lanes of a row add its squares.
 #pragma unroll 1
   for (int row = lane / eights; row - lane / eights < out.rows; row += apart) {
+    // A warp looks at 32 rows of a gated block at once: beyond the last it reads that one again,
+    // not the next warp's sums.
+    const int read = min(row, kRows - 1);
     // Eight sums; of a gated block eight of the gate, eight of up.
     const auto load_eight = [&](float (&v)[8], int from) {
       const auto fours = [&](int of_row) {
@@ -283,12 +286,12 @@ __global__ void __launch_bounds__(kConsumers + kProducers + kScalers, 2)
       };
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
-        const float4 s = fours(row)[i];
+        const float4 s = fours(read)[i];
         v[4 * i] = s.x, v[4 * i + 1] = s.y, v[4 * i + 2] = s.z, v[4 * i + 3] = s.w;
       }
       if (has_norm) {
 #pragma unroll
-        for (float& value : v) value *= scales[row];
+        for (float& value : v) value *= scales[read];
       }
       if (out.bias != nullptr) {
 #pragma unroll

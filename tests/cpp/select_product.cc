@@ -1,5 +1,6 @@
 // Which product serves a linear on a GPU, and how the one for few rows divides its work.
 #include <tuple>
+#include <utility>
 
 #include "kernels/gemm/select.h"
 #include "tests/cpp/testing.h"
@@ -107,9 +108,12 @@ void check_slices() {
   EXPECT_EQ(plan(2048, 2048), 4);
   EXPECT_EQ(plan(2048, 8192), 4);
   EXPECT_EQ(plan(16384, 2048), 1);
-  EXPECT_EQ(plan(5120, 3072), 0);    // 80 or 160 of 132
-  EXPECT_EQ(plan(128256, 2048), 0);  // many rounds
-  EXPECT_EQ(plan(2048, 512), 0);     // not deep enough for four
+  for (const auto& [columns, depth] :
+       {std::pair(6144, 4096), {4096, 4096}, {28672, 4096}, {4096, 14336}})
+    EXPECT_EQ(plan(columns, depth), 0);  // an 8B's go by stripes
+  EXPECT_EQ(plan(5120, 3072), 0);        // 80 or 160 of 132
+  EXPECT_EQ(plan(128256, 2048), 0);      // many rounds
+  EXPECT_EQ(plan(2048, 512), 0);         // not deep enough for four
   EXPECT_EQ(num_norm_parts(2048), 128);
   EXPECT_EQ(num_norm_parts(2056), 132);
 }
