@@ -40,7 +40,7 @@ class DecoderModel {
     std::vector<int32_t> tables, slots, starts, rows;
     for (int32_t row = 0; row < num_rows_; ++row) {
       for (int32_t i = 0; i < kBlocks; ++i)
-        tables.push_back((row * kBlocks + i) * 7 % num_blocks());
+        tables.push_back((row * kBlocks + i) * 11 % num_blocks());  // no divisor of theirs
       const int32_t last = lengths[row] - 1;
       slots.push_back(last < 0 ? -1
                                : tables[row * kBlocks + last / kTokens] * kTokens + last % kTokens);

@@ -159,7 +159,8 @@ def test_padded_rows_write_nothing(device, runner, size, lengths):
 @pytest.mark.parametrize("window", [{}, {"window": 33, "num_sinks": 4}], ids=["all", "window"])
 @pytest.mark.parametrize(("size", "lengths"), [(64, LENGTHS), (64, MANY), (128, MANY)])
 def test_the_same_as_the_two_ops(device, runner, size, lengths, window):
-    """Of a step of generation, bit for bit: an engine gives the same tokens either way."""
+    """Of a step of generation, bit for bit where one kernel serves both: of 65 to 128 sequences with
+    heads of 64 a kernel with rings takes qkv, whose warps share keys differently."""
     if device != "cuda":
         pytest.skip("composed of the two on the CPU")
     count = len(lengths)
@@ -189,7 +190,10 @@ def test_the_same_as_the_two_ops(device, runner, size, lengths, window):
     runner.run("attention", inputs, {"y": apart}, sizes)
     inputs = {"qkv": qkv, "kv_cache": caches[1], **steps}
     runner.run("rope_attention", inputs, {"y": together}, sizes)
-    np.testing.assert_array_equal(float64(together), float64(apart))
+    if size == 64 and count > 64:
+        assert_close(together, float64(apart))
+    else:
+        np.testing.assert_array_equal(float64(together), float64(apart))
     np.testing.assert_array_equal(float64(caches[1]), float64(caches[0]))
 
 
