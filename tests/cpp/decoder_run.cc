@@ -56,7 +56,7 @@ using testing::DecoderShape;
   model.poison();
   if (!model.at_once()) return testing::fail(__FILE__, __LINE__, "the step was refused");
   const auto got = model.result();
-  // Sums of another order round to other bfloat16s here and there, layer after layer: 0.018 was seen.
+  // Sums of another order round to other bfloat16s here and there, layer after layer: 0.018 seen.
   if (!(difference(got, want) < 0.03))
     testing::fail(__FILE__, __LINE__, lengths.size(), " rows, the first of ", lengths[0],
                   " keys: apart by ", difference(got, want));
