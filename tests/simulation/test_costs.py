@@ -83,7 +83,7 @@ def test_the_calibration_is_the_fit_to_what_was_measured() -> None:
     for name, value in vars(CALIBRATION).items():
         assert getattr(fitted, name) == pytest.approx(value, rel=2e-3), name
     assert mean_error([point for point in points if not point.held_out], fitted) < 0.05
-    assert mean_error([point for point in points if point.held_out], fitted) < 0.05
+    assert mean_error([point for point in points if point.held_out], fitted) < 0.06
 
     # No other constants nearby do better: it is the least of squares.
     def squares(calibration) -> float:
@@ -101,7 +101,7 @@ def test_whole_loads_come_out_as_measured() -> None:
     errors = [simulated / measured - 1 for _, _, measured, simulated in loads_of(DOCS)]
     assert len(errors) == 8
     assert max(abs(error) for error in errors) < 0.10
-    assert sum(abs(error) for error in errors) / 8 < 0.07
+    assert sum(abs(error) for error in errors) / 8 < 0.05
 
 
 def test_bad_costs_are_refused() -> None:

@@ -29,17 +29,17 @@ class Calibration:
         return self.attention_flops / GPUS["H200"].peak_flops
 
 
-# Rows of a step up to which borders between linears cost less: a 1B's from one attention to the next
-# are one launch (kernels/gemm/select.cc, is_narrow).
+# Rows of a step up to which borders between linears cost less: those from one attention to the next
+# of a 1B are one launch (kernels/gemm/select.cc, is_narrow), of one or two rows all (decoder_run).
 FEW_ROWS = 4
 
 # By `scripts/simulate.py --calibrate`.
 CALIBRATION = Calibration(
-    launch=21.86e-6,
-    few_rows_launch=10.85e-6,
-    linear_flops=715.3e12,
-    attention_flops=448.6e12,
-    sharpness=1.720,
+    launch=20.10e-6,
+    few_rows_launch=5.83e-6,
+    linear_flops=702.7e12,
+    attention_flops=472.3e12,
+    sharpness=1.650,
 )
 
 # Measured, not fitted (docs/performance.md): norms and rope pass over a row of a layer's
