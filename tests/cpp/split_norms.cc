@@ -22,7 +22,7 @@ struct Case {
 
 float value_of(uint16_t bits) { return std::bit_cast<float>(uint32_t{bits} << 16); }
 
-uint16_t rounded(float value) {
+[[maybe_unused]] uint16_t rounded(float value) {
   const auto bits = std::bit_cast<uint32_t>(value);
   return static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
 }
