@@ -7,7 +7,7 @@
 namespace inflight::scheduler {
 namespace {
 
-/// Measured on an H200 (docs/performance.md, "A thousand requests at once"): about there an 8B
+/// Measured on an H200 (docs/notes/steps.md, "Whole tiles of rows"): about there an 8B
 /// makes 1 to 8 % more tokens a second than with all in a step, with fewer beyond up to 15 %.
 constexpr int32_t kLeastShare = 8;
 

@@ -20,7 +20,7 @@ from inflight.simulation.cost import CALIBRATION, Calibration, Machine, cost_mod
 from inflight.simulation.gpus import GPUS
 from inflight.simulation.models import MODELS
 
-# From the call to the engine's queue, and from the step's end to the caller (docs/performance.md,
+# From the call to the engine's queue, and from the step's end to the caller (docs/notes/steps.md,
 # "First token").
 CALLER = 164e-6
 _PROMPTS, _BATCHES = (128, 2048, 8000), (8, 32, 64, 128, 256)
