@@ -7,10 +7,10 @@ import contextlib
 import time
 import urllib.request
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass
 
-from fastapi import FastAPI, Request
+from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
@@ -22,6 +22,7 @@ from inflight.openai.errors import ApiError, unavailable
 from inflight.openai.event_stream import DONE, EventStream, event_of, watched
 from inflight.openai.generation import ClientLeft, Generation
 from inflight.openai.guards import BodyGuard, KeyGuard, answer_of
+from inflight.openai.json_body import JsonRoute
 from inflight.openai.kv_cache_events import add_kv_cache_events
 from inflight.openai.lingering_close import LingeringClose
 from inflight.openai.page_files import add_page
@@ -68,14 +69,15 @@ def make_app(model: ServedModel, settings: EndpointSettings) -> FastAPI:
     _add_facts(app, model, settings)
     add_kv_cache_events(app)
     add_page(app)
+    answers = APIRouter(route_class=JsonRoute)
 
-    @app.post("/v1/chat/completions")
+    @answers.post("/v1/chat/completions")
     async def chat(body: ChatBody, request: Request) -> Response:
         check_model(model, body.model)
         choices = await chat_choices(model, body)
         return await _answer(request, body, choices, ChatFormat, "chatcmpl")
 
-    @app.post("/v1/completions")
+    @answers.post("/v1/completions")
     async def completions(body: CompletionBody, request: Request) -> Response:
         check_model(model, body.model)
         choices = await completion_choices(model, body)
@@ -102,6 +104,7 @@ def make_app(model: ServedModel, settings: EndpointSettings) -> FastAPI:
         first = await anext(events, None)
         return _CLIENT_LEFT if first is None else EventStream(first, events)
 
+    app.include_router(answers)
     return app
 
 
@@ -164,7 +167,7 @@ def _add_facts(app: FastAPI, model: ServedModel, settings: EndpointSettings) -> 
         check_model(model, name)
         return card
 
-    @app.get("/health")
+    @app.api_route("/health", methods=["GET", "HEAD"])
     async def health(request: Request) -> Response:
         if await request.app.state.engine.is_ready():
             return Response(status_code=200)
@@ -189,15 +192,28 @@ async def _api_error(_: Request, error: ApiError) -> Response:
 
 
 async def _invalid_body(_: Request, error: RequestValidationError) -> Response:
-    first = error.errors()[0]
-    # ("body", "messages", 0, "content", …): the field, without the names of its alternatives.
-    where = [str(step) for step in first["loc"][1:]]
-    param = where[0] if where and first["type"] != "json_invalid" else None
+    errors = error.errors()
+    # What a client wants in vain explains what is wrong beside it: `tool_calls` a content of null.
+    unsupported = (one for one in errors if one["type"] == "unsupported_parameter")
+    first = next(unsupported, errors[0])
+    where = _place(first["loc"][1:])
+    param = where[0] if where else None
     code = {"extra_forbidden": "unknown_parameter", "missing": "missing_required_parameter"}
-    message = f"{'.'.join(where)}: {first['msg']}" if param else first["msg"]
-    if first["type"] == "unsupported_parameter":
-        message = first["msg"]
+    if first["type"] == "unsupported_parameter":  # names its field itself
+        where = where[:2] if len(where) > 1 else []
+    message = f"{'.'.join(where)}: {first['msg']}" if where else first["msg"]
     return answer_of(ApiError(message, param=param, code=code.get(first["type"], first["type"])))
+
+
+def _place(steps: Sequence[str | int]) -> list[str]:
+    """The field and where in it, without the names of alternatives: ("messages", 0, "content", "parts",
+    0, "type") has one behind "content"."""
+    before = ("", *steps)
+    return [
+        str(step)
+        for last, step in zip(before, steps, strict=False)
+        if last not in ("content", "prompt", "stop") or isinstance(step, int)
+    ]
 
 
 async def _http_error(_: Request, error: HTTPException) -> Response:

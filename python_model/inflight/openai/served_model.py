@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import time
 from dataclasses import dataclass, field
@@ -9,6 +10,8 @@ from pathlib import Path
 
 from inflight.builder.engine_file import EngineFile
 from inflight.text.tokenizer import Tokenizer
+
+_LONG_TEXTS_AT_ONCE = 2
 
 
 @dataclass(frozen=True)
@@ -19,6 +22,10 @@ class ServedModel:
     max_seq_len: int  # prompt and answer together
     end_ids: tuple[int, ...] = ()
     created: int = field(default_factory=lambda: int(time.time()))
+    # Held while a long text is tokenised, which takes 160 times its size of memory.
+    long_texts: asyncio.Semaphore = field(
+        default_factory=lambda: asyncio.Semaphore(_LONG_TEXTS_AT_ONCE), compare=False, repr=False
+    )
 
     @classmethod
     def load(

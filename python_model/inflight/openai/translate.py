@@ -76,6 +76,11 @@ async def completion_choices(model: ServedModel, body: CompletionBody) -> list[C
             "echo",
             "echo together with logprobs is not supported: prompts have no log-probabilities",
         )
+    if len(body.prompts) * body.num_choices > MAX_CHOICES:
+        raise bad_value(
+            "n", f"{len(body.prompts)} prompts times n = {body.num_choices} are more than "
+            f"{MAX_CHOICES} choices"
+        )  # fmt: skip
     prompts = []
     for given in body.prompts:
         if isinstance(given, str):
@@ -83,11 +88,6 @@ async def completion_choices(model: ServedModel, body: CompletionBody) -> list[C
         else:
             prompt = Prompt(given)
         prompts.append(_checked(model, prompt, "prompt"))
-    if len(prompts) * body.num_choices > MAX_CHOICES:
-        raise bad_value(
-            "n", f"{len(prompts)} prompts times n = {body.num_choices} are more than {MAX_CHOICES} "
-            "choices"
-        )  # fmt: skip
     asked = body.max_tokens or _COMPLETION_TOKENS
     if body.max_tokens is None:  # the default gives way where a prompt leaves less
         asked = min([asked, *(model.max_seq_len - len(prompt.ids) for prompt in prompts)])
@@ -100,12 +100,15 @@ async def _encode(model: ServedModel, text: str, add_special_tokens: bool) -> li
     encode = model.tokenizer.encode
     if len(text) < _LONG_TEXT:
         return encode(text, add_special_tokens)
-    return await asyncio.to_thread(encode, text, add_special_tokens)
+    async with model.long_texts:
+        return await asyncio.to_thread(encode, text, add_special_tokens)
 
 
 def _checked(model: ServedModel, prompt: Prompt, param: str) -> Prompt:
     if not prompt.ids:
         raise bad_value(param, f"{param} is empty: it has no tokens")
+    if len(prompt.ids) >= model.max_seq_len:
+        raise _too_long(model, prompt, None, param)
     for index, id in enumerate(prompt.ids):
         if id >= model.vocab_size:
             raise bad_value(
@@ -113,8 +116,6 @@ def _checked(model: ServedModel, prompt: Prompt, param: str) -> Prompt:
                 f"{param} holds token id {id} (number {index}), outside the vocabulary "
                 f"[0, {model.vocab_size})",
             )
-    if len(prompt.ids) >= model.max_seq_len:
-        raise _too_long(model, prompt, None, param)
     return prompt
 
 

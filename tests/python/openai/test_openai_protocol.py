@@ -1,7 +1,20 @@
 """What bodies may hold: each refused field alone, and what asks for nothing anyway."""
 
+from typing import Any
+
 import pytest
-from inflight.openai.protocol import _ASKS_FOR_NOTHING, ChatBody, CompletionBody
+from inflight.openai.protocol import (
+    _ASKS_FOR_NOTHING,
+    ChatBody,
+    CompletionBody,
+    StreamOptions,
+)
+from openai.types.chat.completion_create_params import (
+    CompletionCreateParamsBase as ChatParams,
+)
+from openai.types.completion_create_params import (
+    CompletionCreateParamsBase as CompletionParams,
+)
 from pydantic import ValidationError
 
 CHAT = {"model": "m", "messages": [{"role": "user", "content": "x"}]}
@@ -18,6 +31,8 @@ REFUSED_IN_CHATS = {
     "reasoning_effort": "low",
     "verbosity": "low",
     "web_search_options": {},
+    "moderation": {"model": "x"},
+    "prompt_cache_options": {"mode": "explicit"},
     "store": True,
     "service_tier": "flex",
     "use_beam_search": True,
@@ -40,9 +55,50 @@ def test_completions_refuse(name: str) -> None:
         CompletionBody.model_validate({**COMPLETION, name: REFUSED_IN_COMPLETIONS[name]})
 
 
+@pytest.mark.parametrize(
+    ("body", "params"), [(ChatBody, ChatParams), (CompletionBody, CompletionParams)]
+)
+def test_every_field_of_the_official_client_is_known(body: type, params: type) -> None:
+    """Honoured or refused by its name, but not "unknown"."""
+    assert {*params.__annotations__, "stream"} <= set(body.model_fields)
+
+
+MANY = 100_000
+WRONG_EVERYWHERE: dict[str, tuple[type, dict[str, Any]]] = {
+    "ids": (CompletionBody, {**COMPLETION, "prompt": [-1] * MANY}),
+    "lists of ids": (CompletionBody, {**COMPLETION, "prompt": [[-1] * 2] * MANY}),
+    "texts": (CompletionBody, {**COMPLETION, "prompt": ["x", *[1] * MANY]}),
+    "fields": (
+        CompletionBody,
+        {**COMPLETION, **dict.fromkeys(map(str, range(MANY)), 1)},
+    ),
+    "stop": (CompletionBody, {**COMPLETION, "stop": [1] * MANY}),
+    "bias": (
+        ChatBody,
+        {**CHAT, "logit_bias": dict.fromkeys(map(str, range(MANY)), 1000)},
+    ),
+    "messages": (ChatBody, {**CHAT, "messages": [{"role": "x"}] * MANY}),
+    "parts": (
+        ChatBody,
+        {**CHAT, "messages": [{"role": "user", "content": [{}] * MANY}]},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_EVERYWHERE)
+def test_a_body_that_is_wrong_everywhere_is_refused_at_once(name: str) -> None:
+    """Errors cost microseconds each, for which every stream of the endpoint waits."""
+    body, content = WRONG_EVERYWHERE[name]
+    with pytest.raises(ValidationError) as refused:
+        body.model_validate(content)
+    assert refused.value.error_count() <= 3
+
+
 @pytest.mark.parametrize("name", _ASKS_FOR_NOTHING)
 def test_values_that_ask_for_nothing_are_legal(name: str) -> None:
     body, base = (ChatBody, CHAT) if name in ChatBody.model_fields else (CompletionBody, COMPLETION)
+    if name in StreamOptions.model_fields:
+        body, base = StreamOptions, {}
     for value in _ASKS_FOR_NOTHING[name]:
         assert getattr(body.model_validate({**base, name: value}), name) is None
 
@@ -64,8 +120,11 @@ def test_parts_of_a_message_are_one_text() -> None:
     parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
     message = {"role": "user", "content": parts}
     assert ChatBody.model_validate({"model": "m", "messages": [message]}).messages[0].text == "ab"
-    picture = {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}
-    with pytest.raises(ValidationError, match="Input should be 'text'"):
+    picture = {
+        "role": "user",
+        "content": [{"type": "image_url", "image_url": {"url": "x"}}],
+    }
+    with pytest.raises(ValidationError, match="content of the type 'image_url' is not supported"):
         ChatBody.model_validate({"model": "m", "messages": [picture]})
 
 

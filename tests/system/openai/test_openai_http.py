@@ -11,7 +11,15 @@ from http.client import HTTPResponse
 from pathlib import Path
 
 import pytest
-from openai_endpoint import KEY, MAX_BODY_MIB, MODEL, Endpoint, end, start, wait_until_ready
+from openai_endpoint import (
+    KEY,
+    MAX_BODY_MIB,
+    MODEL,
+    Endpoint,
+    end,
+    start,
+    wait_until_ready,
+)
 
 COMPLETION = {"model": MODEL, "prompt": "ROMEO:", "max_tokens": 4}
 
@@ -34,6 +42,9 @@ def test_each_key_of_the_file_opens(endpoint: Endpoint) -> None:
 
 def test_health_and_metrics_need_no_key(endpoint: Endpoint) -> None:
     with urllib.request.urlopen(f"{endpoint.url}/health", timeout=10) as answer:
+        assert answer.status == 200
+    head = urllib.request.Request(f"{endpoint.url}/health", method="HEAD")
+    with urllib.request.urlopen(head, timeout=10) as answer:
         assert answer.status == 200
     with urllib.request.urlopen(f"{endpoint.url}/metrics", timeout=10) as ours:
         page = ours.read().decode()
@@ -65,7 +76,10 @@ def test_health_and_metrics_need_no_key(endpoint: Endpoint) -> None:
         ("completions", {"suffix": "end"}, "suffix", "unsupported_parameter"),
         ("completions", {"echo": True, "logprobs": 0}, "echo", "unsupported_parameter"),
         ("completions", {"stream_options": {}}, "stream_options", "invalid_value"),
-        ("completions", {"logit_bias": {"5": 101}}, "logit_bias", "less_than_equal"),
+        ("completions", {"logit_bias": {"5": 101}}, "logit_bias", "invalid_value"),
+        ("completions", {"logit_bias": {"5": "1"}}, "logit_bias", "invalid_value"),
+        ("completions", {"stream": True, "stream_options": {"include_obfuscation": True}},
+         "stream_options", "unsupported_parameter"),
         ("completions", {"logit_bias": {"1024": 1}}, "logit_bias", "invalid_value"),
         ("completions", {"logit_bias": {"-1": 1}}, "logit_bias", "invalid_value"),
         ("completions", {"model": "gpt-4"}, "model", "model_not_found"),
@@ -79,6 +93,12 @@ def test_health_and_metrics_need_no_key(endpoint: Endpoint) -> None:
         ("chat/completions", {"functions": [{}]}, "functions", "unsupported_parameter"),
         ("chat/completions", {"messages": [{"role": "robot", "content": "x"}]}, "messages",
          "literal_error"),
+        ("chat/completions", {"messages": [{"role": "user", "content": None}]}, "messages",
+         "string_type"),
+        ("chat/completions", {"messages": [{"role": "assistant", "content": None,
+         "tool_calls": [{}]}]}, "messages", "unsupported_parameter"),
+        ("chat/completions", {"messages": [{"role": "user", "content": [{"type": "image_url",
+         "image_url": {"url": "http://x"}}]}]}, "messages", "unsupported_parameter"),
     ],
 )  # fmt: skip
 def test_refusals_name_the_field(
@@ -98,6 +118,44 @@ def test_refusals_name_the_field(
 def test_bodies_that_are_no_object(endpoint: Endpoint, body: bytes) -> None:
     status, answer = endpoint.post("/v1/completions", body)
     assert status == 400 and answer["error"]["type"] == "invalid_request_error"
+
+
+@pytest.mark.parametrize("name", ["prompt", "stop", "cache_salt", "user", "model"])
+def test_halves_of_utf_16_pairs_are_no_text(endpoint: Endpoint, name: str) -> None:
+    """JSON can spell them, and Python's own reader takes them; nothing behind it can."""
+    body = json.dumps({**COMPLETION, name: "a\ud83d"}).encode()
+    status, answer = endpoint.post("/v1/completions", body)
+    assert (status, answer["error"]["code"]) == (400, "invalid_json"), answer
+    whole = json.dumps({**COMPLETION, "prompt": "a\U0001f600"}).encode()
+    assert b"\\ud83d\\ude00" in whole and endpoint.post("/v1/completions", whole)[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("headers", "code"),
+    [
+        (
+            {"Content-Type": "application/x-www-form-urlencoded"},
+            "unsupported_media_type",
+        ),
+        ({"Content-Type": "text/plain"}, "unsupported_media_type"),
+        ({"Content-Encoding": "gzip"}, "unsupported_content_encoding"),
+    ],
+)
+def test_the_header_says_that_it_is_json(endpoint: Endpoint, headers: dict, code: str) -> None:
+    """What curl sends unless told otherwise is answered by what to do."""
+    request = urllib.request.Request(
+        f"{endpoint.url}/v1/completions",
+        json.dumps(COMPLETION).encode(),
+        {
+            "Content-Type": "application/json",
+            "Authorization": f"Bearer {KEY}",
+            **headers,
+        },
+    )
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(request, timeout=10)
+    assert refused.value.code == 415
+    assert json.loads(refused.value.read())["error"]["code"] == code
 
 
 def test_paths_and_methods(endpoint: Endpoint) -> None:
@@ -142,7 +200,9 @@ def test_a_body_without_a_length_may_not_be_too_long(endpoint: Endpoint) -> None
         assert b" 413 " in connection.recv(4096).split(b"\r\n")[0]
 
 
-def test_the_server_is_not_stopped_by_a_client_that_ends_amid_its_body(endpoint: Endpoint) -> None:
+def test_the_server_is_not_stopped_by_a_client_that_ends_amid_its_body(
+    endpoint: Endpoint,
+) -> None:
     with socket.create_connection(("localhost", endpoint.port)) as connection:
         connection.sendall(
             b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n"
