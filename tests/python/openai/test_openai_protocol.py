@@ -3,18 +3,9 @@
 from typing import Any
 
 import pytest
-from inflight.openai.protocol import (
-    _ASKS_FOR_NOTHING,
-    ChatBody,
-    CompletionBody,
-    StreamOptions,
-)
-from openai.types.chat.completion_create_params import (
-    CompletionCreateParamsBase as ChatParams,
-)
-from openai.types.completion_create_params import (
-    CompletionCreateParamsBase as CompletionParams,
-)
+from inflight.openai.protocol import _ASKS_FOR_NOTHING, ChatBody, CompletionBody, StreamOptions
+from openai.types.chat.completion_create_params import CompletionCreateParamsBase as ChatParams
+from openai.types.completion_create_params import CompletionCreateParamsBase as CompletionParams
 from pydantic import ValidationError
 
 CHAT = {"model": "m", "messages": [{"role": "user", "content": "x"}]}
@@ -68,20 +59,11 @@ WRONG_EVERYWHERE: dict[str, tuple[type, dict[str, Any]]] = {
     "ids": (CompletionBody, {**COMPLETION, "prompt": [-1] * MANY}),
     "lists of ids": (CompletionBody, {**COMPLETION, "prompt": [[-1] * 2] * MANY}),
     "texts": (CompletionBody, {**COMPLETION, "prompt": ["x", *[1] * MANY]}),
-    "fields": (
-        CompletionBody,
-        {**COMPLETION, **dict.fromkeys(map(str, range(MANY)), 1)},
-    ),
+    "fields": (CompletionBody, {**COMPLETION, **dict.fromkeys(map(str, range(MANY)), 1)}),
     "stop": (CompletionBody, {**COMPLETION, "stop": [1] * MANY}),
-    "bias": (
-        ChatBody,
-        {**CHAT, "logit_bias": dict.fromkeys(map(str, range(MANY)), 1000)},
-    ),
+    "bias": (ChatBody, {**CHAT, "logit_bias": dict.fromkeys(map(str, range(MANY)), 1000)}),
     "messages": (ChatBody, {**CHAT, "messages": [{"role": "x"}] * MANY}),
-    "parts": (
-        ChatBody,
-        {**CHAT, "messages": [{"role": "user", "content": [{}] * MANY}]},
-    ),
+    "parts": (ChatBody, {**CHAT, "messages": [{"role": "user", "content": [{}] * MANY}]}),
 }
 
 
@@ -105,12 +87,7 @@ def test_values_that_ask_for_nothing_are_legal(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("prompt", "prompts"),
-    [
-        ("x", ["x"]),
-        ([5, 6], [[5, 6]]),
-        (["x", "y"], ["x", "y"]),
-        ([[5], [6, 7]], [[5], [6, 7]]),
-    ],
+    [("x", ["x"]), ([5, 6], [[5, 6]]), (["x", "y"], ["x", "y"]), ([[5], [6, 7]], [[5], [6, 7]])],
 )
 def test_prompts(prompt, prompts) -> None:
     assert CompletionBody.model_validate({"model": "m", "prompt": prompt}).prompts == prompts
@@ -120,10 +97,7 @@ def test_parts_of_a_message_are_one_text() -> None:
     parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
     message = {"role": "user", "content": parts}
     assert ChatBody.model_validate({"model": "m", "messages": [message]}).messages[0].text == "ab"
-    picture = {
-        "role": "user",
-        "content": [{"type": "image_url", "image_url": {"url": "x"}}],
-    }
+    picture = {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}
     with pytest.raises(ValidationError, match="content of the type 'image_url' is not supported"):
         ChatBody.model_validate({"model": "m", "messages": [picture]})
 

@@ -11,15 +11,7 @@ from http.client import HTTPResponse
 from pathlib import Path
 
 import pytest
-from openai_endpoint import (
-    KEY,
-    MAX_BODY_MIB,
-    MODEL,
-    Endpoint,
-    end,
-    start,
-    wait_until_ready,
-)
+from openai_endpoint import KEY, MAX_BODY_MIB, MODEL, Endpoint, end, start, wait_until_ready
 
 COMPLETION = {"model": MODEL, "prompt": "ROMEO:", "max_tokens": 4}
 
@@ -133,10 +125,7 @@ def test_halves_of_utf_16_pairs_are_no_text(endpoint: Endpoint, name: str) -> No
 @pytest.mark.parametrize(
     ("headers", "code"),
     [
-        (
-            {"Content-Type": "application/x-www-form-urlencoded"},
-            "unsupported_media_type",
-        ),
+        ({"Content-Type": "application/x-www-form-urlencoded"}, "unsupported_media_type"),
         ({"Content-Type": "text/plain"}, "unsupported_media_type"),
         ({"Content-Encoding": "gzip"}, "unsupported_content_encoding"),
     ],
@@ -146,11 +135,7 @@ def test_the_header_says_that_it_is_json(endpoint: Endpoint, headers: dict, code
     request = urllib.request.Request(
         f"{endpoint.url}/v1/completions",
         json.dumps(COMPLETION).encode(),
-        {
-            "Content-Type": "application/json",
-            "Authorization": f"Bearer {KEY}",
-            **headers,
-        },
+        {"Content-Type": "application/json", "Authorization": f"Bearer {KEY}", **headers},
     )
     with pytest.raises(urllib.error.HTTPError) as refused:
         urllib.request.urlopen(request, timeout=10)
@@ -200,9 +185,7 @@ def test_a_body_without_a_length_may_not_be_too_long(endpoint: Endpoint) -> None
         assert b" 413 " in connection.recv(4096).split(b"\r\n")[0]
 
 
-def test_the_server_is_not_stopped_by_a_client_that_ends_amid_its_body(
-    endpoint: Endpoint,
-) -> None:
+def test_the_server_is_not_stopped_by_a_client_that_ends_amid_its_body(endpoint: Endpoint) -> None:
     with socket.create_connection(("localhost", endpoint.port)) as connection:
         connection.sendall(
             b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n"
