@@ -6,6 +6,7 @@
 
 #include "backend/triton/input_buffers.h"
 #include "backend/triton/triton_error.h"
+#include "kernels/core/cpu/convert.h"
 
 namespace inflight::triton {
 
@@ -68,6 +69,8 @@ bool holds_default(const InputTensor& tensor) {
       return all_equal<uint8_t>(tensor, value);
     case TRITONSERVER_TYPE_INT32:
       return all_equal<int32_t>(tensor, value);
+    case TRITONSERVER_TYPE_UINT32:  // counts of early releases
+      return all_equal<uint32_t>(tensor, value);
     case TRITONSERVER_TYPE_INT64:
       return all_equal<int64_t>(tensor, value);
     case TRITONSERVER_TYPE_UINT64:
@@ -77,6 +80,14 @@ bool holds_default(const InputTensor& tensor) {
     default:
       return false;
   }
+}
+
+template <typename T>
+std::vector<float> widened(const std::vector<uint16_t>& halves) {
+  std::vector<float> floats(halves.size());
+  std::ranges::transform(halves, floats.begin(),
+                         [](uint16_t bits) { return cpu::to_float(T{bits}); });
+  return floats;
 }
 
 }  // namespace
@@ -130,6 +141,19 @@ const InputTensor* InputTensors::find(std::string_view name) const {
   for (const InputTensor& tensor : tensors_)
     if (tensor.spec->name == name) return tensor.bytes.empty() ? nullptr : &tensor;
   return nullptr;
+}
+
+std::vector<float> Inputs::floats(std::string_view name) const {
+  const InputTensor* tensor = tensors_.find(name);
+  if (tensor == nullptr) return {};
+  switch (tensor->type) {
+    case TRITONSERVER_TYPE_FP16:
+      return widened<cpu::Float16>(values<uint16_t>(name));
+    case TRITONSERVER_TYPE_BF16:
+      return widened<cpu::BFloat16>(values<uint16_t>(name));
+    default:
+      return values<float>(name);
+  }
 }
 
 std::optional<std::string> Inputs::text(std::string_view name) const {

@@ -64,6 +64,9 @@ class Inputs {
     return out;
   }
 
+  /// Of any floating type that a configuration may declare: FP32, FP16 or BF16.
+  std::vector<float> floats(std::string_view name) const;
+
   template <typename T>
   std::optional<T> scalar(std::string_view name) const {
     std::vector<T> all = values<T>(name);

@@ -46,7 +46,7 @@ decoding::SamplingParams read_sampling(const Inputs& inputs, const ReaderOptions
   sampling.top_p_reset_id = inputs.scalar<int32_t>("runtime_top_p_reset_ids").value_or(-1);
   sampling.prompt_ignore_length = inputs.scalar<int32_t>("prompt_ignore_length").value_or(0);
   sampling.no_repeat_ngram_size = inputs.scalar<int32_t>("no_repeat_ngram_size").value_or(0);
-  sampling.embedding_bias = inputs.values<float>("embedding_bias");
+  sampling.embedding_bias = inputs.floats("embedding_bias");
   sampling.normalize_log_probs = options.normalize_log_probs;
   sampling.seed = inputs.scalar_of<uint64_t>("seed", "random_seed").value_or(0);
   sampling.num_logprobs =

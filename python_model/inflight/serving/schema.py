@@ -339,6 +339,7 @@ _SAME_IN_LLM = (
     "return_context_logits",
     "return_generation_logits",
     "return_perf_metrics",
+    "return_kv_cache_reuse_stats",
     "return_num_input_tokens",
     "return_num_output_tokens",
     "return_finish_reason",

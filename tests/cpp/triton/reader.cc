@@ -83,6 +83,34 @@ void how_tokens_are_chosen() {
   EXPECT(!other.sequences.at(0).request->sampling.normalize_log_probs);
 }
 
+/// Early releases declared other types than the last ones.
+void types_that_a_configuration_may_declare() {
+  const std::vector<float> bias = {0.0f, 2.0f, -0.5f, 65504.0f, 5.9604644775390625e-08f};
+  const std::vector<uint16_t> as_fp16 = {0, 0x4000, 0xb800, 0x7bff, 1};
+  const RequestPtr halves = make_request({1}, 1);
+  halves->add("embedding_bias", TRITONSERVER_TYPE_FP16, {1, 5}, as_fp16);
+  EXPECT((read(*halves).sampling.embedding_bias == bias));
+  const RequestPtr brains = make_request({1}, 1);
+  const std::vector<uint16_t> as_bf16 = {0, 0x4000, 0xbf00};
+  brains->add("embedding_bias", TRITONSERVER_TYPE_BF16, {1, 3}, as_bf16);
+  EXPECT((read(*brains).sampling.embedding_bias == std::vector<float>{0.0f, 2.0f, -0.5f}));
+
+  const auto unsigned_number = [](R& request, const char* name, uint32_t value) {
+    request.add(name, TRITONSERVER_TYPE_UINT32, {1, 1}, std::vector<uint32_t>{value});
+  };
+  const RequestPtr request = make_request({1}, 1);
+  unsigned_number(*request, "beam_width", 1);
+  unsigned_number(*request, "prompt_vocab_size", 0);
+  unsigned_number(*request, "end_id", 0xffffffff);  // -1: none
+  unsigned_number(*request, "runtime_top_k", 7);
+  EXPECT(read(*request).stop.end_ids.empty());
+  EXPECT_EQ(read(*request).sampling.top_k, 7);
+  Backend backend;
+  const RequestPtr beams = make_request({1}, 1);
+  unsigned_number(*beams, "beam_width", 2);
+  EXPECT_CONTAINS(backend.error_of(beams), "beam_width is not supported yet");
+}
+
 void end_ids_may_be_ignored() {
   EXPECT((read(make_request({1}, 1)->number("end_id", 9)).stop.end_ids == Ids{9}));
   EXPECT((read(make_request({1}, 1)->number("end_id", 9).flag("ignore_eos", false)).stop.end_ids ==
@@ -244,6 +272,7 @@ int main(int argc, char** argv) {
           {"a_parameter_names_the_tenant", a_parameter_names_the_tenant},
           {"timeouts_become_deadlines", timeouts_become_deadlines},
           {"how_tokens_are_chosen", how_tokens_are_chosen},
+          {"types_that_a_configuration_may_declare", types_that_a_configuration_may_declare},
           {"end_ids_may_be_ignored", end_ids_may_be_ignored},
           {"end_ids_of_several_sources", end_ids_of_several_sources},
           {"salt_of_the_cache", salt_of_the_cache},

@@ -59,7 +59,7 @@ OUR_ENSEMBLE_INPUTS = set(
     retention_token_range_ends retention_token_range_priorities retention_token_range_durations_ms
     retention_decode_priority retention_decode_duration_ms
     num_top_log_probs ignore_eos priority timeout_ms cache_salt return_finish_reason return_stop_reason
-    include_stop_str_in_output""".split()
+    include_stop_str_in_output return_kv_cache_reuse_stats""".split()
 )
 
 

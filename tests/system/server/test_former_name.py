@@ -41,6 +41,13 @@ LEFT = (
     "enable_trt_overlap"
 ).split()
 
+# Where releases differ from 0.19.
+NEWER_TYPES = {"early_stopping": "INT32", "prompt_embedding_table": "FP32"}
+OLDEST_TYPES = dict.fromkeys(
+    "request_output_len end_id pad_id beam_width runtime_top_k min_length prompt_vocab_size".split(),
+    "UINT32",
+) | {"embedding_bias": "FP16"}
+
 
 def tensors(kind: str, table: str, **dtypes: str) -> str:
     """`dtypes`: by name, of those that have another."""
@@ -62,7 +69,7 @@ def parameter(key: str, value: str) -> str:
     return f'parameters: {{ key: "{key}" value: {{ string_value: "{value}" }} }}\n'
 
 
-def config(name: str, *, early_stopping: str = "BOOL", table: str = "FP16", **values: str) -> str:
+def config(name: str, *, dtypes: dict[str, str] | None = None, **values: str) -> str:
     """`values` are parameters beside, or instead of, the usual ones."""
     filled = {**{key: "${" + key + "}" for key in LEFT}, **FILLED, **values}
     return (
@@ -70,7 +77,7 @@ def config(name: str, *, early_stopping: str = "BOOL", table: str = "FP16", **va
         "model_transaction_policy { decoupled: true }\n"
         "dynamic_batching {\n  preferred_batch_size: [ 8 ]\n  max_queue_delay_microseconds: 0\n"
         "  default_queue_policy: { max_queue_size: 0 }\n}\n"
-        + tensors("input", INPUTS, early_stopping=early_stopping, prompt_embedding_table=table)
+        + tensors("input", INPUTS, **(dtypes or {}))
         + tensors("output", OUTPUTS)
         + "instance_group [ { count: 1 kind: KIND_CPU } ]\n"
         + "".join(parameter(key, value) for key, value in filled.items())
@@ -85,7 +92,8 @@ def former(setup: Setup, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
     on_cpu = {"device": "cpu"} if setup.device == "cpu" else {}
     configs = {
         "tensorrt_llm": config("tensorrt_llm", **path, **on_cpu),
-        "newer": config("newer", early_stopping="INT32", table="FP32", **path, **on_cpu),
+        "newer": config("newer", dtypes=NEWER_TYPES, **path, **on_cpu),
+        "oldest": config("oldest", dtypes=OLDEST_TYPES, **path, **on_cpu),
         "static": config("static", **{**path, **on_cpu, "gpt_model_type": "V1"}),
         "mistaken": config("mistaken", **{**path, "gpt_model_type": "invalid_batching"}),
         "nowhere": config("nowhere", gpt_model_path="/no/such/folder"),
@@ -224,6 +232,28 @@ def test_other_types_of_tensors(former: Server) -> None:
     with pytest.raises(InferenceServerException, match="prompt_embedding_table is not supported"):
         table = np.ones((1, 2, 4), np.float32)
         ask(former, "newer", prompt_embedding_table=table, **llm_request(PROMPT, 2))
+
+
+def test_types_of_the_first_releases(former: Server) -> None:
+    """Counts were UINT32, and a bias was FP16."""
+    status, text = load(former, "oldest")
+    assert status == 200, text
+
+    def count(value: int) -> np.ndarray:
+        return np.array([[value]], np.uint32)
+
+    counts = {"beam_width": count(1), "runtime_top_k": count(1), "prompt_vocab_size": count(0)}
+    ends = {"end_id": count(2**32 - 1), "pad_id": count(2)}
+    request = {**llm_request(PROMPT, 0), "request_output_len": count(6)}
+    (plain,) = ask(former, "tensorrt_llm", **llm_request(PROMPT, 6))
+    (same,) = ask(former, "oldest", **request, **counts, **ends, min_length=count(6))
+    assert same.ids == plain.ids
+    bias = np.zeros((1, 259), np.float16)
+    bias[0, 77] = 1e4
+    (biased,) = ask(former, "oldest", **request, embedding_bias=bias)
+    assert biased.ids == [77] * 6
+    with pytest.raises(InferenceServerException, match="beam_width is not supported yet"):
+        ask(former, "oldest", **{**request, "beam_width": count(2)})
 
 
 def test_static_batching(former: Server) -> None:

@@ -75,10 +75,14 @@ def test_likeliest_ids(server: Server, model: str) -> None:
         assert ids[0, 0, :, 0].tolist() == answer.ids
 
 
-def test_the_old_name_of_perf_metrics(server: Server) -> None:
-    request = llm_request(PROMPT, 2, return_kv_cache_reuse_stats=True)
-    (answer,) = ask(server, "tensorrt_llm", **request)
-    assert answer.outputs["kv_cache_alloc_new_blocks"].item() == 1
+@pytest.mark.parametrize("model", ["tensorrt_llm", "ensemble", "tensorrt_llm_bls"])
+def test_the_old_name_of_perf_metrics(server: Server, model: str) -> None:
+    if model == "tensorrt_llm":
+        request = llm_request(PROMPT, 2)
+    else:
+        request = {"text_input": "To be", "max_tokens": 2, "end_id": -1}
+    answers = ask(server, model, **request, return_kv_cache_reuse_stats=True)
+    assert answers[0].outputs["kv_cache_alloc_new_blocks"].item() == 1
 
 
 def test_what_postprocessing_is_told(server: Server) -> None:

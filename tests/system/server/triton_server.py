@@ -28,6 +28,7 @@ TYPES = {
     "bool": "BOOL",
     "uint8": "UINT8",
     "int32": "INT32",
+    "uint32": "UINT32",
     "int64": "INT64",
     "float16": "FP16",
     "uint64": "UINT64",
