@@ -5,6 +5,7 @@ import json
 import os
 from collections.abc import Sequence
 from enum import Enum
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
@@ -64,9 +65,11 @@ def bench(
     try:
         draws = parse_lengths(input_tokens), parse_lengths(output_tokens)
         requests = draw_load(num_requests, *draws, vocab_size, rate, seed, max_total_tokens)
-        if plot_file is not None:
-            import matplotlib  # noqa: F401 - before the load, not after it
-    except (ValueError, ImportError) as error:
+        if (
+            plot_file is not None and find_spec("matplotlib") is None
+        ):  # before the load, not after it
+            raise ValueError("--plot needs matplotlib: pip install matplotlib")
+    except ValueError as error:
         typer.echo(f"inflight bench: {error}", err=True)
         raise typer.Exit(1) from None
     settings = {

@@ -102,7 +102,8 @@ def _answer(client: ChatClient, model: str, messages: list, options: dict) -> st
     typer.echo("")
     if usage and first:
         count = usage["completion_tokens"]
-        rate = f", {(count - 1) / (ended - first):,.0f} tokens/s" if count > 1 else ""
-        figures = f"[{count} tokens, the first after {1e3 * (first - started):.0f} ms{rate}]"
+        # Over all of the time: behind the first piece there may be nothing, where pieces are joined.
+        rate = f"{count / (ended - started):,.0f} tokens/s in all"
+        figures = f"[{count} tokens, the first after {1e3 * (first - started):.0f} ms, {rate}]"
         typer.secho(figures, dim=True, err=True)
     return "".join(pieces)

@@ -47,6 +47,5 @@ def test_nothing_came() -> None:
 
 
 def test_a_plot_is_a_picture(tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
     report.plot(RECORDS, report.summarise(RECORDS), tmp_path / "plot.png")
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")

@@ -55,8 +55,10 @@ def test_bench_counts_what_it_asked_for(endpoint: Endpoint, tmp_path: Path, way:
         "--output-tokens=17",
         "--concurrency=4",
         f"--json={tmp_path / 'figures.json'}",
+        f"--plot={tmp_path / 'figures.png'}",
     )
     assert ran.returncode == 0, ran.stderr
+    assert (tmp_path / "figures.png").read_bytes().startswith(b"\x89PNG")
     figures = json.loads((tmp_path / "figures.json").read_text())
     assert figures["failed"] == 0 and figures["output_tokens"] == 12 * 17
     assert 12 * 5 <= figures["input_tokens"] <= 12 * 20

@@ -130,7 +130,7 @@ export class Chat {
 function figures(usage, began, first) {
   if (!usage || !first) return "";
   const count = usage.completion_tokens;
-  const seconds = (performance.now() - first) / 1000;
-  const rate = count > 1 ? `, ${Math.round((count - 1) / seconds)} tokens/s` : "";
-  return `${count} tokens, the first after ${Math.round(first - began)} ms${rate}`;
+  // Over all of the time: behind the first piece there may be nothing, where pieces are joined.
+  const rate = Math.round(count / ((performance.now() - began) / 1000));
+  return `${count} tokens, the first after ${Math.round(first - began)} ms, ${rate} tokens/s in all`;
 }
