@@ -135,6 +135,7 @@ class Engine::Impl {
     {
       std::lock_guard lock(end_mutex);
       is_abandoned = true;
+      stats_at_abandonment = loop.stats();
     }
     end_changed.notify_all();
     responses.abandon(Error(ErrorCode::kInternal, why));
@@ -189,9 +190,10 @@ class Engine::Impl {
   std::function<void(const std::string&)> failure_callback;  // under failure_mutex
   std::mutex end_mutex;
   std::condition_variable end_changed;
-  bool has_ended = false;     // the engine thread; under end_mutex
-  bool is_abandoned = false;  // under end_mutex
-  bool is_orphan = false;     // the engine thread deletes this; under end_mutex
+  bool has_ended = false;            // the engine thread; under end_mutex
+  bool is_abandoned = false;         // under end_mutex
+  EngineStats stats_at_abandonment;  // under end_mutex
+  bool is_orphan = false;            // the engine thread deletes this; under end_mutex
   std::thread thread;
   std::optional<Watchdog> watchdog;
   std::mutex shut_down_mutex;
@@ -290,13 +292,15 @@ const std::string& Engine::memory_plan() const { return impl_->memory_plan; }
 
 EngineStats Engine::stats() const {
   EngineStats stats = impl_->loop.stats();
-  stats.is_healthy = impl_->loop.is_healthy();
   std::lock_guard lock(impl_->end_mutex);
-  if (impl_->is_abandoned) {  // all have been answered, whatever that thread still holds
+  if (impl_->is_abandoned) {  // all have been answered, whatever that thread still holds and counts
+    stats = impl_->stats_at_abandonment;
+    stats.failed_requests += impl_->responses.num_given_up();
     stats.active_requests = stats.running_requests = stats.waiting_requests = 0;
     stats.scheduled_requests = stats.context_requests = stats.generation_requests = 0;
     stats.context_tokens = 0;
   }
+  stats.is_healthy = impl_->loop.is_healthy();
   return stats;
 }
 

@@ -231,6 +231,7 @@ void ResponseQueue::end_abandoned(const Error& error) {
     for (auto& [address, channel] : open_) given_up_.push_back(std::move(channel));
     open_.clear();
   }
+  num_given_up_ = static_cast<int64_t>(given_up_.size());  // before anybody hears of one
   for (size_t i = first; i < given_up_.size(); ++i) {
     ResponseChannel& channel = *given_up_[i];
     channel.part_.is_final = true;

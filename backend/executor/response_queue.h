@@ -3,6 +3,7 @@
 // run by the engine thread, too, while the other has nothing to do.
 #pragma once
 
+#include <atomic>
 #include <chrono>
 #include <condition_variable>
 #include <cstdint>
@@ -65,6 +66,8 @@ class ResponseQueue {
   /// The engine thread does not come back: every request that has not ended gets `error` as its
   /// final part, whatever that thread may say later is dropped. Any other thread; once.
   void abandon(const Error& error);
+  /// Requests that `abandon` has ended so far; any thread.
+  int64_t num_given_up() const { return num_given_up_; }
 
   // Engine thread only: gathered without a lock until publish.
   void started(ResponseChannel& channel, int64_t time_ns);
@@ -155,6 +158,7 @@ class ResponseQueue {
   std::optional<Error> abandoned_;                                               // under mutex_
   // Channels ended without the engine thread, which may still name them; response thread.
   std::vector<std::unique_ptr<ResponseChannel>> given_up_;
+  std::atomic<int64_t> num_given_up_{0};
   Batch delivering_here_;                // engine thread
   std::vector<ResponseChannel*> dirty_;  // whoever delivers
   std::thread thread_;

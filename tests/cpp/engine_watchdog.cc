@@ -77,6 +77,7 @@ void a_step_that_hangs_fails_every_request() {
   EXPECT(!fixture.engine->is_healthy());
   EXPECT(!fixture.engine->stats().is_healthy);
   EXPECT_EQ(fixture.engine->stats().active_requests, 0);
+  EXPECT_EQ(fixture.engine->stats().failed_requests, 4);
   try {
     fixture.submit(refused, prompt_of(3), 4);
     EXPECT(false);
