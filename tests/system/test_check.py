@@ -107,6 +107,17 @@ def test_an_engine(engine: Path) -> None:
     assert "device is 'nowhere'" in output
 
 
+def test_a_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    code, output = run(ROOT / "demo_model", "--device", "cpu")
+    assert code == 0, output
+    assert "demo_model" in output and "memory on cpu" in output
+    assert (tmp_path / "inflight" / "engines").is_dir()
+    (tmp_path / "config.json").write_text("{}")
+    code, output = run(tmp_path)
+    assert code == 1 and "inflight check: " in output and "Traceback" not in output
+
+
 def test_neither(tmp_path: Path) -> None:
     code, output = run(tmp_path)
     assert code == 1

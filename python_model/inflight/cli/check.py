@@ -8,6 +8,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from inflight.builder.cache import engine_dir_for
 from inflight.builder.engine_file import ENGINE_FILE
 from inflight.check.findings import Finding, Level
 from inflight.check.llm import LlmReport, MemoryPlan, check_engine
@@ -18,7 +19,7 @@ _STYLES = {Level.error: "bold red", Level.warning: "yellow", Level.note: "dim"}
 
 
 def check(
-    path: Annotated[Path, typer.Argument(help="A model repository or an engine directory.")],
+    path: Annotated[Path, typer.Argument(help="A model repository, an engine or a checkpoint.")],
     device: Annotated[str, typer.Option(help="Of an engine: cpu, cuda, cuda:1 or auto.")] = "auto",
 ) -> None:
     """Print the effective configuration, the memory plan and every doubtful setting. The exit status
@@ -28,13 +29,13 @@ def check(
         console.width = _PIPED_WIDTH
     if is_repository(path):
         report = check_repository(path)
-    elif (path / ENGINE_FILE).is_file():
-        llm = check_engine(path, device)
+    elif any((path / name).is_file() for name in (ENGINE_FILE, "config.json")):
+        llm = check_engine(_engine_of(path), device)
         report = RepositoryReport((), (llm,), llm.findings)
     else:
         typer.echo(
             f"inflight check: {path} is neither a model repository (no */config.pbtxt) nor an engine "
-            f"directory (no {ENGINE_FILE})",
+            f"directory (no {ENGINE_FILE}) nor a checkpoint folder (no config.json)",
             err=True,
         )
         raise typer.Exit(1)
@@ -45,6 +46,15 @@ def check(
     _print_findings(console, report.findings)
     if any(finding.level is Level.error for finding in report.findings):
         raise typer.Exit(1)
+
+
+def _engine_of(path: Path) -> Path:
+    """Of a checkpoint the one in the cache, where a server would find it, too."""
+    try:
+        return engine_dir_for(path)
+    except (ValueError, OSError) as error:
+        typer.echo(f"inflight check: {error}", err=True)
+        raise typer.Exit(1) from None
 
 
 def _parameters(llm: LlmReport) -> Table:
@@ -65,7 +75,8 @@ def _memory(name: str, plan: MemoryPlan) -> Table:
     table.add_column("bytes", justify="right")
     table.add_column("note")
     memory, on_cpu = plan.memory, plan.device == "cpu"
-    mapped = f"{_size(memory.mapped_bytes)} of them read in place" if on_cpu else ""
+    # What lies side by side in the files is, too, which only the loader sees.
+    mapped = f"at least {_size(memory.mapped_bytes)} of them read in place" if on_cpu else ""
     table.add_row("weights", _size(memory.weight_bytes), mapped)
     note = f"{plan.max_num_tokens} tokens in {plan.max_batch_size} sequences"
     table.add_row("arena", _size(memory.arena_bytes), note)

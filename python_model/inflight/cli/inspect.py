@@ -73,7 +73,7 @@ def _memory_facts(file: EngineFile) -> dict[str, str]:
     sequence = memory.kv_bytes(file.settings.max_seq_len)
     return {
         "weights": _size(memory.weight_bytes),
-        "mapped, not copied, on the CPU": _size(memory.mapped_bytes),
+        "mapped, not copied, on the CPU: at least": _size(memory.mapped_bytes),
         "arena": _size(memory.arena_bytes),
         "cache per token": _size(memory.kv_bytes_per_token),
         f"cache per block of {file.settings.tokens_per_block}": _size(block),
