@@ -315,4 +315,8 @@ void Engine::on_step(std::function<void(const EngineStats&)> callback) {
   impl_->responses.on_step(std::move(callback));
 }
 
+void Engine::on_wait(std::function<void()> callback) {
+  impl_->responses.on_wait(std::move(callback));
+}
+
 }  // namespace inflight::executor

@@ -226,6 +226,11 @@ class Engine {
   /// submit.
   void on_step(std::function<void(const EngineStats&)> callback);
 
+  /// Called on the response thread every few milliseconds while there are requests and nothing is
+  /// told of them, as during a long step (cancellation polls). At most one; set before the first
+  /// submit.
+  void on_wait(std::function<void()> callback);
+
  private:
   class Impl;
   std::unique_ptr<Impl> impl_;

@@ -98,11 +98,17 @@ void ResponseQueue::on_step(std::function<void(const EngineStats&)> callback) {
   step_callback_ = std::move(callback);
 }
 
+void ResponseQueue::on_wait(std::function<void()> callback) {
+  std::lock_guard lock(mutex_);
+  wait_callback_ = std::move(callback);
+}
+
 ResponseChannel& ResponseQueue::adopt(std::unique_ptr<ResponseChannel> channel) {
   ResponseChannel& adopted = *channel;
   std::lock_guard lock(mutex_);
   open_.emplace(&adopted, std::move(channel));
-  if (abandoned_) wake_.notify_one();
+  const bool ends_a_rest = wait_callback_ && open_.size() == 1;
+  if (abandoned_ || ends_a_rest) wake_.notify_one();
   return adopted;
 }
 
@@ -187,9 +193,25 @@ void ResponseQueue::publish(const EngineStats* stats, bool rests) {
 }
 
 bool ResponseQueue::can_deliver_here() const {
-  return callbacks_return_at_once_ && !is_delivering_ && !step_callback_ &&
+  return callbacks_return_at_once_ && !is_delivering_ && !step_callback_ && !wait_callback_ &&
          published_.logits.empty() && published_.num_parts <= kMaxPartsHere &&
          published_.tokens.size() <= kMaxTokensHere;
+}
+
+void ResponseQueue::wait(std::unique_lock<std::mutex>& lock) {
+  const auto has_work = [this] {
+    if (engine_delivers_ && abandoned_) return false;  // one at a time
+    return published_.urgent || closed_ || (abandoned_ && !open_.empty());
+  };
+  while (!has_work()) {
+    if (!wait_callback_ || open_.empty()) {
+      wake_.wait(lock);
+    } else if (wake_.wait_for(lock, kStatsInterval) == std::cv_status::timeout && !has_work()) {
+      lock.unlock();
+      guarded(wait_callback_);
+      lock.lock();
+    }
+  }
 }
 
 void ResponseQueue::run() {
@@ -200,10 +222,7 @@ void ResponseQueue::run() {
     {
       std::unique_lock lock(mutex_);
       is_delivering_ = false;
-      wake_.wait(lock, [this] {
-        if (engine_delivers_ && abandoned_) return false;  // one at a time
-        return published_.urgent || closed_ || (abandoned_ && !open_.empty());
-      });
+      wait(lock);
       abandoned = abandoned_;
       if (published_.empty() && (!abandoned || open_.empty())) return;
       is_delivering_ = true;

@@ -57,7 +57,9 @@ class ResponseQueue {
   /// Delivers what is queued, then ends the thread.
   void stop();
 
+  /// See Engine; each before the first request.
   void on_step(std::function<void(const EngineStats&)> callback);
+  void on_wait(std::function<void()> callback);
 
   /// Takes the channel of a request that has come; any thread. It lives until its ending has been
   /// published and delivered.
@@ -134,6 +136,8 @@ class ResponseQueue {
   };
 
   bool can_deliver_here() const;  // under mutex_
+  /// Until there is something to deliver or to end; calls the waiting callback meanwhile.
+  void wait(std::unique_lock<std::mutex>& lock);
   void run();
   void deliver(Batch& batch);
   void forget(const Batch& batch);
@@ -151,6 +155,7 @@ class ResponseQueue {
   std::condition_variable wake_;
   Batch published_;                                        // under mutex_
   std::function<void(const EngineStats&)> step_callback_;  // under mutex_
+  std::function<void()> wait_callback_;                    // under mutex_
   bool closed_ = false;                                    // under mutex_
   bool is_delivering_ = false;                             // the response thread; under mutex_
   bool engine_delivers_ = false;                           // the engine thread; under mutex_

@@ -72,6 +72,7 @@ InstanceState::InstanceState(TRITONBACKEND_ModelInstance* instance, const ModelS
         if (take_out_of_service) take_out_of_service();
       });
   engine_->on_step([this](const executor::EngineStats& stats) { after_step(stats); });
+  engine_->on_wait([this] { look_for_departures(); });
 }
 
 InstanceState::~InstanceState() { engine_->shut_down(); }
@@ -281,6 +282,10 @@ bool InstanceState::publish_if_idle() {
 void InstanceState::after_step(const executor::EngineStats& stats) {
   groups_.send_all();
   if (!publish_if_idle()) publish(stats);
+  look_for_departures();
+}
+
+void InstanceState::look_for_departures() {
   if (is_due(cancellations_due_, settings_.cancellation_check_period))
     cancel_what_nobody_waits_for();
   send_heartbeats();

@@ -65,6 +65,9 @@ class InstanceState : public ModelInstance {
   /// A cancelled request may end after the newest step and before any other: nothing would tell
   /// the gauges.
   bool publish_if_idle();
+  /// Asks Triton which requests are cancelled, and has the ensemble ask. During a step, too: the
+  /// next one is without them.
+  void look_for_departures();
   void cancel_what_nobody_waits_for();
   /// Lets the ensemble ask whether clients are still there (relay_instance.h).
   void send_heartbeats();

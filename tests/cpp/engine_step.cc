@@ -308,6 +308,27 @@ void statistics_of_each_step() {
   EXPECT_EQ(fixture.engine->stats().generated_tokens, 9 * 6);
 }
 
+/// While a step goes on its callback is silent, and the other is not; at rest both are.
+void somebody_looks_around_during_a_long_step() {
+  Fixture fixture;
+  std::atomic<int> num_steps{0}, num_waits{0};
+  fixture.engine->on_step([&](const EngineStats&) { ++num_steps; });
+  fixture.engine->on_wait([&] { ++num_waits; });
+  fixture.script->gate.close();
+  Answer answer;
+  fixture.submit(answer, prompt_of(5), 3, true);
+  fixture.script->gate.wait_for_arrivals(1);
+  while (num_waits < 3) std::this_thread::yield();
+  EXPECT_EQ(num_steps.load(), 0);
+  fixture.script->gate.open();
+  answer.wait();
+  fixture.expect_all_free();
+  fixture.engine->shut_down();
+  const int before = num_waits;
+  std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  EXPECT_EQ(num_waits.load(), before);
+}
+
 /// The step that ran when its request was cancelled ends unheard, and nothing comes after it.
 void the_last_statistics_are_of_rest() {
   if (depth == 1) return;  // no step runs on after a cancel
@@ -389,6 +410,7 @@ int main(int argc, char** argv) {
        {"shutting_down_cancels_all", shutting_down_cancels_all},
        {"statistics_of_each_step", statistics_of_each_step},
        {"the_last_statistics_are_of_rest", the_last_statistics_are_of_rest},
+       {"somebody_looks_around_during_a_long_step", somebody_looks_around_during_a_long_step},
        {"idle_costs_nothing", idle_costs_nothing}},
       argc, argv);
 }

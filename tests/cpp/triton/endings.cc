@@ -107,6 +107,21 @@ void cancelled_by_the_client() {
   }
 }
 
+/// It is heard of while a step goes on, so that step is the last.
+void a_long_step_hides_no_cancellation() {
+  Backend backend;
+  backend.script->gate.close();
+  const RequestPtr gone = make_request(prompt_of(3), 60);
+  backend.send(gone);
+  backend.script->gate.wait_for_arrivals(1);
+  gone->cancelled = true;
+  while (gone->num_told_cancelled < 2)  // what came of the first is done then
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  backend.script->gate.open();
+  backend.ended(gone);
+  EXPECT_EQ(backend.script->num_steps.load(), 1);
+}
+
 /// Running or waiting; however the server came to know of it (gRPC, HTTP, in its process).
 void each_of_several_is_cancelled() {
   Backend backend;
@@ -251,6 +266,7 @@ int main(int argc, char** argv) {
           {"stop_by_id", stop_by_id},
           {"stop_by_engine_request_id", stop_by_engine_request_id},
           {"cancelled_by_the_client", cancelled_by_the_client},
+          {"a_long_step_hides_no_cancellation", a_long_step_hides_no_cancellation},
           {"each_of_several_is_cancelled", each_of_several_is_cancelled},
           {"cancellations_are_looked_for_at_their_period",
            cancellations_are_looked_for_at_their_period},

@@ -372,6 +372,7 @@ TRITONSERVER_Error* TRITONBACKEND_ResponseFactorySendFlags(TRITONBACKEND_Respons
 TRITONSERVER_Error* TRITONBACKEND_ResponseFactoryIsCancelled(TRITONBACKEND_ResponseFactory* factory,
                                                              bool* is_cancelled) {
   *is_cancelled = factory->request->cancelled;
+  if (*is_cancelled) ++factory->request->num_told_cancelled;
   return nullptr;
 }
 TRITONSERVER_Error* TRITONBACKEND_ResponseNewFromFactory(TRITONBACKEND_Response** response,

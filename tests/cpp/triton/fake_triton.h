@@ -100,6 +100,7 @@ struct TRITONBACKEND_Request {
   std::vector<std::string> outputs;
   std::vector<std::pair<std::string, std::string>> parameters;  // texts
   std::atomic<bool> cancelled{false};
+  std::atomic<int> num_told_cancelled{0};  // how often the backend asked and heard of it
 
   std::mutex mutex;  // guards what follows
   std::condition_variable changed;

@@ -150,6 +150,22 @@ void a_client_that_left_ends_the_request() {
   }
 }
 
+/// Heartbeats go out while a step goes on, so that step is the last.
+void a_long_step_hides_no_client_that_left() {
+  Ensemble ensemble;
+  ensemble.backend.script->gate.close();
+  const RequestPtr gone = ensemble.make_request(prompt_of(3), 60, /*streaming=*/true);
+  ensemble.backend.send(gone);
+  ensemble.backend.script->gate.wait_for_arrivals(1);
+  gone->wait_for_answers(1);
+  const FakeAnswer said = answer_of(*gone, 0);
+  EXPECT(is_heartbeat(said));
+  EXPECT(ensemble.relayed(said, /*cancelled=*/true).empty());
+  ensemble.backend.script->gate.open();
+  ensemble.backend.ended(gone);
+  EXPECT_EQ(ensemble.backend.script->num_steps.load(), 1);
+}
+
 /// All its sequences, whichever of them said so, and those that wait for their turn.
 void a_client_that_left_ends_every_sequence() {
   Ensemble ensemble;
@@ -223,6 +239,7 @@ int main(int argc, char** argv) {
           {"heartbeats_while_there_is_nothing_to_say", heartbeats_while_there_is_nothing_to_say},
           {"nobody_else_gets_heartbeats", nobody_else_gets_heartbeats},
           {"a_client_that_left_ends_the_request", a_client_that_left_ends_the_request},
+          {"a_long_step_hides_no_client_that_left", a_long_step_hides_no_client_that_left},
           {"a_client_that_left_ends_every_sequence", a_client_that_left_ends_every_sequence},
           {"a_failure_is_the_last_that_an_ensemble_hears",
            a_failure_is_the_last_that_an_ensemble_hears},
