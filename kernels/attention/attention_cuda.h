@@ -4,14 +4,36 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 
 #include "kernels/attention/attention.h"
+#include "kernels/core/check.h"
 #include "kernels/core/device.h"
 
 namespace inflight::cuda {
 
 /// Which sequences a launch serves, by their rows in the step.
 enum class Rows { kAny, kOne, kMany };  // any number; exactly one; two or more
+
+/// Calls function.template operator()<size>() for a head size that decode and prefill kernels are
+/// made for.
+template <typename Function>
+void with_head_size(int64_t size, const Function& function) {
+  switch (size) {
+    case 64:
+      return function.template operator()<64>();
+    case 80:
+      return function.template operator()<80>();
+    case 96:
+      return function.template operator()<96>();
+    case 128:
+      return function.template operator()<128>();
+    case 256:
+      return function.template operator()<256>();
+    default:
+      throw Error(ErrorCode::kInternal, concat("attention: no kernel for head size ", size));
+  }
+}
 
 /// Rows::kOne. `suits` says whether the kernel can do these dtypes and sizes.
 bool decode_suits(const AttentionParams& params, const OpContext& context);

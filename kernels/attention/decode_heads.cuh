@@ -60,7 +60,7 @@ struct HeadGroup {
 #pragma unroll
       for (int block = 0; block < kHeadBlocks; ++block) {
         const uint32_t query[2] = {queries[block][2 * i], queries[block][2 * i + 1]};
-        multiply_add<T>(i % 2 == 0 ? scores[block] : odd_scores[block], keys, query);
+        multiply_add<T>(i % 2 == 0 ? scores[block] : odd_scores[block], keys, query[0], query[1]);
       }
     }
 #pragma unroll
@@ -133,7 +133,7 @@ struct HeadGroup {
                                   __byte_perm(tile.values[2][i], tile.values[3][i], 0x7632)};
 #pragma unroll
       for (int block = 0; block < kHeadBlocks; ++block)
-        multiply_add<T>(outputs[block][i], values, weights[block]);
+        multiply_add<T>(outputs[block][i], values, weights[block][0], weights[block][1]);
     }
   }
 

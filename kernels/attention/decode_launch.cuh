@@ -190,18 +190,7 @@ void launch_decode_of(const AttentionParams& params, OpContext& context) {
     }
     launch_decode<DecodeKernel<T, kHeadSize, 1, kMany, kWindow>>(params, nullptr, context);
   };
-  switch (params.head_size) {
-    case 64:
-      return with_size.template operator()<64>();
-    case 80:
-      return with_size.template operator()<80>();
-    case 96:
-      return with_size.template operator()<96>();
-    case 128:
-      return with_size.template operator()<128>();
-    default:
-      return with_size.template operator()<256>();
-  }
+  with_head_size(params.head_size, with_size);
 }
 
 /// Where a kernel that takes qkv is ahead of two. Few items of heads of 128 are not: their many

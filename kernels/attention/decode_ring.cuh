@@ -7,7 +7,7 @@
 #include <cuda.h>
 
 #include "kernels/attention/decode_kernel.cuh"
-#include "kernels/attention/prefill_hopper.cuh"
+#include "kernels/core/cuda/async_copy.cuh"
 
 namespace inflight::cuda::decode {
 
@@ -121,13 +121,10 @@ struct RingKernel : DecodeKernel<T_, kHeadSize_, 1, kWarps_, kWindow_, kAppends_
     const uint32_t to = ring + stage * Ring::kBytes, barrier = barriers + stage * 8;
     const int keys = min(source.keys - (kAppends && source.keys <= kTileKeys), kTileKeys);
     const int boxes = (keys + Ring::kBoxKeys - 1) / Ring::kBoxKeys;
-    hopper::arrive_expecting(barrier, boxes * Ring::kBoxBytes);
+    arrive_expecting(barrier, boxes * Ring::kBoxBytes);
     for (int i = 0; i < boxes; ++i) {
-      asm volatile(
-          "cp.async.bulk.tensor.5d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], "
-          "[%1, {%2, %3, %2, %2, %4}], [%5];" ::"r"(to + i * Ring::kBoxBytes),
-          "l"(map), "r"(0), "r"(source.row + i * Ring::kBoxKeys), "r"(source.block), "r"(barrier)
-          : "memory");
+      copy_box_of_five(to + i * Ring::kBoxBytes, *map, source.row + i * Ring::kBoxKeys,
+                       source.block, barrier);
     }
   }
 
@@ -136,14 +133,10 @@ struct RingKernel : DecodeKernel<T_, kHeadSize_, 1, kWarps_, kWindow_, kAppends_
   __device__ __forceinline__ void fetch(const Item& item) const {
     const Place place = Base::place_of(item);
     const uint32_t barrier = barriers + kStages * 8;
-    hopper::arrive_expecting(barrier, entry_bytes(place.num_heads));
-    uint32_t to = hopper::shared_address(entry);
+    arrive_expecting(barrier, entry_bytes(place.num_heads));
+    uint32_t to = shared_address(entry);
     const auto bring = [&](const void* from, int bytes) {
-      asm volatile(
-          "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, "
-          "[%3];" ::"r"(to),
-          "l"(from), "r"(bytes), "r"(barrier)
-          : "memory");
+      copy_bytes(to, from, bytes, barrier);
       to += bytes;
     };
     if constexpr (kAppends) {
@@ -165,8 +158,8 @@ struct RingKernel : DecodeKernel<T_, kHeadSize_, 1, kWarps_, kWindow_, kAppends_
   __device__ __forceinline__ void start(Group& group, Newest& newest, const Item& item,
                                         const Place& place, int entry_parity) const {
     const int lane = static_cast<int>(threadIdx.x) % 32;
-    hopper::wait(barriers + kStages * 8, entry_parity);
-    const uint32_t queries = hopper::shared_address(entry) + kRotationBytes + kNewestBytes;
+    wait(barriers + kStages * 8, entry_parity);
+    const uint32_t queries = shared_address(entry) + kRotationBytes + kNewestBytes;
     group.start([&](auto words, uint32_t* to, int head, int offset) {
       if (head < place.num_heads)
         load_shared<words.value>(to, queries + head * kRowBytes + offset * 2);
@@ -220,7 +213,7 @@ struct RingKernel : DecodeKernel<T_, kHeadSize_, 1, kWarps_, kWindow_, kAppends_
     }
     for (int i = lane; i < (kTileKeys - valid) * kChunks; i += 32)
       store_shared(tile + Ring::offset_of(1, valid + i / kChunks, i % kChunks * 8), uint4{});
-    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+    fence_shared();
     __syncwarp();
   }
 
@@ -245,11 +238,11 @@ struct RingKernel : DecodeKernel<T_, kHeadSize_, 1, kWarps_, kWindow_, kAppends_
 
   /// Positions [begin, end) by one warp.
   __device__ __forceinline__ void run(int begin, int end) const {
-    const auto wait = [] {
+    const auto wait_for_rows = [] {
       wait_for_previous();
-      asm volatile("fence.proxy.async.global;" ::: "memory");
+      fence_global();
     };
-    if (args.is_cache_new) wait();
+    if (args.is_cache_new) wait_for_rows();
     const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
     Item at = work.item_at(sums, args, begin), ahead = at;
     Source source = look_up(ahead, begin, end);
@@ -258,7 +251,7 @@ struct RingKernel : DecodeKernel<T_, kHeadSize_, 1, kWarps_, kWindow_, kAppends_
     const bool is_early = kAppends || source.keys > kTileKeys;
     if (is_first && is_early) copy(source, lane);
     Source later = look_up(ahead, begin + 32, end);
-    wait();
+    wait_for_rows();
     if (lane == 0) fetch(at);
     if (is_first && !is_early) copy(source, lane);
 
@@ -285,7 +278,7 @@ struct RingKernel : DecodeKernel<T_, kHeadSize_, 1, kWarps_, kWindow_, kAppends_
       for (; position < stop; ++position) {
         const uint32_t from = ring + stage * Ring::kBytes;
         const int valid = tile_and_keys(at, position - at.begin).y;
-        hopper::wait(barriers + stage * 8, parity);
+        wait(barriers + stage * 8, parity);
         if (valid <= kTileKeys) complete(from, newest, valid);
         Tile<T, kHeadSize> tile;
         read_keys(tile, from);
@@ -333,7 +326,7 @@ __global__ void __launch_bounds__(Kernel::kThreads, 1)
   extern __shared__ __align__(1024) uint8_t shared[];
   let_next_start();
   const int warp = static_cast<int>(threadIdx.x) / 32, heads = args.heads_per_group;
-  const uint32_t base = hopper::shared_address(shared);
+  const uint32_t base = shared_address(shared);
   auto* rings = shared + (Kernel::kAlignment - base % Kernel::kAlignment) % Kernel::kAlignment;
   auto* part_outputs = reinterpret_cast<float*>(rings + Kernel::kRingBytes);
   uint8_t* entries =
@@ -343,11 +336,11 @@ __global__ void __launch_bounds__(Kernel::kThreads, 1)
   auto* tiles = reinterpret_cast<int32_t*>(part_states + 2 * Kernel::kWarps * heads);
   __shared__ Parted parted[1 + Kernel::kWarps];
   __shared__ uint64_t barriers[Kernel::kWarps * (Kernel::kStages + 1)];
-  const uint32_t own_barriers = hopper::shared_address(barriers + warp * (Kernel::kStages + 1));
-  if (threadIdx.x == 0) asm volatile("prefetch.tensormap [%0];" ::"l"(&map) : "memory");
+  const uint32_t own_barriers = shared_address(barriers + warp * (Kernel::kStages + 1));
+  if (threadIdx.x == 0) prefetch_map(map);
   if (threadIdx.x % 32 == 0) {
-    for (int i = 0; i <= Kernel::kStages; ++i) hopper::init_barrier(own_barriers + i * 8, 1);
-    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+    for (int i = 0; i <= Kernel::kStages; ++i) init_barrier(own_barriers + i * 8, 1);
+    publish_barriers();
   }
   const int num_sums = args.num_sequences + 1;
   const Sums sums = {tiles + 2 * num_sums, tiles + 3 * num_sums, reinterpret_cast<int2*>(tiles)};
@@ -361,7 +354,7 @@ __global__ void __launch_bounds__(Kernel::kThreads, 1)
     const Kernel kernel{{args, work, sums, part_outputs, reinterpret_cast<float*>(rings),
                          Kernel::kWarpRingBytes / 4, part_states, parted, share},
                         &map,
-                        hopper::shared_address(rings) + warp * Kernel::kWarpRingBytes,
+                        shared_address(rings) + warp * Kernel::kWarpRingBytes,
                         own_barriers,
                         entries + warp * Kernel::entry_bytes(heads)};
     if (begin < end) {

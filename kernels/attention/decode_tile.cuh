@@ -14,9 +14,13 @@
 #include <type_traits>
 
 #include "kernels/core/cuda/convert.cuh"
+#include "kernels/core/cuda/math.cuh"
+#include "kernels/core/cuda/mma.cuh"
 #include "kernels/core/cuda/reduce.cuh"
 
 namespace inflight::cuda::decode {
+
+using cuda::exp2_fast;
 
 inline constexpr int kTileKeys = 16;
 
@@ -76,13 +80,6 @@ __device__ __forceinline__ void for_pieces(int lane, const Load& load) {
     load(std::integral_constant<int, kRest>{}, kWhole * 4, kWhole * kPiece + lane * kRest * 2);
 }
 
-__device__ __forceinline__ float2 unpack(__nv_bfloat16, uint32_t pair) {
-  return __bfloat1622float2(reinterpret_cast<const __nv_bfloat162&>(pair));
-}
-__device__ __forceinline__ float2 unpack(__half, uint32_t pair) {
-  return __half22float2(reinterpret_cast<const __half2&>(pair));
-}
-
 /// Whether a lane's share of a row (of 4 lanes) has both halves of the pairs that a rotation mixes.
 inline constexpr bool can_rotate(int head_size) { return head_size % 64 == 0; }
 
@@ -115,41 +112,6 @@ __device__ __forceinline__ void rotate(uint32_t (&rows)[kRows][kSize / 8], const
       }
     }
   }
-}
-
-__device__ __forceinline__ uint32_t transposed(uint32_t matrix) {
-  uint32_t result;
-  asm("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(result) : "r"(matrix));
-  return result;
-}
-
-/// c [16, 8] += a [16, 16] b [16, 8].
-template <typename T>
-__device__ __forceinline__ void multiply_add(float (&c)[4], const uint32_t (&a)[4],
-                                             const uint32_t (&b)[2]);
-template <>
-__device__ __forceinline__ void multiply_add<__nv_bfloat16>(float (&c)[4], const uint32_t (&a)[4],
-                                                            const uint32_t (&b)[2]) {
-  asm volatile(
-      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
-      "{%0,%1,%2,%3};"
-      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
-}
-template <>
-__device__ __forceinline__ void multiply_add<__half>(float (&c)[4], const uint32_t (&a)[4],
-                                                     const uint32_t (&b)[2]) {
-  asm volatile(
-      "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
-      "{%0,%1,%2,%3};"
-      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
-}
-
-__device__ __forceinline__ float exp2_fast(float x) {
-  float y;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
 }
 
 /// A warp's tile of keys and values. Lane l has the parts l % 4 of keys l / 4 and l / 4 + 8, and

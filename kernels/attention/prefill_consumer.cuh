@@ -3,10 +3,11 @@
 
 #include "kernels/attention/prefill_pipeline.cuh"
 #include "kernels/attention/prefill_softmax.cuh"
+#include "kernels/core/cuda/wgmma.cuh"
 
 namespace inflight::cuda::wgmma {
 
-using prefill::exp2_approximate, prefill::transpose_quad;
+using prefill::transpose_quad;
 
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
 
@@ -40,14 +41,14 @@ class Consumer : Pipeline<kHeadSize, kDivided, kWindow> {
     float scores[kScores], outputs[kOutputs];
     uint32_t weights[kTileKeys / 16][4];
     wait_for_previous();
-    if (warpgroup == 0) hopper::arrive_named(my_turn, 256);
+    if (warpgroup == 0) arrive_named(my_turn, 256);
 
     typename Base::Part part;
     Ring<Base::kPartStages> part_ring;
     uint32_t rows;  // address of this warpgroup's queries
     int visible0, visible1;
     const auto take_part = [&] {
-      hopper::wait(at(shared->query_full[query_ring.stage]), query_ring.parity);
+      wait(at(shared->query_full[query_ring.stage]), query_ring.parity);
       part.take(shared->parts[part_ring.stage]);
       part_ring.advance();
       const PrefillTile& tile = part.tile();
@@ -67,26 +68,24 @@ class Consumer : Pipeline<kHeadSize, kDivided, kWindow> {
           mask_before(args, scores, part.first_key(), visible0, visible1);
       }
     };
-    const auto wait_keys = [&] {
-      hopper::wait(at(shared->key_full[key_ring.stage]), key_ring.parity);
-    };
+    const auto wait_keys = [&] { wait(at(shared->key_full[key_ring.stage]), key_ring.parity); };
     const auto start_scores = [&] {
-      hopper::pin(scores);
-      hopper::open_products();
+      pin(scores);
+      begin_products();
       score(scores, rows, keys + key_ring.stage * kKeyBytes);
     };
     const auto release_keys = [&] {
-      hopper::pin(scores);
+      pin(scores);
       release(shared->key_empty[key_ring.stage]);
       key_ring.advance();
     };
     const auto start_outputs = [&] {
-      hopper::pin(outputs);
-      hopper::open_products();
+      pin(outputs);
+      begin_products();
       weigh(outputs, weights, values + value_ring.stage * kKeyBytes);
     };
     const auto release_values = [&] {
-      hopper::pin(outputs);
+      pin(outputs);
       release(shared->value_empty[value_ring.stage]);
       value_ring.advance();
     };
@@ -109,7 +108,7 @@ class Consumer : Pipeline<kHeadSize, kDivided, kWindow> {
     if (part.tile().num_tokens == 0) return;
     wait_keys();
     start_scores();
-    hopper::wait_products<0>();
+    wait_products<0>();
     release_keys();
     mask_first();
     softmax.update(scores, scale);
@@ -125,12 +124,12 @@ class Consumer : Pipeline<kHeadSize, kDivided, kWindow> {
       int begin = part.first_key() + kTileKeys;
       const auto next_keys = [&]<bool kMasked>() {
         wait_keys();
-        hopper::sync_named(my_turn, 256);
+        sync_named(my_turn, 256);
         start_scores();
-        hopper::wait(at(shared->value_full[value_ring.stage]), value_ring.parity);
+        wait(at(shared->value_full[value_ring.stage]), value_ring.parity);
         start_outputs();
-        hopper::arrive_named(next_turn, 256);
-        hopper::wait_products<1>();
+        arrive_named(next_turn, 256);
+        wait_products<1>();
         release_keys();
         if constexpr (kMasked) {
           mask(scores, begin, visible0, visible1);
@@ -138,7 +137,7 @@ class Consumer : Pipeline<kHeadSize, kDivided, kWindow> {
         }
         softmax.update(scores, scale);
         hold();
-        hopper::wait_products<0>();
+        wait_products<0>();
         release_values();
         pack_weights(scores, weights);
 #pragma unroll
@@ -163,29 +162,29 @@ class Consumer : Pipeline<kHeadSize, kDivided, kWindow> {
       RowSoftmax done_softmax = softmax;
       take_part();
       const bool more = part.tile().num_tokens != 0;
-      hopper::wait(at(shared->value_full[value_ring.stage]), value_ring.parity);
+      wait(at(shared->value_full[value_ring.stage]), value_ring.parity);
       const int used = done.tile.kv_length - (end_key - 1) / kTileKeys * kTileKeys;
       if (used < kTileKeys)
         zero_values(values + value_ring.stage * kKeyBytes, used, kZeroed + warpgroup);
       if (!more) {
         start_outputs();
-        hopper::wait_products<0>();
-        hopper::pin(outputs);
+        wait_products<0>();
+        pin(outputs);
         finish(done, done_softmax);
         return;
       }
       wait_keys();
-      hopper::sync_named(my_turn, 256);
+      sync_named(my_turn, 256);
       start_scores();
       start_outputs();
-      hopper::arrive_named(next_turn, 256);
-      hopper::wait_products<1>();
+      arrive_named(next_turn, 256);
+      wait_products<1>();
       release_keys();
       mask_first();
       softmax = RowSoftmax();
       softmax.update(scores, scale);
       hold();
-      hopper::wait_products<0>();
+      wait_products<0>();
       release_values();
       pack_weights(scores, weights);
       finish(done, done_softmax);
@@ -196,7 +195,7 @@ class Consumer : Pipeline<kHeadSize, kDivided, kWindow> {
   /// One arrival for a warp.
   static __device__ __forceinline__ void release(const uint64_t& barrier) {
     __syncwarp();
-    if (threadIdx.x % 32 == 0) hopper::arrive(at(barrier));
+    if (threadIdx.x % 32 == 0) arrive(at(barrier));
   }
 
   static constexpr int kScores = kTileKeys / 2;  // registers: 64 rows by 128 threads
@@ -248,24 +247,24 @@ class Consumer : Pipeline<kHeadSize, kDivided, kWindow> {
   /// scores = this warpgroup's queries . keys, enqueued.
   static __device__ __forceinline__ void score(float (&scores)[kScores], uint32_t rows,
                                                uint32_t key_tile) {
-    const uint64_t left = hopper::descriptor(rows), right = hopper::descriptor(key_tile);
+    const uint64_t left = tile_descriptor(rows, 16), right = tile_descriptor(key_tile, 16);
 #pragma unroll
     for (int step = 0; step < kHeadSize / 16; ++step) {
       const int column = step / 4, within = step % 4 * 32;
-      hopper::multiply(T(), scores, left + ((column * kQueryColumn + within) >> 4),
-                       right + ((column * kKeyColumn + within) >> 4), step > 0);
+      multiply<T>(scores, left + ((column * kQueryColumn + within) >> 4),
+                  right + ((column * kKeyColumn + within) >> 4), step > 0);
     }
-    hopper::close_products();
+    commit_products();
   }
   /// outputs += weights . values, enqueued.
   static __device__ __forceinline__ void weigh(float (&outputs)[kOutputs],
                                                const uint32_t (&weights)[kTileKeys / 16][4],
                                                uint32_t value_tile) {
-    const uint64_t right = hopper::descriptor(value_tile, kKeyColumn);
+    const uint64_t right = tile_descriptor(value_tile, kKeyColumn);
 #pragma unroll
     for (int step = 0; step < kTileKeys / 16; ++step)
-      hopper::multiply(T(), outputs, weights[step], right + (step * 16 * 128 >> 4));
-    hopper::close_products();
+      add_product<T>(outputs, weights[step], right + (step * 16 * 128 >> 4));
+    commit_products();
   }
 
   /// Unused slots of the last block may hold anything, and zero times NaN is NaN. Each warpgroup
@@ -280,8 +279,8 @@ class Consumer : Pipeline<kHeadSize, kDivided, kWindow> {
                    "r"(0)
                    : "memory");
     }
-    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
-    hopper::sync_named(barrier, 128);
+    fence_shared();
+    sync_named(barrier, 128);
   }
 
   /// Leaves this part's outputs for the last of the tile's warpgroups with the same rows, which
@@ -305,7 +304,7 @@ class Consumer : Pipeline<kHeadSize, kDivided, kWindow> {
     __stcg(own + (kVecs - 1) * 128,
            make_float4(softmax.max0, softmax.max1, softmax.sum0, softmax.sum1));
     __threadfence();
-    hopper::sync_named(kZeroed + warpgroup, 128);
+    sync_named(kZeroed + warpgroup, 128);
     if (thread == 0) {
       uint32_t* counter = args.counters + part.number / part.max_parts * kWarpgroups + warpgroup;
       const bool is_last = atomicAdd(counter, 1u) == part.num_parts - 1;
@@ -313,9 +312,9 @@ class Consumer : Pipeline<kHeadSize, kDivided, kWindow> {
       shared->is_last[warpgroup] = is_last;
       __threadfence();
     }
-    hopper::sync_named(kZeroed + warpgroup, 128);
+    sync_named(kZeroed + warpgroup, 128);
     const bool is_last = shared->is_last[warpgroup];
-    hopper::sync_named(kZeroed + warpgroup, 128);
+    sync_named(kZeroed + warpgroup, 128);
     if (!is_last) return false;
     RowSoftmax total;
 #pragma unroll
@@ -325,10 +324,10 @@ class Consumer : Pipeline<kHeadSize, kDivided, kWindow> {
       const float4* from = first + i * kNextPart;
       const float4 sums = __ldcg(from + (kVecs - 1) * 128);
       const float max0 = fmaxf(total.max0, sums.x), max1 = fmaxf(total.max1, sums.y);
-      const float old0 = exp2_approximate((total.max0 - max0) * args.scale_log2e);
-      const float old1 = exp2_approximate((total.max1 - max1) * args.scale_log2e);
-      const float new0 = exp2_approximate((sums.x - max0) * args.scale_log2e);
-      const float new1 = exp2_approximate((sums.y - max1) * args.scale_log2e);
+      const float old0 = exp2_fast((total.max0 - max0) * args.scale_log2e);
+      const float old1 = exp2_fast((total.max1 - max1) * args.scale_log2e);
+      const float new0 = exp2_fast((sums.x - max0) * args.scale_log2e);
+      const float new1 = exp2_fast((sums.y - max1) * args.scale_log2e);
       total.max0 = max0, total.max1 = max1;
       total.sum0 = total.sum0 * old0 + sums.z * new0;
       total.sum1 = total.sum1 * old1 + sums.w * new1;

@@ -5,7 +5,9 @@
 
 #include "kernels/attention/prefill_softmax.cuh"
 #include "kernels/attention/prefill_tiles.cuh"
+#include "kernels/core/cuda/async_copy.cuh"
 #include "kernels/core/cuda/launch.cuh"
+#include "kernels/core/cuda/mma.cuh"
 
 namespace inflight::cuda {
 
@@ -18,57 +20,6 @@ void prefill_mma_window_fp16(const AttentionParams& params, OpContext& context);
 
 #if defined(__CUDACC__)
 namespace mma {
-
-using prefill::exp2_approximate;
-
-__device__ __forceinline__ uint32_t shared_address(const void* pointer) {
-  return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
-}
-
-/// 16 bytes from global to shared memory; zeros if not `valid`.
-__device__ __forceinline__ void copy16(uint32_t to, const void* from, bool valid) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from),
-               "r"(valid ? 16 : 0)
-               : "memory");
-}
-__device__ __forceinline__ void commit_copies() {
-  asm volatile("cp.async.commit_group;" ::: "memory");
-}
-template <int kPending>
-__device__ __forceinline__ void wait_copies() {
-  asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
-}
-
-__device__ __forceinline__ void load_matrices(uint32_t (&to)[4], uint32_t from) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
-               : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
-               : "r"(from)
-               : "memory");
-}
-__device__ __forceinline__ void load_matrices_transposed(uint32_t (&to)[4], uint32_t from) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
-               : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
-               : "r"(from)
-               : "memory");
-}
-
-/// d += a * b, 16x8x16.
-__device__ __forceinline__ void multiply_add(__nv_bfloat16, float (&d)[4], const uint32_t (&a)[4],
-                                             uint32_t b0, uint32_t b1) {
-  asm volatile(
-      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
-      "{%8, %9}, {%0, %1, %2, %3};"
-      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-}
-__device__ __forceinline__ void multiply_add(__half, float (&d)[4], const uint32_t (&a)[4],
-                                             uint32_t b0, uint32_t b1) {
-  asm volatile(
-      "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
-      "{%8, %9}, {%0, %1, %2, %3};"
-      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-}
 
 /// Over the 4 lanes that share a row of an accumulator.
 __device__ __forceinline__ float quad_max(float x) {
@@ -119,8 +70,8 @@ struct Kernel {
                 chunk * 16;
       }
       const uint32_t to = stage + row * kRowBytes + chunk * 16;
-      copy16(to, from, valid);
-      copy16(to + kTileKeys * kRowBytes, valid ? from + args.value_bytes : from, valid);
+      copy_async(to, from, valid);
+      copy_async(to + kTileKeys * kRowBytes, valid ? from + args.value_bytes : from, valid);
     }
   }
 
@@ -132,7 +83,7 @@ struct Kernel {
       const int row = i / kChunks, chunk = i % kChunks;
       const bool valid = row < rows;
       const uint8_t* from = valid ? q + row_offset(args, tile, row) + chunk * 16 : q;
-      copy16(to + row * kRowBytes + chunk * 16, from, valid);
+      copy_async(to + row * kRowBytes + chunk * 16, from, valid);
     }
   }
 
@@ -190,8 +141,8 @@ struct Kernel {
         for (int n = 0; n < kTileKeys / 16; ++n) {
           uint32_t b[4];
           load_matrices(b, keys + key_at + n * 16 * kRowBytes + step * 32);
-          multiply_add(T(), scores[2 * n], a, b[0], b[1]);
-          multiply_add(T(), scores[2 * n + 1], a, b[2], b[3]);
+          multiply_add<T>(scores[2 * n], a, b[0], b[1]);
+          multiply_add<T>(scores[2 * n + 1], a, b[2], b[3]);
         }
       }
       if (begin + kTileKeys > always_visible) {
@@ -228,18 +179,18 @@ struct Kernel {
       }
       new0 = quad_max(new0);
       new1 = quad_max(new1);
-      const float factor0 = exp2_approximate((max0 - new0) * args.scale_log2e);
-      const float factor1 = exp2_approximate((max1 - new1) * args.scale_log2e);
+      const float factor0 = exp2_fast((max0 - new0) * args.scale_log2e);
+      const float factor1 = exp2_fast((max1 - new1) * args.scale_log2e);
       max0 = new0, max1 = new1;
       const float offset0 = new0 * args.scale_log2e, offset1 = new1 * args.scale_log2e;
       sum0 *= factor0, sum1 *= factor1;
       uint32_t weights[kTileKeys / 16][4];
 #pragma unroll
       for (int n = 0; n < kTileKeys / 8; ++n) {
-        const float p0 = exp2_approximate(fmaf(scores[n][0], args.scale_log2e, -offset0));
-        const float p1 = exp2_approximate(fmaf(scores[n][1], args.scale_log2e, -offset0));
-        const float p2 = exp2_approximate(fmaf(scores[n][2], args.scale_log2e, -offset1));
-        const float p3 = exp2_approximate(fmaf(scores[n][3], args.scale_log2e, -offset1));
+        const float p0 = exp2_fast(fmaf(scores[n][0], args.scale_log2e, -offset0));
+        const float p1 = exp2_fast(fmaf(scores[n][1], args.scale_log2e, -offset0));
+        const float p2 = exp2_fast(fmaf(scores[n][2], args.scale_log2e, -offset1));
+        const float p3 = exp2_fast(fmaf(scores[n][3], args.scale_log2e, -offset1));
         sum0 += p0 + p1, sum1 += p2 + p3;
         weights[n / 2][n % 2 * 2] = pack(T(), p0, p1);
         weights[n / 2][n % 2 * 2 + 1] = pack(T(), p2, p3);
@@ -255,8 +206,8 @@ struct Kernel {
         for (int d = 0; d < kSteps; ++d) {
           uint32_t b[4];
           load_matrices_transposed(b, values + value_at + n * 16 * kRowBytes + d * 32);
-          multiply_add(T(), outputs[2 * d], weights[n], b[0], b[1]);
-          multiply_add(T(), outputs[2 * d + 1], weights[n], b[2], b[3]);
+          multiply_add<T>(outputs[2 * d], weights[n], b[0], b[1]);
+          multiply_add<T>(outputs[2 * d + 1], weights[n], b[2], b[3]);
         }
       }
       __syncthreads();  // before the stage is overwritten
@@ -312,20 +263,8 @@ void launch_prefill(const AttentionParams& params, OpContext& context) {
 
 template <typename T, bool kWindow>
 void launch_prefill(const AttentionParams& params, OpContext& context) {
-  switch (params.head_size) {
-    case 64:
-      return launch_prefill<T, 64, kWindow>(params, context);
-    case 80:
-      return launch_prefill<T, 80, kWindow>(params, context);
-    case 96:
-      return launch_prefill<T, 96, kWindow>(params, context);
-    case 128:
-      return launch_prefill<T, 128, kWindow>(params, context);
-    case 256:
-      return launch_prefill<T, 256, kWindow>(params, context);
-    default:
-      throw Error(ErrorCode::kInternal, concat("prefill: head size ", params.head_size));
-  }
+  with_head_size(params.head_size,
+                 [&]<int kHeadSize>() { launch_prefill<T, kHeadSize, kWindow>(params, context); });
 }
 
 }  // namespace mma

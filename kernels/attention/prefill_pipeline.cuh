@@ -3,9 +3,9 @@
 
 #include <type_traits>
 
-#include "kernels/attention/prefill_hopper.cuh"
 #include "kernels/attention/prefill_tiles.cuh"
 #include "kernels/attention/prefill_wgmma.h"
+#include "kernels/core/cuda/async_copy.cuh"
 #include "kernels/core/cuda/launch.cuh"
 
 namespace inflight::cuda::wgmma {
@@ -80,43 +80,43 @@ struct Pipeline {
   Shared* shared;
 
   __device__ __forceinline__ explicit Pipeline(uint8_t* memory) {
-    const uint32_t base = hopper::shared_address(memory), aligned = (base + 1023) & ~1023u;
+    const uint32_t base = shared_address(memory), aligned = (base + 1023) & ~1023u;
     queries = aligned;
     keys = queries + kQueryStages * kQueryBytes;
     values = keys + kStages * kKeyBytes;
     shared = reinterpret_cast<Shared*>(memory + (aligned - base) + kDataBytes);
   }
   static __device__ __forceinline__ uint32_t at(const uint64_t& barrier) {
-    return hopper::shared_address(&barrier);
+    return shared_address(&barrier);
   }
 
   __device__ __forceinline__ void init() {
     const int consumer_warps = 4 * kWarpgroups;
     for (int i = 0; i < kQueryStages; ++i) {
-      hopper::init_barrier(at(shared->query_full[i]), 1);
-      hopper::init_barrier(at(shared->query_empty[i]), consumer_warps);
+      init_barrier(at(shared->query_full[i]), 1);
+      init_barrier(at(shared->query_empty[i]), consumer_warps);
     }
     for (int i = 0; i < kStages; ++i) {
-      hopper::init_barrier(at(shared->key_full[i]), 1);
-      hopper::init_barrier(at(shared->key_empty[i]), consumer_warps);
-      hopper::init_barrier(at(shared->value_full[i]), 1);
-      hopper::init_barrier(at(shared->value_empty[i]), consumer_warps);
+      init_barrier(at(shared->key_full[i]), 1);
+      init_barrier(at(shared->key_empty[i]), consumer_warps);
+      init_barrier(at(shared->value_full[i]), 1);
+      init_barrier(at(shared->value_empty[i]), consumer_warps);
     }
-    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+    publish_barriers();
   }
 
   /// One tile of keys or values; a lane brings a block. Blocks that no row sees come as zeros.
   __device__ __forceinline__ void copy_keys(const PrefillMaps& maps, uint32_t to, uint64_t& full,
                                             uint64_t& empty, uint32_t parity, int lane, int copies,
                                             int keys_each, int row, int block) {
-    hopper::wait(at(empty), parity ^ 1);
-    if (lane == 0) hopper::arrive_expecting(at(full), kKeyBytes);
+    wait(at(empty), parity ^ 1);
+    if (lane == 0) arrive_expecting(at(full), kKeyBytes);
     __syncwarp();
     if (lane < copies) {
 #pragma unroll
       for (int column = 0; column < kColumns; ++column) {
-        hopper::copy_box(to + column * kKeyColumn + lane * keys_each * 128, &maps.cache,
-                         column * 64, row, block, at(full));
+        copy_box(to + column * kKeyColumn + lane * keys_each * 128, maps.cache, column * 64, row,
+                 block, at(full));
       }
     }
     __syncwarp();
@@ -193,19 +193,19 @@ struct Pipeline {
       const PrefillTile tile = next.tile;
       const int first_key = next.first_key, end_key = next.end_key;
       const int skipped_keys = next_skipped_keys;
-      hopper::wait(at(shared->query_empty[query_ring.stage]), query_ring.parity ^ 1);
+      wait(at(shared->query_empty[query_ring.stage]), query_ring.parity ^ 1);
       const uint32_t full = at(shared->query_full[query_ring.stage]);
       if (lane == 0) {
         shared->parts[part_ring.stage] = next;
         if (found) {
-          hopper::arrive_expecting(full, args.tile_tokens * args.group * (kColumns * 128));
+          arrive_expecting(full, args.tile_tokens * args.group * (kColumns * 128));
 #pragma unroll
           for (int column = 0; column < kColumns; ++column) {
-            hopper::copy_box(queries + query_ring.stage * kQueryBytes + column * kQueryColumn,
-                             &maps.q, column * 64, tile.kv_head * args.group, tile.first_row, full);
+            copy_box(queries + query_ring.stage * kQueryBytes + column * kQueryColumn, maps.q,
+                     column * 64, tile.kv_head * args.group, tile.first_row, full);
           }
         } else {
-          hopper::arrive(full);
+          arrive(full);
         }
       }
       if (!found) break;

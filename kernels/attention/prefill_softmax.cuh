@@ -5,14 +5,9 @@
 #include <cstdint>
 
 #include "kernels/core/cuda/convert.cuh"
+#include "kernels/core/cuda/math.cuh"
 
 namespace inflight::cuda::prefill {
-
-__device__ __forceinline__ float exp2_approximate(float x) {
-  float y;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
-}
 
 /// Of lane c of four, words[i] becomes lane i's words[c].
 __device__ __forceinline__ void transpose_quad(uint32_t (&words)[4]) {
@@ -48,17 +43,17 @@ struct Softmax {
     new1 = fmaxf(new1, __shfl_xor_sync(~0u, new1, 1));
     new0 = fmaxf(new0, __shfl_xor_sync(~0u, new0, 2));
     new1 = fmaxf(new1, __shfl_xor_sync(~0u, new1, 2));
-    factor0 = exp2_approximate((max0 - new0) * scale);
-    factor1 = exp2_approximate((max1 - new1) * scale);
+    factor0 = exp2_fast((max0 - new0) * scale);
+    factor1 = exp2_fast((max1 - new1) * scale);
     max0 = new0, max1 = new1;
     const float offset0 = new0 * scale, offset1 = new1 * scale;
     sum0 *= factor0, sum1 *= factor1;
 #pragma unroll
     for (int i = 0; i < kScores; i += 4) {
-      scores[i] = exp2_approximate(fmaf(scores[i], scale, -offset0));
-      scores[i + 1] = exp2_approximate(fmaf(scores[i + 1], scale, -offset0));
-      scores[i + 2] = exp2_approximate(fmaf(scores[i + 2], scale, -offset1));
-      scores[i + 3] = exp2_approximate(fmaf(scores[i + 3], scale, -offset1));
+      scores[i] = exp2_fast(fmaf(scores[i], scale, -offset0));
+      scores[i + 1] = exp2_fast(fmaf(scores[i + 1], scale, -offset0));
+      scores[i + 2] = exp2_fast(fmaf(scores[i + 2], scale, -offset1));
+      scores[i + 3] = exp2_fast(fmaf(scores[i + 3], scale, -offset1));
       sum0 += scores[i] + scores[i + 1];
       sum1 += scores[i + 2] + scores[i + 3];
     }

@@ -5,7 +5,7 @@
 
 #include <cstdint>
 
-#include "kernels/attention/attention.h"
+#include "kernels/attention/attention_cuda.h"
 
 namespace inflight::cuda {
 

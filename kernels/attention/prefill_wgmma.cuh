@@ -25,10 +25,10 @@ __global__ void __launch_bounds__(kThreads<kHeadSize>, 1)
   __syncthreads();
   let_next_start();
   if (threadIdx.x < 128) {
-    hopper::give_registers<Shape::kProducerRegisters>();
+    give_registers<Shape::kProducerRegisters>();
     if (threadIdx.x < 32) pipeline.produce(args, maps);
   } else {
-    hopper::take_registers<Shape::kConsumerRegisters>();
+    take_registers<Shape::kConsumerRegisters>();
     Consumer<T, kHeadSize, kDivided, kWindow>(pipeline).consume(args);
   }
 #else
@@ -75,20 +75,8 @@ void launch_prefill(const AttentionParams& params, OpContext& context) {
 
 template <typename T, bool kWindow>
 void launch_prefill(const AttentionParams& params, OpContext& context) {
-  switch (params.head_size) {
-    case 64:
-      return launch_prefill<T, 64, kWindow>(params, context);
-    case 80:
-      return launch_prefill<T, 80, kWindow>(params, context);
-    case 96:
-      return launch_prefill<T, 96, kWindow>(params, context);
-    case 128:
-      return launch_prefill<T, 128, kWindow>(params, context);
-    case 256:
-      return launch_prefill<T, 256, kWindow>(params, context);
-    default:
-      throw Error(ErrorCode::kInternal, concat("prefill: head size ", params.head_size));
-  }
+  with_head_size(params.head_size,
+                 [&]<int kHeadSize>() { launch_prefill<T, kHeadSize, kWindow>(params, context); });
 }
 
 }  // namespace inflight::cuda::wgmma

@@ -10,10 +10,13 @@
 
 #include <algorithm>
 
+#include "kernels/core/cuda/async_copy.cuh"
 #include "kernels/core/cuda/launch.cuh"
+#include "kernels/core/cuda/mma.cuh"
+#include "kernels/core/cuda/wgmma.cuh"
+#include "kernels/gemm/gate.cuh"
 #include "kernels/gemm/products.h"
 #include "kernels/gemm/tensor_map.h"
-#include "kernels/gemm/warpgroup.cuh"
 
 namespace inflight::cuda::medium {
 
@@ -227,8 +230,7 @@ __global__ void __launch_bounds__(kThreads, 1)
         pin(sums);
         begin_products();
 #pragma unroll
-        for (int k = 0; k < kDepth / 16; ++k)
-          multiply<T, kColumns>(sums, a + 2 * k, b + 2 * k, step + k);
+        for (int k = 0; k < kDepth / 16; ++k) multiply<T>(sums, a + 2 * k, b + 2 * k, step + k);
         commit_products();
         if (previous >= 0) {
           wait_products<1>();

@@ -22,11 +22,23 @@
 #include <cstdint>
 #include <type_traits>
 
-#include "kernels/gemm/hopper.cuh"
+#include "kernels/core/cuda/async_copy.cuh"
 #include "kernels/gemm/select.h"
 #include "kernels/gemm/store.cuh"
 
+namespace inflight::cuda {
+
+/// Copies the box of a map made by tensor_map_of_chunks from (row, chunk) on.
+__device__ __forceinline__ void copy_chunks(void* to, const CUtensorMap& map, int row, int chunk,
+                                            uint64_t* barrier, uint64_t policy) {
+  copy_box(shared_address(to), map, 0, row, chunk, shared_address(barrier), policy);
+}
+
+}  // namespace inflight::cuda
+
 namespace inflight::cuda::narrow {
+
+using cuda::copy_async, cuda::commit_copies, cuda::wait_copies;
 
 inline constexpr int kAtom = 8 * 128;  // bytes of 8 weight rows x 64 elements: the swizzle's unit
 inline constexpr int kWarps = 8;       // consumers; then the producer and the watcher
@@ -106,18 +118,6 @@ __device__ __forceinline__ void store_shared(uint32_t address, const uint4& valu
                : "memory");
 }
 
-/// 16 bytes to shared memory, behind the L1, which other blocks' stores do not reach.
-__device__ __forceinline__ void copy_async(uint32_t to, const void* from) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(from) : "memory");
-}
-__device__ __forceinline__ void commit_copies() {
-  asm volatile("cp.async.commit_group;" ::: "memory");
-}
-template <int kPending>
-__device__ __forceinline__ void wait_copies() {
-  asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
-}
-
 __device__ __forceinline__ uint64_t now_in_ns() {
   uint64_t time;
   asm volatile("mov.u64 %0, %globaltimer;" : "=l"(time));
@@ -159,13 +159,13 @@ __device__ __forceinline__ void raise(uint32_t* counter) {
 /// Tells those who `meet<kId>(threads)` that this warp was there, without waiting for them.
 template <int kId>
 __device__ __forceinline__ void pass(int threads) {
-  asm volatile("bar.arrive %0, %1;" ::"n"(kId), "r"(threads) : "memory");
+  arrive_named(kId, threads);
 }
 
 /// A barrier of the first `threads` threads' whole warps; kId is not 0, which is __syncthreads.
 template <int kId>
 __device__ __forceinline__ void meet(int threads) {
-  asm volatile("bar.sync %0, %1;" ::"n"(kId), "r"(threads) : "memory");
+  sync_named(kId, threads);
 }
 
 struct Shared {

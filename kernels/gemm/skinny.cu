@@ -6,8 +6,9 @@
 // bits depend neither on timing nor on the other rows.
 #include <algorithm>
 
+#include "kernels/core/cuda/async_copy.cuh"
 #include "kernels/core/cuda/launch.cuh"
-#include "kernels/gemm/hopper.cuh"
+#include "kernels/core/cuda/wgmma.cuh"
 #include "kernels/gemm/products.h"
 #include "kernels/gemm/store.cuh"
 #include "kernels/gemm/tensor_map.h"
@@ -116,7 +117,7 @@ __global__ void __launch_bounds__(kConsumers + 32)
       const uint64_t b = tile_descriptor(address + kWeightBytes);
       begin_products();
 #pragma unroll
-      for (int k = 0; k < kDepth / 16; ++k) add_product<T, kRows>(sums, a + 2 * k, b + 2 * k);
+      for (int k = 0; k < kDepth / 16; ++k) add_product<T>(sums, a + 2 * k, b + 2 * k);
       commit_products();
       wait_products<0>();
       if (thread % 32 == 0) arrive(&empty[slot]);

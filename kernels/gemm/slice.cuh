@@ -48,27 +48,7 @@ struct SliceArgs {
 
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
 
-using stripe::copy_halves;
 using stripe::Cursor;
-
-__device__ __forceinline__ void copy_eight(void* to, const void* from) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared_address(to)), "l"(from)
-               : "memory");
-}
-__device__ __forceinline__ void wait_for_copies() {
-  asm volatile("cp.async.wait_all;" ::: "memory");
-}
-/// The thread block's place in its cluster, and its cluster's in the grid.
-__device__ __forceinline__ int cluster_rank() {
-  int rank;
-  asm("mov.u32 %0, %cluster_ctarank;" : "=r"(rank));
-  return rank;
-}
-__device__ __forceinline__ int cluster_index() {
-  int index;
-  asm("mov.u32 %0, %clusterid.x;" : "=r"(index));
-  return index;
-}
 
 #endif  // __CUDA_ARCH_FEAT_SM90_ALL
 
@@ -110,7 +90,7 @@ __global__ void __launch_bounds__(kConsumers + kProducers + kScalers, 2)
       uint8_t* to = shared + slot * kSlotBytes + c * kWeightBytes;
       const int k = (begin + step * kChunks + c) * kDepth;
       if (out.is_gated) {
-        copy_halves(to, weights, k, column / 8, &weights_full[slot], policy);
+        copy_box_of_four(to, weights, k, column / 8, &weights_full[slot], policy);
       } else {
         copy_tile(to, weights, k, column, &weights_full[slot], policy);
       }
@@ -216,7 +196,8 @@ __global__ void __launch_bounds__(kConsumers + kProducers + kScalers, 2)
         const T* source = static_cast<const T*>(out.residual) + at;
 #pragma unroll 1
         for (int row = lane / eights; row < out.rows; row += apart)
-          copy_eight(tile + row * width + at - first, source + int64_t{row} * out.columns);
+          copy_async(shared_address(tile + row * width + at - first),
+                     source + int64_t{row} * out.columns);
       }
     }
     wait(&weights_full[from.slot], from.parity);
@@ -227,7 +208,7 @@ __global__ void __launch_bounds__(kConsumers + kProducers + kScalers, 2)
       const uint64_t a = tile_descriptor(address + c * kWeightBytes);
       const uint64_t b = tile_descriptor(address + kChunks * kWeightBytes + c * kXBytes);
 #pragma unroll
-      for (int k = 0; k < kDepth / 16; ++k) add_product<T, kRows>(sums, a + 2 * k, b + 2 * k);
+      for (int k = 0; k < kDepth / 16; ++k) add_product<T>(sums, a + 2 * k, b + 2 * k);
     }
     commit_products();
     wait_products<0>();
@@ -241,7 +222,7 @@ __global__ void __launch_bounds__(kConsumers + kProducers + kScalers, 2)
       const uint32_t to = remote_address(shared_address(there), owner);
       const uint32_t barrier = remote_address(shared_address(&parts_full), owner);
 #pragma unroll
-      for (int i = 0; i < kRows / 8; ++i) stripe::send(to + i * 512, &sums[4 * i], barrier);
+      for (int i = 0; i < kRows / 8; ++i) send_four(to + i * 512, &sums[4 * i], barrier);
     }
     wait(&parts_full, 0);
 #pragma unroll 1
@@ -253,9 +234,9 @@ __global__ void __launch_bounds__(kConsumers + kProducers + kScalers, 2)
       }
     }
   }
-  if constexpr (kAdds) wait_for_copies();
+  if constexpr (kAdds) wait_all_copies();
   // All have read the ring: its place is the sums' now, [kRows][16] and the biases of each block.
-  asm volatile("bar.sync 1, %0;" ::"n"(kConsumers) : "memory");
+  sync_named(1, kConsumers);
   if (!is_ours) return;
   if (has_norm) wait(&scales_known, 0);
   float* block_sums = reinterpret_cast<float*>(shared) + in_owner * (kRows + 1) * kSumsPitch;

@@ -14,11 +14,14 @@
 
 #include <algorithm>
 
+#include "kernels/core/cuda/async_copy.cuh"
 #include "kernels/core/cuda/launch.cuh"
+#include "kernels/core/cuda/mma.cuh"
+#include "kernels/core/cuda/wgmma.cuh"
+#include "kernels/gemm/gate.cuh"
 #include "kernels/gemm/products.h"
 #include "kernels/gemm/store.cuh"
 #include "kernels/gemm/tensor_map.h"
-#include "kernels/gemm/warpgroup.cuh"
 
 namespace inflight::cuda::stripe {
 
@@ -40,34 +43,6 @@ struct StripeArgs {
 };
 
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
-
-/// Copies a box of tensor_map_of_halves: from 8-row group `group` of both halves on.
-__device__ __forceinline__ void copy_halves(void* to, const CUtensorMap& map, int column, int group,
-                                            uint64_t* barrier, uint64_t policy) {
-  asm volatile(
-      "cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint"
-      " [%0], [%1, {%2, 0, 0, %3}], [%4], %5;" ::"r"(shared_address(to)),
-      "l"(&map), "r"(column), "r"(group), "r"(shared_address(barrier)), "l"(policy)
-      : "memory");
-}
-/// Four floats into another block of the cluster, counted by a barrier there.
-__device__ __forceinline__ void send(uint32_t to, const float* from, uint32_t barrier) {
-  asm volatile(
-      "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 [%0], {%1, %2, %3, %4},"
-      " [%5];" ::"r"(to),
-      "f"(from[0]), "f"(from[1]), "f"(from[2]), "f"(from[3]), "r"(barrier)
-      : "memory");
-}
-/// Of a warp's 8x8 matrix of 16-bit elements: lane l has two of row l / 4, from 2 (l % 4) on.
-__device__ __forceinline__ uint32_t transposed(uint32_t pair) {
-  uint32_t result;
-  asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(result) : "r"(pair));
-  return result;
-}
-__device__ __forceinline__ void copy_pair(void* to, const void* from) {
-  asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(shared_address(to)), "l"(from)
-               : "memory");
-}
 
 struct Cursor {
   int slots, slot = 0;
@@ -123,7 +98,7 @@ __global__ void __launch_bounds__(kGroups * 128 + kProducers, 2)
       uint8_t* to = shared + slot * slot_bytes + c * weight_bytes;
       const int k = (begin + step * kChunks + c) * kDepth;
       if (out.is_gated) {
-        copy_halves(to, weights, k, column / 8, &weights_full[slot], policy);
+        copy_box_of_four(to, weights, k, column / 8, &weights_full[slot], policy);
       } else {
         copy_tile(to, weights, k, column, &weights_full[slot], policy);
       }
@@ -199,8 +174,9 @@ __global__ void __launch_bounds__(kGroups * 128 + kProducers, 2)
         for (int i = 0; i < kRows / 4; ++i) {
           const int row = i / 2 * 8 + row_of, across = i % 2 * 8;
           if (row < out.rows && first + pair + across < out.columns)
-            copy_pair(residuals + block % blocks * kBlockPairs + i * 32 + lane,
-                      source + int64_t{row} * out.columns + across);
+            copy_word_async(
+                shared_address(residuals + block % blocks * kBlockPairs + i * 32 + lane),
+                source + int64_t{row} * out.columns + across);
         }
       }
     }
@@ -213,7 +189,7 @@ __global__ void __launch_bounds__(kGroups * 128 + kProducers, 2)
       const uint64_t a = tile_descriptor(address + c * weight_bytes + warp / 4 * (64 * 128));
       const uint64_t b = tile_descriptor(address + kChunks * weight_bytes + c * kXBytes);
 #pragma unroll
-      for (int k = 0; k < kDepth / 16; ++k) add_product<T, kRows>(sums, a + 2 * k, b + 2 * k);
+      for (int k = 0; k < kDepth / 16; ++k) add_product<T>(sums, a + 2 * k, b + 2 * k);
     }
     commit_products();
     wait_products<0>();
@@ -227,11 +203,11 @@ __global__ void __launch_bounds__(kGroups * 128 + kProducers, 2)
       const uint32_t to = remote_address(shared_address(there), owner);
       const uint32_t barrier = remote_address(shared_address(&parts_full), owner);
 #pragma unroll
-      for (int i = 0; i < kRows / 8; ++i) send(to + i * 512, &sums[4 * i], barrier);
+      for (int i = 0; i < kRows / 8; ++i) send_four(to + i * 512, &sums[4 * i], barrier);
     }
     wait(&parts_full, 0);
   }
-  if constexpr (kAdds) asm volatile("cp.async.wait_all;" ::: "memory");
+  if constexpr (kAdds) wait_all_copies();
   if (!is_ours) return;
   float bias[2] = {};  // of the lane's column and the one 8 further, or of gate and up
   if (out.bias != nullptr) {

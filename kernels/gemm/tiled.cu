@@ -1,8 +1,9 @@
 // Products of 16-bit matrices by mma.sync for every GPU from sm_80 on: tiles of x and of the
 // weights go through a ring of shared memory by cp.async, fragments come out by ldmatrix. Serves
 // where neither the skinny product nor cuBLASLt does.
+#include "kernels/core/cuda/async_copy.cuh"
 #include "kernels/core/cuda/launch.cuh"
-#include "kernels/gemm/hopper.cuh"
+#include "kernels/core/cuda/mma.cuh"
 #include "kernels/gemm/products.h"
 #include "kernels/gemm/store.cuh"
 
@@ -28,34 +29,8 @@ __device__ __forceinline__ void copy_to_tile(uint32_t tile, const T* matrix, int
     const int r = i / kChunks, chunk = i % kChunks, from = k + chunk * 8;
     const bool is_there = row + r < rows && from < depth;
     const T* source = is_there ? matrix + int64_t{row + r} * depth + from : matrix;
-    asm volatile(
-        "cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(tile + chunk_offset(r, chunk)),
-        "l"(source), "r"(is_there ? 16 : 0)
-        : "memory");
+    copy_async(tile + chunk_offset(r, chunk), source, is_there);
   }
-}
-
-__device__ __forceinline__ void load_fragments(uint32_t (&to)[4], uint32_t address) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
-               : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
-               : "r"(address)
-               : "memory");
-}
-
-template <typename T>
-__device__ __forceinline__ void add_fragments(float (&sums)[4], const uint32_t (&a)[4], uint32_t b0,
-                                              uint32_t b1) {
-#define INFLIGHT_MMA(type)                                                            \
-  asm volatile("mma.sync.aligned.m16n8k16.row.col.f32." type "." type                 \
-               ".f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};" \
-               : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3])           \
-               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1))
-  if constexpr (std::is_same_v<T, __half>) {
-    INFLIGHT_MMA("f16");
-  } else {
-    INFLIGHT_MMA("bf16");
-  }
-#undef INFLIGHT_MMA
 }
 
 /// A block makes kRows x kColumns of y; a warp kWarpRows x kWarpColumns. Grid: column tiles, row
@@ -84,14 +59,14 @@ __global__ void __launch_bounds__(kRows / kWarpRows * (kColumns / kWarpColumns) 
       copy_to_tile<kColumns, kThreads>(slot + kXBytes, weight, column, out.columns, step * kDepth,
                                        depth);
     }
-    asm volatile("cp.async.commit_group;" ::: "memory");
+    commit_copies();
   };
   for (int step = 0; step < kSlots - 1; ++step) copy(step);
 
   constexpr int kMs = kWarpRows / 16, kNs = kWarpColumns / 8;
   float sums[kMs][kNs][4] = {};
   for (int step = 0; step < steps; ++step) {
-    asm volatile("cp.async.wait_group %0;" ::"n"(kSlots - 2) : "memory");
+    wait_copies<kSlots - 2>();
     __syncthreads();  // the step's tiles are there, those of the step before are read
     copy(step + kSlots - 1);
     const uint32_t x_tile = ring + step % kSlots * kSlotBytes, weight_tile = x_tile + kXBytes;
@@ -100,18 +75,18 @@ __global__ void __launch_bounds__(kRows / kWarpRows * (kColumns / kWarpColumns) 
       uint32_t a[kMs][4], b[kNs / 2][4];
 #pragma unroll
       for (int m = 0; m < kMs; ++m)
-        load_fragments(a[m],
-                       x_tile + chunk_offset(warp_row + m * 16 + lane % 16, 2 * k + lane / 16));
+        load_matrices(a[m],
+                      x_tile + chunk_offset(warp_row + m * 16 + lane % 16, 2 * k + lane / 16));
 #pragma unroll
       for (int n = 0; n < kNs / 2; ++n) {
         const int r = warp_column + n * 16 + lane / 16 * 8 + lane % 8;
-        load_fragments(b[n], weight_tile + chunk_offset(r, 2 * k + lane / 8 % 2));
+        load_matrices(b[n], weight_tile + chunk_offset(r, 2 * k + lane / 8 % 2));
       }
 #pragma unroll
       for (int m = 0; m < kMs; ++m) {
 #pragma unroll
         for (int n = 0; n < kNs; ++n)
-          add_fragments<T>(sums[m][n], a[m], b[n / 2][n % 2 * 2], b[n / 2][n % 2 * 2 + 1]);
+          multiply_add<T>(sums[m][n], a[m], b[n / 2][n % 2 * 2], b[n / 2][n % 2 * 2 + 1]);
       }
     }
   }

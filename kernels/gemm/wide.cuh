@@ -9,10 +9,13 @@
 
 #include <algorithm>
 
+#include "kernels/core/cuda/async_copy.cuh"
 #include "kernels/core/cuda/launch.cuh"
+#include "kernels/core/cuda/mma.cuh"
+#include "kernels/core/cuda/wgmma.cuh"
+#include "kernels/gemm/gate.cuh"
 #include "kernels/gemm/products.h"
 #include "kernels/gemm/tensor_map.h"
-#include "kernels/gemm/warpgroup.cuh"
 
 namespace inflight::cuda::wide {
 
@@ -36,16 +39,7 @@ struct WideArgs {
 
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
 
-__device__ __forceinline__ void store_tile(const CUtensorMap& map, int column, int row,
-                                           const void* from) {
-  asm volatile(
-      "cp.async.bulk.tensor.2d.global.shared::cta.bulk_group [%0, {%1, %2}], [%3];" ::"l"(&map),
-      "r"(column), "r"(row), "r"(shared_address(from))
-      : "memory");
-}
-__device__ __forceinline__ void sync_warpgroup(int warpgroup) {
-  asm volatile("bar.sync %0, 128;" ::"r"(1 + warpgroup) : "memory");
-}
+__device__ __forceinline__ void sync_warpgroup(int warpgroup) { sync_named(1 + warpgroup, 128); }
 
 /// Tiles by number: the rows of a group innermost, then columns, then groups.
 struct Tile {
@@ -86,7 +80,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   let_next_start();
 
   if (threadIdx.x < 128) {
-    asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kProducerRegisters));
+    give_registers<kProducerRegisters>();
     if (threadIdx.x == 0) {
       int stage = 0;
       uint32_t parity = 1;
@@ -124,7 +118,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     }
     __syncwarp();
   } else {
-    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kConsumerRegisters));
+    take_registers<kConsumerRegisters>();
     // Shuffled, the compiler knows it as the same for a warp.
     const int warpgroup = __shfl_sync(~0u, static_cast<int>(threadIdx.x) / 128 - 1, 0);
     const int lane = threadIdx.x % 32, warp = threadIdx.x % 128 / 32;
@@ -147,8 +141,7 @@ __global__ void __launch_bounds__(kThreads, 1)
         pin(sums);
         begin_products();
 #pragma unroll
-        for (int k = 0; k < kDepth / 16; ++k)
-          multiply<T, 256>(sums, a + 2 * k, b + 2 * k, step + k);
+        for (int k = 0; k < kDepth / 16; ++k) multiply<T>(sums, a + 2 * k, b + 2 * k, step + k);
         commit_products();
         if (previous >= 0) {
           wait_products<1>();
@@ -163,7 +156,7 @@ __global__ void __launch_bounds__(kThreads, 1)
 
       const Tile tile(args, number);
       // The stores of the tile before have left the panels.
-      if (threadIdx.x % 128 == 0) asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory");
+      if (threadIdx.x % 128 == 0) wait_stores_read();
       sync_warpgroup(warpgroup);
 #pragma unroll
       for (int block = 0; block < 16; block += 2) {
@@ -178,16 +171,16 @@ __global__ void __launch_bounds__(kThreads, 1)
                            ((to % 8) ^ (store_row % 8)) * 16,
                        words);
       }
-      asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+      fence_shared();
       sync_warpgroup(warpgroup);
       if (threadIdx.x % 128 == 0) {
         const int row = tile.row + warpgroup * 64;
         store_tile(y, tile.column, row, panels);
         store_tile(y, tile.column + 64, row, panels + kPanelBytes);
-        asm volatile("cp.async.bulk.commit_group;" ::: "memory");
+        commit_stores();
       }
     }
-    if (threadIdx.x % 128 == 0) asm volatile("cp.async.bulk.wait_group 0;" ::: "memory");
+    if (threadIdx.x % 128 == 0) wait_stores();
     __syncwarp();
   }
 #endif

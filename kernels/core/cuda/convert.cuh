@@ -48,6 +48,14 @@ __device__ __forceinline__ uint32_t pack(__half, float low, float high) {
   return reinterpret_cast<const uint32_t&>(pair);
 }
 
+/// The two elements of such a register.
+__device__ __forceinline__ float2 unpack(__nv_bfloat16, uint32_t pair) {
+  return __bfloat1622float2(reinterpret_cast<const __nv_bfloat162&>(pair));
+}
+__device__ __forceinline__ float2 unpack(__half, uint32_t pair) {
+  return __half22float2(reinterpret_cast<const __half2&>(pair));
+}
+
 /// Calls function.template operator()<T>() with the C++ type of a floating `dtype`.
 template <typename Function>
 void with_floating(DType dtype, const Function& function) {
