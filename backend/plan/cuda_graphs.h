@@ -39,7 +39,6 @@ class CudaGraphs {
   /// from now on.
   void forget();
 
-  size_t num_graphs() const { return num_graphs_; }
   int64_t bytes() const { return bytes_; }
 
  private:

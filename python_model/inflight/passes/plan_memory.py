@@ -69,15 +69,6 @@ def place(lives: Mapping[str, Lifetime]) -> MemoryPlan:
     return MemoryPlan(arena_bytes, {name: offsets[name] for name in lives})
 
 
-def lower_bound(lives: Mapping[str, Lifetime]) -> int:
-    """The bytes alive at the fullest moment: no plan takes less."""
-    moments = sorted({life.first for life in lives.values()})
-    return max(
-        (sum(v.bytes for v in lives.values() if v.first <= m <= v.last) for m in moments),
-        default=0,
-    )
-
-
 def plan_memory(graph: Graph, num_tokens: int, num_sequences: int) -> MemoryPlan:
     """Offsets for the largest step: `num_tokens` of `num_sequences` sequences."""
     return place(lifetimes(graph, num_tokens, num_sequences))

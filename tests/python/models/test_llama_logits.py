@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from inflight.ir.interpreter import Chunk, Interpreter, pack
+from packed_steps import assert_close, check_packed_steps
 
 CASES: dict[str, dict[str, Any]] = {
     "grouped": {},
@@ -65,11 +66,6 @@ def _transformers_model(checkpoint: Path) -> Any:
     return LlamaForCausalLM.from_pretrained(checkpoint).to(torch.float64).eval()
 
 
-def _assert_close(ours: np.ndarray, theirs: np.ndarray) -> None:
-    # transformers keeps norms and rope tables in float32 whatever the model's dtype
-    np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5 * max(np.abs(theirs).max(), 1))
-
-
 @pytest.mark.parametrize("case", CASES)
 def test_logits_of_packed_steps_are_those_of_transformers(
     case: str,
@@ -77,21 +73,11 @@ def test_logits_of_packed_steps_are_those_of_transformers(
     compile_model: Callable[..., Any],
     make_workload: Callable[..., Any],
 ) -> None:
-    import torch
-
     checkpoint = make_checkpoint(seed=5, **CASES[case])
     model = _transformers_model(checkpoint)
     compiled = compile_model(checkpoint, tokens_per_block=4)
     workload = make_workload(6, vocab_size=model.config.vocab_size)
-    with torch.no_grad():
-        expected = [
-            model(torch.tensor([tokens])).logits[0].numpy() for tokens in workload.sequences
-        ]
-    interpreter = Interpreter(compiled.graph, compiled.weights, workload.num_blocks, np.float64)
-    for step in workload.steps:
-        logits = interpreter.run(step.inputs)["logits"]
-        for row, (sequence, position) in enumerate(step.last):
-            _assert_close(logits[row], expected[sequence][position])
+    check_packed_steps(model, compiled, workload)
 
 
 @pytest.mark.parametrize("prompt_length", [5, 15, 16, 17, 30])
@@ -121,7 +107,7 @@ def test_dynamic_rope_follows_the_sequence_as_generate_does(
         for begin, stop in zip(cuts[:-1], cuts[1:], strict=True):
             chunk = Chunk(tokens[begin:stop], begin, tuple(range(10)), prompt_length)
             logits = interpreter.run(pack([chunk], 4))["logits"]
-        _assert_close(logits[0], answer.logits[0, -1].numpy())
+        assert_close(logits[0], answer.logits[0, -1].numpy())
         done = end
 
 

@@ -4,10 +4,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from inflight.config import ModelConfig, ProblemsError
-from inflight.ir.interpreter import Interpreter
+from packed_steps import check_packed_steps
 
 CASES: dict[str, dict[str, Any]] = {
     "no_window": {"family": "Mistral", "sliding_window": None},
@@ -46,18 +45,7 @@ def test_logits_of_packed_steps_are_those_of_transformers(
     compiled = compile_model(checkpoint, tokens_per_block=4)
     num_groups = len(CASES[case].get("layer_types", [""])[:2])  # at most two kinds
     workload = make_workload(6, prompt_lengths=(9, 1, 29, 4), num_groups=num_groups)
-    with torch.no_grad():
-        expected = [
-            model(torch.tensor([tokens])).logits[0].numpy() for tokens in workload.sequences
-        ]
-    interpreter = Interpreter(compiled.graph, compiled.weights, workload.num_blocks, np.float64)
-    for step in workload.steps:
-        logits = interpreter.run(step.inputs)["logits"]
-        for row, (sequence, position) in enumerate(step.last):
-            theirs = expected[sequence][position]
-            np.testing.assert_allclose(
-                logits[row], theirs, rtol=0, atol=1e-5 * max(np.abs(theirs).max(), 1)
-            )
+    check_packed_steps(model, compiled, workload)
 
 
 def test_each_layer_has_its_own_window(
