@@ -10,6 +10,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import replace
+from http.client import HTTPException
 from pathlib import Path
 from typing import Annotated
 
@@ -128,22 +129,30 @@ def _run(
         live.forward(server.stderr)
     health = [f"http://localhost:{http_port}/v2/health/ready"]
     with _signals(end):
-        if openai is not None:
-            health.append(f"http://localhost:{openai.port}/health")
-            endpoint = EndpointProcess(openai, endpoint_died)
-        if all(_wait_until_ready(server, url) for url in health):
-            typer.echo(usage, err=True)
-        code = server.wait()
-        if endpoint is not None:
-            endpoint.close(_EXIT_SECONDS)
-        if live:
-            live.close()
+        try:
+            if openai is not None:
+                health.append(f"http://localhost:{openai.port}/health")
+                endpoint = EndpointProcess(openai, endpoint_died)
+            if all(_wait_until_ready(server, url) for url in health):
+                typer.echo(usage, err=True)
+            code = server.wait()
+        finally:  # whatever ends us, nothing of ours is left running
+            server.terminate()
+            if endpoint is not None:
+                endpoint.close(_EXIT_SECONDS)
+            server.wait()
+            if live:
+                live.close()
     return 0 if asked_to_end else code or int(endpoint is not None)
 
 
 @contextlib.contextmanager
 def _signals(handler) -> Iterator[None]:
-    earlier = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
+    """A terminal that goes away ends us, too, unless `nohup` said otherwise."""
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
+    earlier = {number: signal.signal(number, handler) for number in numbers}
     try:
         yield
     finally:
@@ -154,7 +163,8 @@ def _signals(handler) -> Iterator[None]:
 def _wait_until_ready(server: subprocess.Popen, url: str) -> bool:
     """False if the server ended first."""
     while server.poll() is None:
-        with contextlib.suppress(urllib.error.URLError, OSError):
+        # HTTPException: who answers there speaks something else, as a port that is taken may.
+        with contextlib.suppress(OSError, HTTPException):
             with urllib.request.urlopen(url, timeout=2):
                 return True
         time.sleep(0.1)

@@ -7,6 +7,7 @@ import pty
 import re
 import select
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -34,8 +35,9 @@ def environment(tmp_path: Path) -> dict[str, str]:
     }
 
 
-def test_serves_a_checkpoint_until_told_to_end(setup, tmp_path: Path) -> None:
-    """By Ctrl-C; by SIGTERM below."""
+@pytest.mark.parametrize("told", [signal.SIGINT, signal.SIGHUP])
+def test_serves_a_checkpoint_until_told_to_end(setup, tmp_path: Path, told: signal.Signals) -> None:
+    """By Ctrl-C, or a terminal that goes away; by SIGTERM below."""
     http_port, grpc_port, metrics_port = free_ports(3)
     arguments = command(
         "serve",
@@ -64,7 +66,7 @@ def test_serves_a_checkpoint_until_told_to_end(setup, tmp_path: Path) -> None:
         with urllib.request.urlopen(url, body, timeout=30) as answer:
             assert not json.loads(answer.read())["text_output"].startswith("abc")
     finally:
-        process.send_signal(signal.SIGINT)
+        process.send_signal(told)
         code = process.wait(60)
     assert code == 0, log.read_text()[-4000:]
     assert not list(tmp_path.glob("inflight-*"))
@@ -96,6 +98,32 @@ def test_writes_a_repository(setup, tmp_path: Path) -> None:
     config = (output / "postprocessing" / "config.pbtxt").read_text()
     niceness = re.search(r'"niceness"\s+value: { string_value: "(\d+)" }', config)
     assert niceness and (int(niceness[1]) > 0) == (setup.device == "cpu")
+
+
+def test_a_port_that_is_taken_leaves_nothing_running(setup, tmp_path: Path) -> None:
+    """Who listens at the endpoint's port already speaks no HTTP."""
+    http_port, grpc_port, metrics_port = free_ports(3)
+    with socket.create_server(("0.0.0.0", 0)) as taken:
+        threading.Thread(target=answer_nonsense, args=(taken,), daemon=True).start()
+        ran = subprocess.run(
+            command("serve", setup.checkpoint, f"--device={setup.device}",
+                    f"--http-port={http_port}", f"--grpc-port={grpc_port}",
+                    f"--metrics-port={metrics_port}", f"--openai-port={taken.getsockname()[1]}"),
+            env=environment(tmp_path), capture_output=True, text=True, timeout=120, check=False,
+        )  # fmt: skip
+    assert ran.returncode != 0 and "Traceback" not in ran.stderr, ran.stderr[-4000:]
+    assert "the OpenAI endpoint ended with code" in ran.stderr
+    assert "address already in use" in ran.stderr
+    with pytest.raises(OSError):
+        urllib.request.urlopen(f"http://localhost:{http_port}/v2/health/live", timeout=2)
+
+
+def answer_nonsense(listener: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        while True:
+            connection, _ = listener.accept()
+            connection.sendall(b"\x00\x00\x12\x04")
+            connection.close()
 
 
 def test_says_what_is_missing(tmp_path: Path) -> None:
