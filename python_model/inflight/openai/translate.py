@@ -13,6 +13,7 @@ from inflight.openai.protocol import MAX_CHOICES, ChatBody, CompletionBody, Samp
 from inflight.openai.served_model import ServedModel
 
 _COMPLETION_TOKENS = 16  # OpenAI's default of /v1/completions
+_MANY_MESSAGES = 500  # more are not rendered in the event loop's thread
 _LONG_TEXT = 20_000  # characters; longer ones are not tokenised in the event loop's thread
 
 
@@ -54,12 +55,19 @@ async def chat_choices(model: ServedModel, body: ChatBody) -> list[ChoiceRequest
             param="messages",
             code="no_chat_template",
         )
+    if len(body.messages) >= model.max_seq_len:  # each is a token at least
+        raise ApiError(
+            f"this model's maximum context length is {model.max_seq_len} tokens; the request has "
+            f"{len(body.messages)} messages",
+            param="messages",
+            code="context_length_exceeded",
+        )
     messages = [
         {"role": message.role, "content": message.text, **({"name": message.name} if message.name else {})}
         for message in body.messages
     ]  # fmt: skip
     try:
-        text = model.tokenizer.apply_chat_template(messages)
+        text = await _render(model, messages)
     except ValueError as error:  # templates refuse roles and orders that they do not know
         raise bad_value("messages", str(error)) from error
     ids = await _encode(model, text, add_special_tokens=False)
@@ -94,6 +102,13 @@ async def completion_choices(model: ServedModel, body: CompletionBody) -> list[C
     for prompt in prompts:
         _checked_length(model, prompt, asked, "max_tokens")
     return _choices(model, body, prompts, asked, echo=bool(body.echo))
+
+
+async def _render(model: ServedModel, messages: list[dict[str, str]]) -> str:
+    render = model.tokenizer.apply_chat_template
+    if len(messages) <= _MANY_MESSAGES:
+        return render(messages)
+    return await asyncio.to_thread(render, messages)
 
 
 async def _encode(model: ServedModel, text: str, add_special_tokens: bool) -> list[int]:

@@ -76,6 +76,8 @@ def test_health_and_metrics_need_no_key(endpoint: Endpoint) -> None:
         ("completions", {"logit_bias": {"-1": 1}}, "logit_bias", "invalid_value"),
         ("completions", {"model": "gpt-4"}, "model", "model_not_found"),
         ("chat/completions", {"messages": []}, "messages", "too_short"),
+        ("chat/completions", {"messages": [{"role": "user", "content": ""}] * 512}, "messages",
+         "context_length_exceeded"),
         ("chat/completions", {"max_tokens": 1, "max_completion_tokens": 2}, "max_tokens",
          "invalid_value"),
         ("chat/completions", {"top_logprobs": 2}, "top_logprobs", "invalid_value"),
