@@ -251,3 +251,39 @@ def test_the_tree_has_the_tokens_of_a_block(bits: int, size: int) -> None:
         table = manager.open(tokens)
         assert manager.num_cached_tokens(table) == size + 1  # a block, and one that begins alike
         manager.release(table)
+
+
+def test_blocks_are_found_as_soon_as_their_tokens_are_written() -> None:
+    """While the prompt is read and while it generates, not only when the sequence ends."""
+    manager = KvCacheManager(
+        2, 8, enable_reuse=True, enable_partial_reuse=False, vocab_size=VOCAB_SIZE
+    )
+    tokens = [1, 2, 3, 4, 0, 1, 2, 3, 4]
+    table = manager.open(tokens[:5])
+    known = 0
+    for count in (2, 3, 1, 1, 1, 1):  # two chunks of the prompt, then what was generated
+        step = manager.reserve([(table, known, count)])
+        assert manager.match([*tokens, 0]).num_tokens == known - known % 2
+        known += count
+        step.commit([tokens[:known]])
+        assert manager.match([*tokens, 0]).num_tokens == known - known % 2
+    assert manager.num_used_blocks == 5
+    manager.release(table)
+
+
+def test_scopes_that_differ_in_anything_share_nothing() -> None:
+    scopes = [
+        PrefixScope(adapter_id, salt, extra_ids)
+        for adapter_id in (0, 7, 8)
+        for salt in ("", "a", "b", "ab")
+        for extra_ids in ([], [3], [4], [3, 4], [4, 3])
+    ]
+    manager = KvCacheManager(2, 4 * len(scopes), enable_reuse=True, vocab_size=VOCAB_SIZE)
+    tokens = [1, 2, 3, 4, 0]
+    for scope in scopes:
+        assert manager.match(tokens, scope).num_tokens == 0
+        table = manager.open(tokens, scope=scope)
+        manager.reserve([(table, 0, len(tokens))]).commit([tokens])
+        manager.release(table, tokens)
+        assert manager.match(tokens, scope).num_tokens == 4
+    assert len(manager.snapshot().nodes) == 3 * len(scopes)
