@@ -231,6 +231,8 @@ void InstanceState::end(LiveRequest& live, size_t sequence, const executor::Resp
     live.success = false;
     send_error(live.factory, error, /*is_final=*/true);
   }
+  for (const LiveRequest::Sequence& one : live.sequences)
+    if (one.writer->has_lost_part()) live.success = false;
   live.delete_factory();
   if (live.success) {
     live.numbers.answered_ns = static_cast<int64_t>(now_ns());

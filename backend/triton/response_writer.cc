@@ -145,6 +145,7 @@ void ResponseWriter::deliver(executor::Response part, uint64_t public_id, bool e
       response = build(part, public_id);
     } catch (const Error& failure) {
       if (!part.is_final) throw;
+      has_lost_part_ = true;
       error = TRITONSERVER_ErrorNew(
           TRITONSERVER_ERROR_INTERNAL,
           concat("Error encountered while populating response: ", failure.what()).c_str());

@@ -214,6 +214,24 @@ void engine_failure_reaches_each_request() {
   EXPECT_CONTAINS(backend.error_of(request), "Executor failed process requestId");
 }
 
+/// It is an error and counts as one; of several sequences the others are answered.
+void an_answer_that_cannot_be_put_together() {
+  Backend backend;
+  fake_refuse_outputs(1);
+  EXPECT_CONTAINS(backend.error_of(make_request(prompt_of(3), 4)),
+                  "Error encountered while populating response: ");
+  const RequestPtr several = make_request(prompt_of(3), 4);
+  several->number("num_return_sequences", 3);
+  fake_refuse_outputs(1);
+  const auto& answers = backend.run(several);
+  EXPECT_EQ(answers.size(), 3u);
+  EXPECT_EQ(std::ranges::count_if(answers, [](const auto& a) { return a.error.has_value(); }), 1);
+  EXPECT(!several->success);
+  const RequestPtr next = make_request(prompt_of(3), 4);
+  EXPECT_EQ(output_ids(backend.run(next).back()).size(), 7u);
+  EXPECT(next->success);
+}
+
 void queue_full() {
   executor::EngineConfig config;
   config.max_queue_size = 2;
@@ -273,6 +291,7 @@ int main(int argc, char** argv) {
           {"final_response_to_nobody_waits", final_response_to_nobody_waits},
           {"unloading_does_not_wait_for_nobody", unloading_does_not_wait_for_nobody},
           {"engine_failure_reaches_each_request", engine_failure_reaches_each_request},
+          {"an_answer_that_cannot_be_put_together", an_answer_that_cannot_be_put_together},
           {"queue_full", queue_full},
           {"unloading_ends_what_is_live", unloading_ends_what_is_live},
       },

@@ -52,6 +52,7 @@ std::map<std::string, inflight::testing::FakeHistogram> histograms;
 std::vector<std::string> verbose_lines;
 bool is_verbose = false;
 std::atomic<int> num_to_refuse{0};
+std::atomic<int> num_outputs_to_refuse{0};
 std::vector<std::string> unloaded_models;
 bool refuses_unloads = false;
 
@@ -86,6 +87,7 @@ std::vector<std::string> fake_unloaded_models() {
 }
 
 void fake_refuse_responses(int count) { num_to_refuse = count; }
+void fake_refuse_outputs(int count) { num_outputs_to_refuse = count; }
 
 void fake_log_verbosely(bool verbose) {
   std::lock_guard lock(gauges_mutex);
@@ -399,6 +401,10 @@ TRITONSERVER_Error* TRITONBACKEND_ResponseOutput(TRITONBACKEND_Response* respons
 TRITONSERVER_Error* TRITONBACKEND_OutputBuffer(TRITONBACKEND_Output* output, void** buffer,
                                                uint64_t num_bytes, TRITONSERVER_MemoryType* memory,
                                                int64_t*) {
+  if (num_outputs_to_refuse > 0) {
+    --num_outputs_to_refuse;
+    return TRITONSERVER_ErrorNew(TRITONSERVER_ERROR_INTERNAL, "no memory for it");
+  }
   output->tensor.bytes.resize(num_bytes);
   *buffer = output->tensor.bytes.data();
   *memory = TRITONSERVER_MEMORY_CPU;

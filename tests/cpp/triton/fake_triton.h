@@ -75,6 +75,9 @@ std::vector<std::string> fake_unloaded_models();
 /// Of the next responses, to whichever request, so many are not taken.
 void fake_refuse_responses(int count);
 
+/// Of the next outputs of responses so many get no memory.
+void fake_refuse_outputs(int count);
+
 /// Whether the log shows level 1; forgets the lines so far.
 void fake_log_verbosely(bool verbose);
 std::vector<std::string> fake_verbose_lines();

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 import tritonclient.grpc as grpc
-from triton_server import Server, ask, ask_text, llm_request, overridden, tensors
+import tritonclient.http as http
+from triton_server import Server, as_array, ask, ask_text, llm_request, overridden, tensors
 from tritonclient.utils import InferenceServerException
 
 MODELS = ["ensemble", "tensorrt_llm_bls"]
@@ -60,6 +61,56 @@ def test_how_tensors_are_written(server: Server, model: str) -> None:
     hot = {"temperature": 3.0, "top_k": 50, "seed": 9}
     expected = ask_text(server, "To be", 12, end_id=-1, **hot)
     assert generate(server, {**BODY, **hot}, model)["text_output"] == expected != plain
+
+
+def infer(server: Server, model: str, is_binary: bool, **values: Any) -> dict[str, np.ndarray]:
+    inputs = []
+    for tensor in tensors(**values):
+        inputs.append(http.InferInput(tensor.name(), list(tensor.shape()), tensor.datatype()))
+        array = values[tensor.name()]
+        inputs[-1].set_data_from_numpy(array, binary_data=is_binary)
+    outputs = None
+    if not is_binary:
+        names = ("output_ids", "sequence_length", "output_log_probs", "cum_log_probs")
+        if model == "preprocessing":
+            names = (
+                "INPUT_ID",
+                "REQUEST_INPUT_LEN",
+                "STOP_WORDS_IDS",
+                "EMBEDDING_BIAS",
+                "OUT_END_ID",
+            )
+        outputs = [http.InferRequestedOutput(name, binary_data=False) for name in names]
+    with http.InferenceServerClient(f"localhost:{server.http_port}") as client:
+        result = client.infer(model, inputs, outputs=outputs)
+    return {o["name"]: result.as_numpy(o["name"]) for o in result.get_response()["outputs"]}
+
+
+def test_tensors_in_json_are_those_in_bytes(server: Server) -> None:
+    """Of every type: strings with escapes, numbers of 64 bits, truth values, fractions."""
+    request = llm_request([5, 17, 200], 6, runtime_top_k=50, temperature=2.5)
+    request |= {"seed": 2**64 - 1, "return_log_probs": True, "embedding_bias": [0.25] * 259}
+    arrays = {name: as_array(name, value) for name, value in request.items()}
+    by_json, by_bytes = (infer(server, "plain", way, **arrays) for way in (False, True))
+    assert by_json.keys() == by_bytes.keys()
+    for name, array in by_json.items():
+        np.testing.assert_allclose(array, by_bytes[name], rtol=1e-6)
+    (by_grpc,) = ask(server, "tensorrt_llm", **request)
+    assert by_json["output_ids"].reshape(-1).tolist() == by_grpc.ids
+
+    texts = ['"To be"\\\n\t', "é\u2028😀"]
+    strings = {"QUERY": texts, "STOP_WORDS_DICT": ["\\n", "é"], "EMBEDDING_BIAS_WORDS": ["z", '"']}
+    arrays = {
+        name: np.array([[text.encode()] for text in rows], object).reshape(2, -1)
+        for name, rows in strings.items()
+    }
+    arrays["REQUEST_OUTPUT_LEN"] = np.array([[3], [4]], np.int32)
+    arrays["EMBEDDING_BIAS_WEIGHTS"] = np.array([[1.5], [-2.25]], np.float32)
+    by_json, by_bytes = (infer(server, "preprocessing", way, **arrays) for way in (False, True))
+    for name, array in by_json.items():
+        assert array.tolist() == by_bytes[name].tolist()
+    lengths = by_json["REQUEST_INPUT_LEN"].reshape(-1)
+    assert lengths.tolist() == [len(text.encode()) for text in texts]  # bytes are tokens here
 
 
 @pytest.mark.parametrize("model", MODELS)

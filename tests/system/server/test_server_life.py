@@ -50,11 +50,14 @@ def num_steps(server: Server) -> float:
     return server.gauges()["iteration_counter"]
 
 
-def test_stop_by_id(server: Server) -> None:
+@pytest.mark.parametrize("id", ["a", 'é\n\t{}"\\', "x" * 2_000], ids=["short", "odd", "long"])
+def test_stop_by_id(server: Server, id: str) -> None:
     with Stream(server, "tensorrt_llm") as stream:
-        stream.send(request_id="a", **llm_request(PROMPT, LONG, streaming=True))
-        ids = stream.next().ids
-        ask(server, "tensorrt_llm", request_id="a", **llm_request([0], 0, stop=True))
+        stream.send(request_id=id, **llm_request(PROMPT, LONG, streaming=True))
+        answer = stream.next()
+        assert answer.id == id
+        ids = answer.ids
+        ask(server, "tensorrt_llm", request_id=id, **llm_request([0], 0, stop=True))
         while True:
             answer = stream.next()
             ids += answer.ids
