@@ -109,10 +109,7 @@ void priorities_decide_who_begins() {
   for (int i = 1; i < 6; ++i)
     fixture.submit(answers[i], prompt_of(4, 1 + i), 2, false, priorities[i]);
   fixture.script->gate.open();
-  int64_t begin[6];
-  for (int i = 0; i < 6; ++i) begin[i] = answers[i].wait().times.first_scheduled_ns;
-  const int order[] = {0, 2, 4, 1, 5, 3};
-  for (int i = 1; i < 6; ++i) EXPECT(begin[order[i - 1]] < begin[order[i]]);
+  expect_to_begin(answers, {0, 2, 4, 1, 5, 3});
 }
 
 }  // namespace

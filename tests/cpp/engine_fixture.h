@@ -93,6 +93,14 @@ inline std::vector<int32_t> prompt_of(int length, int first = 1) {
   return prompt;
 }
 
+/// Answers begin one after another in this order, of their numbers.
+template <size_t kCount>
+void expect_to_begin(Answer (&answers)[kCount], const int (&order)[kCount]) {
+  int64_t begin[kCount];
+  for (size_t i = 0; i < kCount; ++i) begin[i] = answers[i].wait().times.first_scheduled_ns;
+  for (size_t i = 1; i < kCount; ++i) EXPECT(begin[order[i - 1]] < begin[order[i]]);
+}
+
 /// What main returns: the cases with one step in flight and with two, for either way of calling
 /// back.
 inline int run_cases_at_each_depth(const std::vector<Case>& cases, int argc, char** argv) {

@@ -220,10 +220,7 @@ void tenants_share() {
     if (i == 0) fixture.script->gate.wait_for_arrivals(1);
   }
   fixture.script->gate.open();
-  int64_t begin[6];
-  for (int i = 0; i < 6; ++i) begin[i] = answers[i].wait().times.first_scheduled_ns;
-  const int order[] = {0, 4, 1, 5, 2, 3};
-  for (int i = 1; i < 6; ++i) EXPECT(begin[order[i - 1]] < begin[order[i]]);
+  expect_to_begin(answers, {0, 4, 1, 5, 2, 3});
 }
 
 }  // namespace

@@ -6,13 +6,11 @@
 #include <span>
 #include <vector>
 
-#include "kernels/core/device.h"
 #include "kernels/fused_linear/fused_linear.h"
+#include "tests/cpp/gpu_matrix.h"
 #include "tests/cpp/testing.h"
 
 namespace inflight::testing {
-
-inline constexpr Device kGpu{DeviceType::kCuda, 0};
 
 struct LayerShape {
   int64_t hidden, width, qkv;
@@ -26,13 +24,10 @@ struct Matrix {
   Matrix(int64_t rows, int64_t columns, float scale, const Stream& stream)
       : memory(rows * columns * 2, kGpu),
         view(TensorView::dense(memory.data(), DType::kBFloat16, {rows, columns}, kGpu)) {
-    thread_local uint32_t state = 1;
+    thread_local Draws draws;
     std::vector<uint16_t> bits;
-    for (int64_t i = 0; i < rows * columns; ++i) {
-      state = state * 1664525 + 1013904223;
-      const float uniform = static_cast<float>(state >> 8) / (1 << 23) - 1;
-      bits.push_back(std::bit_cast<uint32_t>(uniform * scale) >> 16);
-    }
+    for (int64_t i = 0; i < rows * columns; ++i)
+      bits.push_back(std::bit_cast<uint32_t>(draws.uniform() * scale) >> 16);
     copy_async(memory.data(), bits.data(), view.bytes(), stream);
     stream.synchronize();
   }

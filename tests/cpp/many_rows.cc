@@ -1,49 +1,18 @@
 // Linears of many rows on a GPU with what follows them: a residual, a gated activation. Sums are
 // integers that bfloat16 holds exactly. Without a GPU there is nothing to test.
-#include <bit>
 #include <cmath>
 #include <cstdint>
 #include <vector>
 
-#include "kernels/core/device.h"
 #include "kernels/gemm/gemm.h"
+#include "tests/cpp/gpu_matrix.h"
 #include "tests/cpp/testing.h"
 
 namespace inflight {
 namespace {
 
-constexpr Device kGpu{DeviceType::kCuda, 0};
-
-struct Matrix {
-  int64_t rows, columns;
-  std::vector<uint16_t> bits;  // bfloat16
-  Buffer memory;
-  TensorView view;
-
-  Matrix(int64_t rows, int64_t columns, int seed, int largest)
-      : rows(rows), columns(columns), memory(rows * columns * 2, kGpu) {
-    auto state = static_cast<uint32_t>(seed);
-    for (int64_t i = 0; i < rows * columns; ++i) {
-      state = state * 1664525 + 1013904223;
-      const int value = static_cast<int>(state >> 16) % (2 * largest + 1) - largest;
-      bits.push_back(std::bit_cast<uint32_t>(static_cast<float>(value)) >> 16);
-    }
-    view = TensorView::dense(memory.data(), DType::kBFloat16, {rows, columns}, kGpu);
-  }
-  void upload(const Stream& stream) {
-    copy_async(memory.data(), bits.data(), view.bytes(), stream);
-  }
-  void download(const Stream& stream) {
-    copy_async(bits.data(), memory.data(), view.bytes(), stream);
-    stream.synchronize();
-  }
-  void poison(const Stream& stream) {
-    fill_async(memory.data(), 0xff, view.bytes(), stream);
-  }  // NaN
-  float at(int64_t row, int64_t column) const {
-    return std::bit_cast<float>(uint32_t{bits[row * columns + column]} << 16);
-  }
-};
+using testing::kGpu;
+using Matrix = testing::GpuMatrix<cpu::BFloat16>;
 
 void adds([[maybe_unused]] int64_t rows, [[maybe_unused]] int64_t columns,
           [[maybe_unused]] int64_t depth, [[maybe_unused]] bool in_place) {
@@ -53,26 +22,26 @@ void adds([[maybe_unused]] int64_t rows, [[maybe_unused]] int64_t columns,
   OpContext context = device.op_context();
   if (context.cublaslt == nullptr) return;
   const Stream& stream = device.stream();
-  Matrix x(rows, depth, 1, 1), weight(columns, depth, 2, 1);
-  Matrix residual(rows, columns, 3, 90), y(rows, columns, 4, 1);
-  for (Matrix* matrix : {&x, &weight, &residual, &y}) matrix->upload(stream);
+  testing::Draws draws;
+  const Matrix x(rows, depth, 1, draws, stream), weight(columns, depth, 1, draws, stream);
+  Matrix residual(rows, columns, 90, draws, stream), y(rows, columns, stream);
   const TensorView none;
   const LinearParams params{x.view, weight.view, none, in_place ? residual.view : y.view};
   const Buffer workspace(cuda::linear_workspace_bytes(params), kGpu);
   context.workspace = {workspace.data(), workspace.bytes()};
   EXPECT(cuda::linear_add(params, residual.view, context));
   Matrix& out = in_place ? residual : y;
-  const std::vector<uint16_t> before = residual.bits;
+  const std::vector<cpu::BFloat16> before = residual.values;
   out.download(stream);
   if (!in_place) {
     residual.download(stream);
-    EXPECT(residual.bits == before);
+    for (size_t i = 0; i < before.size(); ++i) EXPECT_EQ(residual.values[i].bits, before[i].bits);
   }
   const int64_t stride = columns > 1000 ? 7 : 1;  // of the elements that are looked at
   int wrong = 0;
   for (int64_t row = 0; row < y.rows; ++row) {
     for (int64_t column = row % stride; column < y.columns; column += stride) {
-      float want = std::bit_cast<float>(uint32_t{before[row * y.columns + column]} << 16);
+      float want = cpu::to_float(before[row * y.columns + column]);
       for (int64_t k = 0; k < x.columns; ++k) want += x.at(row, k) * weight.at(column, k);
       wrong += out.at(row, column) != want;
     }
@@ -88,13 +57,11 @@ void gates([[maybe_unused]] int64_t rows, [[maybe_unused]] int64_t columns,
   DeviceContext device(kGpu, nullptr);
   OpContext context = device.op_context();
   const Stream& stream = device.stream();
-  Matrix x(rows, depth, 1, 1), weight(2 * columns, depth, 2, 1), y(rows + 1, columns, 3, 1);
-  x.upload(stream);
-  weight.upload(stream);
-  y.poison(stream);
-  const TensorView none,
-      out = TensorView::dense(y.view.data, DType::kBFloat16, {rows, columns}, kGpu);
-  const bool done = cuda::linear_silu_mul({x.view, weight.view, none, out}, context);
+  testing::Draws draws;
+  const Matrix x(rows, depth, 1, draws, stream), weight(2 * columns, depth, 1, draws, stream);
+  Matrix y(rows + 1, columns, stream);
+  const TensorView none;
+  const bool done = cuda::linear_silu_mul({x.view, weight.view, none, y.first(rows)}, context);
   EXPECT_EQ(done, context.compute_capability == 90);
   if (!done) return;
   y.download(stream);

@@ -1,7 +1,6 @@
 // The norm between two linears of few rows, half of it in each kernel, against sums in double and
 // the roundings on the way. Without a GPU there is nothing to test.
 #include <algorithm>
-#include <bit>
 #include <cmath>
 #include <cstdint>
 #include <tuple>
@@ -20,11 +19,10 @@ struct Case {
   bool is_gated;
 };
 
-float value_of(uint16_t bits) { return std::bit_cast<float>(uint32_t{bits} << 16); }
+float value_of(uint16_t bits) { return cpu::to_float(cpu::BFloat16{bits}); }
 
 [[maybe_unused]] uint16_t rounded(float value) {
-  const auto bits = std::bit_cast<uint32_t>(value);
-  return static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+  return cpu::from_float<cpu::BFloat16>(value).bits;
 }
 
 constexpr float kEpsilon = 1e-5f;

@@ -3,11 +3,9 @@
 // Without a GPU there is nothing to test.
 #include <cmath>
 #include <cstdint>
-#include <vector>
 
-#include "kernels/core/cpu/convert.h"
-#include "kernels/core/device.h"
 #include "kernels/gemm/products.h"
+#include "tests/cpp/gpu_matrix.h"
 #include "tests/cpp/testing.h"
 
 namespace inflight {
@@ -20,62 +18,35 @@ struct Case {
 };
 
 template <typename T>
-void multiplies([[maybe_unused]] DType dtype, [[maybe_unused]] const Case& c) {
+void multiplies([[maybe_unused]] const Case& c) {
 #ifdef INFLIGHT_CUDA
   if (num_cuda_devices() == 0) return;
-  constexpr Device kGpu{DeviceType::kCuda, 0};
-  DeviceContext device(kGpu, nullptr);
+  DeviceContext device(testing::kGpu, nullptr);
   const OpContext context = device.op_context();
   if (context.compute_capability != 90) return;
   const Stream& stream = device.stream();
-  uint32_t state = 1;
-  const auto draw = [&](int64_t count) {  // of -1, 0 and 1, 0 the half of them
-    std::vector<T> values;
-    for (int64_t i = 0; i < count; ++i) {
-      state = state * 1664525 + 1013904223;
-      const int value = static_cast<int>(state >> 28 & 3) - 1;
-      values.push_back(cpu::from_float<T>(static_cast<float>(value == 2 ? 0 : value)));
-    }
-    return values;
-  };
-  const auto upload = [&](const std::vector<T>& values) {
-    Buffer memory(values.size() * sizeof(T), kGpu);
-    copy_async(memory.data(), values.data(), memory.bytes(), stream);
-    return memory;
-  };
-  const int64_t halves = c.is_gated ? 2 : 1, weight_rows = c.columns * halves;
-  const std::vector<T> x = draw(c.rows * c.depth), weight = draw(weight_rows * c.depth),
-                       bias = draw(weight_rows), residual = draw(c.rows * c.columns);
-  const Buffer x_memory = upload(x), weight_memory = upload(weight), bias_memory = upload(bias),
-               residual_memory = upload(residual);
-  Buffer y_memory((c.rows + 1) * c.columns * sizeof(T), kGpu);
-  fill_async(y_memory.data(), 0xff, y_memory.bytes(), stream);  // NaN
-  const auto view = [&](const Buffer& memory, std::initializer_list<int64_t> shape) {
-    return TensorView::dense(memory.data(), dtype, shape, kGpu);
-  };
-  const TensorView none, x_view = view(x_memory, {c.rows, c.depth}),
-                         weight_view = view(weight_memory, {weight_rows, c.depth}),
-                         bias_view = view(bias_memory, {weight_rows}),
-                         residual_view = view(residual_memory, {c.rows, c.columns}),
-                         y_view = view(y_memory, {c.rows, c.columns});
+  testing::Draws draws;
+  const int64_t weight_rows = c.is_gated ? 2 * c.columns : c.columns;
+  using Matrix = testing::GpuMatrix<T>;
+  const Matrix x(c.rows, c.depth, 1, draws, stream), weight(weight_rows, c.depth, 1, draws, stream),
+      bias(1, weight_rows, 1, draws, stream), residual(c.rows, c.columns, 1, draws, stream);
+  Matrix y(c.rows + 1, c.columns, stream);
+  const TensorView none;
   const cuda::FusedProductParams params{
-      .linear = {x_view, weight_view, c.has_bias ? bias_view : none, y_view},
+      .linear = {x.view, weight.view, c.has_bias ? bias.flat() : none, y.first(c.rows)},
       .norm_weight = none,
       .epsilon = 0,
-      .residual = c.has_residual ? residual_view : none,
+      .residual = c.has_residual ? residual.view : none,
       .is_gated = c.is_gated};
   if (c.plan.rows > 0) {
     cuda::stripe_product(params, c.plan, context);
   } else {
     cuda::slice_product(params, c.plan.split, context);
   }
-  std::vector<T> y((c.rows + 1) * c.columns);
-  copy_async(y.data(), y_memory.data(), y_memory.bytes(), stream);
-  stream.synchronize();
+  y.download(stream);
   const auto sum_of = [&](int64_t row, int64_t weight_row) {
-    float sum = c.has_bias ? cpu::to_float(bias[weight_row]) : 0.0f;
-    for (int64_t k = 0; k < c.depth; ++k)
-      sum += cpu::to_float(x[row * c.depth + k]) * cpu::to_float(weight[weight_row * c.depth + k]);
+    float sum = c.has_bias ? bias.at(0, weight_row) : 0.0f;
+    for (int64_t k = 0; k < c.depth; ++k) sum += x.at(row, k) * weight.at(weight_row, k);
     return sum;
   };
   int wrong = 0;
@@ -87,16 +58,14 @@ void multiplies([[maybe_unused]] DType dtype, [[maybe_unused]] const Case& c) {
         allowed = std::abs(want) / 64 + 1e-4f;
       }
       if (c.has_residual) {
-        want += cpu::to_float(residual[row * c.columns + column]);
+        want += residual.at(row, column);
         if (c.is_gated) allowed += std::abs(want) / 128;
       }
-      const float got = cpu::to_float(y[row * c.columns + column]);
-      wrong += !(std::abs(got - want) <= allowed);
+      wrong += !(std::abs(y.at(row, column) - want) <= allowed);
     }
   }
   EXPECT_EQ(wrong, 0);
-  for (int64_t column = 0; column < c.columns; ++column)
-    EXPECT_EQ(y[c.rows * c.columns + column].bits, 0xffff);
+  for (int64_t column = 0; column < c.columns; ++column) EXPECT(std::isnan(y.at(c.rows, column)));
 #endif
 }
 
@@ -107,11 +76,11 @@ void stripes() {
   for (const auto& plan : plans) {
     for (const int64_t rows : {9, 16, 31, 33, 64}) {
       const bool some = rows % 2 == 0;
-      multiplies<cpu::BFloat16>(DType::kBFloat16, {rows, 200, 72, plan, false, some, !some});
-      multiplies<cpu::Float16>(DType::kFloat16, {rows, 136, 8, plan, false, !some, some});
+      multiplies<cpu::BFloat16>({rows, 200, 72, plan, false, some, !some});
+      multiplies<cpu::Float16>({rows, 136, 8, plan, false, !some, some});
     }
   }
-  multiplies<cpu::BFloat16>(DType::kBFloat16, {17, 72, 4000, {64, 1, 1}, false, true, true});
+  multiplies<cpu::BFloat16>({17, 72, 4000, {64, 1, 1}, false, true, true});
 }
 
 void shared_depths() {
@@ -119,8 +88,8 @@ void shared_depths() {
   for (const auto& plan : plans) {
     for (const int64_t rows : {9, 32, 50}) {
       const bool some = rows % 2 == 0;
-      multiplies<cpu::BFloat16>(DType::kBFloat16, {rows, 200, 264, plan, false, some, !some});
-      multiplies<cpu::Float16>(DType::kFloat16, {rows, 104, 1160, plan, false, !some, some});
+      multiplies<cpu::BFloat16>({rows, 200, 264, plan, false, some, !some});
+      multiplies<cpu::Float16>({rows, 104, 1160, plan, false, !some, some});
     }
   }
 }
@@ -130,8 +99,8 @@ void gates() {
   for (const auto& plan : plans) {
     for (const int64_t rows : {9, 32, 50, 64}) {
       const bool some = rows % 2 == 0;
-      multiplies<cpu::BFloat16>(DType::kBFloat16, {rows, 120, 328, plan, true, some, !some});
-      multiplies<cpu::Float16>(DType::kFloat16, {rows, 72, 520, plan, true, !some, some});
+      multiplies<cpu::BFloat16>({rows, 120, 328, plan, true, some, !some});
+      multiplies<cpu::Float16>({rows, 72, 520, plan, true, !some, some});
     }
   }
 }
@@ -141,9 +110,9 @@ void slices() {
     const cuda::StripePlan plan{.rows = 0, .split = split};
     for (const int64_t rows : {3, 16, 32, 50, 64}) {
       const bool some = rows % 2 == 0;
-      multiplies<cpu::BFloat16>(DType::kBFloat16, {rows, 200, 1096, plan, false, some, !some});
-      multiplies<cpu::BFloat16>(DType::kBFloat16, {rows, 72, 2056, plan, true, !some, some});
-      multiplies<cpu::Float16>(DType::kFloat16, {rows, 104, 1160, plan, some, !some, some});
+      multiplies<cpu::BFloat16>({rows, 200, 1096, plan, false, some, !some});
+      multiplies<cpu::BFloat16>({rows, 72, 2056, plan, true, !some, some});
+      multiplies<cpu::Float16>({rows, 104, 1160, plan, some, !some, some});
     }
   }
 }

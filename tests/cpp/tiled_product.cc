@@ -1,65 +1,40 @@
 // The product for GPUs where neither cuBLASLt nor a kernel of its own serves: on a machine that has
 // them nothing else reaches it. Sums are integers that both dtypes hold exactly. Without a GPU
 // there is nothing to test.
+#include <cmath>
 #include <cstdint>
-#include <vector>
 
-#include "kernels/core/cpu/convert.h"
-#include "kernels/core/device.h"
 #include "kernels/gemm/products.h"
+#include "tests/cpp/gpu_matrix.h"
 #include "tests/cpp/testing.h"
 
 namespace inflight {
 namespace {
 
 template <typename T>
-void multiplies([[maybe_unused]] DType dtype, [[maybe_unused]] int64_t rows,
-                [[maybe_unused]] int64_t columns, [[maybe_unused]] int64_t depth) {
+void multiplies([[maybe_unused]] int64_t rows, [[maybe_unused]] int64_t columns,
+                [[maybe_unused]] int64_t depth) {
 #ifdef INFLIGHT_CUDA
   if (num_cuda_devices() == 0) return;
-  constexpr Device kGpu{DeviceType::kCuda, 0};
-  DeviceContext device(kGpu, nullptr);
-  const OpContext context = device.op_context();
+  DeviceContext device(testing::kGpu, nullptr);
   const Stream& stream = device.stream();
-  uint32_t state = 1;
-  const auto draw = [&](int64_t count) {  // of -1, 0 and 1
-    std::vector<T> values;
-    for (int64_t i = 0; i < count; ++i) {
-      state = state * 1664525 + 1013904223;
-      values.push_back(cpu::from_float<T>(static_cast<float>(state >> 16 & 3) - 1.0f));
-      if (values.back().bits == cpu::from_float<T>(2.0f).bits) values.back().bits = 0;
-    }
-    return values;
-  };
-  const auto upload = [&](const std::vector<T>& values) {
-    Buffer memory(values.size() * sizeof(T), kGpu);
-    copy_async(memory.data(), values.data(), memory.bytes(), stream);
-    return memory;
-  };
-  const std::vector<T> x = draw(rows * depth), weight = draw(columns * depth), bias = draw(columns);
-  const Buffer x_memory = upload(x), weight_memory = upload(weight), bias_memory = upload(bias);
-  Buffer y_memory((rows + 1) * columns * sizeof(T), kGpu);
-  fill_async(y_memory.data(), 0xff, y_memory.bytes(), stream);  // NaN
-  cuda::tiled_product({TensorView::dense(x_memory.data(), dtype, {rows, depth}, kGpu),
-                       TensorView::dense(weight_memory.data(), dtype, {columns, depth}, kGpu),
-                       TensorView::dense(bias_memory.data(), dtype, {columns}, kGpu),
-                       TensorView::dense(y_memory.data(), dtype, {rows, columns}, kGpu)},
-                      context);
-  std::vector<T> y((rows + 1) * columns);
-  copy_async(y.data(), y_memory.data(), y_memory.bytes(), stream);
-  stream.synchronize();
+  testing::Draws draws;
+  using Matrix = testing::GpuMatrix<T>;
+  const Matrix x(rows, depth, 1, draws, stream), weight(columns, depth, 1, draws, stream),
+      bias(1, columns, 1, draws, stream);
+  Matrix y(rows + 1, columns, stream);
+  cuda::tiled_product({x.view, weight.view, bias.flat(), y.first(rows)}, device.op_context());
+  y.download(stream);
   int wrong = 0;
   for (int64_t row = 0; row < rows; ++row) {
     for (int64_t column = 0; column < columns; ++column) {
-      float want = cpu::to_float(bias[column]);
-      for (int64_t k = 0; k < depth; ++k)
-        want += cpu::to_float(x[row * depth + k]) * cpu::to_float(weight[column * depth + k]);
-      wrong += cpu::to_float(y[row * columns + column]) != want;
+      float want = bias.at(0, column);
+      for (int64_t k = 0; k < depth; ++k) want += x.at(row, k) * weight.at(column, k);
+      wrong += y.at(row, column) != want;
     }
   }
   EXPECT_EQ(wrong, 0);
-  for (int64_t column = 0; column < columns; ++column)
-    EXPECT_EQ(y[rows * columns + column].bits, 0xffff);
+  for (int64_t column = 0; column < columns; ++column) EXPECT(std::isnan(y.at(rows, column)));
 #endif
 }
 
@@ -67,8 +42,8 @@ void multiplies([[maybe_unused]] DType dtype, [[maybe_unused]] int64_t rows,
 void sizes() {
   for (const int64_t rows : {1, 7, 16, 17, 64, 65, 130, 257}) {
     for (const int64_t depth : {8, 72, 200}) {
-      multiplies<cpu::BFloat16>(DType::kBFloat16, rows, 130, depth);
-      multiplies<cpu::Float16>(DType::kFloat16, rows, 257, depth);
+      multiplies<cpu::BFloat16>(rows, 130, depth);
+      multiplies<cpu::Float16>(rows, 257, depth);
     }
   }
 }

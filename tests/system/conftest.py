@@ -1,6 +1,7 @@
 """Whole ways through the engine, next to transformers."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from inflight import _core
@@ -12,6 +13,15 @@ def device(request: pytest.FixtureRequest) -> str:
     if request.param not in _core.op_devices():
         pytest.skip(f"no {request.param} on this machine or in this build")
     return request.param
+
+
+@pytest.fixture
+def runtime_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where this test's engines, and no others, keep the lease of a GPU."""
+    folder = tmp_path / "runtime"
+    folder.mkdir()
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(folder))
+    return folder
 
 
 @pytest.fixture

@@ -1,48 +1,29 @@
 """Steps of few rows run all layers in one launch where the engine holds the GPU's lease: they answer
 what another engine's steps, which go op by op, answer."""
 
-import json
 import random
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from inflight import LLM, SamplingParams, _core
-from inflight.llm import KvCacheConfig, Logprob
+from dummy_llama import ON_CUDA, VOCABULARY, load, write_model
+from inflight import LLM, SamplingParams
+from inflight.llm import Logprob
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif("cuda" not in _core.op_devices(), reason="no CUDA device"),
-]
-CONFIG = {
-    "architectures": ["LlamaForCausalLM"],
-    "vocab_size": 4096,
-    "hidden_size": 1024,
-    "intermediate_size": 2816,
-    "num_hidden_layers": 6,
-    "num_attention_heads": 16,
-    "num_key_value_heads": 4,
-    "max_position_embeddings": 2048,
-}
+pytestmark = ON_CUDA
 CLOSE = 0.1  # of log-probabilities in bfloat16
 PARAMS = SamplingParams(max_tokens=24, ignore_eos=True, logprobs=2, detokenize=False)
 
 
 @pytest.fixture
-def engines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def engines(tmp_path: Path, runtime_directory: Path) -> Iterator[tuple[LLM, LLM]]:
     """One that holds the lease and one that does not."""
-    runtime = tmp_path / "runtime"
-    runtime.mkdir()
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime))
-    model = tmp_path / "model"
-    model.mkdir()
-    (model / "config.json").write_text(json.dumps(CONFIG))
-    cache = KvCacheConfig(max_tokens=8192, enable_block_reuse=False)
-    options = {"device": "cuda", "dtype": "bfloat16", "load_format": "dummy"}
-    with LLM(model, kv_cache_config=cache, **options) as first:
+    model = write_model(tmp_path / "model", hidden=1024, inner=2816, layers=6, heads=16, kv_heads=4)
+    with load(model, 8192) as first:
         first.generate([1, 2, 3], PARAMS)
-        if not list(runtime.iterdir()):
+        if not list(runtime_directory.iterdir()):
             pytest.skip("no engine of this GPU has such grids")
-        with LLM(model, kv_cache_config=cache, **options) as second:
+        with load(model, 8192) as second:
             yield first, second
 
 
@@ -54,7 +35,7 @@ def answers(llm: LLM, prompts: list[list[int]]) -> list[tuple[list[int], list[di
 @pytest.mark.parametrize("lengths", [(7,), (700,), (40, 1300), (3, 17, 600)], ids=str)
 def test_it_answers_what_the_ops_answer(engines: tuple[LLM, LLM], lengths: tuple[int, ...]):
     draw = random.Random(len(lengths))
-    prompts = [draw.choices(range(CONFIG["vocab_size"]), k=length) for length in lengths]
+    prompts = [draw.choices(range(VOCABULARY), k=length) for length in lengths]
     for _ in range(3):  # called, recorded and run from the recording
         got = answers(engines[0], prompts)
     want = answers(engines[1], prompts)

@@ -2,7 +2,6 @@
 other, and the next one may when that one has gone. Either way they answer the same."""
 
 import fcntl
-import json
 import os
 import time
 from collections.abc import Iterator
@@ -10,39 +9,16 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from inflight import LLM, SamplingParams, _core
-from inflight.llm import KvCacheConfig
+from dummy_llama import ON_CUDA, load, write_model
+from inflight import LLM, SamplingParams
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif("cuda" not in _core.op_devices(), reason="no CUDA device"),
-]
+pytestmark = ON_CUDA
 PROMPT = [5, 9, 2, 40, 7, 300, 21]
-CONFIG = {
-    "architectures": ["LlamaForCausalLM"],
-    "vocab_size": 4096,
-    "hidden_size": 512,
-    "intermediate_size": 1024,
-    "num_hidden_layers": 4,
-    "num_attention_heads": 8,
-    "num_key_value_heads": 8,
-    "max_position_embeddings": 1024,
-}
 
 
 @pytest.fixture
-def runtime_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    folder = tmp_path / "runtime"
-    folder.mkdir()
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(folder))
-    return folder
-
-
-def new_engine(folder: Path, dtype: str = "bfloat16") -> LLM:
-    folder.mkdir(exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(CONFIG))
-    cache = KvCacheConfig(max_tokens=1024, enable_block_reuse=False)
-    return LLM(folder, device="cuda", dtype=dtype, load_format="dummy", kv_cache_config=cache)
+def model(tmp_path: Path) -> Path:
+    return write_model(tmp_path / "model", hidden=512, inner=1024, layers=4, heads=8, kv_heads=8)
 
 
 def answer(llm: LLM) -> tuple[list[int], list[dict[int, float]]]:
@@ -67,14 +43,14 @@ def lease_of(folder: Path) -> Iterator[bool]:
         os.close(descriptor)
 
 
-def test_the_next_engine_gets_the_lease(tmp_path: Path, runtime_directory: Path):
-    first = new_engine(tmp_path / "model")
+def test_the_next_engine_gets_the_lease(model: Path, runtime_directory: Path):
+    first = load(model, 4096)
     if not list(runtime_directory.iterdir()):
         first.shutdown()
         pytest.skip("no engine of this GPU has such grids")
     with lease_of(runtime_directory) as is_free:
         assert not is_free
-    with new_engine(tmp_path / "model") as second:
+    with load(model, 4096) as second:
         before = answer(second)
         together = answer(first)
         assert len(before[0]) == len(together[0]) == 12
@@ -90,7 +66,7 @@ def test_the_next_engine_gets_the_lease(tmp_path: Path, runtime_directory: Path)
         assert is_free
 
 
-def test_float32_needs_none(tmp_path: Path, runtime_directory: Path):
-    with new_engine(tmp_path / "model", "float32") as llm:
+def test_float32_needs_none(model: Path, runtime_directory: Path):
+    with load(model, 4096, "float32") as llm:
         answer(llm)
     assert not list(runtime_directory.iterdir())

@@ -1,42 +1,19 @@
 """What a device does once for a size of step is done when an engine is loaded, not while it serves."""
 
-import json
 from pathlib import Path
 
 import pytest
-from inflight import LLM, SamplingParams, _core
-from inflight.llm import KvCacheConfig
+from dummy_llama import ON_CUDA, load, write_model
+from inflight import SamplingParams
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif("cuda" not in _core.op_devices(), reason="no CUDA device"),
-]
-CONFIG = {
-    "architectures": ["LlamaForCausalLM"],
-    "vocab_size": 4096,
-    "hidden_size": 1024,
-    "intermediate_size": 2048,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 8,
-    "num_key_value_heads": 4,
-    "max_position_embeddings": 4096,
-}
+pytestmark = ON_CUDA
 
 
 def test_no_request_times_algorithms(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     tactics = tmp_path / "tactics"
     monkeypatch.setenv("INFLIGHT_TACTICS", str(tactics))
-    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
-    with LLM(
-        tmp_path,
-        device="cuda",
-        dtype="bfloat16",
-        load_format="dummy",
-        max_batch_size=160,
-        max_num_tokens=2048,
-        max_seq_len=4096,
-        kv_cache_config=KvCacheConfig(max_tokens=40_000, enable_block_reuse=False),
-    ) as llm:
+    model = write_model(tmp_path / "model", hidden=1024, inner=2048, layers=2, heads=8, kv_heads=4)
+    with load(model, 40_000, max_batch_size=160, max_num_tokens=2048, max_seq_len=4096) as llm:
         (file,) = tactics.iterdir()
         known = file.read_text().splitlines()
         params = SamplingParams(max_tokens=4, ignore_eos=True)
