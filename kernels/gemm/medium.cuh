@@ -13,8 +13,8 @@
 #include "kernels/core/cuda/async_copy.cuh"
 #include "kernels/core/cuda/launch.cuh"
 #include "kernels/core/cuda/mma.cuh"
-#include "kernels/core/cuda/wgmma.cuh"
 #include "kernels/gemm/gate.cuh"
+#include "kernels/gemm/many_rows.cuh"
 #include "kernels/gemm/products.h"
 #include "kernels/gemm/tensor_map.h"
 
@@ -43,9 +43,7 @@ struct MediumArgs {
   int rows, columns;     // of y
   int second;            // a tile's second half of weight rows begins so many after its first
   int steps;             // of depth
-  int tiles_down;        // tiles of rows, of a cluster
-  int tiles_across;      // tiles of columns, of a cluster
-  int group;             // tiles_down whose x stays in the L2 while all of the weights pass
+  TileGrid tiles;        // of a cluster
 };
 
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
@@ -118,17 +116,14 @@ __global__ void __launch_bounds__(kThreads, 1)
   const int stride = static_cast<int>(gridDim.x) / kCluster;
   const int begin = args.steps * part / kSplit;
   const int count = args.steps * (part + 1) / kSplit - begin;
-  const int num_tiles = args.tiles_down * args.tiles_across;
-  // Tiles by number: rows of a group innermost, then columns, then groups.
+  const int num_tiles = args.tiles.down * args.tiles.across;
   struct Place {
     int row, column;  // of y
   };
-  const auto place_of = [&](int tile) {
-    const int group_tiles = args.group * args.tiles_across;
-    const int above = tile / group_tiles * args.group, rest = tile % group_tiles;
-    const int height = min(args.group, args.tiles_down - above);
-    return Place{((above + rest % height) * kRowBlocks + row_block) * kTileRows,
-                 (rest / height * kColumnBlocks + column_block) * kWidth};
+  const auto place = [&](int tile) {
+    const TilePlace at = place_of(args.tiles, tile);
+    return Place{(at.down * kRowBlocks + row_block) * kTileRows,
+                 (at.across * kColumnBlocks + column_block) * kWidth};
   };
 
   if (threadIdx.x == 0) {
@@ -177,7 +172,7 @@ __global__ void __launch_bounds__(kThreads, 1)
       };
       const int ahead = min(kNumStages, count);
       {
-        const Place at = place_of(first);
+        const Place at = place(first);
         for (int step = 0; step < ahead; ++step) copy_weights(at, step, step);
         wait_for_previous();
         for (int step = 0; step < ahead; ++step) copy_x(at, step, step);
@@ -185,7 +180,7 @@ __global__ void __launch_bounds__(kThreads, 1)
       int stage = ahead == kNumStages ? 0 : ahead;
       uint32_t parity = ahead == kNumStages ? 0 : 1;
       for (int tile = first; tile < num_tiles; tile += stride) {
-        const Place at = place_of(tile);
+        const Place at = place(tile);
         for (int step = tile == first ? ahead : 0; step < count; ++step) {
           wait(&empty[stage], parity);
           copy_weights(at, step, stage);
@@ -203,10 +198,8 @@ __global__ void __launch_bounds__(kThreads, 1)
     // Shuffled, the compiler knows it as the same for a warp.
     const int warpgroup = __shfl_sync(~0u, static_cast<int>(threadIdx.x) / 128, 0);
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    const uint32_t base = shared_address(shared);
+    StageRing<kNumStages, kStage, kXBytes> ring{full, shared_address(shared)};
     float sums[kColumns / 2];
-    int stage = 0;
-    uint32_t parity = 0;
     // The blocks that copy into this one: those beside it in rows, then the others in columns.
     const int others = lane - kRowBlocks;
     const int peer =
@@ -221,30 +214,10 @@ __global__ void __launch_bounds__(kThreads, 1)
       }
     };
     for (int tile = first; tile < num_tiles; tile += stride) {
-      int previous = -1;
-      for (int step = 0; step < count; ++step) {
-        wait(&full[stage], parity);
-        const uint32_t at = base + stage * kStage;
-        const uint64_t a = tile_descriptor(at + warpgroup * (64 * kDepth * 2));
-        const uint64_t b = tile_descriptor(at + kXBytes);
-        pin(sums);
-        begin_products();
-#pragma unroll
-        for (int k = 0; k < kDepth / 16; ++k) multiply<T>(sums, a + 2 * k, b + 2 * k, step + k);
-        commit_products();
-        if (previous >= 0) {
-          wait_products<1>();
-          release(previous);
-        }
-        previous = stage;
-        if (++stage == kNumStages) stage = 0, parity ^= 1;
-      }
-      wait_products<0>();
-      pin(sums);
-      release(previous);
+      ring.template multiply_all<T>(sums, count, warpgroup * (64 * kDepth * 2), release);
 
       uint8_t* panel = shared + kNumStages * kStage + warp * 16 * kPitch;
-      const Place tile_at = place_of(tile);
+      const Place tile_at = place(tile);
       const int row = tile_at.row + warp * 16, column = tile_at.column;
       if constexpr (kGated) {
         store_warp<T, kWidth>(panel, args, row, column, [&](int i) {
@@ -264,8 +237,9 @@ __global__ void __launch_bounds__(kThreads, 1)
           const int owner = warpgroup * kPieces + q;
           if (owner == part) continue;
           const int sender = part - (part > owner);
-          const uint32_t to = remote_address(base + (sender * (kPiece / 4) * 128 + thread) * 16,
-                                             owner * kCopiers + rank % kCopiers);
+          const uint32_t to =
+              remote_address(ring.base + (sender * (kPiece / 4) * 128 + thread) * 16,
+                             owner * kCopiers + rank % kCopiers);
 #pragma unroll
           for (int i = 0; i < kPiece / 4; ++i)
             store_remote_four(to + i * 128 * 16, &sums[q * kPiece + 4 * i]);
@@ -311,9 +285,7 @@ void launch_medium(const LinearParams& p, const TensorView& residual, const OpCo
                         .columns = static_cast<int>(columns),
                         .second = kPlan.is_gated ? static_cast<int>(columns) : kPlan.columns / 2,
                         .steps = up(p.x.shape[1], kDepth),
-                        .tiles_down = down,
-                        .tiles_across = across,
-                        .group = kGroup};
+                        .tiles = {.down = down, .across = across, .group = kGroup}};
   const int resident = context.num_multiprocessors / kCluster;
   const int clusters = kPlan.split > 1 ? down * across : std::min(down * across, resident);
   const auto kernel = medium_kernel<T, kPlan.columns, kPlan.row_blocks, kPlan.column_blocks,

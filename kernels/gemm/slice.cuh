@@ -16,21 +16,25 @@
 
 #include <algorithm>
 
+#include "kernels/core/cuda/async_copy.cuh"
 #include "kernels/core/cuda/launch.cuh"
+#include "kernels/gemm/gate.cuh"
 #include "kernels/gemm/norm.cuh"
-#include "kernels/gemm/stripe.cuh"
+#include "kernels/gemm/products.h"
+#include "kernels/gemm/store.cuh"
+#include "kernels/gemm/tensor_map.h"
+#include "kernels/gemm/weight_ring.cuh"
 
 namespace inflight::cuda::slice {
 
-using stripe::kDepth;
-using stripe::kUnit;
+using ring::Cursor, ring::kDepth, ring::kMaxSlots, ring::kProducers, ring::kUnit, ring::WeightRing;
 
 inline constexpr int kWeightRows = kSliceRows;
-inline constexpr int kMaxSlots = 16, kMaxSplit = 4;
+inline constexpr int kMaxSplit = 4;
 inline constexpr int kRingBytes = 111 << 10, kWindowBytes = 40 << 10;  // as stripes' of two a place
-inline constexpr int kConsumers = 128, kProducers = 64, kScalers = 64;  // threads
-inline constexpr int kWeightBytes = kWeightRows * kDepth * 2;           // of a chunk
-inline constexpr int kNormParts = kConsumers / 32;                      // of a slice
+inline constexpr int kConsumers = 128, kScalers = 64;                  // threads
+inline constexpr int kWeightBytes = kWeightRows * kDepth * 2;          // of a chunk
+inline constexpr int kNormParts = kConsumers / 32;                     // of a slice
 inline constexpr int kSumsPitch = 20;  // floats of a row of 16: a warp's stores meet no bank twice
 
 constexpr int chunks_of(int rows) { return rows == 64 ? 1 : 2; }  // in a slot
@@ -46,12 +50,6 @@ struct SliceArgs {
   SplitNorms norms;
 };
 
-#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
-
-using stripe::Cursor;
-
-#endif  // __CUDA_ARCH_FEAT_SM90_ALL
-
 /// Grid: split blocks to each slice, of a warpgroup and two warps that copy; with a norm two more
 /// that find its scales. A gated slice has 8 rows of the gate, 8 of up, in turns.
 template <typename T, int kRows, bool kAdds>
@@ -59,8 +57,7 @@ __global__ void __launch_bounds__(kConsumers + kProducers + kScalers, 2)
     slice_kernel(const __grid_constant__ CUtensorMap weights, const __grid_constant__ CUtensorMap x,
                  const ProductOutput out, const SliceArgs args) {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
-  constexpr int kChunks = chunks_of(kRows), kXBytes = kRows * kDepth * 2;
-  constexpr int kSlotBytes = slot_bytes(kRows);
+  constexpr int kChunks = chunks_of(kRows), kSlotBytes = slot_bytes(kRows);
   extern __shared__ uint8_t unaligned[];
   uint8_t* shared = unaligned + (1024 - shared_address(unaligned) % 1024) % 1024;
   __shared__ uint64_t weights_full[kMaxSlots], x_full[kMaxSlots], empty[kMaxSlots], parts_full,
@@ -82,37 +79,30 @@ __global__ void __launch_bounds__(kConsumers + kProducers + kScalers, 2)
   const bool has_norm = args.norms.x.squares != nullptr;
   const SplitNorm& norm = args.norms.y;
 
+  const WeightRing<T, kRows, kChunks> ring{.weights = weights,
+                                           .x = x,
+                                           .weights_full = weights_full,
+                                           .x_full = x_full,
+                                           .empty = empty,
+                                           .slots_at = shared,
+                                           .slots = args.slots,
+                                           .window = args.window,
+                                           .weight_bytes = kWeightBytes,
+                                           .column = column,
+                                           .begin = begin,
+                                           .count = count,
+                                           .is_gated = out.is_gated};
+
   let_next_start();
-  const auto copy_weights = [&](int step, int slot, uint64_t policy) {
-    arrive_expecting(&weights_full[slot], kChunks * kWeightBytes);
-#pragma unroll
-    for (int c = 0; c < kChunks; ++c) {
-      uint8_t* to = shared + slot * kSlotBytes + c * kWeightBytes;
-      const int k = (begin + step * kChunks + c) * kDepth;
-      if (out.is_gated) {
-        copy_box_of_four(to, weights, k, column / 8, &weights_full[slot], policy);
-      } else {
-        copy_tile(to, weights, k, column, &weights_full[slot], policy);
-      }
-    }
-  };
   const uint64_t policy = read_once_policy();
   const int early = min(count, args.window);
   if (thread == kConsumers) {
-    prefetch_map(weights);
-#pragma unroll 1
-    for (int slot = 0; slot < args.slots; ++slot) {
-      init_barrier(&weights_full[slot], 1);
-      init_barrier(&x_full[slot], 1);
-      init_barrier(&empty[slot], kConsumers / 32);
-    }
+    ring.init(kConsumers / 32);
     init_barrier(&parts_full, 1);
     init_barrier(&scales_known, kScalers);
     publish_barriers();
     if (args.split > 1) arrive_expecting(&parts_full, (args.split - 1) * parts_of_peer * 16);
-#pragma unroll 1
-    for (int step = 0; step < early; ++step) copy_weights(step, step, policy);
-    prefetch_map(x);
+    ring.start(early, policy);
   }
   __syncwarp();
   if (args.split > 1) {
@@ -122,19 +112,7 @@ __global__ void __launch_bounds__(kConsumers + kProducers + kScalers, 2)
   }
 
   if (warp == kConsumers / 32) {
-    if (lane == 0) {
-      Cursor to(args.slots, 1), arriving(args.slots, 0);
-#pragma unroll 4
-      for (int step = 0; step < count; ++step, to.advance()) {
-        if (step >= args.window) {
-          wait(&weights_full[arriving.slot], arriving.parity);
-          arriving.advance();
-        }
-        if (step < early) continue;
-        wait(&empty[to.slot], to.parity);
-        copy_weights(step, to.slot, policy);
-      }
-    }
+    if (lane == 0) ring.feed_weights(early, policy);
     return;
   }
   if (warp > kConsumers / 32 + 1) {
@@ -147,20 +125,7 @@ __global__ void __launch_bounds__(kConsumers + kProducers + kScalers, 2)
     return;
   }
   if (warp > kConsumers / 32) {
-    if (lane == 0) {
-      wait_for_previous();
-      Cursor to(args.slots, 1);
-#pragma unroll 4
-      for (int step = 0; step < count; ++step, to.advance()) {
-        wait(&empty[to.slot], to.parity);
-        arrive_expecting(&x_full[to.slot], kChunks * kXBytes);
-#pragma unroll
-        for (int c = 0; c < kChunks; ++c) {
-          copy_tile(shared + to.slot * kSlotBytes + kChunks * kWeightBytes + c * kXBytes, x,
-                    (begin + step * kChunks + c) * kDepth, 0, &x_full[to.slot]);
-        }
-      }
-    }
+    if (lane == 0) ring.feed_x();
     return;
   }
 
@@ -201,18 +166,7 @@ __global__ void __launch_bounds__(kConsumers + kProducers + kScalers, 2)
       }
     }
     wait(&weights_full[from.slot], from.parity);
-    const uint32_t address = shared_address(shared + from.slot * kSlotBytes);
-    begin_products();
-#pragma unroll
-    for (int c = 0; c < kChunks; ++c) {
-      const uint64_t a = tile_descriptor(address + c * kWeightBytes);
-      const uint64_t b = tile_descriptor(address + kChunks * kWeightBytes + c * kXBytes);
-#pragma unroll
-      for (int k = 0; k < kDepth / 16; ++k) add_product<T>(sums, a + 2 * k, b + 2 * k);
-    }
-    commit_products();
-    wait_products<0>();
-    if (lane == 0) arrive(&empty[from.slot]);
+    ring.add_products(sums, from.slot);
   }
 
   const int at_block = in_owner * (kRows / 8) * 32 + lane;

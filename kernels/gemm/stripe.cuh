@@ -3,13 +3,11 @@
 // multiprocessor, and copies x once for all of them; where stripes would be too narrow for that,
 // the blocks of a cluster share one's depth.
 //
-// The rows of the weights are the wide operand (64 to a product), those of x the narrow one. One
-// warp copies weights through a ring that fills most of the shared memory, another x: weights
-// never change, so the ring fills before the kernel before is done. Fewer copies are on their way
-// than the ring holds, or whatever else is read would queue behind them. The sums stay in the
-// registers they grew in until y: parts of a divided depth go to the same lanes of another block,
-// a transposition turns columns of y into rows. They are added in a fixed order: a row's bits
-// depend neither on timing nor on the other rows.
+// The rows of the weights are the wide operand (64 to a product), those of x the narrow one. The
+// ring (weight_ring.cuh) fills most of the shared memory. The sums stay in the registers they grew
+// in until y: parts of a divided depth go to the same lanes of another block, a transposition turns
+// columns of y into rows. They are added in a fixed order: a row's bits depend neither on timing
+// nor on the other rows.
 #pragma once
 
 #include <algorithm>
@@ -17,22 +15,20 @@
 #include "kernels/core/cuda/async_copy.cuh"
 #include "kernels/core/cuda/launch.cuh"
 #include "kernels/core/cuda/mma.cuh"
-#include "kernels/core/cuda/wgmma.cuh"
 #include "kernels/gemm/gate.cuh"
 #include "kernels/gemm/products.h"
 #include "kernels/gemm/store.cuh"
 #include "kernels/gemm/tensor_map.h"
+#include "kernels/gemm/weight_ring.cuh"
 
 namespace inflight::cuda::stripe {
 
-inline constexpr int kDepth = 64;  // elements of a chunk: 128 bytes, the swizzle's width
-inline constexpr int kUnit = 4;    // chunks; blocks share the depth by so many
-inline constexpr int kMaxSlots = 16;
+using ring::Cursor, ring::kDepth, ring::kMaxSlots, ring::kProducers, ring::kUnit, ring::WeightRing;
+
 /// Of shared memory, and of weights on their way, to one or two blocks on a multiprocessor.
 /// Measured in layers of an 8B: all of 80 KB 2 to 4 us slower, of 32 KB 5 to 9, of 24 KB 40.
 inline constexpr int kRingBytes[] = {0, 199 << 10, 111 << 10};
 inline constexpr int kWindowBytes[] = {0, 64 << 10, 40 << 10};
-inline constexpr int kProducers = 64;  // threads
 
 struct StripeArgs {
   int rows;    // of weights, in a stripe
@@ -41,22 +37,6 @@ struct StripeArgs {
   int slots;
   int window;  // slots of weights on their way at most
 };
-
-#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
-
-struct Cursor {
-  int slots, slot = 0;
-  uint32_t parity;
-  __device__ __forceinline__ Cursor(int slots, uint32_t parity) : slots(slots), parity(parity) {}
-  __device__ __forceinline__ void advance() {
-    if (++slot == slots) {
-      slot = 0;
-      parity ^= 1;
-    }
-  }
-};
-
-#endif  // __CUDA_ARCH_FEAT_SM90_ALL
 
 /// Grid: split blocks to each stripe, of a warpgroup to 64 weight rows and two warps that copy. A
 /// gated stripe has 8 rows of the gate, 8 of up, in turns.
@@ -90,34 +70,29 @@ __global__ void __launch_bounds__(kGroups * 128 + kProducers, 2)
   const int parts_of_peer = blocks * (kRows / 8) * 32;
   auto* residuals = reinterpret_cast<uint32_t*>(parts + (args.split - 1) * parts_of_peer);
 
+  const WeightRing<T, kRows, kChunks> ring{.weights = weights,
+                                           .x = x,
+                                           .weights_full = weights_full,
+                                           .x_full = x_full,
+                                           .empty = empty,
+                                           .slots_at = shared,
+                                           .slots = args.slots,
+                                           .window = args.window,
+                                           .weight_bytes = weight_bytes,
+                                           .column = column,
+                                           .begin = begin,
+                                           .count = count,
+                                           .is_gated = out.is_gated};
+
   let_next_start();
-  const auto copy_weights = [&](int step, int slot, uint64_t policy) {
-    arrive_expecting(&weights_full[slot], kChunks * weight_bytes);
-#pragma unroll
-    for (int c = 0; c < kChunks; ++c) {
-      uint8_t* to = shared + slot * slot_bytes + c * weight_bytes;
-      const int k = (begin + step * kChunks + c) * kDepth;
-      if (out.is_gated) {
-        copy_box_of_four(to, weights, k, column / 8, &weights_full[slot], policy);
-      } else {
-        copy_tile(to, weights, k, column, &weights_full[slot], policy);
-      }
-    }
-  };
   const uint64_t policy = read_once_policy();
   const int early = min(count, args.window);
   if (thread == kConsumers) {
-    prefetch_map(weights);
-    for (int slot = 0; slot < args.slots; ++slot) {
-      init_barrier(&weights_full[slot], 1);
-      init_barrier(&x_full[slot], 1);
-      init_barrier(&empty[slot], kConsumers / 32);
-    }
+    ring.init(kConsumers / 32);
     init_barrier(&parts_full, 1);
     publish_barriers();
     if (args.split > 1) arrive_expecting(&parts_full, (args.split - 1) * parts_of_peer * 16);
-    for (int step = 0; step < early; ++step) copy_weights(step, step, policy);
-    prefetch_map(x);
+    ring.start(early, policy);
   }
   __syncwarp();
   if (args.split > 1) {
@@ -127,34 +102,11 @@ __global__ void __launch_bounds__(kGroups * 128 + kProducers, 2)
   }
 
   if (warp == kConsumers / 32) {
-    if (lane == 0) {
-      Cursor to(args.slots, 1), arriving(args.slots, 0);
-      for (int step = 0; step < count; ++step, to.advance()) {
-        if (step >= args.window) {
-          wait(&weights_full[arriving.slot], arriving.parity);
-          arriving.advance();
-        }
-        if (step < early) continue;
-        wait(&empty[to.slot], to.parity);
-        copy_weights(step, to.slot, policy);
-      }
-    }
+    if (lane == 0) ring.feed_weights(early, policy);
     return;
   }
   if (warp > kConsumers / 32) {
-    if (lane == 0) {
-      wait_for_previous();
-      Cursor to(args.slots, 1);
-      for (int step = 0; step < count; ++step, to.advance()) {
-        wait(&empty[to.slot], to.parity);
-        arrive_expecting(&x_full[to.slot], kChunks * kXBytes);
-#pragma unroll
-        for (int c = 0; c < kChunks; ++c) {
-          copy_tile(shared + to.slot * slot_bytes + kChunks * weight_bytes + c * kXBytes, x,
-                    (begin + step * kChunks + c) * kDepth, 0, &x_full[to.slot]);
-        }
-      }
-    }
+    if (lane == 0) ring.feed_x();
     return;
   }
 
@@ -181,19 +133,8 @@ __global__ void __launch_bounds__(kGroups * 128 + kProducers, 2)
       }
     }
     wait(&weights_full[from.slot], from.parity);
-    const uint32_t address = shared_address(shared + from.slot * slot_bytes);
-    begin_products();
-#pragma unroll
-    for (int c = 0; c < kChunks; ++c) {
-      // A tile cut short reads on: sums of no column.
-      const uint64_t a = tile_descriptor(address + c * weight_bytes + warp / 4 * (64 * 128));
-      const uint64_t b = tile_descriptor(address + kChunks * weight_bytes + c * kXBytes);
-#pragma unroll
-      for (int k = 0; k < kDepth / 16; ++k) add_product<T>(sums, a + 2 * k, b + 2 * k);
-    }
-    commit_products();
-    wait_products<0>();
-    if (lane == 0) arrive(&empty[from.slot]);
+    // A tile cut short reads on: sums of no column.
+    ring.add_products(sums, from.slot, warp / 4 * (64 * 128));
   }
 
   const int at_block = block % blocks * (kRows / 8) * 32 + lane;

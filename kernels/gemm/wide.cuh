@@ -12,8 +12,8 @@
 #include "kernels/core/cuda/async_copy.cuh"
 #include "kernels/core/cuda/launch.cuh"
 #include "kernels/core/cuda/mma.cuh"
-#include "kernels/core/cuda/wgmma.cuh"
 #include "kernels/gemm/gate.cuh"
+#include "kernels/gemm/many_rows.cuh"
 #include "kernels/gemm/products.h"
 #include "kernels/gemm/tensor_map.h"
 
@@ -30,26 +30,21 @@ inline constexpr int kThreads = 3 * 128;
 inline constexpr int kProducerRegisters = 40, kConsumerRegisters = 232;
 
 struct WideArgs {
-  int columns;       // of y: the rows of weights where the second half begins
-  int steps;         // of depth
-  int tiles_down;    // tiles of rows
-  int tiles_across;  // tiles of columns
-  int group;         // tiles of rows whose x stays in the L2 while all of the weights pass
+  int columns;  // of y: the rows of weights where the second half begins
+  int steps;    // of depth
+  TileGrid tiles;
 };
 
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
 
 __device__ __forceinline__ void sync_warpgroup(int warpgroup) { sync_named(1 + warpgroup, 128); }
 
-/// Tiles by number: the rows of a group innermost, then columns, then groups.
 struct Tile {
   int row, column;  // of y
   __device__ __forceinline__ Tile(const WideArgs& args, int number) {
-    const int group_tiles = args.group * args.tiles_across;
-    const int first = number / group_tiles * args.group, rest = number % group_tiles;
-    const int height = min(args.group, args.tiles_down - first);
-    row = (first + rest % height) * kTileRows;
-    column = rest / height * kTileColumns;
+    const TilePlace at = place_of(args.tiles, number);
+    row = at.down * kTileRows;
+    column = at.across * kTileColumns;
   }
 };
 
@@ -64,7 +59,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   uint8_t* shared = unaligned + (1024 - shared_address(unaligned) % 1024) % 1024;
   __shared__ uint64_t full[kStages], empty[kStages];
   const int stride = static_cast<int>(gridDim.x);
-  const int num_tiles = args.tiles_down * args.tiles_across;
+  const int num_tiles = args.tiles.down * args.tiles.across;
 
   if (threadIdx.x == 0) {
     prefetch_map(x);
@@ -124,35 +119,13 @@ __global__ void __launch_bounds__(kThreads, 1)
     const int lane = threadIdx.x % 32, warp = threadIdx.x % 128 / 32;
     uint8_t* panels = shared + kStages * kStageBytes + warpgroup * 2 * kPanelBytes;
     const int store_row = warp * 16 + lane / 8 % 2 * 8 + lane % 8, store_block = lane / 16;
-    const uint32_t base = shared_address(shared);
+    StageRing<kStages, kStageBytes, kXBytes> ring{full, shared_address(shared)};
     float sums[128];
-    int stage = 0;
-    uint32_t parity = 0;
     const auto release = [&](int which) {
       if (lane == 0) arrive(&empty[which]);
     };
     for (int number = static_cast<int>(blockIdx.x); number < num_tiles; number += stride) {
-      int previous = -1;
-      for (int step = 0; step < args.steps; ++step) {
-        wait(&full[stage], parity);
-        const uint32_t at = base + stage * kStageBytes;
-        const uint64_t a = tile_descriptor(at + warpgroup * (64 * kDepth * 2));
-        const uint64_t b = tile_descriptor(at + kXBytes);
-        pin(sums);
-        begin_products();
-#pragma unroll
-        for (int k = 0; k < kDepth / 16; ++k) multiply<T>(sums, a + 2 * k, b + 2 * k, step + k);
-        commit_products();
-        if (previous >= 0) {
-          wait_products<1>();
-          release(previous);
-        }
-        previous = stage;
-        if (++stage == kStages) stage = 0, parity ^= 1;
-      }
-      wait_products<0>();
-      pin(sums);
-      release(previous);
+      ring.template multiply_all<T>(sums, args.steps, warpgroup * (64 * kDepth * 2), release);
 
       const Tile tile(args, number);
       // The stores of the tile before have left the panels.
@@ -192,10 +165,10 @@ void launch_gated(const LinearParams& p, int group, const OpContext& context) {
   const int64_t columns = p.weight.shape[0] / 2;
   const WideArgs args{.columns = static_cast<int>(columns),
                       .steps = up(p.x.shape[1], kDepth),
-                      .tiles_down = up(p.x.shape[0], kTileRows),
-                      .tiles_across = up(columns, kTileColumns),
-                      .group = group};
-  const int blocks = std::min(args.tiles_down * args.tiles_across, context.num_multiprocessors);
+                      .tiles = {.down = up(p.x.shape[0], kTileRows),
+                                .across = up(columns, kTileColumns),
+                                .group = group}};
+  const int blocks = std::min(args.tiles.down * args.tiles.across, context.num_multiprocessors);
   const auto kernel = gated_kernel<T>;
   allow_shared_bytes(kernel, kSharedBytes);
   launch(kernel,
