@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cassert>
+#include <utility>
 
 #include "backend/kv_cache/kv_cache_manager.h"
 #include "kernels/core/check.h"
@@ -28,18 +29,38 @@ PrefixIndex::Found KvCacheManager::find(const TokenView& tokens, int32_t root) c
 
 PrefixMatch KvCacheManager::match(const TokenView& tokens, const PrefixScope* scope, TableId twin,
                                   PrefixLookup* lookup) const {
-  if (lookup != nullptr) *lookup = {};
+  const PrefixLookup before = lookup == nullptr ? PrefixLookup{} : std::exchange(*lookup, {});
   const int32_t root = index_ ? index_->roots().find(scope) : PrefixRoots::kNone;
   if (root == PrefixRoots::kNone) return {};
-  const PrefixIndex::Found found = find(tokens, root);
+  PrefixIndex::Found found;
+  if (is_current(before, root) && !before.is_complete) {
+    found = before.found;
+    if (options_.enable_partial_reuse) index_->find_partial(tokens, tokens.size() - 1, found);
+  } else {
+    found = find(tokens, root);
+  }
   // What windows keep changes without the index.
-  if (lookup != nullptr && windows_.empty()) *lookup = {found, index_->num_changes(), root};
+  if (lookup != nullptr && windows_.empty()) *lookup = {found, index_->num_changes(), root, true};
   const int32_t num_copied = std::max(found.num_partial, tokens_of_twin(tokens, twin, found));
   return {.num_tokens = found.num_blocks * geometry_.tokens_per_block() + num_copied,
           .num_blocks = found.num_blocks,
           .num_used_blocks = found.num_used,
           .num_host_blocks = found.num_in_host,
           .num_copied_tokens = num_copied};
+}
+
+int32_t KvCacheManager::num_whole_tokens(const TokenView& tokens, const PrefixScope* scope,
+                                         PrefixLookup& lookup) const {
+  lookup = {};
+  const int32_t root = index_ ? index_->roots().find(scope) : PrefixRoots::kNone;
+  if (root == PrefixRoots::kNone || tokens.size() == 0) return 0;
+  // What windows keep, and whether it pays to copy from the host, is more than the tree knows.
+  const bool tells_all = windows_.empty() && host_.num_blocks() == 0;
+  const PrefixPlace start{~root, index_->roots().hash(root)};
+  const PrefixIndex::Found found =
+      tells_all ? index_->find(tokens, tokens.size() - 1, start, false) : find(tokens, root);
+  if (tells_all) lookup = {found, index_->num_changes(), root, false};
+  return found.num_blocks * geometry_.tokens_per_block();
 }
 
 int32_t KvCacheManager::tokens_of_twin(const TokenView& tokens, TableId twin,
@@ -62,8 +83,7 @@ void KvCacheManager::begin(TableId id, const TableRequest& request) {
   if (!request.may_reuse) return;
 
   const PrefixLookup* const lookup = request.lookup;
-  const bool is_known = lookup != nullptr && lookup->root == table.root &&
-                        lookup->num_changes == index_->num_changes();
+  const bool is_known = lookup != nullptr && lookup->is_complete && is_current(*lookup, table.root);
   const PrefixIndex::Found found = is_known ? lookup->found : find(request.tokens, table.root);
   if (found.num_blocks > 0) table.place = found.last;
   table.num_stored = found.num_blocks;

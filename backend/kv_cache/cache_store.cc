@@ -20,10 +20,9 @@ BlockRetention KvCacheManager::retention_of(const Table& table, int32_t block_in
 void KvCacheManager::expect_store(const Growth& growth, const TokenView& tokens) const {
   const Table& table = tables_[growth.table];
   if (!table.may_store) return;
-  const int32_t size = geometry_.tokens_per_block();
-  const int32_t last = geometry_.round_down(growth.first_position + growth.num_tokens) - size;
-  tokens.prefetch(std::max(last, 0), size);
-  __builtin_prefetch(&table.place);
+  const int32_t end = geometry_.round_down(growth.first_position + growth.num_tokens);
+  const int32_t first = geometry_.round_down(growth.first_position);
+  tokens.prefetch(first, end - first);
   __builtin_prefetch(&table.blocks.ids().back());
 }
 
@@ -64,6 +63,7 @@ void KvCacheManager::store_full_blocks(const Reservation::Memory& step,
 void KvCacheManager::store_pending() {
   const int32_t num_words = index_->packing().num_words();
   for (const PendingStore& pending : pending_) index_->prefetch_candidate(pending.hash);
+  for (const PendingStore& pending : pending_) index_->prefetch_second(pending.hash);
   const uint32_t* words = pending_words_.data();
   for (const auto& [id, hash] : pending_) {
     Table& table = tables_[id];

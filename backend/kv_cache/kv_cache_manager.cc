@@ -109,11 +109,16 @@ std::optional<Reservation> KvCacheManager::reserve(std::span<const Growth> step)
     if (num_tokens < progress.room) continue;
     const auto index = static_cast<int32_t>(i);
     if (num_tokens > progress.room) {
-      num_needed += geometry_.num_blocks(num_tokens) - tables_[growth.table].blocks.size();
+      prefetch(tables_[growth.table]);
       growing_.push_back(index);
     }
     if (geometry_.block_index(num_tokens) > geometry_.block_index(growth.first_position))
       filling.push_back(index);
+  }
+  for (const int32_t i : growing_) {
+    const BlockList& blocks = tables_[step[i].table].blocks;
+    num_needed += geometry_.num_blocks(step[i].first_position + step[i].num_tokens) - blocks.size();
+    __builtin_prefetch(blocks.ids().data() + blocks.size(), 1);
   }
   bool is_tight = false;
   if (!is_enough(step, num_needed, is_tight)) return std::nullopt;

@@ -82,8 +82,14 @@ PrefixIndex::Found PrefixIndex::find(const TokenView& tokens, int32_t num_tokens
     }
     if (num_found < batch) break;
   }
+  if (partial) find_partial(tokens, num_tokens, found);
+  return found;
+}
+
+void PrefixIndex::find_partial(const TokenView& tokens, int32_t num_tokens, Found& found) const {
+  const int32_t size = geometry_.tokens_per_block();
   const int32_t num_left = std::min(size, num_tokens - found.num_blocks * size);
-  if (!partial || num_left == 0) return found;
+  if (num_left == 0) return;
   tokens.copy(found.num_blocks * size, num_left, tokens_.data());
   const std::span<const int32_t> left(tokens_.data(), num_left);
   NodeId child = first_child_of(found.last.node);
@@ -95,7 +101,6 @@ PrefixIndex::Found PrefixIndex::find(const TokenView& tokens, int32_t num_tokens
       found.num_partial = num_common;
     }
   }
-  return found;
 }
 
 int32_t PrefixIndex::common_tokens(NodeId id, std::span<const int32_t> tokens) const {

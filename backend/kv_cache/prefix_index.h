@@ -56,6 +56,8 @@ class PrefixIndex : public BlockKeeper {
   /// The longest path that begins `tokens` [0, num_tokens). Of blocks that begin with what follows
   /// it, at most kMaxPartialCandidates are looked at, the newest first.
   Found find(const TokenView& tokens, int32_t num_tokens, PrefixPlace from, bool partial) const;
+  /// What `find` with `partial` adds to what it has found without.
+  void find_partial(const TokenView& tokens, int32_t num_tokens, Found& found) const;
   static constexpr int kMaxPartialCandidates = 32;
 
   /// A block's tokens as they are kept, and the hash of them and all before them.
@@ -97,6 +99,11 @@ class PrefixIndex : public BlockKeeper {
   }
   void prefetch_candidate(uint64_t hash) const {
     prefetch_header(first_in_bucket_[bucket_of(hash >> 32)]);
+  }
+  /// and then the one behind it.
+  void prefetch_second(uint64_t hash) const {
+    const NodeId first = first_in_bucket_[bucket_of(hash >> 32)];
+    if (first != kNoNode) prefetch_header(nodes_[first].next_in_bucket);
   }
   /// what the victims to come are and touch here, as many as there is room for in `blocks`, into
   /// which their device blocks go. Returns how many. A guess: what happens until then may change
@@ -207,6 +214,7 @@ struct PrefixLookup {
   PrefixIndex::Found found;
   uint64_t num_changes = 0;  // of the index at that time; 0: nothing was looked for
   int32_t root = PrefixRoots::kNone;
+  bool is_complete = false;  // false: whole blocks alone were looked for
 };
 
 }  // namespace inflight::kv_cache

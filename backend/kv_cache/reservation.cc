@@ -38,6 +38,8 @@ void Reservation::commit(const TokensOf& tokens_of) {
   check_internal(is_open(), "commit of a closed reservation");
   if (tokens_of && manager_->reuses_blocks()) {
     for (const int32_t i : memory_.filling)
+      manager_->prefetch(manager_->tables_[memory_.entries[i].table]);
+    for (const int32_t i : memory_.filling)
       manager_->expect_store(memory_.entries[i], tokens_of(i));
   }
   const std::vector<Growth>& entries = memory_.entries;

@@ -39,6 +39,7 @@ class PlannedSequence {
   explicit PlannedSequence(const SequenceFacts& facts)
       : num_tokens_(static_cast<int32_t>(facts.prompt_ids.size())),
         context_len_(num_tokens_),
+        max_new_tokens_(facts.max_new_tokens),
         facts_(facts) {}
   // Lists point to it.
   PlannedSequence(const PlannedSequence&) = delete;
@@ -48,7 +49,7 @@ class PlannedSequence {
   int32_t priority() const { return facts_.priority; }
   std::span<const int32_t> prompt_ids() const { return facts_.prompt_ids; }
   int32_t prompt_len() const { return static_cast<int32_t>(facts_.prompt_ids.size()); }
-  int32_t max_new_tokens() const { return facts_.max_new_tokens; }
+  int32_t max_new_tokens() const { return max_new_tokens_; }
   std::span<const int32_t> generated() const { return generated_; }
   /// Of both, those that are known.
   kv_cache::TokenView tokens() const { return {prompt_ids(), generated_}; }
@@ -87,6 +88,9 @@ class PlannedSequence {
  private:
   friend class Planner;
   friend class WaitingQueue;
+  static constexpr int32_t kUnknown = -1;
+  /// What every step touches is touched soon.
+  void prefetch() const { __builtin_prefetch(&generated_, 1); }
   /// As running, so many blocks being held, or as waiting, before it is matched.
   scheduler::SequenceView view(int32_t num_blocks) const;
   /// Whether rows of logits of its prompt are wanted that have not gone out.
@@ -98,6 +102,7 @@ class PlannedSequence {
   alignas(64) std::vector<int32_t> generated_;
   int32_t num_tokens_;  // of both, prompt and generated
   int32_t context_len_;
+  const int32_t max_new_tokens_;
   int32_t num_computed_ = 0;
   int32_t row_ = 0;
   int32_t place_ = 0;  // among those that run, or one further on
@@ -119,7 +124,7 @@ class PlannedSequence {
   int32_t num_preemptions_ = 0;
   int32_t num_passes_ = 0;
   // What was found of it in the cache when it was last matched, in that plan.
-  int32_t num_hits_ = 0;
+  int32_t num_hits_ = kUnknown;  // tokens; or those of the whole blocks, if no match was needed
   int32_t num_used_blocks_ = 0;
   int32_t num_host_blocks_ = 0;
   // Of those, as many as there were when some were brought ahead.

@@ -12,6 +12,16 @@ namespace inflight::planning {
 
 using scheduler::SequenceView;
 
+namespace {
+
+/// Sequences lie all over memory: each is asked for while so many before it are looked at.
+constexpr size_t kAhead = 12;
+/// A sequence begins with room for so many generated tokens, if it may have them: memory that grows
+/// in small steps comes from all over.
+constexpr int32_t kTokensAtStart = 512;
+
+}  // namespace
+
 Planner::Planner(const scheduler::Limits& limits, kv_cache::KvCacheManager& cache)
     : limits_(limits), cache_(cache), waiting_(ledger_), claims_(cache_view(), limits_) {
   scheduler::validate(limits_);
@@ -195,6 +205,7 @@ void Planner::advance(PlannedStep& next) {
       ledger_.charge(tenant, num_of_tenant * scheduler::ServiceLedger::kGeneratedWeight);
   };
   for (size_t i = 0; i < num_generating; ++i) {
+    if (i + kAhead < num_generating) running[parts[i + kAhead].index]->prefetch();
     const PlannedSequence& sequence = advance_part(i, static_cast<int32_t>(i));
     keys += sequence.num_computed_;
     if (sequence.tenant_ != tenant) {
@@ -323,13 +334,24 @@ void Planner::show_next(WaitingQueue::Round& round) {
     if (sequence == nullptr) return;
     shown_.push_back(sequence);
     window_.push_back({sequence, static_cast<int32_t>(shown_.size()) - 1, {}});
-    SequenceView view = sequence->view(0);
-    // An old match will do to choose by; the one chosen is matched anew.
-    if (most > 1)
-      view.num_computed =
-          sequence->matched_in_plan_ > 0 ? sequence->num_hits_ : match(window_.back()).num_computed;
-    window_views_.push_back(view);
+    window_views_.push_back(sequence->view(0));
+    if (window_.size() < 2) continue;  // who is alone is not chosen among others
+    for (size_t i = window_.size() == 2 ? 0 : window_.size() - 1; i < window_.size(); ++i)
+      window_views_[i].num_computed = hits_to_choose_by(window_[i]);
   }
+}
+
+int32_t Planner::hits_to_choose_by(Candidate& candidate) {
+  PlannedSequence& sequence = *candidate.sequence;
+  // Old ones will do; the one chosen is matched anew.
+  if (sequence.num_hits_ == PlannedSequence::kUnknown) {
+    sequence.num_hits_ =
+        sequence.lacks_context_logits()
+            ? 0
+            : cache_.num_whole_tokens(sequence.tokens(), sequence.facts_.prefix_scope,
+                                      candidate.lookup);
+  }
+  return sequence.num_hits_;
 }
 
 void Planner::choose_candidates(const scheduler::CacheView& cache) {
@@ -350,7 +372,8 @@ void Planner::choose_candidates(const scheduler::CacheView& cache) {
   // Matches grow old: one a step is renewed.
   if (window_.size() > 1) {
     const size_t i = num_plans_ % window_.size();
-    window_views_[i].num_computed = match(window_[i]).num_computed;
+    window_[i].sequence->num_hits_ = PlannedSequence::kUnknown;
+    window_views_[i].num_computed = hits_to_choose_by(window_[i]);
   }
   while (!window_.empty() && (all_at_once || tokens_left > 0)) {
     const int32_t chosen = scheduler::first_by_hits(window_views_);
@@ -404,6 +427,7 @@ void Planner::count_passes(int32_t num_admitted) {
 
 void Planner::open(const Candidate& candidate, PlannedStep& next) {
   PlannedSequence& sequence = *candidate.sequence;
+  sequence.generated_.reserve(std::min(sequence.max_new_tokens(), kTokensAtStart));
   waiting_.erase(sequence);
   ledger_.starts(sequence.tenant_);
   sequence.num_host_blocks_left_ = std::numeric_limits<int32_t>::max();

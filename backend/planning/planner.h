@@ -93,7 +93,7 @@ class Planner {
   struct Candidate {
     PlannedSequence* sequence;
     int32_t place;                  // in shown_
-    kv_cache::PrefixLookup lookup;  // if it was matched in this plan
+    kv_cache::PrefixLookup lookup;  // if it was looked for in this plan
   };
 
   void update_running_views();
@@ -114,6 +114,7 @@ class Planner {
   bool waits_for_twin(const PlannedSequence& sequence) const;
   scheduler::SequenceView match(Candidate& candidate);
   void show_next(WaitingQueue::Round& round);
+  int32_t hits_to_choose_by(Candidate& candidate);
   /// Fills candidates_ with those that capacity admits, in the order in which they may begin.
   void choose_candidates(const scheduler::CacheView& cache);
   /// Its blocks in host memory take longer to come than a step takes, and others generate.
