@@ -416,3 +416,30 @@ def test_who_began_with_what_a_failed_step_forgets_begins_anew():
     books.end(second)
     assert books.release() == [second]
     assert books.num_used_blocks == 0
+
+
+def test_who_finds_nothing_is_passed_over_so_often_and_no_more():
+    limits = scheduler.Limits(max_batch_size=1, max_num_tokens=64)
+    books = planning.Planning(limits, 4, 200, enable_reuse=True)
+    shared = list(range(100, 120))
+
+    def run_one() -> int:
+        (part,) = books.plan().sequences
+        assert books.commit() == [part.id]
+        books.append(part.id, 99)
+        books.end(part.id)
+        assert books.release() == [part.id]
+        return part.id
+
+    books.arrive(shared, 1)
+    run_one()
+    cold = [books.arrive([i] * 20, 1) for i in (1, 2)]
+    hits = []
+    begun = []
+    for i in range(3 * scheduler.MAX_PASSES):
+        hits.append(books.arrive([*shared, i], 1))  # they never end
+        begun.append(run_one())
+    most = scheduler.MAX_PASSES
+    # Both were passed over by the same ones.
+    assert begun[: most + 2] == [*hits[:most], *cold]
+    assert begun[most + 2 :] == hits[most : len(begun) - 2]
