@@ -111,6 +111,27 @@ void samples_of_a_prompt_share_its_blocks() {
   }
 }
 
+/// At once, so that each but the first comes while another reads the same prompt.
+void samples_of_other_salts_share_nothing() {
+  EngineInfo info = info_of(4, 64);
+  info.max_num_tokens = 16;
+  Fixture fixture(info);
+  std::vector<std::unique_ptr<Answer>> answers;
+  std::vector<executor::Submission> together;
+  for (const char* salt : {"", "mine", "yours", "yours"}) {
+    auto request = std::make_shared<Request>();
+    request->input_ids = prompt_of(30);
+    request->stop.max_new_tokens = 3;
+    request->cache_scope.cache_salt = salt;
+    answers.push_back(std::make_unique<Answer>());
+    together.push_back({std::move(request), answers.back()->callback()});
+  }
+  fixture.engine->submit(std::move(together));
+  for (int i = 0; i < 4; ++i)
+    expect_blocks(answers[i]->wait().context_blocks, i < 3 ? 8 : 1, i < 3 ? 0 : 8);
+  EXPECT_EQ(fixture.engine->stats().prefix_hit_tokens, 29);
+}
+
 void context_logits_run_the_whole_prompt() {
   Fixture fixture(info_of(4, 64));
   for (int i = 0; i < 2; ++i) {
@@ -210,6 +231,7 @@ int main(int argc, char** argv) {
           {"whole_blocks_still_run_their_last_token", whole_blocks_still_run_their_last_token},
           {"salts_do_not_share", salts_do_not_share},
           {"samples_of_a_prompt_share_its_blocks", samples_of_a_prompt_share_its_blocks},
+          {"samples_of_other_salts_share_nothing", samples_of_other_salts_share_nothing},
           {"context_logits_run_the_whole_prompt", context_logits_run_the_whole_prompt},
           {"failed_step_leaves_nothing_to_find", failed_step_leaves_nothing_to_find},
           {"switched_off_nothing_is_found", switched_off_nothing_is_found},

@@ -155,6 +155,17 @@ def test_duration_counts_from_the_last_use():
     assert max(node.priority for node in manager.snapshot().nodes) == 35
 
 
+def test_what_was_generated_has_a_priority_and_a_duration_of_its_own():
+    manager = KvCacheManager(2, 4, enable_reuse=True)
+    wish = Retention([(0, None, 90, 200)], decode_priority=80, decode_duration_ms=50)
+    table = manager.open([1, 2], retention=wish)
+    manager.reserve([(table, 0, 4)]).commit([[1, 2, 3, 4]])
+    manager.release(table)
+    for now, priorities in ((49, [80, 90]), (50, [35, 90]), (199, [35, 90]), (200, [35, 35])):
+        manager.set_time_ms(now)
+        assert sorted(node.priority for node in manager.snapshot().nodes) == priorities
+
+
 def test_blocks_behind_which_others_are_kept_wait_for_them():
     manager = KvCacheManager(2, 3, enable_reuse=True, enable_partial_reuse=False)
     # The first block is worth nothing, the one behind it much.
