@@ -1,9 +1,11 @@
 // What Python cannot see of schedule: memory used again from step to step leaves no trace in the
-// answer. The policies are tested in tests/scheduler.
+// answer; and the bound on a step's time, of a fit that is given. The policies are tested in
+// tests/scheduler.
 #include "backend/scheduler/schedule.h"
 
 #include <algorithm>
 #include <random>
+#include <utility>
 #include <vector>
 
 #include "tests/cpp/testing.h"
@@ -52,6 +54,32 @@ void reused_memory_leaves_no_trace() {
   EXPECT(num_empty < 500);
 }
 
+/// What the bound leaves beside generation is given to the first prompt, to a border; where it
+/// leaves nothing, as many tokens as there are to the next one.
+void prompts_get_the_time_that_is_left() {
+  const SequenceView generating{
+      .id = 1, .prompt_len = 8, .num_computed = 19, .max_total_len = 60, .num_blocks = 5};
+  SequenceView reading{
+      .id = 2, .prompt_len = 100, .num_computed = 6, .max_total_len = 120, .num_blocks = 2};
+  std::vector<SequenceView> running{generating, reading, reading};
+  running[2].id = 3;
+  const Limits limits{
+      .max_batch_size = 4, .max_num_tokens = 64, .max_time_per_output_token_ms = 10.0};
+  EngineView view{.running = running, .cache = {kv_cache::Geometry(4), 200, 100}};
+  view.step_time = {.ms_per_step = 1.0, .ms_per_token = 0.5, .most_prompt_tokens = 64};
+  // Nine tenths of 10 ms, less 1.5 and what 20 keys take, at half a millisecond a token.
+  const std::vector<std::pair<double, int32_t>> cases = {{0.0, 14}, {0.2, 6}, {1.0, 2}};
+  for (const auto& [ms_per_key, num_tokens] : cases) {
+    view.step_time.ms_per_generation_key = ms_per_key;
+    Step step;
+    Scratch scratch;
+    schedule(step, scratch, view, limits);
+    EXPECT_EQ(step.sequences.size(), 2u);
+    EXPECT_EQ(step.sequences.back().id, 2u);
+    EXPECT_EQ(step.sequences.back().num_tokens, num_tokens);
+  }
+}
+
 }  // namespace
 }  // namespace inflight::scheduler
 
@@ -60,6 +88,7 @@ int main(int argc, char** argv) {
   return inflight::testing::run_cases(
       {
           {"reused_memory_leaves_no_trace", reused_memory_leaves_no_trace},
+          {"prompts_get_the_time_that_is_left", prompts_get_the_time_that_is_left},
       },
       argc, argv);
 }
