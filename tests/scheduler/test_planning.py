@@ -443,3 +443,27 @@ def test_who_finds_nothing_is_passed_over_so_often_and_no_more():
     # Both were passed over by the same ones.
     assert begun[: most + 2] == [*hits[:most], *cold]
     assert begun[most + 2 :] == hits[most : len(begun) - 2]
+
+
+def test_tokens_found_in_the_cache_count_for_nobody():
+    """Both tenants' prompts begin with 40 tokens that are there; of one's 1 is run, of the other's 11."""
+    limits = scheduler.Limits(max_batch_size=1, max_num_tokens=64)
+    books = planning.Planning(limits, 4, 2000, enable_reuse=True)
+    shared = list(range(100, 140))
+
+    def run_one() -> int:
+        (part,) = books.plan().sequences
+        assert books.commit() == [part.id]
+        books.append(part.id, 99)
+        books.end(part.id)
+        assert books.release() == [part.id]
+        return part.id
+
+    books.arrive([*shared, 0], 1)
+    run_one()
+    of_short = set()
+    for i in range(60):
+        of_short.add(books.arrive([*shared, 1 + i], 1, tenant="short"))
+        books.arrive([*shared, *[500 + i] * 11], 1, tenant="long")
+    begun = [run_one() for _ in range(48)]
+    assert 43 <= sum(id in of_short for id in begun) <= 45
