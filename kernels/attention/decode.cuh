@@ -8,8 +8,8 @@
 // it; what a block does not have whole goes to the workspace, and the last of those that share the
 // item merges it ("flash-decoding").
 //
-// Tiles on their way lie in registers. Where many items keep a block busy, Hopper has them in shared
-// memory (decode_ring.cuh).
+// Tiles on their way lie in registers. Where many items keep a block busy, Hopper has them in
+// shared memory (decode_ring.cuh).
 #pragma once
 
 #include "kernels/attention/decode_heads.cuh"

@@ -70,8 +70,8 @@ void launch(void (*kernel)(Params...), const LaunchShape& shape, const OpContext
              "kernel launch");
 }
 
-/// Raises the kernel's limit of shared memory above 48 KB, for launches of `bytes` (dynamic and what
-/// the kernel declares): to what the device has, whatever they ask for, since the limit is the
+/// Raises the kernel's limit of shared memory above 48 KB, for launches of `bytes` (dynamic and
+/// what the kernel declares): to what the device has, whatever they ask for, since the limit is the
 /// kernel's and two engines' threads may launch it at the same time.
 template <typename Kernel>
 void allow_shared_bytes(Kernel kernel, size_t bytes) {

@@ -60,14 +60,14 @@ __device__ __forceinline__ void pin(float (&sums)[kCount]) {
 #define INFLIGHT_LIST64 \
   INFLIGHT_LIST48 ",%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63"
 #define INFLIGHT_LIST72 INFLIGHT_LIST64 ",%64,%65,%66,%67,%68,%69,%70,%71"
-#define INFLIGHT_LIST104                                                                           \
-  INFLIGHT_LIST72                                                                                  \
-      ",%72,%73,%74,%75,%76,%77,%78,%79,%80,%81,%82,%83,%84,%85,%86,%87,%88,%89,%90,%91,%92,%93,%" \
-      "94,%95,%96,%97,%98,%99,%100,%101,%102,%103"
+#define INFLIGHT_LIST104                                                                       \
+  INFLIGHT_LIST72                                                                              \
+  ",%72,%73,%74,%75,%76,%77,%78,%79,%80,%81,%82,%83,%84,%85,%86,%87,%88,%89,%90,%91,%92,%93,%" \
+  "94,%95,%96,%97,%98,%99,%100,%101,%102,%103"
 #define INFLIGHT_LIST112 INFLIGHT_LIST104 ",%104,%105,%106,%107,%108,%109,%110,%111"
 #define INFLIGHT_LIST128 \
   INFLIGHT_LIST112       \
-      ",%112,%113,%114,%115,%116,%117,%118,%119,%120,%121,%122,%123,%124,%125,%126,%127"
+  ",%112,%113,%114,%115,%116,%117,%118,%119,%120,%121,%122,%123,%124,%125,%126,%127"
 #define INFLIGHT_R4(s, i) "+f"(s[i]), "+f"(s[i + 1]), "+f"(s[i + 2]), "+f"(s[i + 3])
 #define INFLIGHT_R8(s, i) INFLIGHT_R4(s, i), INFLIGHT_R4(s, i + 4)
 #define INFLIGHT_R16(s, i) INFLIGHT_R8(s, i), INFLIGHT_R8(s, i + 8)
