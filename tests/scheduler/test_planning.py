@@ -360,6 +360,25 @@ def test_who_was_away_has_no_credit():
     assert abs(2 * sum(id in ids_b for id in begun) - len(begun)) <= 4
 
 
+def test_who_asked_for_nothing_while_one_ran_has_no_credit():
+    """Tenant b has one long answer running and nothing waiting while a is served more; then both get
+    the same."""
+    machine = Machine(scheduler.Limits(4, 64), 4, 1000)
+    machine.submit(Live([1] * 8, 1000, 1000), "b")
+    for i in range(500):
+        machine.submit(Live([i] * 8, 10, 10), "a")
+    for _ in range(300):
+        machine.step()
+    since = len(machine.order)
+    ids_b = [machine.submit(Live([i] * 8, 10, 10), "b") for i in range(100)]
+    for _ in range(200):
+        machine.step()
+    begun = machine.order[since:]
+    assert len(begun) > 40
+    # Fewer than half, since what the long answer is given is b's share, too.
+    assert 0.2 * len(begun) <= sum(id in ids_b for id in begun) <= 0.5 * len(begun) + 4
+
+
 def test_tenants_are_forgotten():
     ledger = planning.ServiceLedger()
     for i in range(20_000):

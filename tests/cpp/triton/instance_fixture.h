@@ -3,6 +3,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -34,12 +35,13 @@ struct Backend {
         std::make_unique<Engine>(info, config, std::make_unique<ScriptedExecutor>(info, script));
     state = std::make_unique<triton::InstanceState>(
         nullptr, settings, *families, std::move(engine),
-        [this] { shared.take_out_of_service(nullptr, settings.name); });
+        [this] { shared->take_out_of_service(nullptr, settings.name); });
   }
   ~Backend() { close(); }
   void close() {
     script->gate.open();
     state.reset();
+    shared.reset();  // waits for what it still does
     EXPECT_EQ(fake_counts().freed_gauges_set.load(), 0);
     const bool is_alone = families.use_count() <= 1;
     families.reset();
@@ -75,7 +77,8 @@ struct Backend {
     return answer.error.value_or("");
   }
 
-  triton::BackendState shared;  // but for the families, which instances may share here
+  // But for the families, which instances may share here.
+  std::optional<triton::BackendState> shared{std::in_place};
   triton::ModelSettings settings;
   std::shared_ptr<triton::MetricFamilies> families;
   std::shared_ptr<Script> script = std::make_shared<Script>();
