@@ -437,27 +437,29 @@ def test_who_began_with_what_a_failed_step_forgets_begins_anew():
     assert books.num_used_blocks == 0
 
 
+def run_one(books: planning.Planning) -> int:
+    """A step of one prompt, whose answer is one token; its id."""
+    (part,) = books.plan().sequences
+    assert books.commit() == [part.id]
+    books.append(part.id, 99)
+    books.end(part.id)
+    assert books.release() == [part.id]
+    return part.id
+
+
 def test_who_finds_nothing_is_passed_over_so_often_and_no_more():
     limits = scheduler.Limits(max_batch_size=1, max_num_tokens=64)
     books = planning.Planning(limits, 4, 200, enable_reuse=True)
     shared = list(range(100, 120))
 
-    def run_one() -> int:
-        (part,) = books.plan().sequences
-        assert books.commit() == [part.id]
-        books.append(part.id, 99)
-        books.end(part.id)
-        assert books.release() == [part.id]
-        return part.id
-
     books.arrive(shared, 1)
-    run_one()
+    run_one(books)
     cold = [books.arrive([i] * 20, 1) for i in (1, 2)]
     hits = []
     begun = []
     for i in range(3 * scheduler.MAX_PASSES):
         hits.append(books.arrive([*shared, i], 1))  # they never end
-        begun.append(run_one())
+        begun.append(run_one(books))
     most = scheduler.MAX_PASSES
     # Both were passed over by the same ones.
     assert begun[: most + 2] == [*hits[:most], *cold]
@@ -470,19 +472,11 @@ def test_tokens_found_in_the_cache_count_for_nobody():
     books = planning.Planning(limits, 4, 2000, enable_reuse=True)
     shared = list(range(100, 140))
 
-    def run_one() -> int:
-        (part,) = books.plan().sequences
-        assert books.commit() == [part.id]
-        books.append(part.id, 99)
-        books.end(part.id)
-        assert books.release() == [part.id]
-        return part.id
-
     books.arrive([*shared, 0], 1)
-    run_one()
+    run_one(books)
     of_short = set()
     for i in range(60):
         of_short.add(books.arrive([*shared, 1 + i], 1, tenant="short"))
         books.arrive([*shared, *[500 + i] * 11], 1, tenant="long")
-    begun = [run_one() for _ in range(48)]
+    begun = [run_one(books) for _ in range(48)]
     assert 43 <= sum(id in of_short for id in begun) <= 45
