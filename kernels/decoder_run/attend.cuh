@@ -23,13 +23,18 @@ class Attention {
  public:
   using Tile = decode::Tile<T, kHeadSize>;
   using Heads = decode::HeadGroup<T, kHeadSize, 1>;
+  static constexpr int kWords = kHeadSize / 64;  // of a row, in lane l: l, l + 32
   static constexpr int kTileKeys = decode::kTileKeys, kPitch = kHeadSize + 8;
   static constexpr int kKeysOfPart = 512;  // more are divided among blocks, as far as they go
+  // That a warp reads ahead. With one more of them registers spill, all over the kernel: 8 us a
+  // layer.
+  static constexpr int kTiles = 128 / kHeadSize;
 
-  /// Finds the block's part of the step. `scratch` has attention_bytes.
-  __device__ __forceinline__ Attention(const Args& args, const Shared& shared, uint8_t* scratch)
+  /// Finds the block's part of the step. `scratch` has attention_bytes; `cos_sin` is the step's,
+  /// and behind it is room for a key and a value.
+  __device__ __forceinline__ Attention(const Args& args, uint8_t* scratch, float* cos_sin)
       : args_(args),
-        shared_(shared),
+        cos_sin_(cos_sin),
         heads_(args.num_heads / args.num_kv_heads),
         outputs_(reinterpret_cast<float*>(scratch)),
         states_(reinterpret_cast<float2*>(outputs_ + kWarps * heads_ * kPitch)) {
@@ -57,15 +62,13 @@ class Attention {
     const int share = (tiles + num_parts_ - 1) / num_parts_;
     begin_ = part_ * share;
     last_ = min(begin_ + share, tiles) - 1 - warp();
-    if (last_ >= begin_) last_offset_ = offset_of(last_);
+    offset_ = offset_of_lane(begin_, last_);
   }
 
   /// Asks the L2 for what the warp will read of a layer's keys and values.
   __device__ __forceinline__ void prefetch(const void* cache) const {
-    if (row_ < 0) return;
-    const int tile = opaque(last_) - lane() * kWarps;
-    if (tile < begin_) return;
-    const T* from = static_cast<const T*>(cache) + offset_of(tile);
+    if (row_ < 0 || opaque(last_) - lane() * kWarps < begin_) return;
+    const T* from = static_cast<const T*>(cache) + offset_;
     constexpr uint32_t kBytes = kTileKeys * kHeadSize * sizeof(T);
     for (const T* address : {from, from + args_.value_offset})
       asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(address), "r"(kBytes));
@@ -77,40 +80,72 @@ class Attention {
     if (row_ < 0) return;
     T* cache = static_cast<T*>(cache_of_layer);
     const int keys = opaque(keys_), begin = opaque(begin_), last = opaque(last_);
-    Tile tile;
+    constexpr int kStride = kTiles * kWarps;
+    Tile tiles[kTiles];
     Heads group;
     group.start(nullptr, 0);
-    int64_t offset = last_offset_;
-    // The newest tile first, each warp every eighth. The round before the first one only reads, and
-    // waits for the new row.
+    int64_t offsets = offset_;  // offset_of_lane(begin, known)
+    int known = last;
+    // The newest tiles first, each warp every eighth. The round before the first one only reads,
+    // and waits for the new row; without a tile, too: a row of padding must not run ahead of its
+    // readers.
 #pragma unroll 1
-    for (int at = last + kWarps; at >= begin; at -= kWarps) {
-      const int next = at - kWarps;
-      const bool is_first = at > last, has_next = next >= begin;
-      const T* next_from = cache + offset;
-      const int there = keys - at * kTileKeys, old = keys - 1 - next * kTileKeys;
-      typename Heads::Scores scores;
-      if (!is_first) group.score(tile, scores);
-      if (has_next) tile.load_keys(next_from, [&](int key) { return key < old; });
+    for (int at = last + kStride; at >= begin; at -= kStride) {
+      const bool is_first = at > last;
+      if ((known - at) / kWarps + 2 * kTiles > 32) {  // not all next tiles are known
+        known = at - kStride;
+        offsets = offset_of_lane(begin, known);
+      }
+      const auto next_from = [&](int i) {
+        return cache + __shfl_sync(kFullWarp, offsets, (known - at + kStride) / kWarps + i);
+      };
+      typename Heads::Scores scores[kTiles];
+      const int old = keys - 1 - (at - kStride) * kTileKeys;  // in the first of the next tiles
       if (!is_first) {
-        typename Heads::Weights weights;
-        group.weigh(scores, [&](int key) { return key < there; }, args_.scale, weights);
-        group.accumulate(tile, weights);
+#pragma unroll
+        for (int i = 0; i < kTiles; ++i) {
+          if (at - i * kWarps >= begin) group.score(tiles[i], scores[i]);
+        }
       }
-      if (has_next) {
-        // What is not there must not be infinite.
-        if (old < kTileKeys) clear(tile.values);
-        tile.load_values(next_from + args_.value_offset, [&](int key) { return key < old; });
-        if (next - kWarps >= begin) offset = offset_of(next - kWarps);
+#pragma unroll
+      for (int i = 0; i < kTiles; ++i) {
+        if (at - kStride - i * kWarps < begin) continue;
+        const T* from = next_from(i);
+        if (i == 0) {
+          tiles[i].load_keys(from, [&](int key) { return key < old; });
+        } else {
+          tiles[i].load_keys(from, std::true_type{});
+        }
       }
-      if (is_first) start(group, tile, cache, qkv_words, has_next ? old : kTileKeys, tag);
+      if (!is_first) {
+        typename Heads::Weights weights[kTiles];
+        weigh(group, scores, at, begin, keys, weights);
+#pragma unroll
+        for (int i = 0; i < kTiles; ++i) {
+          if (at - i * kWarps >= begin) group.accumulate(tiles[i], weights[i]);
+        }
+      }
+#pragma unroll
+      for (int i = 0; i < kTiles; ++i) {
+        if (at - kStride - i * kWarps < begin) continue;
+        const T* from = next_from(i) + args_.value_offset;
+        if (i == 0) {
+          // What is not there must not be infinite.
+          if (old < kTileKeys) clear(tiles[i].values);
+          tiles[i].load_values(from, [&](int key) { return key < old; });
+        } else {
+          tiles[i].load_values(from, std::true_type{});
+        }
+      }
+      if (is_first) start(group, tiles[0], cache, qkv_words, last < begin ? kTileKeys : old, tag);
     }
     group.finish(heads_, [&](int head, int component, auto words_at_once, const auto& values,
                              const float2& state) {
+      static_assert(words_at_once.value == 4);
       const int index = warp() * heads_ + head;
-#pragma unroll
-      for (int i = 0; i < 2 * words_at_once.value; ++i)
-        outputs_[index * kPitch + component + i] = values[i];
+      auto* to = reinterpret_cast<float4*>(outputs_ + index * kPitch + component);
+      to[0] = {values[0], values[1], values[2], values[3]};
+      to[1] = {values[4], values[5], values[6], values[7]};
       if (component == 0) states_[index] = state;
     });
     narrow::meet<1>(kConsumers);
@@ -131,6 +166,44 @@ class Attention {
            int64_t{kv_head_ * args_.tokens_per_block + in_block} * kHeadSize;
   }
 
+  /// offset_of the warp's tile number `lane` from `last` on.
+  __device__ __forceinline__ int64_t offset_of_lane(int begin, int last) const {
+    const int tile = last - lane() * kWarps;
+    return tile < begin ? 0 : offset_of(tile);
+  }
+
+  /// Scores of the tiles from `at` on to weights, as HeadGroup::weigh, with one maximum for all.
+  __device__ __forceinline__ void weigh(Heads& group, typename Heads::Scores (&scores)[kTiles],
+                                        int at, int begin, int keys,
+                                        typename Heads::Weights (&weights)[kTiles]) const {
+    typename Heads::Scores largest;
+#pragma unroll
+    for (int i = 0; i < kTiles; ++i) {
+      const int tile = at - i * kWarps, there = tile >= begin ? keys - tile * kTileKeys : 0;
+#pragma unroll
+      for (int c = 0; c < 4; ++c) {
+        float& score = scores[i][0][c];
+        score = lane() / 4 + c / 2 * 8 < there ? score * args_.scale : -INFINITY;
+        largest[0][c] = i == 0 ? score : fmaxf(largest[0][c], score);
+      }
+    }
+    bool is_above = false;
+#pragma unroll
+    for (int c = 0; c < 4; ++c) is_above |= largest[0][c] > group.maxima[0][c % 2] + Heads::kSlack;
+    if (__any_sync(kFullWarp, is_above)) group.raise_maxima(largest);
+#pragma unroll
+    for (int i = 0; i < kTiles; ++i) {
+#pragma unroll
+      for (int c = 0; c < 4; ++c) {
+        float& score = scores[i][0][c];
+        score = exp2_fast(score - group.maxima[0][c % 2]);
+        group.sums[0][c % 2] += score;
+      }
+      weights[i][0][0] = transposed(pack(T(), scores[i][0][0], scores[i][0][1]));
+      weights[i][0][1] = transposed(pack(T(), scores[i][0][2], scores[i][0][3]));
+    }
+  }
+
   static __device__ __forceinline__ void clear(uint32_t (&values)[4][kHeadSize / 16]) {
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
@@ -143,49 +216,89 @@ class Attention {
   /// key and value, which go into the tile and the cache. Whole warps.
   __device__ __forceinline__ void start(Heads& group, Tile& tile, T* cache,
                                         const uint64_t* qkv_words, int newest, uint32_t tag) const {
-    constexpr int kKeyPieces = kHeadSize / 32, kValuePieces = kHeadSize / 64;
-    constexpr int kPieces = 2 * kKeyPieces + kValuePieces;
+    constexpr int kPieces = kHeadSize / 32;  // of a lane's part of a query
     const int heads = args_.num_heads, kv_heads = args_.num_kv_heads, kv_head = opaque(kv_head_);
     const uint64_t* row = qkv_words + int64_t{row_} * (heads + 2 * kv_heads) * (kHeadSize / 2);
     const int head = lane() / 4;
     const uint64_t* queries = row + (kv_head * heads_ + head) * (kHeadSize / 2) + lane() % 4 * 4;
-    const uint64_t* keys = row + (heads + kv_head) * (kHeadSize / 2) + lane() % 4 * 4;
-    const uint64_t* values = row + (heads + kv_heads + kv_head) * (kHeadSize / 2) + lane() / 4 * 4;
+    const uint64_t* keys = row + (heads + kv_head) * (kHeadSize / 2) + lane();
+    const uint64_t* values = keys + kv_heads * (kHeadSize / 2);
     const bool has_newest = newest < kTileKeys;
     Piece pieces[kPieces] = {};
-    bool missing[kPieces];
+    uint64_t key[kWords] = {}, value[kWords] = {};
+    Patience patience;
+    for (;;) {
+      bool is_there = true;
+      if (head < heads_) {
 #pragma unroll
-    for (int i = 0; i < kPieces; ++i) missing[i] = i < kKeyPieces ? head < heads_ : has_newest;
-    wait_for_pieces(pieces, tag, missing, false, [&](int i) {
-      return i < kKeyPieces       ? queries + i * 16
-             : i < 2 * kKeyPieces ? keys + (i - kKeyPieces) * 16
-                                  : values + (i - 2 * kKeyPieces) * 32;
-    });
+        for (int i = 0; i < kPieces; ++i) pieces[i].load(queries + i * 16);
+      }
+      if (has_newest) {
 #pragma unroll
-    for (int i = 0; i < kKeyPieces; ++i) put(group.queries[0] + i * 4, pieces[i].data());
-    decode::rotate<T, kHeadSize>(group.queries, shared_.cos_sin[row_]);
-    if (!has_newest) return;
-    uint32_t key[1][kHeadSize / 8];
+        for (int i = 0; i < kWords; ++i) {
+          key[i] = load_word(keys + i * 32);
+          value[i] = load_word(values + i * 32);
+        }
 #pragma unroll
-    for (int i = 0; i < kKeyPieces; ++i) put(key[0] + i * 4, pieces[kKeyPieces + i].data());
-    decode::rotate<T, kHeadSize>(key, shared_.cos_sin[row_]);
+        for (int i = 0; i < kWords; ++i)
+          is_there = is_there && has_tag(key[i], tag) && has_tag(value[i], tag);
+      }
+      if (head < heads_) {
+#pragma unroll
+        for (int i = 0; i < kPieces; ++i) is_there = is_there && pieces[i].has(tag);
+      }
+      if (__all_sync(kFullWarp, is_there)) break;
+      patience.tick();
+    }
+#pragma unroll
+    for (int i = 0; i < kPieces; ++i) put(group.queries[0] + i * 4, pieces[i].data());
+    const float* cos_sin = cos_sin_ + row_ * kHeadSize;
+    decode::rotate<T, kHeadSize>(group.queries, cos_sin);
+    if (has_newest) add_newest(tile, cache, key, value, newest, cos_sin);
+  }
+
+  /// A row of the new key, yet to be rotated, and of its value, a lane's words of each.
+  __device__ __forceinline__ void add_newest(Tile& tile, T* cache, const uint64_t (&key)[kWords],
+                                             const uint64_t (&value)[kWords], int newest,
+                                             const float* cos_sin) const {
+    auto* row = reinterpret_cast<uint32_t*>(cos_sin_ + args_.rows * kHeadSize);
+    T* to = cache + __shfl_sync(kFullWarp, offset_, 0) + newest * kHeadSize;
+    // Words l and l + kHeadSize / 4 rotate each other.
+    constexpr int kHalf = kHeadSize / 4;
+    const int at = lane() % kHalf;
+    const float2 cosine = reinterpret_cast<const float2*>(cos_sin)[at];
+    const float2 sine = reinterpret_cast<const float2*>(cos_sin)[kHalf + at];
+#pragma unroll
+    for (int i = 0; i < kWords; ++i) {
+      const auto own = static_cast<uint32_t>(key[i]);
+      const uint32_t other = kWords == 1 ? __shfl_xor_sync(kFullWarp, own, kHalf)
+                                         : static_cast<uint32_t>(key[kWords - 1 - i]);
+      const bool is_low = kWords == 1 ? lane() < kHalf : i == 0;
+      const float2 u = unpack(T(), own), v = unpack(T(), other);
+      const float sign = is_low ? -1.0f : 1.0f;
+      const uint32_t rotated =
+          pack(T(), u.x * cosine.x + sign * (v.x * sine.x), u.y * cosine.y + sign * (v.y * sine.y));
+      const int word = i * 32 + lane();
+      row[word] = rotated;
+      row[kHeadSize / 2 + word] = static_cast<uint32_t>(value[i]);
+      reinterpret_cast<uint32_t*>(to)[word] = rotated;
+      reinterpret_cast<uint32_t*>(to + args_.value_offset)[word] = static_cast<uint32_t>(value[i]);
+    }
+    __syncwarp();
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
-#pragma unroll
-      for (int j = 0; j < kHeadSize / 8; ++j) {
-        if (Tile::key_of(i) == newest) tile.keys[i][j] = key[0][j];
-      }
+      if (Tile::key_of(i) != newest) continue;
+      decode::for_pieces<kHeadSize, 4>(lane() % 4, [&](auto, int at, int offset) {
+        put(tile.keys[i] + at, *reinterpret_cast<const uint4*>(row + offset / 2));
+      });
     }
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-#pragma unroll
-      for (int j = 0; j < kValuePieces; ++j) {
-        if (Tile::value_of(i) == newest)
-          put(tile.values[i] + j * 4, pieces[2 * kKeyPieces + j].data());
-      }
+      if (Tile::value_of(i) != newest) continue;
+      decode::for_pieces<kHeadSize, 8>(lane() / 4, [&](auto, int at, int offset) {
+        put(tile.values[i] + at, *reinterpret_cast<const uint4*>(row + (kHeadSize + offset) / 2));
+      });
     }
-    T* to = cache + last_offset_ + newest * kHeadSize;
-    tile.store_one(to, to + args_.value_offset, newest);
   }
   static __device__ __forceinline__ void put(uint32_t* to, const uint4& from) {
     to[0] = from.x, to[1] = from.y, to[2] = from.z, to[3] = from.w;
@@ -195,22 +308,27 @@ class Attention {
   __device__ __forceinline__ void merge(uint32_t tag) {
     const int count = heads_ * kHeadSize;
     uint64_t* mine = args_.partial + int64_t{first_of_item_ + part_} * words_of_part();
-#pragma unroll 1
-    for (int element = thread(); element < count; element += kConsumers) {
-      const int head = element / kHeadSize;
+    if (thread() * 4 < count) {
+      const int element = thread() * 4, head = element / kHeadSize;
       float2 state;
-      const float sum = added(
+      const float4 sums = decode::merge(
           kWarps, [&](int w) { return states_[w * heads_ + head]; },
-          [&](int w) { return outputs_[(w * heads_ + head) * kPitch + element % kHeadSize]; },
+          [&](int w) {
+            return *reinterpret_cast<const float4*>(outputs_ + (w * heads_ + head) * kPitch +
+                                                    element % kHeadSize);
+          },
           state);
       if (num_parts_ == 1) {
-        write(element, sum, state.y, tag);
-        continue;
+        write(element, sums, state.y, tag);
+      } else {
+        const float values[4] = {sums.x, sums.y, sums.z, sums.w};
+#pragma unroll
+        for (int i = 0; i < 4; ++i) store_word(mine + element + i, __float_as_uint(values[i]), tag);
+        if (element % kHeadSize == 0) {
+          store_word(mine + count + head * 2, __float_as_uint(state.x), tag);
+          store_word(mine + count + head * 2 + 1, __float_as_uint(state.y), tag);
+        }
       }
-      store_word(mine + element, __float_as_uint(sum), tag);
-      if (element % kHeadSize != 0) continue;
-      store_word(mine + count + head * 2, __float_as_uint(state.x), tag);
-      store_word(mine + count + head * 2 + 1, __float_as_uint(state.y), tag);
     }
     if (num_parts_ > 1) merge_blocks(count, tag);
   }
@@ -253,11 +371,24 @@ class Attention {
 #pragma unroll 4
     for (int i = 0; i < count; ++i) {
       const float2 part = state_of(i);
-      const float factor = part.y > 0 ? decode::exp2_fast(part.x - state.x) : 0.0f;
+      const float factor = part.y > 0 ? exp2_fast(part.x - state.x) : 0.0f;
       state.y += part.y * factor;
       sum += output_of(i) * factor;
     }
     return sum;
+  }
+
+  /// Four of the item's outputs; of a row without keys zeros.
+  __device__ __forceinline__ void write(int element, const float4& sums, float total,
+                                        uint32_t tag) const {
+    const float factor = __fdividef(1.0f, total);
+    const bool has_keys = total > 0;
+    const uint32_t low = has_keys ? pack(T(), sums.x * factor, sums.y * factor) : 0;
+    const uint32_t high = has_keys ? pack(T(), sums.z * factor, sums.w * factor) : 0;
+    const int first = (row_ * args_.num_heads + kv_head_ * heads_) * kHeadSize;
+    uint64_t* to = args_.attended + (first + element) / 2;
+    store_word(to, low, tag);
+    store_word(to + 1, high, tag);
   }
 
   /// One of the item's outputs; of a row without keys zero. Whole warps.
@@ -272,14 +403,14 @@ class Attention {
   }
 
   const Args& args_;
-  const Shared& shared_;
-  const int heads_;  // of a kv head
-  float* outputs_;   // [warps][heads][kPitch]
-  float2* states_;   // [warps][heads] {maximum, sum}
-  int row_ = -1;     // none
+  float* const cos_sin_;  // [rows, 2, kHeadSize / 2], and then a key and a value
+  const int heads_;       // of a kv head
+  float* outputs_;        // [warps][heads][kPitch]
+  float2* states_;        // [warps][heads] {maximum, sum}
+  int row_ = -1;          // none
   int keys_ = 0, num_parts_ = 1, kv_head_ = 0, part_ = 0, first_of_item_ = 0;
   int begin_ = 0, last_ = -1;  // tiles: the block's first one, the warp's last one
-  int64_t last_offset_ = 0;
+  int64_t offset_ = 0;         // offset_of the warp's tile number `lane` from the last one on
 };
 
 #endif

@@ -35,13 +35,13 @@ __device__ __forceinline__ void consume(const Args& args, Shared& shared, uint8_
   if (thread < kNumKinds) shared.linears[thread] = args.linears[thread];
   wait_for_previous();
   uint32_t tag = *reinterpret_cast<const volatile uint32_t*>(args.steps) + 1;
+  auto* of_attention = reinterpret_cast<float*>(xs + args.attention_at);
   for (int i = thread; i < args.rows * kHeadSize; i += kConsumers)
-    shared.cos_sin[i / kHeadSize][i % kHeadSize] = __ldcg(args.cos_sin + i);
+    of_attention[i] = __ldcg(args.cos_sin + i);
   narrow::meet<1>(kConsumers);
   Linears<T> linears(args, shared, slots, xs);
   linears.publish(static_cast<const T*>(args.x), args.words[kDown], tag);
-  linears.load_norm(shared.linears[kQkv], shared.layers[0].norms[0]);
-  Attention<T, kHeadSize> attention(args, shared, xs);
+  Attention<T, kHeadSize> attention(args, xs, of_attention);
   const int last = args.num_layers * kLayerKinds;
 #pragma unroll 1
   for (int i = 0; i < last + (args.has_head ? 1 : 0); ++i) {
@@ -54,27 +54,31 @@ __device__ __forceinline__ void consume(const Args& args, Shared& shared, uint8_
                     .logits = nullptr,
                     .x_tag = tag,
                     .tag = tag,
-                    .is_normed = kind == kQkv || kind == kGateUp || kind == kHead,
+                    .norm = nullptr,
                     .adds = kind == kOutput || kind == kDown};
     if (kind == kQkv) {
       attention.prefetch(weights.cache);
       call.tag = ++tag;
       call.bias = weights.qkv_bias;
+      call.norm = weights.norms[0];
     } else if (kind == kOutput) {
       attention.run(weights.cache, args.words[kQkv], tag);
       call.x_words = args.attended;
     } else if (kind == kHead) {
       call.words = nullptr;
       call.logits = args.logits;
+      call.norm = args.head_norm;
+    } else if (kind == kGateUp) {
+      call.norm = weights.norms[1];
     } else if (i + 1 == last) {
       call.y = args.y;
     }
-    // The next one's weight comes while this linear waits for its x.
+    // For the next linear, which reads it while it waits for its x.
     if (kind == kOutput) {
-      linears.load_norm(shared.linears[kGateUp], weights.norms[1]);
+      linears.prefetch_norm(shared.linears[kGateUp], weights.norms[1]);
     } else if (kind == kDown && (i + 1 < last || args.has_head)) {
-      linears.load_norm(shared.linears[i + 1 < last ? kQkv : kHead],
-                        i + 1 < last ? shared.layers[layer + 1].norms[0] : args.head_norm);
+      linears.prefetch_norm(shared.linears[kQkv],
+                            i + 1 < last ? shared.layers[layer + 1].norms[0] : args.head_norm);
     }
     linears.run(shared.linears[kind], call);
   }
@@ -167,9 +171,6 @@ bool launch_run(const DecoderRunParams& p, void* memory, OpContext& context) {
     args.linears[kind] = linear_of(columns, depth, is_gated, groups);
     args.x_bytes = std::max(args.x_bytes, args.linears[kind].steps * narrow::chunks_of(groups) *
                                               128 * static_cast<int>(rows));
-    if (kind == kQkv || kind == kGateUp || kind == kHead)
-      args.g_bytes =
-          std::max(args.g_bytes, args.linears[kind].steps * narrow::chunks_of(groups) * 128);
   };
   const auto groups_of = [&](int64_t columns, bool is_gated) {
     return narrow_groups(columns, is_gated, blocks);
@@ -222,7 +223,9 @@ bool launch_run(const DecoderRunParams& p, void* memory, OpContext& context) {
   const int attention = (attention_bytes(heads, kHeadSize) + kWarps - 1) / kWarps;
   args.x_bytes = std::max(args.x_bytes, (attention + 15) / 16 * 16);
   const int part_bytes = 2 * args.rows * kPartColumns * static_cast<int>(sizeof(float));
-  const int apart = 1024 + kWarps * (args.x_bytes + args.g_bytes + part_bytes);
+  args.attention_at = kWarps * (args.x_bytes + part_bytes);
+  const int apart =
+      1024 + args.attention_at + (args.rows + 1) * kHeadSize * static_cast<int>(sizeof(float));
   constexpr int kRoom = (227 << 10) - static_cast<int>(sizeof(Shared) + 127) / 128 * 128;
   args.slots = std::min((kRoom - apart) / (kWarps * kSlotBytes), kMaxSlots);
   if (args.slots < 2) return false;

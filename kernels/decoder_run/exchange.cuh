@@ -85,8 +85,9 @@ struct Piece {
     pairs[1] = load_words(from + 2);
   }
   __device__ __forceinline__ bool has(uint32_t tag) const {
-    return has_tag(pairs[0].low, tag) && has_tag(pairs[0].high, tag) &&
-           has_tag(pairs[1].low, tag) && has_tag(pairs[1].high, tag);
+    const auto other = [&](uint64_t word) { return static_cast<uint32_t>(word >> 32) ^ tag; };
+    return (other(pairs[0].low) | other(pairs[0].high) | other(pairs[1].low) |
+            other(pairs[1].high)) == 0;
   }
   __device__ __forceinline__ uint4 data() const {
     return {static_cast<uint32_t>(pairs[0].low), static_cast<uint32_t>(pairs[0].high),

@@ -18,8 +18,8 @@ struct LinearCall {
   void* y;                  // [rows, columns] or null
   float* logits;            // [rows, columns] or null
   uint32_t x_tag, tag;
-  bool is_normed;  // by the weight that load_norm copied last
-  bool adds;       // to the residual
+  const void* norm;  // [depth], the weight, or null
+  bool adds;         // to the residual
 };
 
 template <typename T>
@@ -30,8 +30,7 @@ class Linears {
         shared_(shared),
         ring_{shared_address(slots + thread() / 32 * args.slots * kSlotBytes), args.slots},
         xs_(shared_address(xs)),
-        gs_(xs_ + kWarps * args.x_bytes),
-        parts_(reinterpret_cast<float*>(xs + kWarps * (args.x_bytes + args.g_bytes))) {}
+        parts_(reinterpret_cast<float*>(xs + kWarps * args.x_bytes)) {}
 
   /// Tells the other blocks x, a tile of the residual each.
   __device__ __forceinline__ void publish(const T* x, uint64_t* words, uint32_t tag) {
@@ -45,10 +44,11 @@ class Linears {
       store_word(words + at / 2, __ldcg(reinterpret_cast<const uint32_t*>(x + at)), tag);
   }
 
-  /// Begins to copy the weight of a linear's norm, of which `run` is the next normed one.
-  __device__ __forceinline__ void load_norm(const Linear& linear, const void* norm) {
-    narrow::wait_copies<0>();  // of one that this block had no tile for
-    x_of(linear).copy_norm_weight(static_cast<const T*>(norm));
+  /// Asks the L2 for the weight of a norm.
+  __device__ __forceinline__ void prefetch_norm(const Linear& linear, const void* norm) const {
+    const int first = static_cast<int>(blockIdx.x) * 64;  // a line's
+    if (thread() == 0 && first < linear.depth)
+      asm volatile("prefetch.global.L2 [%0];" ::"l"(static_cast<const T*>(norm) + first));
   }
 
   /// All tiles of a linear that are this block's.
@@ -58,11 +58,7 @@ class Linears {
     if (block >= tiles) return;
     const narrow::WarpX<T> x = x_of(linear);
     const int warp = x.warp, row = thread() / width, at = thread() - row * width;
-    if (call.is_normed) {
-      squares_turn_ ^= 1;
-      narrow::wait_copies<0>();
-      __syncwarp();
-    }
+    if (call.norm != nullptr) squares_turn_ ^= 1;
     receive(x, call);
     int buffer = 0;
     for (int tile = block; tile < tiles; tile += blocks) {
@@ -92,7 +88,7 @@ class Linears {
   __device__ __forceinline__ narrow::WarpX<T> x_of(const Linear& linear) const {
     const int lane = opaque(thread() % 32), warp = opaque(thread() / 32);
     return {.address = xs_ + warp * args_.x_bytes,
-            .g = gs_ + warp * args_.g_bytes,
+            .g = 0,
             .x = nullptr,
             .rows = args_.rows,
             .depth = linear.depth,
@@ -107,18 +103,43 @@ class Linears {
   /// The warp's share of x, to shared memory; with a norm times its weight, and the share's sum of
   /// squares.
   __device__ __forceinline__ void receive(const narrow::WarpX<T>& x, const LinearCall& call) {
-    constexpr int kAtOnce = 4;
-    const int pieces = x.pieces(), of_row = (pieces + 31) / 32, count = of_row * x.rows;
-    float squares[kMaxRunRows] = {};
+    const int of_row = (x.pieces() + 31) / 32;
+    if (of_row * x.rows == 1) {
+      receive<1>(x, call, of_row);
+    } else {
+      receive<4>(x, call, of_row);
+    }
+    __syncwarp();
+  }
+  /// kAtOnce pieces of a lane at a time, of `of_row` of a row; 1: of one in all.
+  template <int kAtOnce>
+  __device__ __forceinline__ void receive(const narrow::WarpX<T>& x, const LinearCall& call,
+                                          int of_row) {
+    constexpr int kRows = kAtOnce == 1 ? 1 : kMaxRunRows;
+    const int pieces = x.pieces(), count = of_row * x.rows;
+    float squares[kRows] = {};
+    int row = 0, place = x.lane;
 #pragma unroll 1
     for (int first = 0; first < count; first += kAtOnce) {
       int rows[kAtOnce], piece[kAtOnce];
       bool missing[kAtOnce];
 #pragma unroll
       for (int i = 0; i < kAtOnce; ++i) {
-        rows[i] = (first + i) / of_row;
-        piece[i] = (first + i - rows[i] * of_row) * 32 + x.lane;
+        rows[i] = row;
+        piece[i] = place;
+        place += 32;
+        if (place >= of_row * 32) {
+          place = x.lane;
+          ++row;
+        }
         missing[i] = rows[i] < x.rows && piece[i] < pieces && x.depth_of(piece[i]) < x.depth;
+      }
+      uint4 weights[kAtOnce] = {};  // of the norm
+#pragma unroll
+      for (int i = 0; i < kAtOnce; ++i) {
+        if (call.norm != nullptr && missing[i])
+          weights[i] = __ldg(reinterpret_cast<const uint4*>(static_cast<const T*>(call.norm) +
+                                                            x.depth_of(piece[i])));
       }
       Piece arrived[kAtOnce] = {};  // weights are zeros where nothing is
       wait_for_pieces(arrived, call.x_tag, missing, first == 0 && count > 2, [&](int i) {
@@ -128,24 +149,23 @@ class Linears {
       for (int i = 0; i < kAtOnce; ++i) {
         if (rows[i] >= x.rows || piece[i] >= pieces) continue;
         uint4 values = arrived[i].data();
-        if (call.is_normed) {
+        if (call.norm != nullptr) {
           const float sum = sum_of_squares(values);
 #pragma unroll
-          for (int row = 0; row < kMaxRunRows; ++row) squares[row] += row == rows[i] ? sum : 0.0f;
-          values = scaled(values, narrow::load_shared(x.g + piece[i] * 16));
+          for (int r = 0; r < kRows; ++r) squares[r] += r == rows[i] ? sum : 0.0f;
+          values = scaled(values, weights[i]);
         }
         narrow::store_shared(x.at(piece[i], rows[i]), values);
       }
+      if constexpr (kAtOnce == 1) break;
     }
-    if (call.is_normed) {
+    if (call.norm == nullptr) return;
 #pragma unroll
-      for (int row = 0; row < kMaxRunRows; ++row) {
-        if (row >= x.rows) break;
-        const float sum = warp_sum(squares[row]);
-        if (x.lane == 0) shared_.squares[squares_turn_][x.warp][row] = sum;
-      }
+    for (int r = 0; r < kRows; ++r) {
+      if (r >= x.rows) break;
+      const float sum = warp_sum(squares[r]);
+      if (x.lane == 0) shared_.squares[squares_turn_][x.warp][r] = sum;
     }
-    __syncwarp();
   }
 
   /// The warps' sums of a tile's element [row][at] to what the linear stands for.
@@ -155,18 +175,14 @@ class Linears {
     const bool is_there = row < rows && column < linear.columns;
     uint32_t bits = 0;
     if (is_there) {
-      float sum = 0, up = 0;
-#pragma unroll
-      for (int w = 0; w < kWarps; ++w) sum += parts[(w * rows + row) * kPartColumns + at];
-      if (linear.is_gated) {
-#pragma unroll
-        for (int w = 0; w < kWarps; ++w) up += parts[(w * rows + row) * kPartColumns + at + width];
-      }
-      if (call.is_normed) {
-        float squares = 0;
-#pragma unroll
-        for (int w = 0; w < kWarps; ++w) squares += shared_.squares[squares_turn_][w][row];
-        const float scale = norm_scale(squares, linear.depth, args_.epsilon);
+      const float* from = parts + row * kPartColumns + at;
+      const int stride = rows * kPartColumns;
+      float sum = over_warps(from, stride), up = 0;
+      if (linear.is_gated) up = over_warps(from + width, stride);
+      if (call.norm != nullptr) {
+        const float squares = over_warps(&shared_.squares[squares_turn_][0][row], kMaxRunRows);
+        const float scale =
+            rsqrtf(__fdividef(squares, static_cast<float>(linear.depth)) + args_.epsilon);
         sum *= scale;
         up *= scale;
       }
@@ -177,7 +193,7 @@ class Linears {
       if (call.bias != nullptr) sum += to_float(static_cast<const T*>(call.bias)[column]);
       float value = rounded<T>(sum);
       if (linear.is_gated) {
-        const float silu = rounded<T>(value / (1.0f + expf(-value)));
+        const float silu = rounded<T>(__fdividef(value, 1.0f + __expf(-value)));
         value = silu * rounded<T>(up);
       }
       if (call.adds) value += residual_;
@@ -195,10 +211,19 @@ class Linears {
                  call.tag);
   }
 
+  /// The sum of what each warp has, `stride` apart.
+  static __device__ __forceinline__ float over_warps(const float* from, int stride) {
+    float values[kWarps];
+#pragma unroll
+    for (int w = 0; w < kWarps; ++w) values[w] = from[w * stride];
+    return ((values[0] + values[1]) + (values[2] + values[3])) +
+           ((values[4] + values[5]) + (values[6] + values[7]));
+  }
+
   const Args& args_;
   Shared& shared_;
   narrow::Ring ring_;
-  const uint32_t xs_, gs_;
+  const uint32_t xs_;
   float* parts_;
   float residual_ = 0;
   int turn_ = 0, squares_turn_ = 0;

@@ -19,7 +19,6 @@ using narrow::kWarps;
 // consumers registers.
 inline constexpr int kThreads = kConsumers + 4 * 32;
 inline constexpr int kMaxSlots = narrow::kMaxSlots;
-inline constexpr int kMaxHeadSize = 128;
 
 /// The linears of a layer in their order, and the one behind the last layer.
 enum Kind : int { kQkv, kOutput, kGateUp, kDown, kHead, kNumKinds };
@@ -68,8 +67,8 @@ struct Args {
   float scale;    // to exponents of 2
   float epsilon;
   int slots, window;  // as narrow::Args has them
-  int x_bytes;        // of a warp, as its share of a norm's weight
-  int g_bytes;
+  int x_bytes;        // of a warp
+  int attention_at;   // behind all warps' x and sums: cos_sin, and a row of a key and a value
   // Words of values between blocks (exchange.cuh).
   uint32_t* steps;         // {the last tag, blocks that have left}
   uint64_t* words[kHead];  // what the linear of that kind makes, [rows, columns / 2]
@@ -84,7 +83,6 @@ struct Shared {
   uint64_t full[kWarps][kMaxSlots];
   uint64_t empty[kWarps][kMaxSlots];
   float squares[2][kWarps][kMaxRunRows];
-  float cos_sin[kMaxRunRows][kMaxHeadSize];
 };
 
 }  // namespace inflight::cuda::decoder

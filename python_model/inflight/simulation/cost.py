@@ -36,9 +36,9 @@ FEW_ROWS = 4
 # By `scripts/simulate.py --calibrate`.
 CALIBRATION = Calibration(
     launch=20.10e-6,
-    few_rows_launch=5.83e-6,
+    few_rows_launch=4.29e-6,
     linear_flops=702.7e12,
-    attention_flops=472.3e12,
+    attention_flops=472.4e12,
     sharpness=1.650,
 )
 
