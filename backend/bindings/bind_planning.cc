@@ -94,7 +94,8 @@ class Planning {
   const planning::Planner& planner() const { return planner_; }
   std::vector<uint64_t> running() const {
     std::vector<uint64_t> ids;
-    for (const PlannedSequence* sequence : planner_.running()) ids.push_back(sequence->id());
+    for (const PlannedSequence* sequence : planner_.running().sequences())
+      ids.push_back(sequence->id());
     return ids;
   }
 

@@ -81,7 +81,7 @@ struct EngineState {
   Deadlines deadlines;
   /// One on the CPU. On a device that runs by itself two, the newer planned and launched before the
   /// older is waited for: views, sequences and reservations are made for it (num_computed counts
-  /// steps in flight, num_steps_in_flight holds a release back).
+  /// steps in flight, their open reservations hold a release back).
   Steps steps;
   EngineStats stats;
 

@@ -19,7 +19,7 @@ StateDump::Row row_of(const planning::PlannedSequence& sequence,
       .num_generated = static_cast<int32_t>(sequence.generated().size()),
       .max_new_tokens = sequence.max_new_tokens(),
       .num_blocks = is_running ? static_cast<int32_t>(cache.block_table(sequence.table).size()) : 0,
-      .num_steps_in_flight = sequence.num_steps_in_flight};
+      .num_steps_in_flight = is_running ? cache.num_open_reservations(sequence.table) : 0};
 }
 
 }  // namespace
@@ -32,7 +32,7 @@ void dump_state(const EngineState& state, const scheduler::Step& step, StateDump
   dump.num_running = state.planner.running().size();
   dump.num_waiting = state.planner.num_waiting();
   dump.rows.clear();
-  for (const planning::PlannedSequence* sequence : state.planner.running()) {
+  for (const planning::PlannedSequence* sequence : state.planner.running().sequences()) {
     if (dump.rows.size() == kMaxRows) break;
     dump.rows.push_back(row_of(*sequence, state.cache));
   }

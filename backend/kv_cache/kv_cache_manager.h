@@ -163,6 +163,12 @@ class KvCacheManager {
   std::span<const WindowPool> window_pools() const { return windows_; }
   /// Tokens of committed steps, those that it was opened with included.
   int32_t num_cached_tokens(TableId table) const { return progress_of(table).num_committed; }
+  /// The same and those of open reservations.
+  int32_t num_reserved_tokens(TableId table) const { return progress_of(table).num_reserved; }
+  /// That name it.
+  int32_t num_open_reservations(TableId table) const {
+    return progress_of(table).num_open_reservations;
+  }
   /// Blocks that the table need not ask for any more.
   int32_t num_held_blocks(TableId table) const { return at(table).blocks.size(); }
 

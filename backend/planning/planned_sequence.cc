@@ -4,13 +4,11 @@
 
 namespace inflight::planning {
 
-scheduler::SequenceView PlannedSequence::view(int32_t num_blocks) const {
+scheduler::SequenceView PlannedSequence::view() const {
   return {.id = id(),
           .priority = priority(),
           .prompt_len = context_len_,
-          .num_computed = num_computed_,
           .max_total_len = prompt_len() + max_new_tokens(),
-          .num_blocks = num_blocks,
           // Rows that have gone out need not be made again.
           .logits_of_prompt = lacks_context_logits(),
           .num_preemptions = num_preemptions_,

@@ -14,8 +14,6 @@ using scheduler::SequenceView;
 
 namespace {
 
-/// Sequences lie all over memory: each is asked for while so many before it are looked at.
-constexpr size_t kAhead = 12;
 /// A sequence begins with room for so many generated tokens, if it may have them: memory that grows
 /// in small steps comes from all over.
 constexpr int32_t kTokensAtStart = 512;
@@ -23,7 +21,7 @@ constexpr int32_t kTokensAtStart = 512;
 }  // namespace
 
 Planner::Planner(const scheduler::Limits& limits, kv_cache::KvCacheManager& cache)
-    : limits_(limits), cache_(cache), waiting_(ledger_), claims_(cache_view(), limits_) {
+    : limits_(limits), cache_(cache), waiting_(ledger_), running_(limits_, cache_, cache_view()) {
   scheduler::validate(limits_);
 }
 
@@ -38,56 +36,6 @@ void Planner::measured(const scheduler::StepWork& work, double ms) {
 
 int32_t Planner::num_blocks(const PlannedSequence& sequence) const {
   return cache_.num_held_blocks(sequence.table);
-}
-
-void Planner::update_running_views() {
-  if (!std::exchange(are_views_stale_, false)) return;
-  claims_ = {cache_view(), limits_};
-  for (size_t i = 0; i < running_.size(); ++i) {
-    running_views_[i] = running_[i]->view(num_blocks(*running_[i]));
-    claims_.add(running_views_[i]);
-    // Its rows go out when the step has ended, which nobody tells here.
-    are_views_stale_ |= running_views_[i].logits_of_prompt;
-  }
-}
-
-void Planner::check_kept() {
-  if (are_views_stale_) return;
-  scheduler::RunningClaims claims(cache_view(), limits_);
-  for (size_t i = 0; i < running_.size(); ++i) {
-    const PlannedSequence& sequence = *running_[i];
-    check_internal(running_views_[i] == sequence.view(num_blocks(sequence)), "sequence ",
-                   sequence.id(), " is not what the scheduler is shown");
-    check_internal(place_of(sequence) == static_cast<int32_t>(i), "sequence ", sequence.id(),
-                   " is not at its place");
-    claims.add(running_views_[i]);
-  }
-  check_internal(claims == claims_, "the sums of ", running_.size(),
-                 " running sequences are not theirs");
-}
-
-int32_t Planner::place_of(const PlannedSequence& sequence) const {
-  // Lists only shorten between steps, so it is there or before.
-  int32_t place = std::min(sequence.place_, static_cast<int32_t>(running_.size()) - 1);
-  while (place >= 0 && running_[place] != &sequence) --place;
-  check_internal(place >= 0, "sequence ", sequence.id(), " does not run");
-  return place;
-}
-
-void Planner::stop_running(std::span<const int32_t> places) {
-  if (places.empty()) return;
-  auto to = running_.begin() + places.front();
-  auto view_to = running_views_.begin() + places.front();
-  for (size_t i = 0; i < places.size(); ++i) {
-    const int32_t place = places[i];
-    num_needing_newest_ -= running_[place]->needs_newest_token() ? 1 : 0;
-    claims_.remove(running_views_[place]);
-    const size_t end = i + 1 < places.size() ? places[i + 1] : running_.size();
-    to = std::copy(running_.begin() + place + 1, running_.begin() + end, to);
-    view_to = std::copy(running_views_.begin() + place + 1, running_views_.begin() + end, view_to);
-  }
-  running_.resize(to - running_.begin());
-  running_views_.resize(view_to - running_views_.begin());
 }
 
 scheduler::CacheView Planner::cache_view() {
@@ -120,7 +68,7 @@ bool Planner::plan(PlannedStep& next, bool any_step_in_flight) {
   const scheduler::CacheView cache = cache_view();
   choose_candidates(cache);
   scheduler::schedule_admitted(next.step, scratch_,
-                               {.running = running_views_,
+                               {.running = running_.views(),
                                 .waiting = candidate_views_,
                                 .cache = cache,
                                 .step_time = step_times_.fit(),
@@ -131,21 +79,18 @@ bool Planner::plan(PlannedStep& next, bool any_step_in_flight) {
                    " requests running and ", num_waiting(), " waiting");
     return false;
   }
-  for (int32_t i = 0; num_needing_newest_ > 0 && i < next.step.num_generating; ++i) {
-    const PlannedSequence& sequence = *running_[next.step.sequences[i].index];
-    if (sequence.needs_newest_token() && sequence.has_token_in_flight()) return false;
+  for (int32_t i = 0; running_.num_needing_newest() > 0 && i < next.step.num_generating; ++i) {
+    const int32_t place = next.step.sequences[i].index;
+    if (running_[place].needs_newest_token() && running_.has_token_in_flight(place)) return false;
   }
   count_passes(next.step.num_admitted);
   for (int32_t i = 0; i < next.step.num_admitted; ++i) open(candidates_[i], next);
 
-  advance(next);
+  running_.advance(next.step, growths_, next.in_flight_tokens, next.sequences, next.work, ledger_);
   std::optional<kv_cache::Reservation> reservation = cache_.reserve(growths_);
   check_internal(reservation.has_value(), "the KV pool has too few free blocks for ", next.step);
   next.reservation.emplace(std::move(*reservation));
-  for (const int32_t index : changing_) {
-    running_views_[index].num_blocks = num_blocks(*running_[index]);
-    claims_.add(running_views_[index]);
-  }
+  running_.advanced();
   for (size_t i = next.step.num_generating; i < next.sequences.size(); ++i) {
     PlannedSequence& sequence = *next.sequences[i];
     const int32_t held = num_blocks(sequence);
@@ -160,89 +105,20 @@ bool Planner::plan(PlannedStep& next, bool any_step_in_flight) {
   return true;
 }
 
-void Planner::advance(PlannedStep& next) {
-  const size_t count = next.step.sequences.size();
-  next.sequences.resize(count);
-  next.in_flight_tokens.resize(count);
-  growths_.resize(count);
-  changing_.clear();
-  const int32_t tokens_per_block = cache_.geometry().tokens_per_block();
-  // Thousands of rounds: what is looked up each time is looked up here.
-  const scheduler::ScheduledSequence* const parts = next.step.sequences.data();
-  PlannedSequence* const* const running = running_.data();
-  PlannedSequence** const sequences = next.sequences.data();
-  SequenceView* const views = running_views_.data();
-  int32_t* const in_flight_tokens = next.in_flight_tokens.data();
-  kv_cache::Growth* const growths = growths_.data();
-  const auto advance_part = [&](size_t i, int32_t row) -> const PlannedSequence& {
-    const scheduler::ScheduledSequence& part = parts[i];
-    PlannedSequence& sequence = *running[part.index];
-    in_flight_tokens[i] = sequence.has_token_in_flight() ? sequence.row_ : -1;
-    sequences[i] = &sequence;
-    const int32_t num_computed = part.first_position + part.num_tokens;
-    sequence.row_ = row;
-    sequence.place_ = part.index;
-    sequence.num_computed_ = num_computed;
-    ++sequence.num_steps_in_flight;
-    growths[i] = {sequence.table, part.first_position, part.num_tokens};
-    SequenceView& view = views[part.index];
-    if (num_computed > view.num_blocks * tokens_per_block ||
-        num_computed == kv_cache::max_cached_tokens(view.max_total_len)) {
-      claims_.remove(view);
-      changing_.push_back(part.index);
-    }
-    view.num_computed = num_computed;
-    return sequence;
-  };
-  const size_t num_generating = next.step.num_generating;
-  next.work.num_tokens = static_cast<int32_t>(num_generating);
-  int64_t keys = 0;
-  // Charged together, as neighbours are often of one tenant.
-  scheduler::TenantId tenant = -1;
-  int64_t num_of_tenant = 0;
-  const auto charge = [&] {
-    if (num_of_tenant > 0)
-      ledger_.charge(tenant, num_of_tenant * scheduler::ServiceLedger::kGeneratedWeight);
-  };
-  for (size_t i = 0; i < num_generating; ++i) {
-    if (i + kAhead < num_generating) running[parts[i + kAhead].index]->prefetch();
-    const PlannedSequence& sequence = advance_part(i, static_cast<int32_t>(i));
-    keys += sequence.num_computed_;
-    if (sequence.tenant_ != tenant) {
-      charge();
-      tenant = sequence.tenant_;
-      num_of_tenant = 0;
-    }
-    ++num_of_tenant;
-  }
-  charge();
-  next.work.generation_keys = keys;
-  auto num_logits = static_cast<int32_t>(num_generating);  // rows
-  for (size_t i = num_generating; i < count; ++i) {
-    const scheduler::ScheduledSequence& part = parts[i];
-    num_logits += part.num_logits();
-    const PlannedSequence& sequence = advance_part(i, num_logits - 1);
-    next.work.add_chunk(part.first_position, part.num_tokens);
-    ledger_.charge(sequence.tenant_, part.num_tokens);
-  }
-}
-
 void Planner::commit(PlannedStep& step) {
   step.reservation->commit([&](int32_t i) { return step.sequences[i]->tokens(); });
   step.reservation.reset();
-  for (PlannedSequence* sequence : step.sequences) --sequence->num_steps_in_flight;
 }
 
 void Planner::give_back(PlannedStep& step) {
   step.reservation.reset();
-  for (PlannedSequence* sequence : step.sequences) --sequence->num_steps_in_flight;
-  are_views_stale_ = true;  // they hold fewer blocks
+  running_.forget_views();  // they hold fewer blocks
 }
 
 void Planner::forget_cached() {
   chosen_.clear();
   for (size_t i = 0; i < running_.size(); ++i) {
-    const PlannedSequence& sequence = *running_[i];
+    const PlannedSequence& sequence = running_[i];
     const int32_t num_tokens = cache_.num_cached_tokens(sequence.table);
     if (!sequence.has_ended_ && num_blocks(sequence) < cache_.geometry().num_blocks(num_tokens))
       chosen_.push_back(static_cast<int32_t>(i));
@@ -253,11 +129,11 @@ void Planner::forget_cached() {
 }
 
 void Planner::preempt() {
-  update_running_views();
+  running_.refresh(cache_view());
   if (limits_.capacity_policy != scheduler::CapacityPolicy::kMaxUtilization) return;
   while (true) {
     const scheduler::EngineView view{
-        .running = running_views_, .waiting = {}, .cache = cache_view()};
+        .running = running_.views(), .waiting = {}, .cache = cache_view()};
     scheduler::choose_preempted(chosen_, view, limits_);
     if (chosen_.empty()) return;
     pause(chosen_);
@@ -267,7 +143,7 @@ void Planner::preempt() {
 
 void Planner::pause(std::span<const int32_t> chosen) {
   for (const int32_t index : chosen) {
-    PlannedSequence& sequence = *running_[index];
+    PlannedSequence& sequence = running_[index];
     ++sequence.num_preemptions_;
     sequence.is_pausing_ = true;
     leaving_.push_back(&sequence);
@@ -276,18 +152,17 @@ void Planner::pause(std::span<const int32_t> chosen) {
   }
   places_.assign(chosen.begin(), chosen.end());
   std::ranges::sort(places_);
-  stop_running(places_);
+  running_.remove(places_);
 }
 
 void Planner::release_paused() {
   std::erase_if(leaving_, [this](PlannedSequence* sequence) {
-    if (!sequence->is_pausing_ || sequence->num_steps_in_flight > 0) return false;
+    if (!sequence->is_pausing_ || num_steps_in_flight(*sequence) > 0) return false;
     sequence->is_pausing_ = false;
     cache_.release(std::exchange(sequence->table, PlannedSequence::kNoTable), sequence->tokens());
     // All of its tokens are known now.
     sequence->context_len_ =
         sequence->prompt_len() + static_cast<int32_t>(sequence->generated_.size());
-    sequence->num_computed_ = 0;
     waiting_.push_preempted(*sequence);
     --num_pausing_;
     return true;
@@ -297,8 +172,7 @@ void Planner::release_paused() {
 const PlannedSequence* Planner::running_twin(const PlannedSequence& sequence) const {
   const uint64_t id = sequence.facts_.twin_id;
   if (id == 0 || !cache_.reuses_blocks()) return nullptr;
-  const auto found = std::ranges::find(running_, id, &PlannedSequence::id);
-  return found == running_.end() ? nullptr : *found;
+  return running_.find(id);
 }
 
 bool Planner::waits_for_twin(const PlannedSequence& sequence) const {
@@ -312,7 +186,7 @@ bool Planner::waits_for_twin(const PlannedSequence& sequence) const {
 
 SequenceView Planner::match(Candidate& candidate) {
   PlannedSequence& sequence = *candidate.sequence;
-  SequenceView view = sequence.view(0);
+  SequenceView view = sequence.view();
   if (view.logits_of_prompt) return view;  // of tokens that are found there would be none
   if (sequence.matched_in_plan_ != num_plans_) {
     const kv_cache::PrefixMatch found = cache_.match(
@@ -334,7 +208,7 @@ void Planner::show_next(WaitingQueue::Round& round) {
     if (sequence == nullptr) return;
     shown_.push_back(sequence);
     window_.push_back({sequence, static_cast<int32_t>(shown_.size()) - 1, {}});
-    window_views_.push_back(sequence->view(0));
+    window_views_.push_back(sequence->view());
     if (window_.size() < 2) continue;  // who is alone is not chosen among others
     for (size_t i = window_.size() == 2 ? 0 : window_.size() - 1; i < window_.size(); ++i)
       window_views_[i].num_computed = hits_to_choose_by(window_[i]);
@@ -359,7 +233,7 @@ void Planner::choose_candidates(const scheduler::CacheView& cache) {
   candidate_views_.clear();
   coming_ = nullptr;
   if (waiting_.empty()) return;
-  scheduler::Admission admission(claims_, cache, limits_);
+  scheduler::Admission admission(running_.claims(), cache, limits_);
   if (!admission.has_place()) return;
   // No more than a step may have tokens for; a static batch is chosen whole.
   const bool all_at_once = limits_.capacity_policy == scheduler::CapacityPolicy::kStaticBatch;
@@ -401,7 +275,7 @@ bool Planner::would_delay_generation(const PlannedSequence& sequence) const {
   if (num_blocks == 0 || num_blocks >= sequence.num_host_blocks_left_) return false;
   if (cache_.num_copies_to_bring(num_blocks) <= cache_.copies_beside_step(newest_prompt_tokens_))
     return false;
-  return std::ranges::any_of(running_views_, [](const SequenceView& view) {
+  return std::ranges::any_of(running_.views(), [](const SequenceView& view) {
     return view.is_generating() && !view.is_complete();
   });
 }
@@ -437,15 +311,10 @@ void Planner::open(const Candidate& candidate, PlannedStep& next) {
                                 .may_reuse = !sequence.lacks_context_logits(),
                                 .twin = twin_table(sequence),
                                 .lookup = &candidate.lookup});
-  sequence.num_computed_ = cache_.num_cached_tokens(sequence.table);
   sequence.num_context_blocks_ = static_cast<int32_t>(cache_.block_table(sequence.table).size());
-  sequence.num_reused_blocks_ = cache_.geometry().num_blocks(sequence.num_computed_);
-  sequence.place_ = static_cast<int32_t>(running_.size());
-  running_.push_back(&sequence);
-  running_views_.push_back(sequence.view(num_blocks(sequence)));
-  claims_.add(running_views_.back());
-  are_views_stale_ |= running_views_.back().logits_of_prompt;
-  num_needing_newest_ += sequence.needs_newest_token() ? 1 : 0;
+  sequence.num_reused_blocks_ =
+      cache_.geometry().num_blocks(cache_.num_cached_tokens(sequence.table));
+  running_.add(sequence);
   if (!sequence.has_started_) next.started.push_back(&sequence);
   sequence.has_started_ = true;
 }
@@ -467,17 +336,17 @@ void Planner::end(PlannedSequence& sequence) {
 void Planner::retire() {
   if (ended_.empty()) return;
   places_.clear();
-  for (const PlannedSequence* sequence : ended_) places_.push_back(place_of(*sequence));
+  for (const PlannedSequence* sequence : ended_) places_.push_back(running_.place_of(*sequence));
   ended_.clear();
   std::ranges::sort(places_);
-  for (const int32_t place : places_) leaving_.push_back(running_[place]);
-  stop_running(places_);
+  for (const int32_t place : places_) leaving_.push_back(&running_[place]);
+  running_.remove(places_);
 }
 
 void Planner::release(std::vector<PlannedSequence*>& gone) {
   retire();
   std::erase_if(leaving_, [&](PlannedSequence* sequence) {
-    if (!sequence->has_ended_ || sequence->num_steps_in_flight > 0) return false;
+    if (!sequence->has_ended_ || num_steps_in_flight(*sequence) > 0) return false;
     if (sequence->table != PlannedSequence::kNoTable)
       cache_.release(sequence->table, sequence->tokens());
     gone.push_back(sequence);

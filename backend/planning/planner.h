@@ -15,6 +15,7 @@
 
 #include "backend/kv_cache/kv_cache_manager.h"
 #include "backend/planning/planned_sequence.h"
+#include "backend/planning/running_list.h"
 #include "backend/planning/waiting_queue.h"
 #include "backend/scheduler/capacity.h"
 #include "backend/scheduler/fair_share.h"
@@ -75,7 +76,7 @@ class Planner {
   /// `gone` gets those that ended, which are forgotten here.
   void release(std::vector<PlannedSequence*>& gone);
 
-  std::span<PlannedSequence* const> running() const { return running_; }  // in order of admission
+  const RunningList& running() const { return running_; }
   const WaitingQueue& waiting() const { return waiting_; }
   /// Wait, or will once no step in flight names them.
   size_t num_waiting() const { return waiting_.size() + num_pausing_; }
@@ -87,7 +88,7 @@ class Planner {
   bool is_idle() const { return running_.empty() && num_waiting() == 0; }
   const scheduler::StepTime& step_time() const { return step_times_.fit(); }
   /// Raises internal if what is kept from step to step is not what is: O(running), for tests.
-  void check_kept();
+  void check_kept() { running_.check_kept(cache_view()); }
 
  private:
   struct Candidate {
@@ -96,13 +97,9 @@ class Planner {
     kv_cache::PrefixLookup lookup;  // if it was looked for in this plan
   };
 
-  void update_running_views();
   scheduler::CacheView cache_view();
   void preempt();
   void pause(std::span<const int32_t> chosen);
-  int32_t place_of(const PlannedSequence& sequence) const;
-  /// Takes those at `places`, in order, off the list.
-  void stop_running(std::span<const int32_t> places);
   void release_paused();
   /// Of those that run; null if it does not.
   const PlannedSequence* running_twin(const PlannedSequence& sequence) const;
@@ -122,9 +119,11 @@ class Planner {
   void bring_ahead(PlannedSequence& sequence);
   void count_passes(int32_t num_admitted);
   void open(const Candidate& candidate, PlannedStep& next);
-  /// Writes what the step does to those it names: in `next`, in them and in their views.
-  void advance(PlannedStep& next);
   int32_t num_blocks(const PlannedSequence& sequence) const;
+  /// That name it: it is not released before they have ended.
+  int32_t num_steps_in_flight(const PlannedSequence& sequence) const {
+    return sequence.is_running() ? cache_.num_open_reservations(sequence.table) : 0;
+  }
 
   const scheduler::Limits limits_;
   kv_cache::KvCacheManager& cache_;
@@ -134,12 +133,8 @@ class Planner {
   // A sequence is in one of the three.
   WaitingQueue waiting_;
   std::vector<PlannedSequence*> leaving_;  // run no more, hold cache
-  std::vector<PlannedSequence*> running_;
-  std::vector<scheduler::SequenceView> running_views_;  // of each, kept from step to step
-  bool are_views_stale_ = false;                        // and must all be made anew
-  scheduler::RunningClaims claims_;                     // the sums of the views
-  size_t num_needing_newest_ = 0;                       // of running_, needs_newest_token
-  size_t num_pausing_ = 0;                              // in leaving_, preempted and not ended
+  RunningList running_;
+  size_t num_pausing_ = 0;  // in leaving_, preempted and not ended
   int64_t num_preemptions_ = 0;
   int32_t newest_prompt_tokens_ = 0;   // of the newest step planned
   PlannedSequence* coming_ = nullptr;  // would be admitted, but for blocks that come from the host
@@ -155,7 +150,6 @@ class Planner {
   std::vector<int32_t> chosen_;
   std::vector<kv_cache::Growth> growths_;
   std::vector<int32_t> places_;
-  std::vector<int32_t> changing_;  // indices of running_ whose claims a step changes
   scheduler::Scratch scratch_;
 };
 

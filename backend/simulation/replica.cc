@@ -53,8 +53,8 @@ bool Replica::is_idle() const {
 
 ReplicaLoad Replica::load() const {
   int64_t to_read = waiting_prompt_tokens_;
-  for (const planning::PlannedSequence* sequence : planner_.running())
-    to_read += std::max(0, sequence->context_len() - sequence->num_computed());
+  for (const scheduler::SequenceView& view : planner_.running().views())
+    to_read += std::max(0, view.prompt_len - view.num_computed);
   return {num_waiting_, num_running_, to_read, context_tokens_};
 }
 
