@@ -28,7 +28,8 @@ class Linears {
   __device__ __forceinline__ Linears(const Args& args, Shared& shared, uint8_t* slots, uint8_t* xs)
       : args_(args),
         shared_(shared),
-        ring_{shared_address(slots + thread() / 32 * args.slots * kSlotBytes), args.slots},
+        ring_{shared_address(slots + thread() / 32 * args.slots * kSlotBytes), args.slots,
+              args.zero},
         xs_(shared_address(xs)),
         parts_(reinterpret_cast<float*>(xs + kWarps * args.x_bytes)) {}
 

@@ -67,6 +67,7 @@ struct Args {
   float scale;    // to exponents of 2
   float epsilon;
   int slots, window;  // as narrow::Args has them
+  uint32_t zero;      // as narrow::Ring has it
   int x_bytes;        // of a warp
   int attention_at;   // behind all warps' x and sums: cos_sin, and a row of a key and a value
   // Words of values between blocks (exchange.cuh).

@@ -196,7 +196,7 @@ __global__ void __launch_bounds__(kThreads, 1) narrow_kernel(const __grid_consta
   } else if (warp > kWarps) {
     if (lane == 0) watch(args, shared);
   } else {
-    Ring ring{shared_address(slots + warp * args.slots * kSlotBytes), args.slots};
+    Ring ring{shared_address(slots + warp * args.slots * kSlotBytes), args.slots, args.zero};
     const uint32_t xs =
         shared_address(slots + kWarps * args.slots * kSlotBytes) + warp * args.x_bytes;
     const uint32_t gs = shared_address(slots + kWarps * (args.slots * kSlotBytes + args.x_bytes)) +

@@ -77,6 +77,7 @@ struct Args {
   Link links[kMaxNarrowLinks];
   int num_links;
   int slots;           // of a warp's ring
+  uint32_t zero;       // as Ring has it
   int window;          // copies on their way, of all warps
   int x_bytes;         // of a warp
   int g_bytes;         // of a warp

@@ -10,6 +10,7 @@ namespace inflight::cuda::narrow {
 struct Ring {
   uint32_t address;
   int slots;
+  uint32_t zero;  // as behind() takes it
   int slot = 0;
   uint32_t parity = 0;
 };
@@ -39,18 +40,21 @@ __device__ __forceinline__ void multiply(const WarpX<T>& x, bool keeps_x, bool i
     for (int h = 0; h < kHalves; ++h)
       a[h] = has_row ? load_shared(x_of_lane + buffer * slot_bytes + h * rows * 64) : uint4{};
     wait(&shared.full[x.warp][ring.slot], ring.parity);
+    uint32_t loaded = 0;
     const uint32_t from = weights_of_lane + ring.slot * kSlotBytes;
 #pragma unroll
     for (int h = 0; h < kHalves; ++h) {
 #pragma unroll
       for (int i = 0; i < kGroups; ++i) {
         const uint4 w = load_shared((from + h / 2 * chunk_bytes + i * group_bytes) ^ (h % 2 * 64));
+        loaded |= w.x;
         add_products<T>(sums[i], a[h].x, a[h].y, w.x, w.y);
         add_products<T>(more_sums[i], a[h].z, a[h].w, w.z, w.w);
       }
     }
     __syncwarp();
-    if (x.lane == 0) arrive(&shared.empty[x.warp][ring.slot]);
+    if (x.lane == 0)
+      arrive(behind(shared_address(&shared.empty[x.warp][ring.slot]), loaded, ring.zero));
     if (++ring.slot == ring.slots) {
       ring.slot = 0;
       ring.parity ^= 1;

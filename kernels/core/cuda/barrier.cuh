@@ -38,6 +38,16 @@ __device__ __forceinline__ void arrive_expecting(uint64_t* barrier, uint32_t byt
   arrive_expecting(shared_address(barrier), bytes);
 }
 
+/// `address`, known only once `loaded`, made of what was loaded from shared memory, is in a
+/// register: for the arrival at a barrier, or the copy, behind which the copy engine writes where
+/// that was. Without it the loads have only been issued, and the compiler waits for them where
+/// their values are used: beside 16 KB and more of a multiprocessor's loads of global memory, each
+/// wait of which holds up those of shared memory behind, a copy has overtaken them. `zero` is 0, of
+/// which the compiler knows nothing.
+__device__ __forceinline__ uint32_t behind(uint32_t address, uint32_t loaded, uint32_t zero) {
+  return address + (loaded & zero);
+}
+
 /// Until the phase of this parity is over.
 __device__ __forceinline__ void wait(uint32_t barrier, uint32_t parity) {
   asm volatile(
