@@ -47,6 +47,34 @@ class ListeningInstance : public InstanceState {
   Departures& departures_;
 };
 
+BackendState& backend_state_of(TRITONBACKEND_Model* model) {
+  TRITONBACKEND_Backend* backend = nullptr;
+  void* state = nullptr;
+  check_triton(TRITONBACKEND_ModelBackend(model, &backend), "ModelBackend");
+  check_triton(TRITONBACKEND_BackendState(backend, &state), "BackendState");
+  return *static_cast<BackendState*>(state);
+}
+
+TRITONBACKEND_Model* model_of(TRITONBACKEND_ModelInstance* instance) {
+  TRITONBACKEND_Model* model = nullptr;
+  check_triton(TRITONBACKEND_ModelInstanceModel(instance, &model), "ModelInstanceModel");
+  return model;
+}
+
+void* state_of(TRITONBACKEND_ModelInstance* instance) {
+  void* state = nullptr;
+  check_triton(TRITONBACKEND_ModelInstanceState(instance, &state), "ModelInstanceState");
+  return state;
+}
+
+void wait_for_turn(TRITONBACKEND_Model* model) {
+  const char* name = nullptr;
+  uint64_t version = 0;
+  check_triton(TRITONBACKEND_ModelName(model, &name), "ModelName");
+  check_triton(TRITONBACKEND_ModelVersion(model, &version), "ModelVersion");
+  backend_state_of(model).load_turns().model_begun(model, name, version);
+}
+
 }  // namespace
 
 INFLIGHT_EXPORT TRITONSERVER_Error* TRITONBACKEND_Initialize(TRITONBACKEND_Backend* backend) {
@@ -76,15 +104,18 @@ INFLIGHT_EXPORT TRITONSERVER_Error* TRITONBACKEND_Finalize(TRITONBACKEND_Backend
 
 INFLIGHT_EXPORT TRITONSERVER_Error* TRITONBACKEND_ModelInitialize(TRITONBACKEND_Model* model) {
   return guarded([&] {
-    if (inflight::triton::is_relay(model)) return;  // it has nothing to load
-    auto state = std::make_unique<ModelState>(model);
-    check_triton(TRITONBACKEND_ModelSetState(model, state.get()), "ModelSetState");
-    state.release();
+    if (!inflight::triton::is_relay(model)) {  // which has nothing to load
+      auto state = std::make_unique<ModelState>(model);
+      check_triton(TRITONBACKEND_ModelSetState(model, state.get()), "ModelSetState");
+      state.release();
+    }
+    wait_for_turn(model);
   });
 }
 
 INFLIGHT_EXPORT TRITONSERVER_Error* TRITONBACKEND_ModelFinalize(TRITONBACKEND_Model* model) {
   return guarded([&] {
+    backend_state_of(model).load_turns().model_ends(model);
     void* state = nullptr;
     check_triton(TRITONBACKEND_ModelState(model, &state), "ModelState");
     delete static_cast<ModelState*>(state);
@@ -96,16 +127,13 @@ INFLIGHT_EXPORT TRITONSERVER_Error* TRITONBACKEND_ModelFinalize(TRITONBACKEND_Mo
 INFLIGHT_EXPORT TRITONSERVER_Error* TRITONBACKEND_ModelInstanceInitialize(
     TRITONBACKEND_ModelInstance* instance) {
   return guarded([&] {
-    TRITONBACKEND_Model* model = nullptr;
-    TRITONBACKEND_Backend* backend = nullptr;
+    TRITONBACKEND_Model* model = model_of(instance);
+    BackendState& shared = backend_state_of(model);
+    shared.load_turns().instance_begins(model);
     TRITONSERVER_Server* server = nullptr;
-    void *model_state = nullptr, *backend_state = nullptr;
-    check_triton(TRITONBACKEND_ModelInstanceModel(instance, &model), "ModelInstanceModel");
-    check_triton(TRITONBACKEND_ModelBackend(model, &backend), "ModelBackend");
-    check_triton(TRITONBACKEND_BackendState(backend, &backend_state), "BackendState");
+    void* model_state = nullptr;
     check_triton(TRITONBACKEND_ModelServer(model, &server), "ModelServer");
     check_triton(TRITONBACKEND_ModelState(model, &model_state), "ModelState");
-    auto& shared = *static_cast<BackendState*>(backend_state);
     std::unique_ptr<ModelInstance> state;
     if (model_state == nullptr)
       state = std::make_unique<RelayInstance>(instance, shared.departures());
@@ -121,27 +149,20 @@ INFLIGHT_EXPORT TRITONSERVER_Error* TRITONBACKEND_ModelInstanceInitialize(
 INFLIGHT_EXPORT TRITONSERVER_Error* TRITONBACKEND_ModelInstanceFinalize(
     TRITONBACKEND_ModelInstance* instance) {
   return guarded([&] {
-    void* state = nullptr;
-    check_triton(TRITONBACKEND_ModelInstanceState(instance, &state), "ModelInstanceState");
-    delete static_cast<ModelInstance*>(state);
+    delete static_cast<ModelInstance*>(state_of(instance));
+    TRITONBACKEND_Model* model = model_of(instance);
+    backend_state_of(model).load_turns().instance_ended(model);
   });
 }
 
 INFLIGHT_EXPORT TRITONSERVER_Error* TRITONBACKEND_ModelInstanceExecute(
     TRITONBACKEND_ModelInstance* instance, TRITONBACKEND_Request** requests, uint32_t count) {
-  return guarded([&] {
-    void* state = nullptr;
-    check_triton(TRITONBACKEND_ModelInstanceState(instance, &state), "ModelInstanceState");
-    static_cast<ModelInstance*>(state)->execute(requests, count);
-  });
+  return guarded(
+      [&] { static_cast<ModelInstance*>(state_of(instance))->execute(requests, count); });
 }
 
 // Servers from release 26.01 on ask, for the readiness of the model and of the server.
 INFLIGHT_EXPORT TRITONSERVER_Error* TRITONBACKEND_ModelInstanceReady(
     TRITONBACKEND_ModelInstance* instance) {
-  return guarded([&] {
-    void* state = nullptr;
-    check_triton(TRITONBACKEND_ModelInstanceState(instance, &state), "ModelInstanceState");
-    static_cast<ModelInstance*>(state)->check_ready();
-  });
+  return guarded([&] { static_cast<ModelInstance*>(state_of(instance))->check_ready(); });
 }

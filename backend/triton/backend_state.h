@@ -5,6 +5,7 @@
 
 #include "backend/triton/delayed_calls.h"
 #include "backend/triton/departures.h"
+#include "backend/triton/load_turns.h"
 #include "backend/triton/metrics.h"
 #include "backend/triton/triton_c_api.h"
 
@@ -14,6 +15,7 @@ class BackendState {
  public:
   MetricFamilies& families() { return families_; }
   Departures& departures() { return departures_; }
+  LoadTurns& load_turns() { return load_turns_; }
 
   /// Asks the server to unload a model whose engine has died, so that it is no longer ready.
   /// Returns at once; any thread. A server whose control mode is not explicit refuses, which is
@@ -23,6 +25,7 @@ class BackendState {
  private:
   MetricFamilies families_;
   Departures departures_;
+  LoadTurns load_turns_;
   // The model may end in the call that unloads it: on no thread of its own.
   DelayedCalls unloads_{std::chrono::milliseconds(0)};
 };

@@ -55,6 +55,7 @@ std::atomic<int> num_to_refuse{0};
 std::atomic<int> num_outputs_to_refuse{0};
 std::vector<std::string> unloaded_models;
 bool refuses_unloads = false;
+void* backend_state = nullptr;  // of the one backend
 
 }  // namespace
 
@@ -153,6 +154,46 @@ TRITONSERVER_Error* TRITONBACKEND_ModelBackend(TRITONBACKEND_Model* model,
 }
 TRITONSERVER_Error* TRITONBACKEND_BackendName(TRITONBACKEND_Backend* backend, const char** name) {
   *name = reinterpret_cast<TRITONBACKEND_Model*>(backend)->backend.c_str();
+  return nullptr;
+}
+TRITONSERVER_Error* TRITONBACKEND_ApiVersion(uint32_t* major, uint32_t* minor) {
+  *major = TRITONBACKEND_API_VERSION_MAJOR;
+  *minor = TRITONBACKEND_API_VERSION_MINOR;
+  return nullptr;
+}
+TRITONSERVER_Error* TRITONBACKEND_BackendState(TRITONBACKEND_Backend*, void** state) {
+  *state = backend_state;
+  return nullptr;
+}
+TRITONSERVER_Error* TRITONBACKEND_BackendSetState(TRITONBACKEND_Backend*, void* state) {
+  backend_state = state;
+  return nullptr;
+}
+TRITONSERVER_Error* TRITONBACKEND_ModelServer(TRITONBACKEND_Model*, TRITONSERVER_Server** server) {
+  *server = nullptr;
+  return nullptr;
+}
+TRITONSERVER_Error* TRITONBACKEND_ModelState(TRITONBACKEND_Model* model, void** state) {
+  *state = model->state;
+  return nullptr;
+}
+TRITONSERVER_Error* TRITONBACKEND_ModelSetState(TRITONBACKEND_Model* model, void* state) {
+  model->state = state;
+  return nullptr;
+}
+TRITONSERVER_Error* TRITONBACKEND_ModelInstanceModel(TRITONBACKEND_ModelInstance* instance,
+                                                     TRITONBACKEND_Model** model) {
+  *model = instance->model;
+  return nullptr;
+}
+TRITONSERVER_Error* TRITONBACKEND_ModelInstanceState(TRITONBACKEND_ModelInstance* instance,
+                                                     void** state) {
+  *state = instance->state;
+  return nullptr;
+}
+TRITONSERVER_Error* TRITONBACKEND_ModelInstanceSetState(TRITONBACKEND_ModelInstance* instance,
+                                                        void* state) {
+  instance->state = state;
   return nullptr;
 }
 TRITONSERVER_Error* TRITONBACKEND_ModelName(TRITONBACKEND_Model* model, const char** name) {

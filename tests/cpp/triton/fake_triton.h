@@ -90,6 +90,12 @@ struct TRITONBACKEND_Model {
   std::string location;  // of the model, above its versions
   std::string config;    // JSON
   std::string backend = "inflight";
+  void* state = nullptr;
+};
+
+struct TRITONBACKEND_ModelInstance {
+  TRITONBACKEND_Model* model;
+  void* state = nullptr;
 };
 
 struct TRITONBACKEND_Input {

@@ -172,7 +172,7 @@ def test_unloading_gives_the_memory_back(server: Server, setup: Setup, name: str
 
 
 def test_loaded_again_while_the_earlier_load_ends(server: Server) -> None:
-    """They share gauges, and neither takes them from the other."""
+    """They share gauges, and the server's own counters, and neither takes them from the other."""
     with grpc.InferenceServerClient(f"localhost:{server.grpc_port}") as client:
         for _ in range(30):
             client.unload_model("second")
@@ -185,6 +185,7 @@ def test_loaded_again_while_the_earlier_load_ends(server: Server) -> None:
     time.sleep(0.1)  # for an earlier load that ends late
     ask(server, "second", **llm_request(PROMPT, 20))
     assert server.gauges("second")["max"] > 0
+    assert 'nv_inference_request_success{model="second",version="1"}' in server.metrics_page()
 
 
 def test_unloading_waits_for_streams(server: Server) -> None:
