@@ -3,6 +3,7 @@
 They have a tritonserver of their own (frail_server.py).
 """
 
+import random
 import threading
 import time
 from collections import Counter
@@ -46,22 +47,22 @@ def test_cancelled_streams_free_their_blocks(on_frail_server) -> None:
 
 
 @pytest.mark.parametrize("streaming", [False, True])
-@pytest.mark.parametrize(
-    ("model", "most"), [("tensorrt_llm", 3), ("ensemble", 4), ("tensorrt_llm_bls", 4)]
-)
+@pytest.mark.parametrize("model", ["tensorrt_llm", "ensemble", "tensorrt_llm_bls"])
 def test_the_engine_hears_of_it_within_a_step(
-    on_frail_server, setup: Setup, model: str, most: int, streaming: bool
+    on_frail_server, setup: Setup, model: str, streaming: bool
 ) -> None:
     """Steps take 10 ms and more here, those of another's prompt. Counted are one that may end before
     the client leaves, the one that runs then, and the first without it, at whose end the gauges
-    show that; by way of an ensemble or a BLS one more, in which the engine hears of it."""
+    show that. A machine that is busy with something else may lose it a step, once or twice."""
     if setup.device != "cpu":
         pytest.skip(
             "on a GPU several such steps pass while a cancellation is on its way to the server"
         )
-    chunk, num_chunks = 256, 14
+    chunk, num_chunks, tries = 256, 14, 3
 
-    def scenario(server: Server) -> None:
+    def steps_taken(server: Server, turn: int) -> float:
+        draw = random.Random(f"{model} {streaming} {turn}")  # nothing of it is in the cache
+        prompt = [draw.randrange(5, 250) for _ in range(chunk * num_chunks)]
         with Stream(server, model) as leaving, Stream(server, "tensorrt_llm") as staying:
             if model == "tensorrt_llm":
                 leaving.send(**llm_request(PROMPT, 1500, streaming=streaming))
@@ -69,18 +70,25 @@ def test_the_engine_hears_of_it_within_a_step(
                 leaving.send(text_input="abc", max_tokens=1500, stream=streaming, end_id=-1)
             while server.gauges()["active"] == 0:
                 time.sleep(0.01)
-            prompt = [5 + i % 200 + i // chunk for i in range(chunk * num_chunks)]
             started = num_steps(server)
             staying.send(**llm_request(prompt, 1))
             while server.gauges()["active"] == 1 or num_steps(server) < started + 2:
                 pass
             before = num_steps(server)
+            assert server.gauges()["active"] == 2
             leaving.cancel()
             while server.gauges()["active"] == 2:
                 pass
             taken = num_steps(server) - before
             assert len(staying.next().ids) == len(prompt) + 1  # it was there all the time
-            assert taken <= most
+        server.wait_until_idle()
+        return taken
+
+    def scenario(server: Server) -> None:
+        taken: list[float] = []
+        while len(taken) < tries and not any(steps <= 3 for steps in taken):
+            taken.append(steps_taken(server, len(taken)))
+        assert min(taken) <= 3, taken
 
     on_frail_server(scenario, SERVERS)
 
