@@ -121,8 +121,8 @@ bool EngineLoop::receive() {
   state_.tasks.clear();
   for (RequestId id : state_.cancels) {
     const auto found = state_.sequences.find(id);
-    if (found != state_.sequences.end() && !found->second->has_ended()) {
-      end(*found->second, FinishReason::kCancelled);
+    if (found != state_.sequences.end() && !found->second.has_ended()) {
+      end(found->second, FinishReason::kCancelled);
     }
   }
   state_.cancels.clear();
@@ -138,9 +138,9 @@ bool EngineLoop::receive() {
 void EngineLoop::take_arrivals() {
   for (Arrival& arrival : state_.arrivals) {
     ResponseChannel& channel = responses_.adopt(std::move(arrival.channel));
-    auto owned = std::make_unique<Sequence>(std::move(arrival), channel);
-    Sequence& sequence = *owned;
-    state_.sequences.emplace(sequence.id(), std::move(owned));
+    const RequestId id = arrival.id;
+    Sequence& sequence =
+        state_.sequences.try_emplace(id, std::move(arrival), channel, &state_.memory).first->second;
     state_.deadlines.add(sequence);
     state_.planner.arrive(sequence, sequence.request().tenant);
   }
@@ -302,7 +302,7 @@ void EngineLoop::end(Sequence& sequence, FinishReason reason, std::optional<Erro
 
 void EngineLoop::end_all(FinishReason reason, const std::optional<Error>& error) {
   for (auto& [id, sequence] : state_.sequences) {
-    if (!sequence->has_ended()) end(*sequence, reason, error);
+    if (!sequence.has_ended()) end(sequence, reason, error);
   }
 }
 

@@ -4,7 +4,7 @@
 
 #include <chrono>
 #include <cstdint>
-#include <memory>
+#include <memory_resource>
 #include <optional>
 #include <unordered_map>
 #include <vector>
@@ -18,6 +18,7 @@
 #include "backend/kv_cache/kv_cache_manager.h"
 #include "backend/planning/planner.h"
 #include "backend/scheduler/limits.h"
+#include "kernels/core/large_pages.h"
 
 namespace inflight::executor {
 
@@ -74,8 +75,10 @@ struct EngineState {
         deadlines(queue_timeout),
         steps(info, max_steps_in_flight) {}
 
+  LargePages pages;
+  std::pmr::unsynchronized_pool_resource memory{&pages};  // of sequences and what they generate
   /// All that the planner names; one goes when it has ended and no step in flight names it.
-  std::unordered_map<RequestId, std::unique_ptr<Sequence>> sequences;
+  std::pmr::unordered_map<RequestId, Sequence> sequences{&memory};
   kv_cache::KvCacheManager cache;
   planning::Planner planner;
   Deadlines deadlines;

@@ -26,8 +26,8 @@ planning::SequenceFacts facts_of(const Arrival& arrival) {
 
 }  // namespace
 
-Sequence::Sequence(Arrival arrival, ResponseChannel& channel)
-    : PlannedSequence(facts_of(arrival)),
+Sequence::Sequence(Arrival arrival, ResponseChannel& channel, std::pmr::memory_resource* memory)
+    : PlannedSequence(facts_of(arrival), memory),
       channel(&channel),
       request_(std::move(arrival.request)),
       biases_(decoding::biases_of(request_->sampling)),

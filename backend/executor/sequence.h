@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <memory_resource>
 #include <span>
 #include <vector>
 
@@ -28,8 +29,9 @@ struct Arrival {
 
 class Sequence : public planning::PlannedSequence {
  public:
-  /// `channel` is the arrival's, owned by the response queue now.
-  Sequence(Arrival arrival, ResponseChannel& channel);
+  /// `channel` is the arrival's, owned by the response queue now. What is generated lies in
+  /// `memory`, which outlives it.
+  Sequence(Arrival arrival, ResponseChannel& channel, std::pmr::memory_resource* memory);
 
   const Request& request() const { return *request_; }
   int64_t arrival_ns() const { return arrival_ns_; }

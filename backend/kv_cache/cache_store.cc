@@ -55,6 +55,9 @@ void KvCacheManager::store_full_blocks(const Reservation::Memory& step,
       pending_.push_back({id, hash});
       index_->prefetch_bucket(hash);
       index_->prefetch_node_of(table.blocks.ids()[first / size]);
+      // As many as are stored must go soon: their memory comes meanwhile.
+      const int32_t victim = index_->prefetch_next_victim();
+      if (victim != kNoBlock) pool_.prefetch(victim);
     }
   }
   store_pending();

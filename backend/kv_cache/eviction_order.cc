@@ -1,6 +1,7 @@
 #include "backend/kv_cache/eviction_order.h"
 
 #include <cassert>
+#include <utility>
 
 namespace inflight::kv_cache {
 
@@ -28,9 +29,23 @@ void EvictionOrder::add_oldest(NodeId id) {
   node.set(PrefixNode::kIsListed, true);
 }
 
+NodeId EvictionOrder::look_ahead() {
+  if (num_ahead_ == 0) ahead_ = first();
+  if (ahead_ == kNoNode || num_ahead_ >= kMaxAhead) return kNoNode;
+  PrefixNode& node = (*nodes_)[ahead_];
+  node.set(PrefixNode::kIsAhead, true);
+  ++num_ahead_;
+  const NodeId id = std::exchange(ahead_, node.newer);
+  if (ahead_ != kNoNode) nodes_->prefetch_header(ahead_);
+  return id;
+}
+
 void EvictionOrder::remove(NodeId id) {
   PrefixNode& node = (*nodes_)[id];
   assert(node.has(PrefixNode::kIsListed));
+  if (id == ahead_) ahead_ = node.newer;
+  if (node.has(PrefixNode::kIsAhead)) --num_ahead_;
+  node.set(PrefixNode::kIsAhead, false);
   List& list = lists_[node.priority];
   (node.older == kNoNode ? list.oldest : (*nodes_)[node.older].newer) = node.newer;
   (node.newer == kNoNode ? list.newest : (*nodes_)[node.newer].older) = node.older;

@@ -25,6 +25,13 @@ class EvictionOrder {
     const int32_t priority = first_priority();
     return priority < 0 ? kNoNode : lists_[priority].oldest;
   }
+  /// One after another, from the first on, those that will go, each once; kNoNode if so many were
+  /// looked at and are there still that more would be too early. Each was asked for by the call
+  /// before: what is not looked at for long is slow to come, and only the one before tells who is
+  /// next.
+  NodeId look_ahead();
+  static constexpr int32_t kMaxAhead = 256;
+
   /// The next to go, kNoNode if there is none. `has_followers(id)`: blocks that follow it are still
   /// there; they are to be kept longer, or it would not be first, so it leaves the order until the
   /// last of them is gone, when add_oldest brings it back.
@@ -55,6 +62,8 @@ class EvictionOrder {
   PrefixNodes* nodes_;
   std::array<List, kNumPriorities> lists_;
   std::array<uint64_t, 2> filled_{};  // a bit for each list that is not empty
+  NodeId ahead_ = kNoNode;            // whom look_ahead gives next
+  int32_t num_ahead_ = 0;             // nodes with kIsAhead
 };
 
 }  // namespace inflight::kv_cache

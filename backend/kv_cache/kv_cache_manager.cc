@@ -88,6 +88,7 @@ std::optional<Reservation> KvCacheManager::reserve(std::span<const Growth> step)
   Reservation reservation(*this, std::move(memory), serial);  // undoes the part done, if we raise
   auto& [entries, filling] = reservation.memory_;
   growing_.clear();
+  starting_.clear();
   int32_t num_needed = 0;
   const auto mark = static_cast<uint32_t>(serial);
   Progress* const all = progress_.data();
@@ -132,15 +133,18 @@ std::optional<Reservation> KvCacheManager::reserve(std::span<const Growth> step)
   for (const int32_t i : growing_) {
     const Growth& growth = entries[i];
     Table& table = tables_[growth.table];
-    if (table.lacks_start) complete_start(table, is_tight);
-    table.lacks_start = false;
+    if (table.lacks_start) {
+      starting_.push_back(i);
+      complete_start(table, is_tight);
+      table.lacks_start = false;
+    }
     const int32_t num_blocks = geometry_.num_blocks(growth.first_position + growth.num_tokens);
     table.blocks.reserve(num_blocks);
     while (table.blocks.size() < num_blocks) table.blocks.append_owned(take_block());
     update_room(growth.table);
   }
   // Only now: what is copied must not be evicted for what is written before it.
-  for (const int32_t i : growing_) drop_source(tables_[entries[i].table]);
+  for (const int32_t i : starting_) drop_source(tables_[entries[i].table]);
   return reservation;
 }
 

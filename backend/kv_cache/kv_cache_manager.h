@@ -205,14 +205,16 @@ class KvCacheManager {
     bool is_open = false;
   };
   struct alignas(64) Table {
+    // What it takes to grow and to store a block: a cache line.
     BlockList blocks;
-    // Where reuse is on.
+    // The rest where reuse is on.
+    PrefixPlace place;  // of the first num_stored blocks
+    const Retention* retention = nullptr;
+    int32_t num_stored = 0;
     bool may_store = false;    // its next full block can be found by others
     bool lacks_start = false;  // what the first reserve completes: num_missing or a source
-    PrefixPlace place;         // of the first num_stored blocks
-    const Retention* retention = nullptr;
+
     int32_t root = PrefixRoots::kNone;
-    int32_t num_stored = 0;
     int32_t num_missing = 0;  // of them, the last, which are in host memory and not in `blocks`
     CopySource source;
     int32_t prompt_len = 0;
@@ -242,10 +244,7 @@ class KvCacheManager {
     check_internal(is_open(id), "block table ", id, " is not open");
     return progress_[id];
   }
-  static void prefetch(const Table& table) {
-    __builtin_prefetch(&table);
-    __builtin_prefetch(reinterpret_cast<const std::byte*>(&table) + 64);
-  }
+  static void prefetch(const Table& table) { __builtin_prefetch(&table); }
   /// After its blocks have changed.
   void update_room(TableId id) {
     const Table& table = tables_[id];
@@ -316,6 +315,7 @@ class KvCacheManager {
   // Memory used again.
   std::vector<Reservation::Memory> spare_memory_;  // of closed reservations
   std::vector<int32_t> growing_;                   // indices of a step's tables that need blocks
+  std::vector<int32_t> starting_;                  // of them, those that lacked their start
   std::vector<PendingStore> pending_;
   std::vector<uint32_t> pending_words_;  // their tokens
   std::vector<NodeId> path_;

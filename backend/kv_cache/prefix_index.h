@@ -109,6 +109,8 @@ class PrefixIndex : public BlockKeeper {
   /// which their device blocks go. Returns how many. A guess: what happens until then may change
   /// it.
   int32_t prefetch_victims(std::span<int32_t> blocks) const;
+  /// long before: of one more. Returns its device block, kNoBlock if there is none to ask for.
+  int32_t prefetch_next_victim();
   void set_retention(NodeId id, const BlockRetention& retention);
 
   // What the pool tells of device blocks.

@@ -110,11 +110,12 @@ int32_t PrefixIndex::prefetch_victims(std::span<int32_t> blocks) const {
     blocks[count] = node.block(Tier::kDevice);
     prefetch_node_of(blocks[count]);
     __builtin_prefetch(&first_in_bucket_[bucket_of(node.hash)]);
-    // A parent goes next when its last follower has gone.
+    // A parent that is not in the order goes next when its last follower has gone.
     const NodeId parent = node.parent;
     const bool is_followed =
         parent >= 0 && node.next == kNoNode && nodes_[parent].first_child == id &&
-        !nodes_[parent].has(PrefixNode::kIsUsed) && nodes_[parent].priority <= node.priority;
+        !nodes_[parent].has(PrefixNode::kIsUsed) && !nodes_[parent].has(PrefixNode::kIsListed) &&
+        nodes_[parent].priority <= node.priority;
     id = is_followed ? parent : (listed = nodes_[listed].newer);
   }
   for (size_t i = 0; i < count; ++i) {
@@ -122,6 +123,16 @@ int32_t PrefixIndex::prefetch_victims(std::span<int32_t> blocks) const {
     prefetch_header(first_in_bucket_[bucket_of(nodes_[victim].hash)]);
   }
   return static_cast<int32_t>(count);
+}
+
+int32_t PrefixIndex::prefetch_next_victim() {
+  const NodeId id = device_order_.look_ahead();
+  if (id == kNoNode) return kNoBlock;
+  const PrefixNode& node = nodes_[id];
+  const int32_t block = node.block(Tier::kDevice);
+  prefetch_node_of(block);
+  __builtin_prefetch(&first_in_bucket_[bucket_of(node.hash)]);
+  return block;
 }
 
 NodeId PrefixIndex::next_host_victim() {

@@ -25,6 +25,7 @@ struct PrefixNode {
     kIsListed = 2,     // in an eviction order
     kHasDuration = 4,  // of its priority
     kIsAlive = 8,
+    kIsAhead = 16,  // an eviction order has looked at it
   };
 
   NodeId parent;

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <limits>
+#include <memory_resource>
 #include <span>
 #include <vector>
 
@@ -36,8 +37,12 @@ struct SequenceFacts {
 
 class PlannedSequence {
  public:
-  explicit PlannedSequence(const SequenceFacts& facts)
-      : max_new_tokens_(facts.max_new_tokens),
+  /// What is generated lies in `memory`, which outlives it.
+  explicit PlannedSequence(const SequenceFacts& facts,
+                           std::pmr::memory_resource* memory = std::pmr::get_default_resource())
+      : generated_(memory),
+        prompt_ids_(facts.prompt_ids),
+        max_new_tokens_(facts.max_new_tokens),
         context_len_(static_cast<int32_t>(facts.prompt_ids.size())),
         facts_(facts) {}
   // Lists point to it.
@@ -46,8 +51,8 @@ class PlannedSequence {
 
   uint64_t id() const { return facts_.id; }
   int32_t priority() const { return facts_.priority; }
-  std::span<const int32_t> prompt_ids() const { return facts_.prompt_ids; }
-  int32_t prompt_len() const { return static_cast<int32_t>(facts_.prompt_ids.size()); }
+  std::span<const int32_t> prompt_ids() const { return prompt_ids_; }
+  int32_t prompt_len() const { return static_cast<int32_t>(prompt_ids_.size()); }
   int32_t max_new_tokens() const { return max_new_tokens_; }
   std::span<const int32_t> generated() const { return generated_; }
   /// Of both, those that are known.
@@ -88,11 +93,10 @@ class PlannedSequence {
   }
 
   // What a new token touches: a cache line, as thousands may run.
-  alignas(64) std::vector<int32_t> generated_;
+  alignas(64) std::pmr::vector<int32_t> generated_;
+  const std::span<const int32_t> prompt_ids_;
   const int32_t max_new_tokens_;
   int32_t context_len_;
-  uint64_t order_ = 0;  // of admission, among those that run
-  scheduler::TenantId tenant_ = -1;
 
  public:
   kv_cache::TableId table = kNoTable;  // set while it holds cache
@@ -103,6 +107,8 @@ class PlannedSequence {
   bool is_pausing_ = false;  // preempted, and a step in flight names it
 
   const SequenceFacts facts_;
+  scheduler::TenantId tenant_ = -1;
+  uint64_t order_ = 0;                 // of admission, among those that run
   int32_t num_prompt_tokens_run_ = 0;  // of committed steps
   int32_t num_context_blocks_ = 0;     // that it shares or that the chunks of its prompt have got
   int32_t num_reused_blocks_ = 0;      // that it began with, not told yet

@@ -83,13 +83,22 @@ void RunningList::advance(const scheduler::Step& step, std::vector<kv_cache::Gro
   sequences.resize(count);
   changing_.clear();
   const int32_t tokens_per_block = cache_.geometry().tokens_per_block();
+  // Thousands of rounds: what is looked up each time is looked up here.
+  const scheduler::ScheduledSequence* const parts = step.sequences.data();
+  PlannedSequence* const* const all = sequences_.data();
+  Seat* const seats = seats_.data();
+  SequenceView* const views = views_.data();
+  PlannedSequence** const named = sequences.data();
+  kv_cache::Growth* const grown = growths.data();
+  int32_t* const in_flight = rows.data();
   const auto advance_part = [&](size_t i, int32_t row) -> const Seat& {
-    const scheduler::ScheduledSequence& part = step.sequences[i];
-    Seat& seat = seats_[part.index];
-    SequenceView& view = views_[part.index];
-    rows[i] = !part.is_prompt_chunk && has_token_in_flight(part.index) ? seat.row : -1;
-    sequences[i] = sequences_[part.index];
-    growths[i] = {seat.table, part.first_position, part.num_tokens};
+    const scheduler::ScheduledSequence& part = parts[i];
+    Seat& seat = seats[part.index];
+    SequenceView& view = views[part.index];
+    const bool is_in_flight = !part.is_prompt_chunk && cache_.num_open_reservations(seat.table) > 0;
+    in_flight[i] = is_in_flight ? seat.row : -1;
+    named[i] = all[part.index];
+    grown[i] = {seat.table, part.first_position, part.num_tokens};
     seat.row = row;
     const int32_t num_computed = part.first_position + part.num_tokens;
     if (num_computed > view.num_blocks * tokens_per_block ||
@@ -109,9 +118,10 @@ void RunningList::advance(const scheduler::Step& step, std::vector<kv_cache::Gro
     if (num_of_tenant > 0)
       ledger.charge(tenant, num_of_tenant * scheduler::ServiceLedger::kGeneratedWeight);
   };
+  int64_t keys = 0;
   for (size_t i = 0; i < num_generating; ++i) {
     const Seat& seat = advance_part(i, static_cast<int32_t>(i));
-    work.generation_keys += step.sequences[i].first_position + 1;
+    keys += parts[i].first_position + 1;
     if (seat.tenant != tenant) {
       charge();
       tenant = seat.tenant;
@@ -120,9 +130,10 @@ void RunningList::advance(const scheduler::Step& step, std::vector<kv_cache::Gro
     ++num_of_tenant;
   }
   charge();
+  work.generation_keys = keys;
   auto num_logits = static_cast<int32_t>(num_generating);  // rows
   for (size_t i = num_generating; i < count; ++i) {
-    const scheduler::ScheduledSequence& part = step.sequences[i];
+    const scheduler::ScheduledSequence& part = parts[i];
     num_logits += part.num_logits();
     const Seat& seat = advance_part(i, num_logits - 1);
     work.add_chunk(part.first_position, part.num_tokens);

@@ -8,7 +8,7 @@
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
-#include <memory>
+#include <memory_resource>
 #include <span>
 #include <unordered_map>
 #include <utility>
@@ -16,6 +16,7 @@
 
 #include "backend/kv_cache/kv_cache_manager.h"
 #include "backend/planning/planner.h"
+#include "kernels/core/large_pages.h"
 
 namespace inflight::testing {
 
@@ -152,12 +153,11 @@ class Loop {
       const auto most = static_cast<int32_t>(ids_.size()) - kLongestPrompt;
       prompt = std::span(ids_).subspan(random_.between(0, most));
     }
-    auto sequence = std::make_unique<planning::PlannedSequence>(planning::SequenceFacts{
+    const planning::SequenceFacts facts{
         .id = id,
         .prompt_ids = prompt.first(prompt_len),
-        .max_new_tokens = random_.between(case_.min_output, case_.max_output)});
-    planner_.arrive(*sequence, {});
-    live_.emplace(id, std::move(sequence));
+        .max_new_tokens = random_.between(case_.min_output, case_.max_output)};
+    planner_.arrive(live_.try_emplace(id, facts, &memory_).first->second, {});
   }
 
   const Case case_;
@@ -167,7 +167,9 @@ class Loop {
   planning::PlannedStep planned_;
   std::vector<int32_t> ids_;                 // prompts begin anywhere in it
   std::vector<std::vector<int32_t>> known_;  // starts of the prompts that fill the cache
-  std::unordered_map<uint64_t, std::unique_ptr<planning::PlannedSequence>> live_;
+  LargePages pages_;
+  std::pmr::unsynchronized_pool_resource memory_{&pages_};
+  std::pmr::unordered_map<uint64_t, planning::PlannedSequence> live_{&memory_};
   std::vector<planning::PlannedSequence*> gone_;
   Random random_;
   uint64_t last_id_ = 0;
