@@ -16,9 +16,9 @@ struct OpCall {
 
 struct OpRun {
   size_t num_rows = 0;      // 0: there is no such call
-  size_t memory_bytes = 0;  // that the call needs on the device; zero before the first one
+  size_t memory_bytes = 0;  // that the call needs on the device
   /// False: not in this step, nothing was done. The memory is for runs of one stream alone, which
-  /// may share it, and stays as they leave it.
+  /// may share it: zero before the first one, and each leaves zeros.
   std::function<bool(OpContext& context, void* memory)> call;
 };
 

@@ -18,7 +18,14 @@ inline constexpr int attention_bytes(int heads, int head_size) {
 
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
 
-template <typename T, int kHeadSize>
+/// Where blocks look for what a layer's attention makes.
+struct AttentionWords {
+  uint32_t* attended;  // [rows, heads * head size / 2]
+  uint32_t* partial;   // [blocks, heads of a kv head * (head size + 2)]
+};
+
+/// kTiles: that a warp reads ahead.
+template <typename T, int kHeadSize, int kTiles>
 class Attention {
  public:
   using Tile = decode::Tile<T, kHeadSize>;
@@ -26,9 +33,6 @@ class Attention {
   static constexpr int kWords = kHeadSize / 64;  // of a row, in lane l: l, l + 32
   static constexpr int kTileKeys = decode::kTileKeys, kPitch = kHeadSize + 8;
   static constexpr int kKeysOfPart = 512;  // more are divided among blocks, as far as they go
-  // That a warp reads ahead. With one more of them registers spill, all over the kernel: 8 us a
-  // layer.
-  static constexpr int kTiles = 128 / kHeadSize;
 
   /// Finds the block's part of the step. `scratch` has attention_bytes; `cos_sin` is the step's,
   /// and behind it is room for a key and a value.
@@ -75,8 +79,8 @@ class Attention {
   }
 
   /// All of it, to the words that o reads.
-  __device__ __forceinline__ void run(void* cache_of_layer, const uint64_t* qkv_words,
-                                      uint32_t tag) {
+  __device__ __forceinline__ void run(void* cache_of_layer, const uint32_t* qkv_words,
+                                      const AttentionWords& words) {
     if (row_ < 0) return;
     T* cache = static_cast<T*>(cache_of_layer);
     const int keys = opaque(keys_), begin = opaque(begin_), last = opaque(last_);
@@ -87,8 +91,7 @@ class Attention {
     int64_t offsets = offset_;  // offset_of_lane(begin, known)
     int known = last;
     // The newest tiles first, each warp every eighth. The round before the first one only reads,
-    // and waits for the new row; without a tile, too: a row of padding must not run ahead of its
-    // readers.
+    // and waits for the new row; without a tile, too: what is made behind it says that it was read.
 #pragma unroll 1
     for (int at = last + kStride; at >= begin; at -= kStride) {
       const bool is_first = at > last;
@@ -137,7 +140,7 @@ class Attention {
           tiles[i].load_values(from, std::true_type{});
         }
       }
-      if (is_first) start(group, tiles[0], cache, qkv_words, last < begin ? kTileKeys : old, tag);
+      if (is_first) start(group, tiles[0], cache, qkv_words, last < begin ? kTileKeys : old);
     }
     group.finish(heads_, [&](int head, int component, auto words_at_once, const auto& values,
                              const float2& state) {
@@ -149,7 +152,7 @@ class Attention {
       if (component == 0) states_[index] = state;
     });
     narrow::meet<1>(kConsumers);
-    merge(tag);
+    merge(words);
     narrow::meet<1>(kConsumers);  // x takes the place of what was read
   }
 
@@ -215,17 +218,18 @@ class Attention {
   /// Waits for the new row: its queries and, if it is number `newest` of the warp's first tile, its
   /// key and value, which go into the tile and the cache. Whole warps.
   __device__ __forceinline__ void start(Heads& group, Tile& tile, T* cache,
-                                        const uint64_t* qkv_words, int newest, uint32_t tag) const {
+                                        const uint32_t* qkv_words, int newest) const {
     constexpr int kPieces = kHeadSize / 32;  // of a lane's part of a query
     const int heads = args_.num_heads, kv_heads = args_.num_kv_heads, kv_head = opaque(kv_head_);
-    const uint64_t* row = qkv_words + int64_t{row_} * (heads + 2 * kv_heads) * (kHeadSize / 2);
+    const uint32_t* row = qkv_words + int64_t{row_} * (heads + 2 * kv_heads) * (kHeadSize / 2);
     const int head = lane() / 4;
-    const uint64_t* queries = row + (kv_head * heads_ + head) * (kHeadSize / 2) + lane() % 4 * 4;
-    const uint64_t* keys = row + (heads + kv_head) * (kHeadSize / 2) + lane();
-    const uint64_t* values = keys + kv_heads * (kHeadSize / 2);
+    const uint32_t* queries = row + (kv_head * heads_ + head) * (kHeadSize / 2) + lane() % 4 * 4;
+    const uint32_t* keys = row + (heads + kv_head) * (kHeadSize / 2) + lane();
+    const uint32_t* values = keys + kv_heads * (kHeadSize / 2);
     const bool has_newest = newest < kTileKeys;
+    const bool reads_row = has_newest || keys_ == 0;  // all words of each row are waited for
     Piece pieces[kPieces] = {};
-    uint64_t key[kWords] = {}, value[kWords] = {};
+    uint32_t key[kWords] = {}, value[kWords] = {};
     Patience patience;
     for (;;) {
       bool is_there = true;
@@ -233,33 +237,32 @@ class Attention {
 #pragma unroll
         for (int i = 0; i < kPieces; ++i) pieces[i].load(queries + i * 16);
       }
-      if (has_newest) {
+      if (reads_row) {
 #pragma unroll
         for (int i = 0; i < kWords; ++i) {
           key[i] = load_word(keys + i * 32);
           value[i] = load_word(values + i * 32);
         }
 #pragma unroll
-        for (int i = 0; i < kWords; ++i)
-          is_there = is_there && has_tag(key[i], tag) && has_tag(value[i], tag);
+        for (int i = 0; i < kWords; ++i) is_there = is_there && key[i] != 0 && value[i] != 0;
       }
       if (head < heads_) {
 #pragma unroll
-        for (int i = 0; i < kPieces; ++i) is_there = is_there && pieces[i].has(tag);
+        for (int i = 0; i < kPieces; ++i) is_there = is_there && pieces[i].is_there();
       }
       if (__all_sync(kFullWarp, is_there)) break;
       patience.tick();
     }
 #pragma unroll
-    for (int i = 0; i < kPieces; ++i) put(group.queries[0] + i * 4, pieces[i].data());
+    for (int i = 0; i < kPieces; ++i) put(group.queries[0] + i * 4, pieces[i].data);
     const float* cos_sin = cos_sin_ + row_ * kHeadSize;
     decode::rotate<T, kHeadSize>(group.queries, cos_sin);
     if (has_newest) add_newest(tile, cache, key, value, newest, cos_sin);
   }
 
   /// A row of the new key, yet to be rotated, and of its value, a lane's words of each.
-  __device__ __forceinline__ void add_newest(Tile& tile, T* cache, const uint64_t (&key)[kWords],
-                                             const uint64_t (&value)[kWords], int newest,
+  __device__ __forceinline__ void add_newest(Tile& tile, T* cache, const uint32_t (&key)[kWords],
+                                             const uint32_t (&value)[kWords], int newest,
                                              const float* cos_sin) const {
     auto* row = reinterpret_cast<uint32_t*>(cos_sin_ + args_.rows * kHeadSize);
     T* to = cache + __shfl_sync(kFullWarp, offset_, 0) + newest * kHeadSize;
@@ -270,9 +273,9 @@ class Attention {
     const float2 sine = reinterpret_cast<const float2*>(cos_sin)[kHalf + at];
 #pragma unroll
     for (int i = 0; i < kWords; ++i) {
-      const auto own = static_cast<uint32_t>(key[i]);
-      const uint32_t other = kWords == 1 ? __shfl_xor_sync(kFullWarp, own, kHalf)
-                                         : static_cast<uint32_t>(key[kWords - 1 - i]);
+      const uint32_t own = key[i];
+      const uint32_t other =
+          kWords == 1 ? __shfl_xor_sync(kFullWarp, own, kHalf) : key[kWords - 1 - i];
       const bool is_low = kWords == 1 ? lane() < kHalf : i == 0;
       const float2 u = unpack(T(), own), v = unpack(T(), other);
       const float sign = is_low ? -1.0f : 1.0f;
@@ -280,9 +283,9 @@ class Attention {
           pack(T(), u.x * cosine.x + sign * (v.x * sine.x), u.y * cosine.y + sign * (v.y * sine.y));
       const int word = i * 32 + lane();
       row[word] = rotated;
-      row[kHeadSize / 2 + word] = static_cast<uint32_t>(value[i]);
+      row[kHeadSize / 2 + word] = value[i];
       reinterpret_cast<uint32_t*>(to)[word] = rotated;
-      reinterpret_cast<uint32_t*>(to + args_.value_offset)[word] = static_cast<uint32_t>(value[i]);
+      reinterpret_cast<uint32_t*>(to + args_.value_offset)[word] = value[i];
     }
     __syncwarp();
 #pragma unroll
@@ -305,9 +308,9 @@ class Attention {
   }
 
   /// The warps' parts, and then the blocks', to outputs. All consumers.
-  __device__ __forceinline__ void merge(uint32_t tag) {
+  __device__ __forceinline__ void merge(const AttentionWords& words) {
     const int count = heads_ * kHeadSize;
-    uint64_t* mine = args_.partial + int64_t{first_of_item_ + part_} * words_of_part();
+    uint32_t* mine = words.partial + int64_t{first_of_item_ + part_} * words_of_part();
     if (thread() * 4 < count) {
       const int element = thread() * 4, head = element / kHeadSize;
       float2 state;
@@ -319,34 +322,34 @@ class Attention {
           },
           state);
       if (num_parts_ == 1) {
-        write(element, sums, state.y, tag);
+        write(words, element, sums, state.y);
       } else {
         const float values[4] = {sums.x, sums.y, sums.z, sums.w};
 #pragma unroll
-        for (int i = 0; i < 4; ++i) store_word(mine + element + i, __float_as_uint(values[i]), tag);
+        for (int i = 0; i < 4; ++i) store_word(mine + element + i, __float_as_uint(values[i]));
         if (element % kHeadSize == 0) {
-          store_word(mine + count + head * 2, __float_as_uint(state.x), tag);
-          store_word(mine + count + head * 2 + 1, __float_as_uint(state.y), tag);
+          store_word(mine + count + head * 2, __float_as_uint(state.x));
+          store_word(mine + count + head * 2 + 1, __float_as_uint(state.y));
         }
       }
     }
-    if (num_parts_ > 1) merge_blocks(count, tag);
+    if (num_parts_ > 1) merge_blocks(words, count);
   }
 
   /// Adds up all blocks' parts of a slice of the components.
-  __device__ __forceinline__ void merge_blocks(int count, uint32_t tag) {
+  __device__ __forceinline__ void merge_blocks(const AttentionWords& words, int count) {
     narrow::meet<1>(kConsumers);  // all have read the warps' parts
     const int slice = count / num_parts_;
-    const uint64_t* all = args_.partial + int64_t{first_of_item_} * words_of_part();
+    const uint32_t* all = words.partial + int64_t{first_of_item_} * words_of_part();
     auto* states = reinterpret_cast<float2*>(outputs_ + count);
 #pragma unroll 1
     for (int i = thread(); i < count; i += kConsumers) {
       const int part = i / slice, element = part_ * slice + i % slice;
-      const uint64_t* from = all + int64_t{part} * words_of_part();
-      const uint64_t* state = from + count + element / kHeadSize * 2;
-      outputs_[i] = __uint_as_float(wait_for_word(from + element, tag));
-      states[i].x = __uint_as_float(wait_for_word(state, tag));
-      states[i].y = __uint_as_float(wait_for_word(state + 1, tag));
+      const uint32_t* from = all + int64_t{part} * words_of_part();
+      const uint32_t* state = from + count + element / kHeadSize * 2;
+      outputs_[i] = __uint_as_float(wait_for_word(from + element));
+      states[i].x = __uint_as_float(wait_for_word(state));
+      states[i].y = __uint_as_float(wait_for_word(state + 1));
     }
     narrow::meet<1>(kConsumers);
     if (thread() >= (slice + 31) / 32 * 32) return;
@@ -355,7 +358,7 @@ class Attention {
     const float sum = added(
         num_parts_, [&](int part) { return states[part * slice + at]; },
         [&](int part) { return outputs_[part * slice + at]; }, state);
-    write(part_ * slice + thread(), sum, state.y, tag, thread() < slice);
+    write(words, part_ * slice + thread(), sum, state.y, thread() < slice);
   }
   /// Outputs and, of each head, maximum and sum.
   __device__ __forceinline__ int words_of_part() const { return heads_ * (kHeadSize + 2); }
@@ -379,27 +382,27 @@ class Attention {
   }
 
   /// Four of the item's outputs; of a row without keys zeros.
-  __device__ __forceinline__ void write(int element, const float4& sums, float total,
-                                        uint32_t tag) const {
+  __device__ __forceinline__ void write(const AttentionWords& words, int element,
+                                        const float4& sums, float total) const {
     const float factor = __fdividef(1.0f, total);
     const bool has_keys = total > 0;
     const uint32_t low = has_keys ? pack(T(), sums.x * factor, sums.y * factor) : 0;
     const uint32_t high = has_keys ? pack(T(), sums.z * factor, sums.w * factor) : 0;
     const int first = (row_ * args_.num_heads + kv_head_ * heads_) * kHeadSize;
-    uint64_t* to = args_.attended + (first + element) / 2;
-    store_word(to, low, tag);
-    store_word(to + 1, high, tag);
+    uint32_t* to = words.attended + (first + element) / 2;
+    store_word(to, low);
+    store_word(to + 1, high);
   }
 
   /// One of the item's outputs; of a row without keys zero. Whole warps.
-  __device__ __forceinline__ void write(int element, float sum, float total, uint32_t tag,
-                                        bool is_there = true) const {
+  __device__ __forceinline__ void write(const AttentionWords& words, int element, float sum,
+                                        float total, bool is_there = true) const {
     const T value = from_float<T>(total > 0 ? sum / total : 0.0f);
     const uint32_t bits = reinterpret_cast<const uint16_t&>(value);
     const uint32_t other = __shfl_xor_sync(0xffffffffu, bits, 1);
     const int first = (row_ * args_.num_heads + kv_head_ * heads_) * kHeadSize;
     if (is_there && element % 2 == 0)
-      store_word(args_.attended + (first + element) / 2, bits | other << 16, tag);
+      store_word(words.attended + (first + element) / 2, bits | other << 16);
   }
 
   const Args& args_;

@@ -17,6 +17,12 @@
 namespace inflight::cuda {
 namespace decoder {
 
+/// As ComingX has them, of steps of one and of two rows; kMaxRunRows of more. What lies between two
+/// linears is as long as its instructions are many. (With 4 beside heads of 128 registers spill.)
+constexpr int kPiecesOfOne = 2;
+template <int kHeadSize>
+constexpr int kPiecesOfTwo = kHeadSize == 64 ? 4 : kMaxRunRows;
+
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
 
 // Whole groups of four warps each.
@@ -27,68 +33,104 @@ __device__ __forceinline__ void take_registers() {
   asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
 }
 
-template <typename T, int kHeadSize>
+/// Leaves zeros in `count` words, which is a multiple of 4; thread `thread` of `threads`.
+__device__ __forceinline__ void clear(uint32_t* words, int count, int thread, int threads) {
+#pragma unroll 1
+  for (int i = thread * 4; i < count; i += threads * 4)
+    *reinterpret_cast<uint4*>(words + i) = uint4{};
+}
+
+/// Words that all blocks have read when gate and up of `layer`, or the head behind the last one,
+/// have their x; the caller has it. All consumers of the blocks that have such tiles.
+__device__ __forceinline__ void clear_read(const Args& args, int layer, int tiles) {
+  const WordLayout& layout = args.layout;
+  const int before = layer > 0 ? layout.size - layout.late : 0;
+  // The head reads the last layer's y, as others may yet do.
+  const int behind = layer < args.num_layers ? layout.late : layout.linears[kDown] - layout.size;
+  clear(args.words + int64_t{layer} * layout.size - before, before + behind,
+        blockIdx.x * kConsumers + threadIdx.x,
+        min(tiles, static_cast<int>(gridDim.x)) * kConsumers);
+}
+
+/// The rest of them. The first warp of each block, when its consumers have read all they read.
+__device__ __forceinline__ void clear_last(const Args& args) {
+  uint32_t left = 0;
+  if (threadIdx.x == 0) left = atomicInc(args.num_left, gridDim.x - 1);
+  if (__shfl_sync(0xffffffffu, left, 0) != gridDim.x - 1) return;
+  const WordLayout& layout = args.layout;
+  const int first = args.has_head ? layout.linears[kDown] : layout.late;
+  clear(args.words + int64_t{args.num_layers - 1} * layout.size + first, layout.size - first,
+        threadIdx.x, 32);
+}
+
+template <typename T, int kHeadSize, int kPieces>
 __device__ __forceinline__ void consume(const Args& args, Shared& shared, uint8_t* slots) {
   uint8_t* xs = slots + kWarps * args.slots * kSlotBytes;
+  auto* cos_sin =
+      reinterpret_cast<float*>(xs + kWarps * (args.x_bytes + args.g_bytes + args.part_bytes));
   const int thread = static_cast<int>(threadIdx.x);
   if (thread < args.num_layers) shared.layers[thread] = args.layers[thread].pointers;
   if (thread < kNumKinds) shared.linears[thread] = args.linears[thread];
   wait_for_previous();
-  uint32_t tag = *reinterpret_cast<const volatile uint32_t*>(args.steps) + 1;
-  auto* of_attention = reinterpret_cast<float*>(xs + args.attention_at);
   for (int i = thread; i < args.rows * kHeadSize; i += kConsumers)
-    of_attention[i] = __ldcg(args.cos_sin + i);
+    cos_sin[i] = __ldcg(args.cos_sin + i);
   narrow::meet<1>(kConsumers);
-  Linears<T> linears(args, shared, slots, xs);
-  linears.publish(static_cast<const T*>(args.x), args.words[kDown], tag);
-  Attention<T, kHeadSize> attention(args, xs, of_attention);
+  Linears<T, kPieces> linears(args, shared, slots, xs);
+  linears.start(static_cast<const T*>(args.x));
+  linears.load_norm(shared.linears[kQkv], shared.layers[0].norms[0]);
+  // With one more tile of keys registers spill, all over the kernel: 8 us a layer of one row.
+  constexpr int kTiles = kPieces == kPiecesOfOne ? 128 / kHeadSize : 1;
+  Attention<T, kHeadSize, kTiles> attention(args, xs, cos_sin);
   const int last = args.num_layers * kLayerKinds;
+  const WordLayout& layout = args.layout;
+  const uint32_t* x = static_cast<const uint32_t*>(args.x);  // of the next linear
 #pragma unroll 1
   for (int i = 0; i < last + (args.has_head ? 1 : 0); ++i) {
     const int layer = i / kLayerKinds, kind = i == last ? kHead : i % kLayerKinds;
     const LayerPointers& weights = shared.layers[i == last ? 0 : layer];
-    LinearCall call{.x_words = args.words[kind == kQkv || kind == kHead ? kDown : kind - 1],
+    uint32_t* words = args.words + int64_t{layer} * layout.size;
+    LinearCall call{.x = x,
+                    .x_is_words = i > 0,
                     .bias = nullptr,
-                    .words = args.words[kind % kLayerKinds],
+                    .words = words + layout.linears[kind % kLayerKinds],
                     .y = nullptr,
                     .logits = nullptr,
-                    .x_tag = tag,
-                    .tag = tag,
-                    .norm = nullptr,
+                    .is_normed = kind == kQkv || kind == kGateUp || kind == kHead,
                     .adds = kind == kOutput || kind == kDown};
     if (kind == kQkv) {
       attention.prefetch(weights.cache);
-      call.tag = ++tag;
       call.bias = weights.qkv_bias;
-      call.norm = weights.norms[0];
     } else if (kind == kOutput) {
-      attention.run(weights.cache, args.words[kQkv], tag);
-      call.x_words = args.attended;
+      const AttentionWords of_attention = {words + layout.attended, words + layout.partial};
+      attention.run(weights.cache, x, of_attention);
+      call.x = of_attention.attended;
     } else if (kind == kHead) {
       call.words = nullptr;
       call.logits = args.logits;
-      call.norm = args.head_norm;
-    } else if (kind == kGateUp) {
-      call.norm = weights.norms[1];
     } else if (i + 1 == last) {
       call.y = args.y;
+      if (!args.has_head) call.words = nullptr;
     }
-    // For the next linear, which reads it while it waits for its x.
+    // The next one's weight comes while this linear waits for its x.
     if (kind == kOutput) {
-      linears.prefetch_norm(shared.linears[kGateUp], weights.norms[1]);
+      linears.load_norm(shared.linears[kGateUp], weights.norms[1]);
     } else if (kind == kDown && (i + 1 < last || args.has_head)) {
-      linears.prefetch_norm(shared.linears[kQkv],
-                            i + 1 < last ? shared.layers[layer + 1].norms[0] : args.head_norm);
+      linears.load_norm(shared.linears[i + 1 < last ? kQkv : kHead],
+                        i + 1 < last ? shared.layers[layer + 1].norms[0] : args.head_norm);
     }
-    linears.run(shared.linears[kind], call);
+    const Linear& linear = shared.linears[kind];
+    linears.run(linear, call);
+    if ((kind == kGateUp || kind == kHead) && blockIdx.x < linear.tiles)
+      clear_read(args, kind == kHead ? args.num_layers : layer, linear.tiles);
+    x = call.words;
   }
-  // The last block to come here: all have read where the tags begin.
-  if (thread == 0 && atomicInc(args.steps + 1, gridDim.x - 1) == gridDim.x - 1) args.steps[0] = tag;
+  if (thread < 32) clear_last(args);
 }
 
 #endif
 
-template <typename T, int kHeadSize>
+/// kPieces as ComingX has it.
+template <typename T, int kHeadSize, int kPieces>
 __global__ void __launch_bounds__(kThreads, 1) decoder_kernel(const __grid_constant__ Args args) {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
   extern __shared__ uint8_t unaligned[];
@@ -115,13 +157,14 @@ __global__ void __launch_bounds__(kThreads, 1) decoder_kernel(const __grid_const
   } else {
     take_registers();
     narrow::meet<3>(kThreads);
-    consume<T, kHeadSize>(args, shared, slots);
+    consume<T, kHeadSize, kPieces>(args, shared, slots);
   }
 #endif
 }
 
 constexpr int kMaxParts = 16;
-constexpr size_t kAlignment = 256;
+constexpr int64_t kAlignment = 64;  // words
+constexpr size_t kWordsAt = 256;    // bytes, behind what counts blocks
 
 Linear linear_of(int64_t columns, int64_t depth, bool is_gated, int groups) {
   const int width = groups * narrow::kGroupColumns / (is_gated ? 2 : 1);
@@ -141,22 +184,32 @@ int max_parts(int64_t rows, int64_t num_kv_heads, int blocks) {
   return parts;
 }
 
-/// Where the words of a step of `rows` are, from `data` on; returns the bytes.
-size_t place_words(Args& args, const DecoderRunParams& p, int64_t rows, int blocks, uint8_t* data) {
-  size_t at = kAlignment;
-  args.steps = reinterpret_cast<uint32_t*>(data);
-  const auto place = [&](uint64_t*& words, int64_t count) {
-    words = reinterpret_cast<uint64_t*>(data + at);
-    at += (count * sizeof(uint64_t) + kAlignment - 1) / kAlignment * kAlignment;
+/// Measured on an H200: an 8B's layer takes 115 us of 4 rows and 2 more of each further one, by ops
+/// one by one 117 of 8. Of a narrow one's more do not fit.
+int64_t max_rows(const DecoderRunParams& p) {
+  constexpr int64_t kNarrow = 2048, kMaxWideRows = 4;
+  return p.x->shape[1] <= kNarrow ? kMaxRunRows : kMaxWideRows;
+}
+
+/// Of a step of `rows`.
+WordLayout layout_of(const DecoderRunParams& p, int64_t rows, int blocks) {
+  WordLayout layout;
+  int64_t at = 0;
+  const auto place = [&](int64_t count) {
+    const auto begin = static_cast<int>(at);
+    at += (count + kAlignment - 1) / kAlignment * kAlignment;
+    return begin;
   };
   const DecoderLayerParams& layer = p.layers[0];
-  place(args.words[kQkv], rows * layer.qkv->shape[0] / 2);
-  place(args.words[kOutput], rows * layer.output->shape[0] / 2);
-  place(args.words[kGateUp], rows * layer.down->shape[1] / 2);
-  place(args.words[kDown], rows * layer.down->shape[0] / 2);
-  place(args.attended, rows * layer.output->shape[1] / 2);
-  place(args.partial, blocks * (p.num_heads / p.num_kv_heads) * (p.head_size + 2));
-  return at;
+  layout.linears[kQkv] = place(rows * layer.qkv->shape[0] / 2);
+  layout.attended = place(rows * layer.output->shape[1] / 2);
+  layout.partial = place(blocks * (p.num_heads / p.num_kv_heads) * (p.head_size + 2));
+  layout.late = static_cast<int>(at);
+  layout.linears[kOutput] = place(rows * layer.output->shape[0] / 2);
+  layout.linears[kGateUp] = place(rows * layer.down->shape[1] / 2);
+  layout.linears[kDown] = place(rows * layer.down->shape[0] / 2);
+  layout.size = static_cast<int>(at);
+  return layout;
 }
 
 /// False: a thread block has too little shared memory, or too few have parts of the residual.
@@ -167,10 +220,16 @@ bool launch_run(const DecoderRunParams& p, void* memory, OpContext& context) {
   const DecoderLayerParams& shapes = p.layers[0];
   const int64_t hidden = p.x->shape[1], inner = shapes.down->shape[1];
   Args args{};
+  const int pieces = rows == 1 ? kPiecesOfOne : rows == 2 ? kPiecesOfTwo<kHeadSize> : kMaxRunRows;
+  while (rows << (args.kept_log2 + 1) <= pieces) ++args.kept_log2;
+  args.round_log2 = std::min(args.kept_log2, 1);
   const auto set = [&](Kind kind, int64_t columns, int64_t depth, bool is_gated, int groups) {
     args.linears[kind] = linear_of(columns, depth, is_gated, groups);
-    args.x_bytes = std::max(args.x_bytes, args.linears[kind].steps * narrow::chunks_of(groups) *
-                                              128 * static_cast<int>(rows));
+    const bool is_normed = kind == kQkv || kind == kGateUp || kind == kHead;
+    const int bytes = args.linears[kind].steps * narrow::chunks_of(groups) * 128;  // of a row
+    const int kept = is_normed ? bytes : std::min(bytes, 512 << args.round_log2);
+    args.x_bytes = std::max(args.x_bytes, kept * static_cast<int>(rows));
+    if (is_normed) args.g_bytes = std::max(args.g_bytes, bytes);
   };
   const auto groups_of = [&](int64_t columns, bool is_gated) {
     return narrow_groups(columns, is_gated, blocks);
@@ -217,21 +276,25 @@ bool launch_run(const DecoderRunParams& p, void* memory, OpContext& context) {
   args.max_parts = max_parts(rows, p.num_kv_heads, blocks);
   args.scale = p.scale * std::numbers::log2e_v<float>;
   args.epsilon = p.epsilon;
-  place_words(args, p, rows, blocks, static_cast<uint8_t*>(memory));
+  args.num_left = static_cast<uint32_t*>(memory);
+  args.words = reinterpret_cast<uint32_t*>(static_cast<uint8_t*>(memory) + kWordsAt);
+  args.layout = layout_of(p, rows, blocks);
 
   const int heads = args.num_heads / args.num_kv_heads;
   const int attention = (attention_bytes(heads, kHeadSize) + kWarps - 1) / kWarps;
   args.x_bytes = std::max(args.x_bytes, (attention + 15) / 16 * 16);
-  const int part_bytes = 2 * args.rows * kPartColumns * static_cast<int>(sizeof(float));
-  args.attention_at = kWarps * (args.x_bytes + part_bytes);
-  const int apart =
-      1024 + args.attention_at + (args.rows + 1) * kHeadSize * static_cast<int>(sizeof(float));
+  args.part_bytes = 2 * args.rows * kPartColumns * static_cast<int>(sizeof(float));
+  // cos_sin, and a key and a value.
+  const int of_attention = (args.rows + 1) * kHeadSize * static_cast<int>(sizeof(float));
+  const int apart = 1024 + kWarps * (args.x_bytes + args.g_bytes + args.part_bytes) + of_attention;
   constexpr int kRoom = (227 << 10) - static_cast<int>(sizeof(Shared) + 127) / 128 * 128;
   args.slots = std::min((kRoom - apart) / (kWarps * kSlotBytes), kMaxSlots);
   if (args.slots < 2) return false;
   args.window = std::max(plan_narrow(blocks).window, kWarps);
   if (args.window > (args.slots - 1) * kWarps) args.window = args.slots * kWarps;
-  const auto kernel = decoder_kernel<T, kHeadSize>;
+  const auto kernel = rows == 1   ? decoder_kernel<T, kHeadSize, kPiecesOfOne>
+                      : rows == 2 ? decoder_kernel<T, kHeadSize, kPiecesOfTwo<kHeadSize>>
+                                  : decoder_kernel<T, kHeadSize, kMaxRunRows>;
   allow_shared_bytes(kernel, kRoom);
   launch(kernel,
          {.grid = dim3(static_cast<unsigned>(blocks)),
@@ -240,10 +303,6 @@ bool launch_run(const DecoderRunParams& p, void* memory, OpContext& context) {
          context, args);
   return true;
 }
-
-/// Measured on an H200: of more values to a row of blocks' x, all rows together, it takes too long
-/// until all blocks have them, and ops one by one are as fast (a 1B's 4 rows) or ahead (an 8B's 2).
-constexpr int64_t kMaxValues = 4096;
 
 /// Whether a matrix can be copied in boxes of 64 of the depth.
 bool suits(const TensorView& weight, int64_t depth) {
@@ -254,9 +313,8 @@ bool suits(const TensorView& weight, int64_t depth) {
 bool suits(const DecoderRunParams& p, const OpContext& context) {
   const int64_t rows = p.x->shape[0], hidden = p.x->shape[1];
   const int64_t blocks = context.num_multiprocessors;
-  if (!context.grids_may_wait || context.compute_capability != 90 || rows > kMaxRunRows ||
-      rows * hidden > kMaxValues || rows != p.kv_lengths->shape[0] ||
-      p.x->dtype != DType::kBFloat16 || hidden % 64 != 0)
+  if (!context.grids_may_wait || context.compute_capability != 90 || rows > max_rows(p) ||
+      rows != p.kv_lengths->shape[0] || p.x->dtype != DType::kBFloat16 || hidden % 64 != 0)
     return false;
   const int64_t heads_size = p.num_heads * p.head_size, heads = p.num_heads / p.num_kv_heads;
   if ((p.head_size != 64 && p.head_size != 128) || heads > 8 || p.num_heads % p.num_kv_heads != 0 ||
@@ -286,9 +344,9 @@ bool suits(const DecoderRunParams& p, const OpContext& context) {
 }  // namespace decoder
 
 size_t decoder_run_memory_bytes(const DecoderRunParams& params, Device device) {
-  decoder::Args args;
-  return decoder::place_words(args, params, kMaxRunRows, device_facts(device).num_multiprocessors,
-                              nullptr);
+  const decoder::WordLayout layout = decoder::layout_of(params, decoder::max_rows(params),
+                                                        device_facts(device).num_multiprocessors);
+  return decoder::kWordsAt + params.layers.size() * layout.size * sizeof(uint32_t);
 }
 
 bool decoder_run(const DecoderRunParams& params, void* memory, OpContext& context) {

@@ -13,7 +13,7 @@
 namespace inflight {
 
 inline constexpr int kMaxRunLayers = 40;
-inline constexpr int64_t kMaxRunRows = 4;
+inline constexpr int64_t kMaxRunRows = 8;
 
 struct DecoderLayerParams {
   const TensorView* input_norm;  // [H], dtype of x

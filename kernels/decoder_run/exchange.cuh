@@ -1,12 +1,12 @@
-// How the thread blocks of a run of layers tell each other values: in words of 8 bytes, 4 of them
-// data, 4 a tag that no word of that place had before. A word is stored and loaded as a whole, so
-// the tag says that the data are there: no fence, no counter, one way through the L2. (The idea is
-// NCCL's "LL" protocol.)
+// How the thread blocks of a run of layers tell each other values: in words of 4 bytes that are not
+// zero once they are there. A word is stored and loaded as a whole, so it says of itself that it
+// has come: no fence, no counter, one way through the L2, and all of what is read is data. (The
+// idea of NCCL's "LL" protocol, without its flags; a zero is sent as -0.)
 //
-// A tag is the number of layers run so far in this stream. Each place is written once a layer, and
-// nobody writes it again before all have read it: a layer's qkv needs the whole of the layer
-// before, which needs every block that read anything of it. (A word last written 2^32 layers ago
-// would pass for new.)
+// Each layer has words of its own, which are zero when the kernel starts and when it ends: whoever
+// has all of a gate's and up's x clears the words that all blocks have read by then (since that x
+// needs what was made of them), and what is left the last block to leave. So a word that is looked
+// at never has had another value since the kernel began.
 #pragma once
 
 #include <cstdint>
@@ -17,32 +17,17 @@ namespace inflight::cuda::decoder {
 
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
 
-__device__ __forceinline__ uint64_t word_of(uint32_t data, uint32_t tag) {
-  return uint64_t{tag} << 32 | data;
-}
-__device__ __forceinline__ bool has_tag(uint64_t word, uint32_t tag) {
-  return static_cast<uint32_t>(word >> 32) == tag;
-}
-
-__device__ __forceinline__ void store_word(uint64_t* to, uint32_t data, uint32_t tag) {
-  asm volatile("st.relaxed.gpu.global.u64 [%0], %1;" ::"l"(to), "l"(word_of(data, tag)) : "memory");
-}
-__device__ __forceinline__ uint64_t load_word(const uint64_t* from) {
-  uint64_t word;
-  asm volatile("ld.relaxed.gpu.global.u64 %0, [%1];" : "=l"(word) : "l"(from) : "memory");
-  return word;
-}
-/// Two words side by side, each of them whole.
-struct alignas(16) WordPair {
-  uint64_t low, high;
-};
-__device__ __forceinline__ WordPair load_words(const uint64_t* from) {
-  WordPair pair;
-  asm volatile("ld.relaxed.gpu.global.v2.u64 {%0, %1}, [%2];"
-               : "=l"(pair.low), "=l"(pair.high)
-               : "l"(from)
+/// Two values of 2 bytes or one of 4.
+__device__ __forceinline__ void store_word(uint32_t* to, uint32_t data) {
+  constexpr uint32_t kNegativeZero = 0x80000000;
+  asm volatile("st.relaxed.gpu.global.u32 [%0], %1;" ::"l"(to),
+               "r"(data == 0 ? kNegativeZero : data)
                : "memory");
-  return pair;
+}
+__device__ __forceinline__ uint32_t load_word(const uint32_t* from) {
+  uint32_t word;
+  asm volatile("ld.relaxed.gpu.global.u32 %0, [%1];" : "=r"(word) : "l"(from) : "memory");
+  return word;
 }
 
 /// `value`, of which the compiler knows nothing: what is made of it in a loop is not kept in
@@ -67,55 +52,47 @@ class Patience {
   uint64_t end_ = 0;
 };
 
-__device__ __forceinline__ uint32_t wait_for_word(const uint64_t* from, uint32_t tag) {
+__device__ __forceinline__ uint32_t wait_for_word(const uint32_t* from) {
   Patience patience;
   for (;;) {
-    const uint64_t word = load_word(from);
-    if (has_tag(word, tag)) return static_cast<uint32_t>(word);
+    const uint32_t word = load_word(from);
+    if (word != 0) return word;
     patience.tick();
   }
 }
 
 /// Eight values of 2 bytes: four words side by side.
 struct Piece {
-  WordPair pairs[2];
+  uint4 data;
 
-  __device__ __forceinline__ void load(const uint64_t* from) {
-    pairs[0] = load_words(from);
-    pairs[1] = load_words(from + 2);
+  __device__ __forceinline__ void load(const uint32_t* from) {
+    asm volatile("ld.relaxed.gpu.global.v4.u32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(data.x), "=r"(data.y), "=r"(data.z), "=r"(data.w)
+                 : "l"(from)
+                 : "memory");
   }
-  __device__ __forceinline__ bool has(uint32_t tag) const {
-    const auto other = [&](uint64_t word) { return static_cast<uint32_t>(word >> 32) ^ tag; };
-    return (other(pairs[0].low) | other(pairs[0].high) | other(pairs[1].low) |
-            other(pairs[1].high)) == 0;
-  }
-  __device__ __forceinline__ uint4 data() const {
-    return {static_cast<uint32_t>(pairs[0].low), static_cast<uint32_t>(pairs[0].high),
-            static_cast<uint32_t>(pairs[1].low), static_cast<uint32_t>(pairs[1].high)};
+  __device__ __forceinline__ bool is_there() const {
+    return data.x != 0 && data.y != 0 && data.z != 0 && data.w != 0;
   }
 };
 
-/// Those of kCount pieces that are `missing`, once all of them are there. Whole warps. Who asks for
-/// much keeps the L2 from what it waits for: with `one_first` the first piece alone is asked for
-/// until it is there.
+/// Loads those of kCount pieces that are `missing` until all of them are there. Whole warps.
 template <int kCount, typename Address>
-__device__ __forceinline__ void wait_for_pieces(Piece (&pieces)[kCount], uint32_t tag,
-                                                bool (&missing)[kCount], bool one_first,
+__device__ __forceinline__ void wait_for_pieces(Piece (&pieces)[kCount], bool (&missing)[kCount],
                                                 const Address& address_of) {
   Patience patience;
   for (;;) {
-#pragma unroll
-    for (int i = 0; i < kCount; ++i) {
-      if (missing[i] && (i == 0 || !one_first)) pieces[i].load(address_of(i));
-    }
     bool is_missing = false;
 #pragma unroll
     for (int i = 0; i < kCount; ++i) {
-      if (i == 0 || !one_first) missing[i] = missing[i] && !pieces[i].has(tag);
+      missing[i] = missing[i] && !pieces[i].is_there();
       is_missing |= missing[i];
     }
     if (!__any_sync(0xffffffffu, is_missing)) return;
-    if (one_first) one_first = __any_sync(0xffffffffu, missing[0]);
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) {
+      if (missing[i]) pieces[i].load(address_of(i));
+    }
     patience.tick();
   }
 }

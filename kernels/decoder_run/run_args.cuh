@@ -35,6 +35,16 @@ struct Linear {
   int is_gated;
 };
 
+/// Words of values between blocks (exchange.cuh): where a layer's are, of [size] words. Those up to
+/// `late` have been read by all when gate and up have their x, the others in the layer behind.
+struct WordLayout {
+  int linears[kLayerKinds];  // what the linear of that kind makes, [rows, columns / 2]
+  int attended;              // [rows, heads * head size / 2]
+  int partial;               // [blocks, heads of a kv head * (head size + 2)]
+  int late;
+  int size;
+};
+
 struct LayerPointers {
   const void* norms[2];  // [hidden], ahead of qkv and of gate and up
   const void* qkv_bias;  // or null
@@ -68,13 +78,13 @@ struct Args {
   float epsilon;
   int slots, window;  // as narrow::Args has them
   uint32_t zero;      // as narrow::Ring has it
-  int x_bytes;        // of a warp
-  int attention_at;   // behind all warps' x and sums: cos_sin, and a row of a key and a value
-  // Words of values between blocks (exchange.cuh).
-  uint32_t* steps;         // {the last tag, blocks that have left}
-  uint64_t* words[kHead];  // what the linear of that kind makes, [rows, columns / 2]
-  uint64_t* attended;      // [rows, heads * head size / 2]
-  uint64_t* partial;       // [blocks, heads of a kv head, head size + 2]
+  int x_bytes;        // of a warp, as its share of a norm's weight
+  int g_bytes;
+  int part_bytes;             // of a warp, for its sums of two tiles
+  int kept_log2, round_log2;  // as ComingX has it, of x with and without a norm
+  uint32_t* num_left;         // blocks that have left
+  uint32_t* words;            // [layers][layout.size]
+  WordLayout layout;
 };
 
 struct Shared {

@@ -21,6 +21,32 @@ namespace narrow {
 
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
 
+/// x of a link for the products: all of it, kept, or some slots' worth ahead.
+template <typename T>
+struct Steps {
+  const WarpX<T>& x;
+  bool keeps_x;
+  int left;  // slots' worth of x that are still to be copied
+  int step = 0, buffer = 0;
+
+  __device__ __forceinline__ void copy_next(int to) {
+    if (left == 0) return commit_copies();
+    x.copy_step(to, step);
+    --left;
+    if (++step == x.steps) step = 0;
+  }
+  __device__ __forceinline__ int begin(int of) const {
+    if (keeps_x) return of;
+    wait_copies<kXAhead - 1>();
+    return buffer;
+  }
+  __device__ __forceinline__ void end() {
+    if (keeps_x) return;
+    copy_next(buffer);
+    buffer = (buffer + 1) % kXAhead;
+  }
+};
+
 /// A warp's part of all tiles of a link that are this block's.
 template <typename T>
 __device__ __forceinline__ void consume(const Args& args, int index, Shared& shared, Ring& ring,
@@ -54,13 +80,8 @@ __device__ __forceinline__ void consume(const Args& args, int index, Shared& sha
     row_of[i] = (thread + i * kConsumers) / width;
     at_of[i] = thread + i * kConsumers - row_of[i] * width;
   }
-  int x_step = 0, x_left = (tiles - block + blocks - 1) / blocks * x.steps;
-  const auto copy_next_x = [&](int buffer) {
-    if (x_left == 0) return commit_copies();
-    x.copy_step(buffer, x_step);
-    --x_left;
-    if (++x_step == x.steps) x_step = 0;
-  };
+  Steps<T> steps{
+      .x = x, .keeps_x = keeps_x, .left = (tiles - block + blocks - 1) / blocks * x.steps};
 
   if (is_normed) x.copy_norm_weight(static_cast<const T*>(link.norm_weight));
   if (index == 0) {
@@ -79,10 +100,9 @@ __device__ __forceinline__ void consume(const Args& args, int index, Shared& sha
       __syncwarp();
     }
   } else {
-    for (int i = 0; i < kXAhead; ++i) copy_next_x(i);
+    for (int i = 0; i < kXAhead; ++i) steps.copy_next(i);
   }
 
-  int buffer = 0;
   for (int tile = block; tile < tiles; tile += blocks) {
     Additions<1> additions[kMine];
 #pragma unroll
@@ -94,13 +114,13 @@ __device__ __forceinline__ void consume(const Args& args, int index, Shared& sha
     turn ^= 1;
     switch (groups) {
       case 2:
-        multiply<T, 2>(x, keeps_x, out.is_gated, buffer, copy_next_x, shared, ring, part);
+        multiply<T, 2>(x, steps, out.is_gated, shared, ring, part);
         break;
       case 3:
-        multiply<T, 3>(x, keeps_x, out.is_gated, buffer, copy_next_x, shared, ring, part);
+        multiply<T, 3>(x, steps, out.is_gated, shared, ring, part);
         break;
       default:
-        multiply<T, 4>(x, keeps_x, out.is_gated, buffer, copy_next_x, shared, ring, part);
+        multiply<T, 4>(x, steps, out.is_gated, shared, ring, part);
     }
     meet<1>(kConsumers);
 #pragma unroll

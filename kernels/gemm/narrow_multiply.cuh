@@ -15,11 +15,11 @@ struct Ring {
   uint32_t parity = 0;
 };
 
-/// A warp's products of a tile, into `part` [rows][kPartColumns].
-template <typename T, int kGroups, typename NextX, typename Shared>
-__device__ __forceinline__ void multiply(const WarpX<T>& x, bool keeps_x, bool is_gated,
-                                         int& buffer, const NextX& copy_next_x, Shared& shared,
-                                         Ring& ring, float* part) {
+/// A warp's products of a tile, into `part` [rows][kPartColumns]. `steps.begin(step)` answers where
+/// x of a slot lies, in slots' worth of it, once it is there; `steps.end()` says that it is used.
+template <typename T, int kGroups, typename Steps, typename Shared>
+__device__ __forceinline__ void multiply(const WarpX<T>& x, Steps& steps, bool is_gated,
+                                         Shared& shared, Ring& ring, float* part) {
   constexpr int kChunks = chunks_of(kGroups), kHalves = 2 * kChunks;
   const int group_bytes = is_gated && kChunks > 1 ? 2 * kAtom : kAtom;
   const int chunk_bytes = is_gated ? kAtom : kGroups * kAtom;
@@ -31,14 +31,13 @@ __device__ __forceinline__ void multiply(const WarpX<T>& x, bool keeps_x, bool i
   const int rows = x.rows, slot_bytes = rows * kHalves * 64;
   const bool has_row = x.row < rows;
   float sums[kGroups][4] = {}, more_sums[kGroups][4] = {};  // two shorter chains
-  const int steps = x.steps;
-  if (keeps_x) buffer = 0;
-  for (int step = 0; step < steps; ++step) {
-    if (!keeps_x) wait_copies<kXAhead - 1>();
+  const int num_steps = x.steps;
+  for (int step = 0; step < num_steps; ++step) {
+    const int place = steps.begin(step);
     uint4 a[kHalves];
 #pragma unroll
     for (int h = 0; h < kHalves; ++h)
-      a[h] = has_row ? load_shared(x_of_lane + buffer * slot_bytes + h * rows * 64) : uint4{};
+      a[h] = has_row ? load_shared(x_of_lane + place * slot_bytes + h * rows * 64) : uint4{};
     wait(&shared.full[x.warp][ring.slot], ring.parity);
     uint32_t loaded = 0;
     const uint32_t from = weights_of_lane + ring.slot * kSlotBytes;
@@ -59,12 +58,7 @@ __device__ __forceinline__ void multiply(const WarpX<T>& x, bool keeps_x, bool i
       ring.slot = 0;
       ring.parity ^= 1;
     }
-    if (keeps_x) {
-      ++buffer;
-    } else {
-      copy_next_x(buffer);
-      buffer = (buffer + 1) % kXAhead;
-    }
+    steps.end();
   }
   if (has_row) {
 #pragma unroll

@@ -8,7 +8,8 @@ namespace {
 void check_once([[maybe_unused]] const testing::DecoderShape& shape) {
 #ifdef INFLIGHT_CUDA
   if (num_cuda_devices() == 0) return;
-  for (const std::vector<int32_t>& lengths : {std::vector<int32_t>{600}, {33, 0, 700}}) {
+  for (const std::vector<int32_t>& lengths :
+       {std::vector<int32_t>{600}, {33, 0, 700}, {5, 600, 1, 0, 33, 90, 16, 2}}) {
     testing::DecoderModel model(shape, lengths);
     model.poison();
     EXPECT(model.at_once());

@@ -12,7 +12,7 @@ from inflight.llm import Logprob
 
 pytestmark = ON_CUDA
 CLOSE = 0.1  # of log-probabilities in bfloat16
-PARAMS = SamplingParams(max_tokens=24, ignore_eos=True, logprobs=2, detokenize=False)
+PARAMS = SamplingParams(max_tokens=24, ignore_eos=True, logprobs=8, detokenize=False)
 
 
 @pytest.fixture
@@ -32,7 +32,11 @@ def answers(llm: LLM, prompts: list[list[int]]) -> list[tuple[list[int], list[di
     return [(output.outputs[0].token_ids, output.outputs[0].logprobs) for output in outputs]
 
 
-@pytest.mark.parametrize("lengths", [(7,), (700,), (40, 1300), (3, 17, 600)], ids=str)
+@pytest.mark.parametrize(
+    "lengths",
+    [(7,), (700,), (40, 1300), (3, 17, 600), (5, 90, 1, 640, 33, 200, 1030, 16)],
+    ids=str,
+)
 def test_it_answers_what_the_ops_answer(engines: tuple[LLM, LLM], lengths: tuple[int, ...]):
     draw = random.Random(len(lengths))
     prompts = [draw.choices(range(VOCABULARY), k=length) for length in lengths]

@@ -30,7 +30,7 @@ class Calibration:
 
 
 # Rows of a step up to which borders between linears cost less: those from one attention to the next
-# of a 1B are one launch (kernels/gemm/select.cc, is_narrow), of one or two rows all (decoder_run).
+# of a 1B are one launch (kernels/gemm/select.cc, is_narrow), and all layers' are (decoder_run).
 FEW_ROWS = 4
 
 # By `scripts/simulate.py --calibrate`.
