@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import queue
+import random
 import signal
 import socket
 import subprocess
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -298,6 +299,33 @@ def ask_text(server: Server, prompt: str, length: int, **others: Any) -> str:
     """The ensemble's whole answer."""
     answers = ask(server, "ensemble", text_input=prompt, max_tokens=length, **others)
     return "".join(answer.text for answer in answers)
+
+
+def steps_until_left(server: Server, leave: Callable[[], None], name: str) -> float:
+    """How many steps the engine still takes with the one long request that it has or will have, after
+    `leave`. They take 10 ms and more, those of another's prompt, drawn by `name` so that nothing of it
+    is in the cache. Counted are one that may end before the client leaves, the one that runs then, and
+    the first without it, at whose end the gauges show that."""
+    chunk, num_chunks = 256, 14
+    draw = random.Random(name)
+    prompt = [draw.randrange(5, 250) for _ in range(chunk * num_chunks)]
+    with Stream(server, "tensorrt_llm") as staying:
+        while server.gauges()["active"] == 0:
+            time.sleep(0.01)
+        started = server.gauges()["iteration_counter"]
+        staying.send(**llm_request(prompt, 1))
+        gauges = server.gauges()
+        while gauges["active"] == 1 or gauges["iteration_counter"] < started + 2:
+            gauges = server.gauges()
+        assert gauges["active"] == 2
+        before = gauges["iteration_counter"]
+        leave()
+        while gauges["active"] == 2:
+            gauges = server.gauges()
+        taken = gauges["iteration_counter"] - before
+        assert len(staying.next().ids) == len(prompt) + 1  # it was there all the time
+    server.wait_until_idle()
+    return taken
 
 
 def unary(server: Server, model: str, version: str = "", **values: Any) -> dict[str, np.ndarray]:
