@@ -325,3 +325,30 @@ def test_onboarding_can_be_switched_off() -> None:
     cache.run(prompt(2))
     assert cache.manager.num_cached_host_blocks == 2
     assert cache.manager.match(prompt(1)).num_tokens == 0
+
+
+def test_a_block_that_a_step_in_flight_names_takes_nothing_from_the_host() -> None:
+    # Copies from the host run beside the step in flight, which reads the blocks it was launched with.
+    cache = Cache(num_blocks=8, num_host_blocks=16)
+    manager = cache.manager
+    cache.run(prompt(1))
+    cache.run([2] * 16)  # all blocks: the first prompt is in the host now
+    manager.clear_copies()
+    same = [3, 3, 0, 0]
+    tables = [manager.open(same), manager.open(same)]
+    older = manager.reserve([(table, 0, 2) for table in tables])
+    newer = manager.reserve([(table, 2, 2) for table in tables])
+    manager.clear_copies()
+    named = {block for table in tables for block in manager.block_table(table)}
+    older.commit([same[:2], same[:2]])  # the second table has the first one's block from now on
+    blocks = [list(manager.block_table(table)) for table in tables]
+    assert blocks[0][0] == blocks[1][0] and len(named) == 4
+    assert manager.match(prompt(1)).num_host_blocks == 2
+    manager.bring_ahead(prompt(1), 8)
+    came = {copy.to_block for copy in manager.copies() if copy.to_tier == Tier.DEVICE}
+    assert len(came) == 2 and not came & named
+    free = manager.num_free_blocks
+    newer.commit([same, same])
+    # Those of the second table that were there already, of both steps.
+    assert manager.num_free_blocks == free + 2
+    check_invariants(manager.snapshot())
