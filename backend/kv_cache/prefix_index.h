@@ -135,12 +135,19 @@ class PrefixIndex : public BlockKeeper {
 
   /// Forgets a node that nothing follows; its blocks, used or not, are the caller's again.
   void remove(NodeId id);
-  /// Forgets the node and all that follow it; none is used. Calls `gone(id)` for each before.
+  /// Forgets the node and all that follow it, leaves first; none is used. Calls `gone(id)` for each
+  /// before.
   template <typename Gone>
   void remove_tree(NodeId id, const Gone& gone) {
-    while (nodes_[id].first_child != kNoNode) remove_tree(nodes_[id].first_child, gone);
-    gone(id);
-    remove(id);
+    NodeId each = id;
+    while (true) {
+      while (nodes_[each].first_child != kNoNode) each = nodes_[each].first_child;
+      const NodeId leaf = each;
+      each = nodes_[leaf].parent;
+      gone(leaf);
+      remove(leaf);
+      if (leaf == id) return;
+    }
   }
   /// Forgets every node, used ones too. Calls `gone(id)` for each before.
   template <typename Gone>

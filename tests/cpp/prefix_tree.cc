@@ -1,5 +1,6 @@
 // The tree by itself: what it asks for ahead is what is evicted then, in that order (a wrong guess
-// changes no answer, only how long a step waits for memory).
+// changes no answer, only how long a step waits for memory), and how it forgets long chains.
+#include <algorithm>
 #include <cstdint>
 #include <vector>
 
@@ -11,13 +12,16 @@ namespace inflight::kv_cache {
 namespace {
 
 constexpr int32_t kVocabSize = 1 << 16;
-constexpr int32_t kNumBlocks = 1000;
 
 class Tree {
  public:
+  explicit Tree(int32_t num_blocks = 1000)
+      : index_(Geometry(1), kVocabSize, num_blocks, 0), pool_(num_blocks, &index_) {}
+
   /// A chain of `count` blocks behind `place`, of tokens `first`, `first` + 1, ...
   PrefixPlace chain(PrefixPlace place, int32_t first, int32_t count, int32_t priority = 35) {
-    for (int32_t token = first; token < first + count; ++token) {
+    for (int32_t i = 0; i < count; ++i) {
+      const int32_t token = (first + i) % kVocabSize;
       std::vector<uint32_t> words(index_.packing().num_words());
       EXPECT(index_.packing().pack(&token, 1, words.data()));
       const uint64_t hash = index_.packing().chain_hash(place.hash, words.data(), 1);
@@ -53,10 +57,21 @@ class Tree {
     }
     return blocks;
   }
+  /// Nodes in the order in which they are forgotten: `first` and all behind it.
+  std::vector<NodeId> remove_tree(NodeId first) {
+    std::vector<NodeId> nodes;
+    index_.remove_tree(first, [&](NodeId id) {
+      nodes.push_back(id);
+      pool_.let_go(index_.node(id).block(Tier::kDevice));
+    });
+    return nodes;
+  }
+  NodeId parent(NodeId id) const { return index_.node(id).parent; }
+  int32_t num_nodes() const { return index_.num_nodes(); }
 
  private:
-  PrefixIndex index_{Geometry(1), kVocabSize, kNumBlocks, 0};
-  BlockPool pool_{kNumBlocks, &index_};
+  PrefixIndex index_;
+  BlockPool pool_;
 };
 
 void what_was_given_back_is_expected_from_its_end_on() {
@@ -102,6 +117,37 @@ void each_is_looked_at_once_however_often_others_leave() {
   EXPECT_EQ(tree.looked_ahead().size(), size_t{EvictionOrder::kMaxAhead});
 }
 
+void a_chain_of_a_million_blocks_is_forgotten_from_its_end_on() {
+  constexpr int32_t kLength = 1'000'000;
+  Tree tree(kLength);
+  const PrefixPlace trunk = tree.chain({}, 0, 1);
+  const PrefixPlace last = tree.chain(trunk, 1, kLength - 1);
+  tree.release(last, kLength);
+  const std::vector<NodeId> nodes = tree.remove_tree(trunk.node);
+  EXPECT_EQ(nodes.size(), size_t{kLength});
+  EXPECT(nodes.front() == last.node && nodes.back() == trunk.node);
+  EXPECT_EQ(tree.num_nodes(), 0);
+}
+
+void branches_are_forgotten_before_what_they_follow_and_nothing_beside_them() {
+  Tree tree;
+  const PrefixPlace root = tree.chain({}, 0, 2);
+  const PrefixPlace trunk = tree.chain(root, 2, 3);
+  std::vector<PrefixPlace> branches;
+  for (int32_t i = 0; i < 5; ++i) branches.push_back(tree.chain(trunk, 10 * i + 10, i + 1));
+  const PrefixPlace beside = tree.chain(root, 100, 1);
+  const NodeId first = tree.parent(tree.parent(trunk.node));
+  for (int32_t i = 4; i >= 0; --i) tree.release(branches[i], i + 1);
+  tree.release(trunk, 3);
+  tree.release(beside, 3);
+  std::vector<NodeId> nodes = tree.remove_tree(first);
+  EXPECT_EQ(nodes.size(), size_t{3 + 1 + 2 + 3 + 4 + 5});
+  EXPECT_EQ(nodes.back(), first);
+  EXPECT_EQ(tree.num_nodes(), 3);
+  std::ranges::sort(nodes);
+  EXPECT(std::ranges::adjacent_find(nodes) == nodes.end());
+}
+
 }  // namespace
 }  // namespace inflight::kv_cache
 
@@ -115,6 +161,10 @@ int main(int argc, char** argv) {
            parents_that_are_in_no_order_are_expected_behind_their_last_follower},
           {"each_is_looked_at_once_however_often_others_leave",
            each_is_looked_at_once_however_often_others_leave},
+          {"a_chain_of_a_million_blocks_is_forgotten_from_its_end_on",
+           a_chain_of_a_million_blocks_is_forgotten_from_its_end_on},
+          {"branches_are_forgotten_before_what_they_follow_and_nothing_beside_them",
+           branches_are_forgotten_before_what_they_follow_and_nothing_beside_them},
       },
       argc, argv);
 }
