@@ -11,6 +11,21 @@ using prefill::transpose_quad;
 
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
 
+/// Descriptors in a tile that all of a warp's lanes name: reduced, the compiler has it in a uniform
+/// register, as wgmma takes it, and adds there instead of moving each one.
+class WarpTile {
+ public:
+  __device__ __forceinline__ WarpTile(uint32_t address, uint32_t outer_bytes)
+      : low_(__reduce_or_sync(~0u, static_cast<uint32_t>(tile_descriptor(address, outer_bytes)))) {}
+  /// So many bytes on, a multiple of 16.
+  __device__ __forceinline__ uint64_t at(uint32_t bytes) const {
+    return tile_descriptor(0) >> 32 << 32 | (low_ + (bytes >> 4));
+  }
+
+ private:
+  uint32_t low_;
+};
+
 template <typename T, int kHeadSize, bool kDivided, bool kWindow>
 class Consumer : Pipeline<kHeadSize, kDivided, kWindow> {
   using Base = Pipeline<kHeadSize, kDivided, kWindow>;
@@ -90,8 +105,8 @@ class Consumer : Pipeline<kHeadSize, kDivided, kWindow> {
       value_ring.advance();
     };
     RowSoftmax softmax;
-    // Never true. ptxas would move the wait that follows to before the softmax, but not over a
-    // branch.
+    // Never true. ptxas would move the wait that follows to before the weights so far, but not over
+    // a branch.
     const auto hold = [&] {
       if (softmax.sum0 + softmax.sum1 < 0) __trap();
     };
@@ -135,16 +150,14 @@ class Consumer : Pipeline<kHeadSize, kDivided, kWindow> {
           mask(scores, begin, visible0, visible1);
           if constexpr (kWindow) mask_before(args, scores, begin, visible0, visible1);
         }
-        softmax.update(scores, scale);
-        hold();
-        wait_products<0>();
-        release_values();
+        // By then the outputs are there, and weights are packed while the others are computed.
+        softmax.update(scores, scale, [&] {
+          hold();
+          wait_products<0>();
+          release_values();
+          if (softmax.is_raised) scale_outputs(outputs, softmax);
+        });
         pack_weights(scores, weights);
-#pragma unroll
-        for (int i = 0; i < kOutputs; i += 4) {
-          outputs[i] *= softmax.factor0, outputs[i + 1] *= softmax.factor0;
-          outputs[i + 2] *= softmax.factor1, outputs[i + 3] *= softmax.factor1;
-        }
       };
       if constexpr (kWindow) {
 #pragma unroll 1
@@ -200,7 +213,8 @@ class Consumer : Pipeline<kHeadSize, kDivided, kWindow> {
 
   static constexpr int kScores = kTileKeys / 2;  // registers: 64 rows by 128 threads
   static constexpr int kOutputs = kHeadSize / 2;
-  using RowSoftmax = prefill::Softmax<kScores>;
+  // Weights that T holds, and sums of them that leave float32 room for values.
+  using RowSoftmax = prefill::Softmax<kScores, std::is_same_v<T, __half> ? 8 : 24>;
 
   static __device__ __forceinline__ void mask(float (&scores)[kScores], int begin, int visible0,
                                               int visible1) {
@@ -237,6 +251,14 @@ class Consumer : Pipeline<kHeadSize, kDivided, kWindow> {
     }
   }
 
+  static __device__ __forceinline__ void scale_outputs(float (&outputs)[kOutputs],
+                                                       const RowSoftmax& softmax) {
+#pragma unroll
+    for (int i = 0; i < kOutputs; i += 4) {
+      outputs[i] *= softmax.factor0, outputs[i + 1] *= softmax.factor0;
+      outputs[i + 2] *= softmax.factor1, outputs[i + 3] *= softmax.factor1;
+    }
+  }
   static __device__ __forceinline__ void pack_weights(const float (&scores)[kScores],
                                                       uint32_t (&weights)[kTileKeys / 16][4]) {
 #pragma unroll
@@ -247,12 +269,12 @@ class Consumer : Pipeline<kHeadSize, kDivided, kWindow> {
   /// scores = this warpgroup's queries . keys, enqueued.
   static __device__ __forceinline__ void score(float (&scores)[kScores], uint32_t rows,
                                                uint32_t key_tile) {
-    const uint64_t left = tile_descriptor(rows, 16), right = tile_descriptor(key_tile, 16);
+    const WarpTile left(rows, 16), right(key_tile, 16);
 #pragma unroll
     for (int step = 0; step < kHeadSize / 16; ++step) {
       const int column = step / 4, within = step % 4 * 32;
-      multiply<T>(scores, left + ((column * kQueryColumn + within) >> 4),
-                  right + ((column * kKeyColumn + within) >> 4), step > 0);
+      multiply<T>(scores, left.at(column * kQueryColumn + within),
+                  right.at(column * kKeyColumn + within), step > 0);
     }
     commit_products();
   }
@@ -260,10 +282,10 @@ class Consumer : Pipeline<kHeadSize, kDivided, kWindow> {
   static __device__ __forceinline__ void weigh(float (&outputs)[kOutputs],
                                                const uint32_t (&weights)[kTileKeys / 16][4],
                                                uint32_t value_tile) {
-    const uint64_t right = tile_descriptor(value_tile, kKeyColumn);
+    const WarpTile right(value_tile, kKeyColumn);
 #pragma unroll
     for (int step = 0; step < kTileKeys / 16; ++step)
-      add_product<T>(outputs, weights[step], right + (step * 16 * 128 >> 4));
+      add_product<T>(outputs, weights[step], right.at(step * 16 * 128));
     commit_products();
   }
 
@@ -302,7 +324,7 @@ class Consumer : Pipeline<kHeadSize, kDivided, kWindow> {
              make_float4(outputs[i], outputs[i + 1], outputs[i + 2], outputs[i + 3]));
     }
     __stcg(own + (kVecs - 1) * 128,
-           make_float4(softmax.max0, softmax.max1, softmax.sum0, softmax.sum1));
+           make_float4(softmax.reference0, softmax.reference1, softmax.sum0, softmax.sum1));
     __threadfence();
     sync_named(kZeroed + warpgroup, 128);
     if (thread == 0) {
@@ -323,12 +345,13 @@ class Consumer : Pipeline<kHeadSize, kDivided, kWindow> {
     for (int i = 0; i < part.num_parts; ++i) {
       const float4* from = first + i * kNextPart;
       const float4 sums = __ldcg(from + (kVecs - 1) * 128);
-      const float max0 = fmaxf(total.max0, sums.x), max1 = fmaxf(total.max1, sums.y);
-      const float old0 = exp2_fast((total.max0 - max0) * args.scale_log2e);
-      const float old1 = exp2_fast((total.max1 - max1) * args.scale_log2e);
+      const float max0 = fmaxf(total.reference0, sums.x);
+      const float max1 = fmaxf(total.reference1, sums.y);
+      const float old0 = exp2_fast((total.reference0 - max0) * args.scale_log2e);
+      const float old1 = exp2_fast((total.reference1 - max1) * args.scale_log2e);
       const float new0 = exp2_fast((sums.x - max0) * args.scale_log2e);
       const float new1 = exp2_fast((sums.y - max1) * args.scale_log2e);
-      total.max0 = max0, total.max1 = max1;
+      total.reference0 = max0, total.reference1 = max1;
       total.sum0 = total.sum0 * old0 + sums.z * new0;
       total.sum1 = total.sum1 * old1 + sums.w * new1;
 #pragma unroll

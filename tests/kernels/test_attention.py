@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from arrays import float64, guards_intact, normal, poisoned
-from cases.attention import CASES, WINDOWS, AttentionCase
+from cases.attention import CASES, RISING, WINDOWS, AttentionCase
 from inflight import _core
 from tolerance import assert_close
 
@@ -167,6 +167,26 @@ def test_large_scores(runner):
     q *= 1000
     y = run_attention(runner, case, q, cache, tables)
     assert_close(y, reference(case, q, keys, values, case.head_size**-0.5), "float16")
+
+
+@pytest.mark.parametrize(("case", "begin", "rise"), RISING, ids=str)
+@pytest.mark.parametrize("is_below_zero", [False, True], ids=["any", "below_zero"])
+def test_scores_that_rise(runner, case: AttentionCase, begin, rise, is_below_zero):
+    """A GPU weighs by earlier keys' largest score until a later one is above it by a slack, which
+    it looks for in a way of its own where scores are below zero."""
+    q, keys, values, _, _ = make(case)
+    for sequence in keys:
+        if is_below_zero:
+            sequence[:] = -np.abs(sequence)
+            sequence[:begin] *= np.asarray(rise / 4, sequence.dtype)
+        else:
+            sequence[begin:] *= np.asarray(rise, sequence.dtype)
+            sequence[begin + 140 :] *= np.asarray(2, sequence.dtype)
+    if is_below_zero:
+        q = np.abs(q)
+    cache, tables = paged_cache(np.random.default_rng(1), case, keys, values)
+    y = run_attention(runner, case, q, cache, tables)
+    assert_close(y, reference(case, q, keys, values, case.head_size**-0.5))
 
 
 @pytest.mark.parametrize("chunk", [1, 3, 16, 50])

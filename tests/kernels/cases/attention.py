@@ -304,3 +304,15 @@ CASES = (
         for queries, lengths in (((16,), (3001,)), ((1, 2, 50), (900, 2500, 1777)))
     ),
 )
+
+# Case, the first key that is larger than those before it, how many times (and twice that from 140
+# keys on). On a GPU the first are divided, the last two are not.
+RISING = (
+    *(
+        (AttentionCase((200, 3), (520, 900), 8, 2, size, 32, dtype, dtype, **window), begin, rise)
+        for size, dtype in ((64, "bfloat16"), (64, "float16"), (128, "bfloat16"), (256, "bfloat16"))
+        for window, begin, rise in (({}, 300, 4), ({"window": 384, "num_sinks": 4}, 130, 60))
+    ),
+    (AttentionCase((700, 650), (700, 650), 32, 8, 64, 32, "bfloat16", "bfloat16"), 300, 40),
+    (AttentionCase((700, 650), (700, 650), 32, 8, 128, 32, "bfloat16", "bfloat16"), 300, 60),
+)
