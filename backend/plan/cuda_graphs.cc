@@ -14,6 +14,8 @@ constexpr int kFineTo = 128;  // multiples of kFine up to here
 constexpr int kFine = 8;
 constexpr int kCoarse = 32;
 
+constexpr int kFewKeys = 512, kFewSequences = 64;  // graph_columns
+
 constexpr int kPromptRows = 32;  // multiples of these
 constexpr int kMaxPromptRows = 512;
 
@@ -31,15 +33,19 @@ int graph_batch_size(int num_sequences, int max_batch_size) {
   return std::min(size, max_batch_size);
 }
 
+int graph_columns(int num_sequences, int num_columns, int tokens_per_block, int max_columns) {
+  const int few = std::min(kFewKeys / tokens_per_block, max_columns);
+  return num_sequences <= kFewSequences && num_columns <= few ? few : max_columns;
+}
+
 int graph_prompt_rows(int num_tokens, int max_num_tokens) {
   if (num_tokens > kMaxPromptRows) return 0;
   return std::min(round_up(num_tokens, kPromptRows), max_num_tokens);
 }
 
-void CudaGraphs::run(int num_tokens, int num_sequences, const std::function<void()>& work) {
-  const Size size{num_tokens, num_sequences};
-  Slot& slot = slots_[size];
-  if (slot.has_run && !slot.graph && !slot.refused) record(size, slot, work);
+void CudaGraphs::run(const StepKind& kind, const std::function<void()>& work) {
+  Slot& slot = slots_[kind];
+  if (slot.has_run && !slot.graph && !slot.refused) record(kind, slot, work);
   slot.has_run = true;
   if (slot.graph) {
     slot.graph->launch(stream_);
@@ -55,10 +61,11 @@ void CudaGraphs::forget() {
   bytes_ = 0;
 }
 
-void CudaGraphs::record(Size size, Slot& slot, const std::function<void()>& work) {
+void CudaGraphs::record(const StepKind& kind, Slot& slot, const std::function<void()>& work) {
   slot.refused = true;
   const std::string what =
-      concat("CUDA graph for steps of ", size.first, " rows in ", size.second, " sequences");
+      concat("CUDA graph for steps of ", kind.num_tokens, " rows in ", kind.num_sequences,
+             " sequences, tables of ", kind.num_columns, " blocks");
   if (num_graphs_ >= kMaxGraphs || bytes_ >= kMaxBytes) {
     log(LogLevel::kInfo, "no ", what, ": ", num_graphs_, " graphs with ", bytes_ >> 20,
         " MiB are kept, the most are ", kMaxGraphs, " with ", kMaxBytes >> 20, " MiB");

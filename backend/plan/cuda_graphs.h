@@ -1,14 +1,14 @@
-// Recorded launches of steps, one recording for each size: of those that generate, and of a short
+// Recorded launches of steps, one recording for each kind: of those that generate, and of a short
 // prompt alone, which would wait for the host. A step is padded to the next size that is recorded,
 // so that few recordings serve all. CUDA only; one thread.
 #pragma once
 
+#include <compare>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <map>
 #include <optional>
-#include <utility>
 
 #include "kernels/core/device.h"
 
@@ -18,24 +18,34 @@ namespace inflight::plan {
 /// then multiples of 8 up to 128, then multiples of 32.
 int graph_batch_size(int num_sequences, int max_batch_size);
 
+/// Columns of the recorded tables of a step that generates and needs `num_columns`: as many as 512
+/// tokens take where these are enough and sequences not more than 64, since ops may do short ones
+/// in another way; else `max_columns`.
+int graph_columns(int num_sequences, int num_columns, int tokens_per_block, int max_columns);
+
 /// Likewise for the rows of one prompt: multiples of 32 up to 512. 0: such a prompt is not
 /// recorded, for the device has long enough to do with it.
 int graph_prompt_rows(int num_tokens, int max_num_tokens);
 
+/// Steps of a kind launch the same.
+struct StepKind {
+  int num_tokens, num_sequences, num_columns;  // of StepInputs
+  auto operator<=>(const StepKind&) const = default;
+};
+
 class CudaGraphs {
  public:
-  /// Not more than this is kept; sizes beyond it run as they would without recordings.
+  /// Not more than this is kept; kinds beyond it run as they would without recordings.
   static constexpr size_t kMaxGraphs = 96;
   static constexpr int64_t kMaxBytes = int64_t{512} << 20;  // of device memory, as the driver says
 
   explicit CudaGraphs(const Stream& stream) : stream_(stream) {}
 
-  /// Puts into the stream what `work` would: the first step of a size by calling it, the second by
-  /// recording it, later ones from the recording. `work` must launch the same for each step of a
-  /// size. One that cannot be recorded goes on being called.
-  void run(int num_tokens, int num_sequences, const std::function<void()>& work);
+  /// Puts into the stream what `work` would: the first step of a kind by calling it, the second by
+  /// recording it, later ones from the recording. One that cannot be recorded goes on being called.
+  void run(const StepKind& kind, const std::function<void()>& work);
 
-  /// Drops all of them once the device has run what it was given: launches of a size are others
+  /// Drops all of them once the device has run what it was given: launches of a kind are others
   /// from now on.
   void forget();
 
@@ -47,11 +57,10 @@ class CudaGraphs {
     bool refused = false;
     std::optional<Graph> graph;
   };
-  using Size = std::pair<int, int>;  // rows, sequences
-  void record(Size size, Slot& slot, const std::function<void()>& work);
+  void record(const StepKind& kind, Slot& slot, const std::function<void()>& work);
 
   const Stream& stream_;
-  std::map<Size, Slot> slots_;
+  std::map<StepKind, Slot> slots_;
   size_t num_graphs_ = 0;
   int64_t bytes_ = 0;
 };

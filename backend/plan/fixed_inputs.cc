@@ -56,8 +56,8 @@ FixedInputs::FixedInputs(const StepLimits& limits, int max_blocks_per_sequence, 
 }
 
 const StepInputs& FixedInputs::move(const StepInputs& staged, int num_tokens, int num_sequences,
-                                    OpContext& context) {
-  shaped(num_tokens, num_sequences);
+                                    int num_columns, OpContext& context) {
+  shaped(num_tokens, num_sequences, num_columns);
   step_inputs({.from = arrays_of(staged),
                .to = arrays_of(views_),
                .previous_tokens = staged.previous_tokens},
@@ -65,15 +65,21 @@ const StepInputs& FixedInputs::move(const StepInputs& staged, int num_tokens, in
   return views_;
 }
 
-const StepInputs& FixedInputs::shaped(int num_tokens, int num_sequences) {
+const StepInputs& FixedInputs::shaped(int num_tokens, int num_sequences, int num_columns) {
   views_.num_tokens = num_tokens;
   views_.num_sequences = num_sequences;
   for (const StepInputSpec& spec : kStepInputs) {
     (views_.*spec.view).shape[0] = spec.length(num_tokens, num_sequences);
   }
+  const auto shape_table = [&](TensorView& tables) {
+    tables.shape[0] = num_sequences;
+    tables.shape[1] = num_columns;
+    tables.set_dense_strides();
+  };
+  shape_table(views_.block_tables);
   for (KvGroupInputs& group : views_.more_groups) {
     group.slots.shape[0] = num_tokens;
-    group.block_tables.shape[0] = num_sequences;
+    shape_table(group.block_tables);
   }
   return views_;
 }

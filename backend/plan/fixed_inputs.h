@@ -18,13 +18,13 @@ class FixedInputs {
               const Stream& stream);
 
   /// Moves a step here in stream order, padded to so many rows and sequences: to more sequences,
-  /// with a row each, or to more rows, which are no sequence's. Returns its views. Tables have
-  /// max_blocks_per_sequence columns.
+  /// with a row each, or to more rows, which are no sequence's. Returns its views, whose tables
+  /// have so many columns: as many as the step's or more, at most max_blocks_per_sequence.
   const StepInputs& move(const StepInputs& staged, int num_tokens, int num_sequences,
-                         OpContext& context);
+                         int num_columns, OpContext& context);
 
   /// The views of a step of these sizes over whatever lies here; zeros before the first move.
-  const StepInputs& shaped(int num_tokens, int num_sequences);
+  const StepInputs& shaped(int num_tokens, int num_sequences, int num_columns);
 
   int64_t bytes() const { return static_cast<int64_t>(memory_.bytes()); }
 

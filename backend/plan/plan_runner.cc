@@ -134,7 +134,7 @@ class PlanRunner::Impl {
   }
 
   void run_each_kind(int num_tokens, int num_sequences) {
-    bound_.prepare(fixed_inputs_->shaped(num_tokens, num_sequences));
+    bound_.prepare(fixed_inputs_->shaped(num_tokens, num_sequences, max_blocks_per_sequence()));
     // Algorithms are chosen by time, and zeros or equal rows draw less power: on them the wrong
     // one is ahead. Last rows first, so that none reads what the embedding made of one token.
     bound_.arena().fill_random(engine_.dtype, device_context_.stream());
@@ -145,6 +145,7 @@ class PlanRunner::Impl {
   /// recorded, recorded or not, so that a token does not depend on that choice.
   TensorView run_from_fixed_inputs(const StepInputs& staged) {
     int num_tokens = staged.num_tokens, num_sequences = staged.num_sequences;
+    int num_columns = max_blocks_per_sequence();
     bool is_recorded = false;
     if (staged.rows_share_cache) {
       // A row that is no sequence's tells it from a step that generates, whose rows an op may put
@@ -155,15 +156,18 @@ class PlanRunner::Impl {
       const int most = std::min(limits_.max_batch_size, limits_.max_num_tokens);
       num_tokens = num_sequences = graph_batch_size(num_sequences, most);
       is_recorded = true;
+      num_columns = graph_columns(num_sequences, static_cast<int>(staged.block_tables.shape[1]),
+                                  engine_.kv_cache.tokens_per_block, num_columns);
     } else if (num_sequences == 1 && engine_.dtype != DType::kFloat32) {
       // In float32 each row more costs what a row costs.
       const int rows = graph_prompt_rows(num_tokens, limits_.max_num_tokens);
       is_recorded = rows > 0;
       if (is_recorded) num_tokens = rows;
     }
-    bound_.prepare(fixed_inputs_->move(staged, num_tokens, num_sequences, bound_.context()));
+    bound_.prepare(
+        fixed_inputs_->move(staged, num_tokens, num_sequences, num_columns, bound_.context()));
     if (is_recorded && graphs_) {
-      graphs_->run(num_tokens, num_sequences, run_rows_);
+      graphs_->run({num_tokens, num_sequences, num_columns}, run_rows_);
     } else {
       run_rows_();
     }

@@ -4,10 +4,12 @@
 
 #include <algorithm>
 #include <numbers>
+#include <type_traits>
 
 #include "kernels/attention/attention_cuda.h"
 #include "kernels/attention/decode_kernel.cuh"
 #include "kernels/attention/decode_ring.cuh"
+#include "kernels/attention/decode_short.cuh"
 #include "kernels/core/cuda/tensor_map.h"
 
 namespace inflight::cuda::decode {
@@ -193,11 +195,30 @@ void launch_decode_of(const AttentionParams& params, OpContext& context) {
   with_head_size(params.head_size, with_size);
 }
 
+/// Whether ShortKernel has room for a thread block to each item at once, and none is long.
+inline bool are_short(const AttentionParams& params, const OpContext& context) {
+  constexpr int64_t kMostKeys = 512;
+  const int64_t sequences = params.kv_lengths.shape[0];
+  return params.q.shape[0] == sequences && params.window == 0 && head_groups(params).heads <= 8 &&
+         params.block_tables.shape[1] * params.kv_cache.shape[3] <= kMostKeys &&
+         sequences * params.num_kv_heads <= int64_t{2} * context.num_multiprocessors;
+}
+
+template <typename Kernel>
+void launch_short(const AttentionParams& params, const TensorView& cos_sin, OpContext& context) {
+  const dim3 grid(static_cast<unsigned>(params.num_kv_heads),
+                  static_cast<unsigned>(params.kv_lengths.shape[0]));
+  launch(short_kernel<Kernel>,
+         {grid, dim3(Kernel::kThreads), Kernel::shared_bytes(head_groups(params).heads)}, context,
+         decode_args(params, &cos_sin, context, context.num_multiprocessors, {}));
+}
+
 /// Where a kernel that takes qkv is ahead of two. Few items of heads of 128 are not: their many
 /// warps have no registers for it.
 inline bool takes_qkv(const AttentionParams& params, const OpContext& context) {
   if (head_groups(params).heads > 8) return false;
-  return params.head_size == 64 || (params.head_size == 128 && !are_few(params, context));
+  return params.head_size == 64 ||
+         (params.head_size == 128 && (!are_few(params, context) || are_short(params, context)));
 }
 
 template <typename T, bool kWindow>
@@ -205,6 +226,11 @@ void launch_decode_of_qkv(const AttentionParams& params, const TensorView& cos_s
                           OpContext& context) {
   const int64_t sequences = params.kv_lengths.shape[0];
   const auto with_size = [&]<int kHeadSize>() {
+    if constexpr (!kWindow) {
+      using Short = std::conditional_t<kHeadSize == 64, ShortKernel<T, kHeadSize, 4, 3, 168>,
+                                       ShortKernel<T, kHeadSize, 6, 1, 168>>;
+      if (are_short(params, context)) return launch_short<Short>(params, cos_sin, context);
+    }
     // Measured on an H200: rings are ahead where sequences are neither few nor many. Those of 128
     // leave room for a kernel of 104 KB beside them, as linears of so many rows may be.
     using Ring = RingKernel<T, kHeadSize, kHeadSize == 64 ? 8 : 4, 3, kWindow, true>;

@@ -17,16 +17,30 @@ void sizes() {
   EXPECT_EQ(plan::graph_batch_size(3, 3), 3);
   EXPECT_EQ(plan::graph_batch_size(131, 140), 140);
   for (int max_batch_size : {1, 3, 100, 256, 1024}) {
-    std::set<int> sizes;
+    std::set<std::pair<int, int>> batches;  // sizes, columns
+    std::set<int> prompts;                  // rows
     for (int count = 1; count <= max_batch_size; ++count) {
       const int size = plan::graph_batch_size(count, max_batch_size);
       EXPECT(size >= count && size <= max_batch_size);
       EXPECT_EQ(plan::graph_batch_size(size, max_batch_size), size);
-      sizes.insert(size);
+      for (int columns = 1; columns <= 64; ++columns) {
+        const int recorded = plan::graph_columns(size, columns, 32, 64);
+        EXPECT(recorded >= columns && recorded <= 64);
+        batches.emplace(size, recorded);
+      }
     }
-    for (int rows = 2; rows <= 8192; ++rows) sizes.insert(-plan::graph_prompt_rows(rows, 8192));
-    EXPECT(sizes.size() <= plan::CudaGraphs::kMaxGraphs);
+    for (int rows = 2; rows <= 8192; ++rows) prompts.insert(plan::graph_prompt_rows(rows, 8192));
+    EXPECT(batches.size() + prompts.size() <= plan::CudaGraphs::kMaxGraphs);
   }
+}
+
+void columns() {
+  EXPECT_EQ(plan::graph_columns(8, 1, 32, 64), 16);
+  EXPECT_EQ(plan::graph_columns(64, 16, 32, 64), 16);
+  EXPECT_EQ(plan::graph_columns(72, 1, 32, 64), 64);
+  EXPECT_EQ(plan::graph_columns(8, 17, 32, 64), 64);
+  EXPECT_EQ(plan::graph_columns(8, 3, 32, 10), 10);
+  EXPECT_EQ(plan::graph_columns(8, 1, 1024, 64), 64);
 }
 
 void prompts() {
@@ -43,6 +57,7 @@ void prompts() {
 }  // namespace inflight
 
 int main(int argc, char** argv) {
-  return inflight::testing::run_cases({{"sizes", inflight::sizes}, {"prompts", inflight::prompts}},
-                                      argc, argv);
+  return inflight::testing::run_cases(
+      {{"sizes", inflight::sizes}, {"columns", inflight::columns}, {"prompts", inflight::prompts}},
+      argc, argv);
 }

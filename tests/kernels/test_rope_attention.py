@@ -61,7 +61,14 @@ WINDOWS = tuple(
 )
 
 
-def run_step(runner, case: AttentionCase, rope_size: int, padded: tuple[int, ...] = ()):
+def wide(tables: np.ndarray) -> np.ndarray:
+    """As a step of longer sequences has them, which CUDA does in other kernels."""
+    return np.pad(tables, ((0, 0), (0, 64)))
+
+
+def run_step(
+    runner, case: AttentionCase, rope_size: int, padded: tuple[int, ...] = (), is_wide: bool = False
+):
     """One step whose rows' keys are not in the cache yet. Sequences `padded` have no key. Returns
     what came and what should: outputs, and the whole cache."""
     rng = np.random.default_rng(5)
@@ -106,7 +113,7 @@ def run_step(runner, case: AttentionCase, rope_size: int, padded: tuple[int, ...
         "cos_sin": cos_sin,
         "slots": slots,
         "kv_cache": pool[:, 1],
-        "block_tables": tables,
+        "block_tables": wide(tables) if is_wide else tables,
         "query_starts": np.cumsum([0, *case.queries]).astype(np.int32),
         "kv_lengths": lengths,
     }
@@ -125,9 +132,12 @@ def run_step(runner, case: AttentionCase, rope_size: int, padded: tuple[int, ...
     return y, want, pool[:, 1], after, before
 
 
+@pytest.mark.parametrize("is_wide", [False, True], ids=["", "wide"])
 @pytest.mark.parametrize("case", GENERATION + MIXED + WINDOWS, ids=str)
-def test_rope_attention(runner, case: AttentionCase):
-    y, want, cache, after, before = run_step(runner, case, case.head_size)
+def test_rope_attention(device, runner, case: AttentionCase, is_wide: bool):
+    if is_wide and (device != "cuda" or case not in GENERATION):
+        pytest.skip("the same kernel for all tables")
+    y, want, cache, after, before = run_step(runner, case, case.head_size, is_wide=is_wide)
     assert_close(y, want)
     written = np.isnan(float64(before)) & ~np.isnan(float64(after))
     assert written.any()
@@ -141,14 +151,15 @@ def test_a_part_of_the_dimensions_rotated(runner):
     assert_close(y, want)
 
 
-@pytest.mark.parametrize(("size", "lengths"), [(64, LENGTHS), (128, MANY)])
-def test_padded_rows_write_nothing(device, runner, size, lengths):
+@pytest.mark.parametrize("is_wide", [False, True], ids=["", "wide"])
+@pytest.mark.parametrize(("size", "lengths"), [(64, LENGTHS), (128, LENGTHS), (128, MANY)])
+def test_padded_rows_write_nothing(device, runner, size, lengths, is_wide):
     if device != "cuda":
         pytest.skip("steps are padded on CUDA only")
     rows = (1,) * len(lengths)
     case = AttentionCase(rows, lengths, 8, 2, size, 32, "bfloat16", "bfloat16")
     padded = (1, 3, len(lengths) - 1)
-    y, want, cache, _, before = run_step(runner, case, size, padded=padded)
+    y, want, cache, _, before = run_step(runner, case, size, padded=padded, is_wide=is_wide)
     assert not y[list(padded)].astype(np.float32).any()
     others = [row for row in range(len(lengths)) if row not in padded]
     assert_close(y[others], want[others])
@@ -170,6 +181,7 @@ def test_the_same_as_the_two_ops(device, runner, size, lengths, window):
     cos_sin = normal(rng, (count, size), "float32", 0.7)
     keys = [normal(rng, (n, 2, size), "bfloat16") for n in lengths]
     cache, tables = paged_cache(rng, case, keys, keys)
+    tables = wide(tables)
     ends = np.array(lengths) - 1
     slots = tables[np.arange(count), ends // 32] * 32 + ends % 32
     steps = {

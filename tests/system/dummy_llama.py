@@ -6,10 +6,12 @@ import json
 from pathlib import Path
 
 import pytest
-from inflight import LLM, _core
-from inflight.llm import KvCacheConfig
+from inflight import LLM, SamplingParams, _core
+from inflight.llm import KvCacheConfig, Logprob
 
 VOCABULARY = 4096
+CLOSE = 0.1  # of log-probabilities in bfloat16
+Answer = tuple[list[int], list[dict[int, Logprob]]]
 ON_CUDA = [
     pytest.mark.gpu,
     pytest.mark.skipif("cuda" not in _core.op_devices(), reason="no CUDA device"),
@@ -44,3 +46,24 @@ def load(model: Path, cache_tokens: int, dtype: str = "bfloat16", **options: int
         kv_cache_config=KvCacheConfig(max_tokens=cache_tokens, enable_block_reuse=False),
         **options,
     )
+
+
+def answers(llm: LLM, prompts: list[list[int]], params: SamplingParams) -> list[Answer]:
+    """`params` ask for log-probabilities."""
+    outputs = llm.generate(prompts, [params] * len(prompts))
+    return [(output.outputs[0].token_ids, output.outputs[0].logprobs) for output in outputs]
+
+
+def check_alike(got: list[Answer], want: list[Answer]) -> None:
+    """Greedy answers of kernels that add up in different orders."""
+    for (tokens, logprobs), (their_tokens, their_logprobs) in zip(got, want, strict=True):
+        num_equal = 0
+        for token, its, other, theirs in zip(
+            tokens, logprobs, their_tokens, their_logprobs, strict=True
+        ):
+            assert its[token].logprob == pytest.approx(theirs[other].logprob, abs=CLOSE)
+            if token != other:  # as likely as each other; what follows is another text
+                assert theirs[other].logprob - theirs[token].logprob < CLOSE
+                break
+            num_equal += 1
+        assert num_equal > 0
