@@ -108,7 +108,8 @@ inline DecodeArgs decode_args(const AttentionParams& params, const TensorView* c
       .window = static_cast<int32_t>(std::min(params.window, longest)),
       .num_sinks = sinks,
       .sink_tiles = (sinks + kTileKeys - 1) / kTileKeys,
-      .is_cache_new = !params.query_starts};
+      .is_cache_new = !params.query_starts,
+      .zero = 0};
 }
 
 template <typename Kernel>

@@ -116,9 +116,10 @@ struct RingKernel : DecodeKernel<T_, kHeadSize_, 1, kWarps_, kWindow_, kAppends_
     while (position >= ahead.end) ahead.next(sums, args);
     return source_of(ahead, position - ahead.begin);
   }
-  /// By one lane.
-  __device__ __forceinline__ void copy(const Source& source, int stage) const {
-    const uint32_t to = ring + stage * Ring::kBytes, barrier = barriers + stage * 8;
+  /// By one lane. `loaded` is made of what it loaded from there before.
+  __device__ __forceinline__ void copy(const Source& source, int stage, uint32_t loaded = 0) const {
+    const uint32_t to = behind(ring + stage * Ring::kBytes, loaded, args.zero);
+    const uint32_t barrier = barriers + stage * 8;
     const int keys = min(source.keys - (kAppends && source.keys <= kTileKeys), kTileKeys);
     const int boxes = (keys + Ring::kBoxKeys - 1) / Ring::kBoxKeys;
     arrive_expecting(barrier, boxes * Ring::kBoxBytes);
@@ -129,12 +130,12 @@ struct RingKernel : DecodeKernel<T_, kHeadSize_, 1, kWarps_, kWindow_, kAppends_
   }
 
   /// Asks for an item's queries and, of a kernel that appends, its newest key and value. By one
-  /// lane, behind wait_for_previous().
-  __device__ __forceinline__ void fetch(const Item& item) const {
+  /// lane, behind wait_for_previous(). `loaded` is made of what it loaded of the item before.
+  __device__ __forceinline__ void fetch(const Item& item, uint32_t loaded = 0) const {
     const Place place = Base::place_of(item);
     const uint32_t barrier = barriers + kStages * 8;
     arrive_expecting(barrier, entry_bytes(place.num_heads));
-    uint32_t to = shared_address(entry);
+    uint32_t to = behind(shared_address(entry), loaded, args.zero);
     const auto bring = [&](const void* from, int bytes) {
       copy_bytes(to, from, bytes, barrier);
       to += bytes;
@@ -266,7 +267,11 @@ struct RingKernel : DecodeKernel<T_, kHeadSize_, 1, kWarps_, kWindow_, kAppends_
       __syncwarp();
       if (at.end >= end) return;
       following.next(sums, args);
-      if (lane == 0) fetch(following);
+      const uint4 words = newest.words;
+      uint32_t loaded = kAppends ? words.x | words.y | words.z | words.w : 0;
+#pragma unroll
+      for (const uint32_t word : group.queries[0]) loaded |= word;
+      if (lane == 0) fetch(following, loaded);
     };
     start_item();
 
@@ -285,6 +290,12 @@ struct RingKernel : DecodeKernel<T_, kHeadSize_, 1, kWarps_, kWindow_, kAppends_
         typename Group::Scores scores;
         group.score(tile, scores);
         read_values(tile, from);
+        uint32_t loaded = 0;  // one of the words of each load; keys the products have taken before
+#pragma unroll
+        for (const auto& words : tile.values) {
+#pragma unroll
+          for (int i = 0; i < kHeadSize / 16; i += 4) loaded |= words[i];
+        }
         __syncwarp();
         if (next < end) {
           const int index = (next - begin) % 32;
@@ -292,7 +303,7 @@ struct RingKernel : DecodeKernel<T_, kHeadSize_, 1, kWarps_, kWindow_, kAppends_
             source = later;
             later = look_up(ahead, next + 32, end);
           }
-          if (lane == index) copy(source, stage);
+          if (lane == index) copy(source, stage, loaded);
           ++next;
         }
         typename Group::Weights weights;

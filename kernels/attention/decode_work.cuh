@@ -51,6 +51,7 @@ struct DecodeArgs {
   int32_t window, num_sinks;  // of a kernel with a window
   int32_t sink_tiles;         // those with sinks
   bool is_cache_new;          // more than a sequence's last key may be of this step
+  uint32_t zero;              // as behind() takes it, of a kernel with rings
 };
 
 /// Tiles of a sequence of so many keys that its row does not see. They lie behind those with sinks,
