@@ -217,7 +217,8 @@ __device__ __forceinline__ int measure(const Sums& sums, const DecodeArgs& args)
         keep(__popc(present & ((2u << lane) - 1)), sums.chunks);
       }
     } else if (__popc(present) * args.num_groups <= blocks) {
-      ChunkChoices choices(__shfl_sync(kFullWarp, tiles_before, 31), args);
+      // Lanes behind the last sequence's do not have the sum of all.
+      ChunkChoices choices(__shfl_sync(kFullWarp, tiles_before, args.num_sequences - 1), args);
       choices.add(tiles);
 #pragma unroll
       for (int c = 0; c < ChunkChoices::kCount; ++c)
