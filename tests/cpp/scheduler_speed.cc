@@ -4,7 +4,9 @@
 // scripts/benchmark_scheduler.py makes the table. Fails far above the goals, or if steps allocate
 // memory beyond what growing sequences take.
 //
-// Usage: test_scheduler_speed [steps] [blocks of the pool]; fewer than a million leave some out
+// Usage: test_scheduler_speed [steps] [blocks of the pool] [number of a case, the last the cache
+// alone]; fewer than a million blocks leave some out. Without a number all one after another, the
+// later ones in memory that the earlier have left in pieces.
 #include <malloc.h>
 #include <unistd.h>
 
@@ -172,9 +174,13 @@ int main(int argc, char** argv) {
       {"mixed", 4096, 100'000, kMillion, 1, 1024, 200, true},
   };
   bool good = true;
+  const int wanted = argc > 3 ? std::atoi(argv[3]) : -1;
+  int number = 0;
   for (const Case& which : cases) {
+    if (wanted >= 0 && wanted != number++) continue;
     if (which.reuses && which.num_pool_blocks > num_blocks) continue;
     good = measure_steps(which, num_steps) && good;
   }
-  return measure_cache(num_blocks) && good ? 0 : 1;
+  if (wanted < 0 || wanted >= number) good = measure_cache(num_blocks) && good;
+  return good ? 0 : 1;
 }
