@@ -35,7 +35,7 @@ Product choose_product(const LinearParams& p, const OpContext& context) {
 void linear(const LinearParams& p, OpContext& context) {
   const TensorView none;
   const FusedProductParams product = plain(p, none, none);
-  if (stripe_product(product, context)) return;
+  if (band_or_stripe_product(product, context)) return;
   switch (choose_product(p, context)) {
     case Product::kExact:
       return exact_product(p, context);
@@ -52,7 +52,7 @@ void linear(const LinearParams& p, OpContext& context) {
 bool linear_add(const LinearParams& p, const TensorView& residual, OpContext& context) {
   const TensorView none;
   const FusedProductParams product = plain(p, none, residual);
-  if (stripe_product(product, context)) return true;
+  if (band_or_stripe_product(product, context)) return true;
   switch (choose_product(p, context)) {
     case Product::kSkinny:
       few_rows_product(product, context);

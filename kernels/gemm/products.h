@@ -15,7 +15,7 @@ struct SplitNorm {
   const void* weight = nullptr;  // [columns of y]
   void* scaled = nullptr;        // [rows, columns of y]
   float* squares = nullptr;      // [rows / 4][num_parts][4], of parts of a row; null: no norm
-  int num_parts = 0;             // num_norm_parts of the first one's columns
+  int num_parts = 0;             // of 16 columns of the first one's y, or num_norm_parts
   float epsilon = 0;
 };
 /// Of a product's x and of its y, which has a residual then.
@@ -49,12 +49,20 @@ void slice_product(const FusedProductParams& params, int split, const OpContext&
 int choose_slices(const FusedProductParams& params, const OpContext& context);
 /// slice_product, or skinny_product where choose_slices has none, divided as plan_skinny says.
 void few_rows_product(const FusedProductParams& params, const OpContext& context);
+/// The same by bands of `rows` weight rows, a multiple of 16 of 129 to 256, of a depth of at least
+/// 256; not gated.
+void band_product(const FusedProductParams& params, int rows, const OpContext& context,
+                  const SplitNorms& norms = {});
+/// plan_bands' for these; 0 where they do not fit.
+int choose_bands(const FusedProductParams& params, const OpContext& context);
 /// The same of up to 64 rows, as `plan` divides it; y and residual of x's dtype, their rows
-/// multiples of 16 bytes.
+/// multiples of 16 bytes. With `norm`, of x, no residual.
 void stripe_product(const FusedProductParams& params, const StripePlan& plan,
-                    const OpContext& context);
-/// The same where plan_stripe has a plan. False: nothing was done.
-bool stripe_product(const FusedProductParams& params, const OpContext& context);
+                    const OpContext& context, const SplitNorm& norm = {});
+/// plan_stripe's for these; of no rows where they do not fit.
+StripePlan choose_stripes(const FusedProductParams& params, const OpContext& context);
+/// By bands, or else by stripes, where there is a plan. False: nothing was done.
+bool band_or_stripe_product(const FusedProductParams& params, const OpContext& context);
 /// y = residual + linear, or the gated linear, where plan_medium has a plan; residual optional,
 /// rounded as the ops do that it stands for. False: nothing was done.
 bool medium_product(const LinearParams& params, const TensorView& residual, bool is_gated,

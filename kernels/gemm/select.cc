@@ -145,6 +145,22 @@ int plan_slices(int64_t columns, int64_t depth, int num_multiprocessors) {
   return best;
 }
 
+bool suits_bands(const BandQuery& query) {
+  // Measured on an H200 in layers of an 8B, where stripes of so few weight rows wait for x; of up
+  // to 32 rows of that they do not, and whole steps are ahead with them.
+  constexpr int64_t kFewRows = kMaxSkinnyRows / 2;
+  return !query.is_gated && query.rows > kFewRows && query.rows <= kMaxSkinnyRows &&
+         query.depth >= 4096;
+}
+
+int plan_bands(const BandQuery& query) {
+  constexpr int64_t kUnit = 16, kLeast = 128, kMost = 256;
+  if (!suits_bands(query) || query.num_clusters == 0) return 0;
+  const int64_t rows = (query.columns + query.num_clusters - 1) / query.num_clusters;
+  const int64_t whole = (rows + kUnit - 1) / kUnit * kUnit;
+  return whole > kLeast && whole <= kMost ? static_cast<int>(whole) : 0;
+}
+
 int num_norm_parts(int64_t columns) {
   constexpr int kWarps = 4;
   return static_cast<int>((columns + kSliceRows - 1) / kSliceRows) * kWarps;

@@ -114,6 +114,22 @@ int plan_slices(int64_t columns, int64_t depth, int num_multiprocessors);
 /// SplitNorm's, of so many columns: one to a warp's 16.
 int num_norm_parts(int64_t columns);
 
+inline constexpr int kBandSplit = 4;  // thread blocks of a cluster, which share a band's depth
+
+struct BandQuery {
+  int64_t rows;
+  int64_t columns;  // rows of the weights
+  int64_t depth;
+  bool is_gated = false;
+  int num_clusters = 0;  // that run at once with a multiprocessor to each block
+};
+
+/// Whether bands are ahead if there are clusters for them, of whose number this does not ask.
+bool suits_bands(const BandQuery& query);
+/// Weight rows of a band where bands are ahead: a multiple of 16 of 129 to 256; 0 where they are
+/// not.
+int plan_bands(const BandQuery& query);
+
 inline constexpr int64_t kMaxNarrowRows = 8;
 inline constexpr int kMaxNarrowLinks = 4;
 

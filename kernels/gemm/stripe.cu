@@ -2,26 +2,24 @@
 
 namespace inflight::cuda {
 
-void stripe_product(const FusedProductParams& p, const StripePlan& plan, const OpContext& context) {
-  if (p.linear.x.dtype == DType::kFloat16) return stripe::launch<__half>(p, plan, context);
-  stripe::launch<__nv_bfloat16>(p, plan, context);
+void stripe_product(const FusedProductParams& p, const StripePlan& plan, const OpContext& context,
+                    const SplitNorm& norm) {
+  if (p.linear.x.dtype == DType::kFloat16) return stripe::launch<__half>(p, plan, context, norm);
+  stripe::launch<__nv_bfloat16>(p, plan, context, norm);
 }
 
-bool stripe_product(const FusedProductParams& p, const OpContext& context) {
+StripePlan choose_stripes(const FusedProductParams& p, const OpContext& context) {
   const auto& [x, weight, bias, y] = p.linear;
   if (context.compute_capability != 90 || x.dtype == DType::kFloat32 || weight.dtype != x.dtype ||
       y.dtype != x.dtype || !is_aligned(x) || !is_aligned(weight) || !is_aligned(y) ||
       (p.residual && !is_aligned(p.residual)))
-    return false;
-  const StripePlan plan = plan_stripe({.rows = x.shape[0],
-                                       .columns = weight.shape[0],
-                                       .depth = x.shape[1],
-                                       .is_gated = p.is_gated,
-                                       .has_library = context.cublaslt != nullptr,
-                                       .num_multiprocessors = context.num_multiprocessors});
-  if (plan.rows == 0) return false;
-  stripe_product(p, plan, context);
-  return true;
+    return {};
+  return plan_stripe({.rows = x.shape[0],
+                      .columns = weight.shape[0],
+                      .depth = x.shape[1],
+                      .is_gated = p.is_gated,
+                      .has_library = context.cublaslt != nullptr,
+                      .num_multiprocessors = context.num_multiprocessors});
 }
 
 }  // namespace inflight::cuda

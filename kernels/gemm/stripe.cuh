@@ -16,6 +16,7 @@
 #include "kernels/core/cuda/launch.cuh"
 #include "kernels/core/cuda/mma.cuh"
 #include "kernels/gemm/gate.cuh"
+#include "kernels/gemm/norm.cuh"
 #include "kernels/gemm/products.h"
 #include "kernels/gemm/store.cuh"
 #include "kernels/gemm/tensor_map.h"
@@ -30,18 +31,24 @@ using ring::Cursor, ring::kDepth, ring::kMaxSlots, ring::kProducers, ring::kUnit
 inline constexpr int kRingBytes[] = {0, 199 << 10, 111 << 10};
 inline constexpr int kWindowBytes[] = {0, 64 << 10, 40 << 10};
 
+/// Threads that find the scales of a norm of x (SplitNorm, products.h).
+inline constexpr int kScalers = 64;
+
 struct StripeArgs {
   int rows;    // of weights, in a stripe
   int split;   // blocks of a cluster
   int chunks;  // of depth
   int slots;
   int window;  // slots of weights on their way at most
+  int depth;   // elements
+  SplitNorm norm;
 };
 
-/// Grid: split blocks to each stripe, of a warpgroup to 64 weight rows and two warps that copy. A
-/// gated stripe has 8 rows of the gate, 8 of up, in turns.
+/// Grid: split blocks to each stripe, of a warpgroup to 64 weight rows and two warps that copy;
+/// with a norm of x two more that find its scales. A gated stripe has 8 rows of the gate, 8 of up,
+/// in turns.
 template <typename T, int kRows, int kGroups, int kChunks, bool kAdds>
-__global__ void __launch_bounds__(kGroups * 128 + kProducers, 2)
+__global__ void __launch_bounds__(kGroups * 128 + kProducers + (kAdds ? 0 : kScalers), 2)
     stripe_kernel(const __grid_constant__ CUtensorMap weights,
                   const __grid_constant__ CUtensorMap x, const ProductOutput out,
                   const StripeArgs args) {
@@ -50,7 +57,10 @@ __global__ void __launch_bounds__(kGroups * 128 + kProducers, 2)
   constexpr int kXBytes = kRows * kDepth * 2;
   extern __shared__ uint8_t unaligned[];
   uint8_t* shared = unaligned + (1024 - shared_address(unaligned) % 1024) % 1024;
-  __shared__ uint64_t weights_full[kMaxSlots], x_full[kMaxSlots], empty[kMaxSlots], parts_full;
+  __shared__ uint64_t weights_full[kMaxSlots], x_full[kMaxSlots], empty[kMaxSlots], parts_full,
+      scales_known;
+  __shared__ alignas(8) float scales[kRows];  // of x's rows
+  const bool has_norm = !kAdds && args.norm.squares != nullptr;
 
   const int part = static_cast<int>(blockIdx.x) % args.split;
   const int column =
@@ -90,6 +100,7 @@ __global__ void __launch_bounds__(kGroups * 128 + kProducers, 2)
   if (thread == kConsumers) {
     ring.init(kConsumers / 32);
     init_barrier(&parts_full, 1);
+    init_barrier(&scales_known, kScalers);
     publish_barriers();
     if (args.split > 1) arrive_expecting(&parts_full, (args.split - 1) * parts_of_peer * 16);
     ring.start(early, policy);
@@ -103,6 +114,12 @@ __global__ void __launch_bounds__(kGroups * 128 + kProducers, 2)
 
   if (warp == kConsumers / 32) {
     if (lane == 0) ring.feed_weights(early, policy);
+    return;
+  }
+  if (!kAdds && warp > kConsumers / 32 + 1) {
+    wait_for_previous();
+    find_scales(scales, args.norm, out.rows, args.depth, warp - kConsumers / 32 - 2, kScalers / 32);
+    arrive(&scales_known);
     return;
   }
   if (warp > kConsumers / 32) {
@@ -150,6 +167,7 @@ __global__ void __launch_bounds__(kGroups * 128 + kProducers, 2)
   }
   if constexpr (kAdds) wait_all_copies();
   if (!is_ours) return;
+  if (has_norm) wait(&scales_known, 0);
   float bias[2] = {};  // of the lane's column and the one 8 further, or of gate and up
   if (out.bias != nullptr) {
 #pragma unroll
@@ -168,6 +186,10 @@ __global__ void __launch_bounds__(kGroups * 128 + kProducers, 2)
       float4 p{sums[4 * i], sums[4 * i + 1], sums[4 * i + 2], sums[4 * i + 3]};
       if (peer != part) p = parts[(peer - (peer > part)) * parts_of_peer + at_block + i * 32];
       v[0] += p.x, v[1] += p.y, v[2] += p.z, v[3] += p.w;
+    }
+    if (has_norm) {
+      const float2 scale = *reinterpret_cast<const float2*>(scales + i * 8 + pair);
+      v[0] *= scale.x, v[1] *= scale.y, v[2] *= scale.x, v[3] *= scale.y;
     }
     if (out.bias != nullptr) v[0] += bias[0], v[1] += bias[0], v[2] += bias[1], v[3] += bias[1];
     const auto store = [&](int half, uint32_t values) {
@@ -194,7 +216,8 @@ __global__ void __launch_bounds__(kGroups * 128 + kProducers, 2)
 }
 
 template <typename T, int kRows, int kGroups, int kChunks, bool kAdds>
-void launch_stripes(const FusedProductParams& p, const StripePlan& plan, const OpContext& context) {
+void launch_stripes(const FusedProductParams& p, const StripePlan& plan, const OpContext& context,
+                    const SplitNorm& norm) {
   const auto kernel = stripe_kernel<T, kRows, kGroups, kChunks, kAdds>;
   const TensorView &x = p.linear.x, &weight = p.linear.weight;
   const int slot_bytes = kChunks * (plan.rows + kRows) * kDepth * 2;
@@ -212,7 +235,7 @@ void launch_stripes(const FusedProductParams& p, const StripePlan& plan, const O
   launch(
       kernel,
       {.grid = dim3(static_cast<unsigned>(stripes * plan.split)),
-       .block = dim3(kGroups * 128 + kProducers),
+       .block = dim3(kGroups * 128 + kProducers + (norm.squares != nullptr ? kScalers : 0)),
        .shared_bytes = static_cast<size_t>(bytes),
        .cluster = plan.split},
       context,
@@ -222,29 +245,34 @@ void launch_stripes(const FusedProductParams& p, const StripePlan& plan, const O
                  .split = plan.split,
                  .chunks = static_cast<int>((x.shape[1] + kDepth - 1) / kDepth),
                  .slots = slots,
-                 .window = std::clamp(window, 1, slots)});
+                 .window = std::clamp(window, 1, slots),
+                 .depth = static_cast<int>(x.shape[1]),
+                 .norm = norm});
 }
 
 template <typename T, int kRows, bool kAdds>
-void launch_width(const FusedProductParams& p, const StripePlan& plan, const OpContext& context) {
+void launch_width(const FusedProductParams& p, const StripePlan& plan, const OpContext& context,
+                  const SplitNorm& norm) {
   constexpr int kChunks = kRows == 64 ? 1 : 2;  // of narrow stripes: slots of 8 to 24 KB
-  if (plan.rows <= 64) return launch_stripes<T, kRows, 1, kChunks, kAdds>(p, plan, context);
-  launch_stripes<T, kRows, 2, 1, kAdds>(p, plan, context);
+  if (plan.rows <= 64) return launch_stripes<T, kRows, 1, kChunks, kAdds>(p, plan, context, norm);
+  launch_stripes<T, kRows, 2, 1, kAdds>(p, plan, context, norm);
 }
 
 template <typename T, int kRows>
-void launch_rows(const FusedProductParams& p, const StripePlan& plan, const OpContext& context) {
-  if (p.residual) return launch_width<T, kRows, true>(p, plan, context);
-  launch_width<T, kRows, false>(p, plan, context);
+void launch_rows(const FusedProductParams& p, const StripePlan& plan, const OpContext& context,
+                 const SplitNorm& norm) {
+  if (p.residual) return launch_width<T, kRows, true>(p, plan, context, norm);
+  launch_width<T, kRows, false>(p, plan, context, norm);
 }
 
 /// What stripe_product asks for, of T.
 template <typename T>
-void launch(const FusedProductParams& p, const StripePlan& plan, const OpContext& context) {
+void launch(const FusedProductParams& p, const StripePlan& plan, const OpContext& context,
+            const SplitNorm& norm) {
   const int64_t rows = p.linear.x.shape[0];
-  if (rows <= 16) return launch_rows<T, 16>(p, plan, context);
-  if (rows <= 32) return launch_rows<T, 32>(p, plan, context);
-  launch_rows<T, 64>(p, plan, context);
+  if (rows <= 16) return launch_rows<T, 16>(p, plan, context, norm);
+  if (rows <= 32) return launch_rows<T, 32>(p, plan, context, norm);
+  launch_rows<T, 64>(p, plan, context, norm);
 }
 
 }  // namespace inflight::cuda::stripe

@@ -12,7 +12,7 @@ bool linear_silu_mul(const LinearParams& p, OpContext& context) {
   const TensorView none;
   const FusedProductParams product{
       .linear = p, .norm_weight = none, .epsilon = 0, .residual = none, .is_gated = true};
-  if (stripe_product(product, context)) return true;
+  if (band_or_stripe_product(product, context)) return true;
   if (choose_product(p, context) == Product::kSkinny) {
     few_rows_product(product, context);
     return true;

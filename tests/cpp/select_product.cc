@@ -118,6 +118,32 @@ void check_slices() {
   EXPECT_EQ(num_norm_parts(2056), 132);
 }
 
+void check_bands() {
+  const auto plan = [](int64_t rows, int64_t columns, int64_t depth, bool is_gated = false,
+                       int num_clusters = 30) {
+    return plan_bands({.rows = rows,
+                       .columns = columns,
+                       .depth = depth,
+                       .is_gated = is_gated,
+                       .num_clusters = num_clusters});
+  };
+  for (const int64_t rows : {33, 48, 64}) {
+    EXPECT_EQ(plan(rows, 6144, 4096), 208);  // an 8B's: 30 clusters
+    EXPECT_EQ(plan(rows, 4096, 4096), 144);  // 29
+    EXPECT_EQ(plan(rows, 4096, 14336), 144);
+  }
+  EXPECT_EQ(plan(64, 6144, 4096, false, 28), 224);  // where fewer clusters fit
+  EXPECT_EQ(plan(64, 6144, 4096, false, 0), 0);
+  EXPECT(suits_bands({.rows = 64, .columns = 4096, .depth = 4096}));  // whatever clusters there are
+  EXPECT(!suits_bands({.rows = 65, .columns = 4096, .depth = 4096}));
+  EXPECT_EQ(plan(32, 4096, 4096), 0);
+  EXPECT_EQ(plan(65, 4096, 4096), 0);
+  EXPECT_EQ(plan(64, 28672, 4096, true), 0);
+  EXPECT_EQ(plan(64, 28672, 4096), 0);  // too many for one round
+  EXPECT_EQ(plan(64, 3584, 4096), 0);   // x would weigh more
+  EXPECT_EQ(plan(64, 4096, 2048), 0);
+}
+
 void check_wide() {
   EXPECT(!is_wide(256, 8192, 132));  // few rows
   EXPECT(is_wide(2048, 8192, 132));
@@ -195,6 +221,7 @@ int main(int argc, char** argv) {
                              {"plans", cuda::check_plans},
                              {"stripes", cuda::check_stripes},
                              {"slices", cuda::check_slices},
+                             {"bands", cuda::check_bands},
                              {"wide", cuda::check_wide},
                              {"medium", cuda::check_medium},
                              {"narrow", cuda::check_narrow},

@@ -94,7 +94,9 @@ struct Pair {
   return sum;
 }
 
-void check_pair([[maybe_unused]] const Case& c, [[maybe_unused]] int64_t most_rows) {
+/// `least_rows`: of as many and more the same kernels are chosen.
+void check_pair([[maybe_unused]] const Case& c, [[maybe_unused]] int64_t most_rows,
+                [[maybe_unused]] int64_t least_rows = 1) {
 #ifdef INFLIGHT_CUDA
   if (num_cuda_devices() == 0 || device_facts(kGpu).compute_capability != 90) return;
   Pair pair(c, most_rows);
@@ -133,7 +135,8 @@ void check_pair([[maybe_unused]] const Case& c, [[maybe_unused]] int64_t most_ro
   EXPECT_EQ(wrong_scaled, 0);
   EXPECT_EQ(wrong_z, 0);
   // Nothing beyond the last row; and a row's bits do not depend on the others.
-  for (const int64_t rows : {most_rows, int64_t{1}, int64_t{6}, most_rows / 2 + 1}) {
+  for (int64_t rows : {most_rows, int64_t{1}, int64_t{6}, most_rows / 2 + 1}) {
+    rows = std::max(rows, least_rows);
     const auto some = pair.run(rows);
     for (const auto& [got, want, width] :
          {std::tuple(&some.y, &all.y, c.hidden), std::tuple(&some.z, &all.z, c.columns)}) {
@@ -153,10 +156,23 @@ void small_weights() {
   }
 }
 
+// As an 8B's: bands on both sides of the norm, or a gate by stripes behind it. Some end within the
+// last band.
+void large_weights() {
+  constexpr int64_t kLeastRows = 33;
+  for (const int64_t rows : {50, 64}) {
+    check_pair({.depth = 4096, .hidden = 4104, .columns = 6136, .is_gated = false}, rows,
+               kLeastRows);
+    check_pair({.depth = 4136, .hidden = 4096, .columns = 8704, .is_gated = true}, rows,
+               kLeastRows);
+  }
+}
+
 }  // namespace
 }  // namespace inflight
 
 int main(int argc, char** argv) {
   using namespace inflight;
-  return testing::run_cases({{"small_weights", small_weights}}, argc, argv);
+  return testing::run_cases({{"small_weights", small_weights}, {"large_weights", large_weights}},
+                            argc, argv);
 }

@@ -1,5 +1,5 @@
-// The products of up to 64 rows, by stripes and by slices, with plans for weights of any size,
-// which their selection has for some alone. Sums are integers that both dtypes hold exactly.
+// The products of up to 64 rows, by stripes, by slices and by bands, with plans for weights of any
+// size, which their selection has for some alone. Sums are integers that both dtypes hold exactly.
 // Without a GPU there is nothing to test.
 #include <cmath>
 #include <cstdint>
@@ -15,6 +15,7 @@ struct Case {
   int64_t rows, columns, depth;  // columns: of y
   cuda::StripePlan plan;         // of no rows: slices, split so
   bool is_gated, has_residual, has_bias;
+  int band_rows = 0;  // not 0: bands, and no plan
 };
 
 template <typename T>
@@ -38,7 +39,9 @@ void multiplies([[maybe_unused]] const Case& c) {
       .epsilon = 0,
       .residual = c.has_residual ? residual.view : none,
       .is_gated = c.is_gated};
-  if (c.plan.rows > 0) {
+  if (c.band_rows > 0) {
+    cuda::band_product(params, c.band_rows, context);
+  } else if (c.plan.rows > 0) {
     cuda::stripe_product(params, c.plan, context);
   } else {
     cuda::slice_product(params, c.plan.split, context);
@@ -117,6 +120,19 @@ void slices() {
   }
 }
 
+// Bands of three and of four warpgroups, whole and cut short, whose blocks finish as much and not;
+// beyond the last weight row; depths of part of a chunk and shared unevenly.
+void bands() {
+  for (const int band_rows : {144, 160, 192, 208, 256}) {
+    for (const int64_t rows : {3, 32, 50, 64}) {
+      const bool some = rows % 3 == 2;
+      multiplies<cpu::BFloat16>({rows, 424, 1096, {}, false, some, !some, band_rows});
+      multiplies<cpu::Float16>({rows, 200, 264, {}, false, !some, some, band_rows});
+    }
+  }
+  multiplies<cpu::BFloat16>({64, 144, 8008, {}, false, true, true, 144});
+}
+
 }  // namespace
 }  // namespace inflight
 
@@ -125,6 +141,7 @@ int main(int argc, char** argv) {
   return testing::run_cases({{"stripes", stripes},
                              {"shared_depths", shared_depths},
                              {"gates", gates},
-                             {"slices", slices}},
+                             {"slices", slices},
+                             {"bands", bands}},
                             argc, argv);
 }
