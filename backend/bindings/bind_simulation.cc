@@ -149,20 +149,15 @@ void register_cost(py::module_& module) {
       .def(py::init([](double fixed, double weights, double per_row, double sharpness,
                        double per_row_moved, double per_logits_row, double per_generation_key,
                        double per_prompt_pair, double per_host_copy_byte, double host_fixed,
-                       double host_per_sequence, double fixed_of_few, int32_t few_rows) {
-             const CostModel cost{fixed,
-                                  fixed_of_few,
-                                  few_rows,
-                                  weights,
-                                  per_row,
-                                  sharpness,
-                                  per_row_moved,
-                                  per_logits_row,
-                                  per_generation_key,
-                                  per_prompt_pair,
-                                  per_host_copy_byte,
-                                  host_fixed,
-                                  host_per_sequence};
+                       double host_per_sequence, double fixed_of_few, double per_few_row,
+                       int32_t few_rows) {
+             const CostModel cost{fixed,           fixed_of_few,
+                                  per_few_row,     few_rows,
+                                  weights,         per_row,
+                                  sharpness,       per_row_moved,
+                                  per_logits_row,  per_generation_key,
+                                  per_prompt_pair, per_host_copy_byte,
+                                  host_fixed,      host_per_sequence};
              validate(cost);
              return cost;
            }),
@@ -171,7 +166,7 @@ void register_cost(py::module_& module) {
            py::arg("per_logits_row") = 0.0, py::arg("per_generation_key") = 0.0,
            py::arg("per_prompt_pair") = 0.0, py::arg("per_host_copy_byte") = 0.0,
            py::arg("host_fixed") = 0.0, py::arg("host_per_sequence") = 0.0,
-           py::arg("fixed_of_few") = 0.0, py::arg("few_rows") = 0)
+           py::arg("fixed_of_few") = 0.0, py::arg("per_few_row") = 0.0, py::arg("few_rows") = 0)
       .def("device_seconds", &CostModel::device_seconds, py::arg("work"))
       .def("host_seconds", &CostModel::host_seconds, py::arg("work"));
 }

@@ -18,7 +18,9 @@ double smooth_maximum(double a, double b, double sharpness) {
 }  // namespace
 
 double CostModel::device_seconds(const StepWork& work) const {
-  const double launches = work.num_rows <= few_rows ? fixed_of_few : fixed;
+  const double launches = work.num_rows <= few_rows
+                              ? fixed_of_few + per_few_row * std::max(work.num_rows - 1, 0)
+                              : fixed;
   const double own = launches + smooth_maximum(weights, per_row * work.num_rows, sharpness) +
                      per_row_moved * work.num_rows + per_logits_row * work.num_logits +
                      per_generation_key * static_cast<double>(work.generation_keys) +
@@ -36,6 +38,7 @@ void validate(const CostModel& cost) {
   };
   not_negative(cost.fixed, "fixed");
   not_negative(cost.fixed_of_few, "fixed_of_few");
+  not_negative(cost.per_few_row, "per_few_row");
   check(cost.few_rows >= 0, "few_rows ", cost.few_rows, " < 0");
   not_negative(cost.weights, "weights");
   not_negative(cost.per_row, "per_row");

@@ -20,6 +20,7 @@ struct StepWork {
 struct CostModel {
   double fixed = 0;           // launches of all layers, the gap between two steps
   double fixed_of_few = 0;    // the same of a step of at most `few_rows`
+  double per_few_row = 0;     // what each row of such a step but the first adds to it
   int32_t few_rows = 0;       // tokens; 0: every step costs `fixed`
   double weights = 0;         // every weight read once
   double per_row = 0;         // the operations of every linear

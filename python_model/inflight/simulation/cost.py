@@ -14,7 +14,7 @@ class Calibration:
     """What is fitted to measured steps of one H200 (calibration.py), bfloat16."""
 
     launch: float  # seconds a layer that neither bytes nor operations explain
-    few_rows_launch: float  # the same, of a step of at most FEW_ROWS rows
+    few_rows_launch: float  # the same, of a step of one row whose layers are one launch
     linear_flops: float  # operations/s of linears of many rows
     attention_flops: float  # operations/s of prompts' attention
     sharpness: float  # of the maximum of reading weights and multiplying by them
@@ -29,17 +29,23 @@ class Calibration:
         return self.attention_flops / GPUS["H200"].peak_flops
 
 
-# Rows of a step up to which borders between linears cost less: those from one attention to the next
-# of a 1B are one launch (kernels/gemm/select.cc, is_narrow), and all layers' are (decoder_run).
-FEW_ROWS = 4
+# Rows up to which all layers of a step are one launch (kernels/decoder_run, max_rows), and seconds
+# that each but the first costs a layer for each of its elements (docs/notes/layers_in_one_launch.md).
+_NARROW, _FEW_NARROW_ROWS, _FEW_ROWS = 2048, 8, 4
+_FEW_ROW_ELEMENT = 0.75e-9
+
+
+def few_rows_of(hidden_size: int) -> int:
+    return _FEW_NARROW_ROWS if hidden_size <= _NARROW else _FEW_ROWS
+
 
 # By `scripts/simulate.py --calibrate`.
 CALIBRATION = Calibration(
-    launch=20.10e-6,
-    few_rows_launch=4.29e-6,
-    linear_flops=702.7e12,
-    attention_flops=472.4e12,
-    sharpness=1.650,
+    launch=21.18e-6,
+    few_rows_launch=3.70e-6,
+    linear_flops=718.9e12,
+    attention_flops=462.6e12,
+    sharpness=1.737,
 )
 
 # Measured, not fitted (docs/performance.md): norms and rope pass over a row of a layer's
@@ -105,7 +111,8 @@ def cost_model(machine: Machine, calibration: Calibration = CALIBRATION) -> Cost
     return CostModel(
         fixed=model.num_layers * calibration.launch + beside,
         fixed_of_few=model.num_layers * calibration.few_rows_launch + beside,
-        few_rows=FEW_ROWS,
+        per_few_row=model.num_layers * model.hidden_size * _FEW_ROW_ELEMENT,
+        few_rows=few_rows_of(model.hidden_size),
         weights=weights / gpu.read,
         per_row=2 * model.layer_params / linear_flops,
         sharpness=calibration.sharpness,
