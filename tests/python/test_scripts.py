@@ -49,7 +49,8 @@ def test_the_cases_for_the_sanitizer_are_there(request: pytest.FixtureRequest) -
 
 
 KERNEL = re.compile(
-    r"__global__\s+(?:void\s+)?(?:__launch_bounds__\((?:[^()]|\([^()]*\))*\)\s*)?(?:void\s+)?(\w+)\("
+    r"__global__\s+(?:void\s+)?(?:__(?:launch_bounds|maxnreg)__\((?:[^()]|\([^()]*\))*\)\s*)*"
+    r"(?:void\s+)?(\w+)\("
 )
 
 
