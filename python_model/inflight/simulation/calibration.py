@@ -24,7 +24,7 @@ from inflight.simulation.models import MODELS
 # "First token").
 CALLER = 164e-6
 _PROMPTS, _BATCHES = (128, 2048, 8000), (8, 32, 64, 128, 256)
-_HELD_OUT_PROMPTS, _HELD_OUT_BATCHES = (2048,), (8, 64)
+_HELD_OUT_PROMPTS, _HELD_OUT_BATCHES = (2048,), (64, 256)
 LOADS = ((128, 128), (1024, 128), (128, 1024), (2048, 128))  # tokens in and out, 1,000 at once
 SHAPES = {"M8": "8B", "M1": "1B"}  # as the benchmark calls them
 

@@ -41,11 +41,11 @@ def few_rows_of(hidden_size: int) -> int:
 
 # By `scripts/simulate.py --calibrate`.
 CALIBRATION = Calibration(
-    launch=21.18e-6,
-    few_rows_launch=3.70e-6,
-    linear_flops=718.9e12,
-    attention_flops=462.6e12,
-    sharpness=1.737,
+    launch=19.42e-6,
+    few_rows_launch=2.79e-6,
+    linear_flops=679.5e12,
+    attention_flops=556.5e12,
+    sharpness=1.701,
 )
 
 # Measured, not fitted (docs/performance.md): norms and rope pass over a row of a layer's
