@@ -75,8 +75,8 @@ struct EngineState {
         deadlines(queue_timeout),
         steps(info, max_steps_in_flight) {}
 
-  LargePages pages;
-  std::pmr::unsynchronized_pool_resource memory{&pages};  // of sequences and what they generate
+  LargePages pages;  // of sequences and what they generate
+  std::pmr::unsynchronized_pool_resource memory{LargePages::kPool, &pages};
   /// All that the planner names; one goes when it has ended and no step in flight names it.
   std::pmr::unordered_map<RequestId, Sequence> sequences{&memory};
   kv_cache::KvCacheManager cache;

@@ -13,6 +13,14 @@
 namespace inflight {
 
 class LargePages : public std::pmr::memory_resource {
+ public:
+  /// Of the pool before it, which must keep all that shares a page here: by default it keeps
+  /// pieces of up to 4 KiB, and others would be new each time.
+  static constexpr std::pmr::pool_options kPool = {.max_blocks_per_chunk = 0,
+                                                   .largest_required_pool_block = size_t{2} << 20};
+
+  size_t num_buffers() const { return buffers_.size(); }
+
  private:
   static constexpr size_t kPage = size_t{2} << 20;
 

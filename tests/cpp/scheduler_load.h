@@ -168,7 +168,7 @@ class Loop {
   std::vector<int32_t> ids_;                 // prompts begin anywhere in it
   std::vector<std::vector<int32_t>> known_;  // starts of the prompts that fill the cache
   LargePages pages_;
-  std::pmr::unsynchronized_pool_resource memory_{&pages_};
+  std::pmr::unsynchronized_pool_resource memory_{LargePages::kPool, &pages_};
   std::pmr::unordered_map<uint64_t, planning::PlannedSequence> live_{&memory_};
   std::vector<planning::PlannedSequence*> gone_;
   Random random_;
