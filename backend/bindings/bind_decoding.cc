@@ -115,7 +115,8 @@ class OwnedSampler {
     staging_.reset();
     sampler_.prepare(rows, staging_, slot_);
     if (context_.is_cuda()) staging_.upload(context_.stream());
-    sampler_.launch(logits, previous_tokens, slot_);
+    sampler_.enqueue(logits, previous_tokens, slot_);
+    sampler_.fetch(slot_);
   }
 
   cpu::ThreadPool pool_;

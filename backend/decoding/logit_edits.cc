@@ -54,6 +54,10 @@ void LogitEdits::enqueue(const TensorView& logits, const TensorView& previous_to
   }
 }
 
+bool LogitEdits::are_none() const {
+  return biases_.rows.shape[0] == 0 && penalties_.rows.shape[0] == 0 && ngrams_.rows.shape[0] == 0;
+}
+
 void LogitEdits::place_biases(std::span<const SampleRow> rows, Staging& staging) {
   size_t count = 0, num_entries = 0;
   for (const SampleRow& row : rows) {

@@ -24,6 +24,8 @@ class LogitEdits {
   void prepare(std::span<const SampleRow> rows, Staging& staging);
   /// Changes the rows prepared. `previous_tokens` is what in_flight_token points into.
   void enqueue(const TensorView& logits, const TensorView& previous_tokens, OpContext& context);
+  /// No row prepared asks for a change.
+  bool are_none() const;
 
  private:
   void place_biases(std::span<const SampleRow> rows, Staging& staging);

@@ -76,7 +76,7 @@ void Sampler::prepare(std::span<const SampleRow> rows, Staging& staging, int slo
   check_internal(rows.size() <= static_cast<size_t>(max_batch_size_), "sampler: ", rows.size(),
                  " rows, at most ", max_batch_size_, " are possible");
   for (const SampleRow& row : rows) check_row(row);
-  slot.is_launched = false;
+  slot.is_fetched = false;
   slot.all_greedy = std::ranges::all_of(rows, [](const SampleRow& row) {
     return row.sampling->is_greedy() && row.sampling->num_logprobs < 0;
   });
@@ -104,8 +104,8 @@ void Sampler::prepare(std::span<const SampleRow> rows, Staging& staging, int slo
 void Sampler::place_params(std::span<const SampleRow> rows, Staging& staging, Slot& slot) const {
   const size_t count = rows.size();
   SampleParams& params = slot.sample;
-  place_all(staging, params.rows, slot.rows);
   if (slot.all_greedy) return;
+  place_all(staging, params.rows, slot.rows);
   place_all(staging, params.num_top, slot.num_top);
   auto* temperatures = place<float>(staging, params.temperatures, count);
   auto* top_ks = place<int32_t>(staging, params.top_ks, count);
@@ -202,11 +202,9 @@ void Sampler::place_outputs(Slot& slot, size_t count) {
       view(slot.top.on_device(num_top * sizeof(int32_t)), DType::kFloat32, num_top);
 }
 
-void Sampler::launch(const TensorView& logits, const TensorView& previous_tokens, int slot_index) {
-  Slot& slot = slots_.at(slot_index);
-  enqueue(logits, previous_tokens, slot_index);
-  if (context_.is_cuda()) copy_back(slot);
-  slot.is_launched = true;
+bool Sampler::is_one_launch(int slot_index) const {
+  const Slot& slot = slots_.at(slot_index);
+  return slot.all_greedy && slot.edits.are_none();
 }
 
 void Sampler::enqueue(const TensorView& logits, const TensorView& previous_tokens, int slot_index) {
@@ -219,7 +217,7 @@ void Sampler::enqueue(const TensorView& logits, const TensorView& previous_token
   }
   slot.edits.enqueue(logits, previous_tokens, op_context_);
   if (slot.all_greedy) {
-    argmax({.logits = logits, .rows = slot.sample.rows, .tokens = slot.sample.tokens}, op_context_);
+    argmax({.logits = logits, .tokens = slot.sample.tokens}, op_context_);
   } else {
     if (slot.top_p_reset.entries.shape[0] > 0) {
       slot.top_p_reset.previous_tokens = previous_tokens;
@@ -238,7 +236,10 @@ void Sampler::enqueue(const TensorView& logits, const TensorView& previous_token
   }
 }
 
-void Sampler::copy_back(Slot& slot) {
+void Sampler::fetch(int slot_index) {
+  Slot& slot = slots_.at(slot_index);
+  slot.is_fetched = true;
+  if (!context_.is_cuda()) return;
   slot.made->record(context_.stream());
   slot.made->make_wait(*copy_stream_);
   // Without log-probabilities the tokens are all there is.
@@ -258,7 +259,7 @@ TensorView Sampler::tokens(int slot) const {
 
 std::span<const SampledToken> Sampler::results(int slot_index) {
   Slot& slot = slots_.at(slot_index);
-  check_internal(slot.is_launched, "sampler: slot ", slot_index, " was not launched");
+  check_internal(slot.is_fetched, "sampler: slot ", slot_index, " was not fetched");
   if (context_.is_cuda()) slot.copied->wait();
   const size_t column = sizeof(int32_t) * max_batch_size_;
   const auto* tokens = slot.answers.on_host<int32_t>();

@@ -45,8 +45,8 @@ struct SampledToken {
   std::span<const float> top_log_probs;
 };
 
-/// A step is prepare, Staging::upload (the caller's), launch, results. Slots let steps overlap: a
-/// slot holds what one step in flight needs.
+/// A step is prepare, Staging::upload (the caller's), enqueue, fetch, results. Slots let steps
+/// overlap: a slot holds what one step in flight needs.
 class Sampler {
  public:
   /// At most `max_batch_size` rows a step. `context` outlives the sampler.
@@ -54,18 +54,20 @@ class Sampler {
 
   /// Packs the rows' parameters and histories. The slot's last results end here.
   void prepare(std::span<const SampleRow> rows, Staging& staging, int slot);
-  /// Enqueues the draws of the rows prepared and the copy of the answers to the host; on the CPU it
-  /// is done on return. `logits` is [B, V] float32, rows dense; rows with penalties or bans are
-  /// overwritten. `previous_tokens` is what in_flight_token points into, `tokens` of the step
-  /// before; empty if no row has one. Allocates only when log-probabilities of more tokens than
-  /// ever before are asked for.
-  void launch(const TensorView& logits, const TensorView& previous_tokens, int slot);
-  /// The kernels of `launch` alone, for recording and timing: results() knows nothing of them.
+  /// Enqueues the draws of the rows prepared; on the CPU they are done on return. `logits` is
+  /// [B, V] float32, rows dense; rows with penalties or bans are overwritten. `previous_tokens` is
+  /// what in_flight_token points into, `tokens` of the step before; empty if no row has one.
+  /// Allocates only when log-probabilities of more tokens than ever before are asked for.
   void enqueue(const TensorView& logits, const TensorView& previous_tokens, int slot);
+  /// Whether that is one launch, alike for all steps with as many rows of logits but for its
+  /// arguments: a recording of one serves the others (ChangingGraph::change).
+  bool is_one_launch(int slot) const;
+  /// Enqueues the copy of the answers to the host; after enqueue.
+  void fetch(int slot);
   /// [max_batch_size] int32 on the device: entry i is the token of row i of the logits, negative
   /// where there is none (kernels/sampling/outcome.h). Always the same memory for a slot.
   TensorView tokens(int slot) const;
-  /// Waits for the slot's launch: one answer per row prepared, in their order; valid until the next
+  /// Waits for the slot's answers: one per row prepared, in their order; valid until the next
   /// `prepare` with this slot.
   std::span<const SampledToken> results(int slot);
 
@@ -85,9 +87,9 @@ class Sampler {
     Buffer host;
   };
   struct Slot {
-    bool all_greedy = true;  // argmax alone answers it
+    bool all_greedy = true;  // argmax, of all rows, answers it
     bool any_log_probs = false;
-    bool is_launched = false;
+    bool is_fetched = false;
     std::vector<int32_t> rows;        // of the logits
     std::vector<int32_t> num_top;     // num_logprobs; -1 = no log-probabilities
     std::vector<int32_t> top_starts;  // into the top ids
@@ -109,7 +111,6 @@ class Sampler {
   void place_params(std::span<const SampleRow> rows, Staging& staging, Slot& slot) const;
   void place_top_p_resets(std::span<const SampleRow> rows, Staging& staging, Slot& slot) const;
   void place_outputs(Slot& slot, size_t count);
-  void copy_back(Slot& slot);
 
   DeviceContext& context_;
   const int vocab_size_;

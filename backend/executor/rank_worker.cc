@@ -118,22 +118,23 @@ void RankWorker::copy_blocks(std::span<const kv_cache::BlockCopy> copies) {
 void RankWorker::launch(const plan::StepInputs& inputs, std::span<const decoding::SampleRow> rows,
                         std::span<const decoding::LogitsRows> wanted_logits, int slot) {
   sampler_->prepare(rows, stagings_[slot], slot);
-  if (!context_.is_cuda()) {
-    const TensorView logits = runner_->run(inputs);
-    logits_copies_->launch(logits, wanted_logits, slot);
-    sampler_->launch(logits, {}, slot);
-    return;
-  }
-  use_device(device_);
-  take_grid_lease();
-  stagings_[slot].upload(*upload_stream_);
-  uploaded_[slot].record(*upload_stream_);
-  uploaded_[slot].make_wait(context_.stream());
   plan::StepInputs step = inputs;
-  step.previous_tokens = sampler_->tokens((slot + num_slots() - 1) % num_slots());
-  const TensorView logits = runner_->run(step);
+  if (context_.is_cuda()) {
+    use_device(device_);
+    take_grid_lease();
+    stagings_[slot].upload(*upload_stream_);
+    uploaded_[slot].record(*upload_stream_);
+    uploaded_[slot].make_wait(context_.stream());
+    step.previous_tokens = sampler_->tokens((slot + num_slots() - 1) % num_slots());
+  }
+  const plan::LastLaunch draw = [&](const TensorView& logits) {
+    sampler_->enqueue(logits, step.previous_tokens, slot);
+  };
+  const bool draws_in_run = sampler_->is_one_launch(slot);
+  const TensorView logits = runner_->run(step, draws_in_run ? draw : plan::LastLaunch());
   logits_copies_->launch(logits, wanted_logits, slot);
-  sampler_->launch(logits, step.previous_tokens, slot);
+  if (!draws_in_run) draw(logits);
+  sampler_->fetch(slot);
 }
 
 std::span<const decoding::SampledToken> RankWorker::results(int slot) {

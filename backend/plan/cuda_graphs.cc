@@ -43,14 +43,19 @@ int graph_prompt_rows(int num_tokens, int max_num_tokens) {
   return std::min(round_up(num_tokens, kPromptRows), max_num_tokens);
 }
 
-void CudaGraphs::run(const StepKind& kind, const std::function<void()>& work) {
+void CudaGraphs::run(const StepKind& kind, const StepLaunches& step) {
   Slot& slot = slots_[kind];
-  if (slot.has_run && !slot.graph && !slot.refused) record(kind, slot, work);
+  if (slot.graph) {
+    slot.graph->change(stream_, step.first);
+    if (step.last) slot.graph->change(stream_, step.last);
+  } else if (slot.has_run && !slot.refused) {
+    record(kind, slot, step);
+  }
   slot.has_run = true;
   if (slot.graph) {
     slot.graph->launch(stream_);
   } else {
-    work();
+    step();
   }
 }
 
@@ -61,11 +66,11 @@ void CudaGraphs::forget() {
   bytes_ = 0;
 }
 
-void CudaGraphs::record(const StepKind& kind, Slot& slot, const std::function<void()>& work) {
+void CudaGraphs::record(const StepKind& kind, Slot& slot, const StepLaunches& step) {
   slot.refused = true;
-  const std::string what =
-      concat("CUDA graph for steps of ", kind.num_tokens, " rows in ", kind.num_sequences,
-             " sequences, tables of ", kind.num_columns, " blocks");
+  const std::string what = concat("CUDA graph for steps of ", kind.num_tokens, " rows in ",
+                                  kind.num_sequences, " sequences, tables of ", kind.num_columns,
+                                  " blocks", kind.has_last ? ", and their greedy tokens" : "");
   if (num_graphs_ >= kMaxGraphs || bytes_ >= kMaxBytes) {
     log(LogLevel::kInfo, "no ", what, ": ", num_graphs_, " graphs with ", bytes_ >> 20,
         " MiB are kept, the most are ", kMaxGraphs, " with ", kMaxBytes >> 20, " MiB");
@@ -73,7 +78,7 @@ void CudaGraphs::record(const StepKind& kind, Slot& slot, const std::function<vo
   }
   const int64_t free_before = device_memory(stream_.device()).free_bytes;
   try {
-    slot.graph.emplace(Graph::record(stream_, work));
+    slot.graph.emplace(stream_, step);
   } catch (const Error& error) {
     log(LogLevel::kWarning, "no ", what, ": ", error.what());
     return;

@@ -10,7 +10,7 @@
 #include <map>
 #include <optional>
 
-#include "kernels/core/device.h"
+#include "kernels/core/changing_graph.h"
 
 namespace inflight::plan {
 
@@ -27,23 +27,37 @@ int graph_columns(int num_sequences, int num_columns, int tokens_per_block, int 
 /// recorded, for the device has long enough to do with it.
 int graph_prompt_rows(int num_tokens, int max_num_tokens);
 
-/// Steps of a kind launch the same.
+/// Steps of a kind launch the same, but for arguments of their first and last launches.
 struct StepKind {
   int num_tokens, num_sequences, num_columns;  // of StepInputs
+  bool has_last;                               // StepLaunches::last
   auto operator<=>(const StepKind&) const = default;
+};
+
+/// What a step puts into the stream, in this order.
+struct StepLaunches {
+  std::function<void()> first;  // a kernel with arguments of each step's own
+  std::function<void()> rows;   // the same for each step of a kind
+  std::function<void()> last;   // as first; or none
+
+  void operator()() const {
+    first();
+    rows();
+    if (last) last();
+  }
 };
 
 class CudaGraphs {
  public:
   /// Not more than this is kept; kinds beyond it run as they would without recordings.
-  static constexpr size_t kMaxGraphs = 96;
+  static constexpr size_t kMaxGraphs = 160;
   static constexpr int64_t kMaxBytes = int64_t{512} << 20;  // of device memory, as the driver says
 
   explicit CudaGraphs(const Stream& stream) : stream_(stream) {}
 
-  /// Puts into the stream what `work` would: the first step of a kind by calling it, the second by
-  /// recording it, later ones from the recording. One that cannot be recorded goes on being called.
-  void run(const StepKind& kind, const std::function<void()>& work);
+  /// Puts a step into the stream: the first one of a kind by launching it, the second by recording
+  /// it, later ones from the recording. One that cannot be recorded goes on being launched.
+  void run(const StepKind& kind, const StepLaunches& step);
 
   /// Drops all of them once the device has run what it was given: launches of a kind are others
   /// from now on.
@@ -55,9 +69,9 @@ class CudaGraphs {
   struct Slot {
     bool has_run = false;
     bool refused = false;
-    std::optional<Graph> graph;
+    std::optional<ChangingGraph> graph;
   };
-  void record(const StepKind& kind, Slot& slot, const std::function<void()>& work);
+  void record(const StepKind& kind, Slot& slot, const StepLaunches& step);
 
   const Stream& stream_;
   std::map<StepKind, Slot> slots_;

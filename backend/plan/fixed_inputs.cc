@@ -55,14 +55,11 @@ FixedInputs::FixedInputs(const StepLimits& limits, int max_blocks_per_sequence, 
     view->data = static_cast<int32_t*>(memory_.data()) + offset;
 }
 
-const StepInputs& FixedInputs::move(const StepInputs& staged, int num_tokens, int num_sequences,
-                                    int num_columns, OpContext& context) {
-  shaped(num_tokens, num_sequences, num_columns);
+void FixedInputs::move(const StepInputs& staged, OpContext& context) const {
   step_inputs({.from = arrays_of(staged),
                .to = arrays_of(views_),
                .previous_tokens = staged.previous_tokens},
               context);
-  return views_;
 }
 
 const StepInputs& FixedInputs::shaped(int num_tokens, int num_sequences, int num_columns) {

@@ -17,14 +17,14 @@ class FixedInputs {
   FixedInputs(const StepLimits& limits, int max_blocks_per_sequence, int num_groups,
               const Stream& stream);
 
-  /// Moves a step here in stream order, padded to so many rows and sequences: to more sequences,
-  /// with a row each, or to more rows, which are no sequence's. Returns its views, whose tables
-  /// have so many columns: as many as the step's or more, at most max_blocks_per_sequence.
-  const StepInputs& move(const StepInputs& staged, int num_tokens, int num_sequences,
-                         int num_columns, OpContext& context);
-
-  /// The views of a step of these sizes over whatever lies here; zeros before the first move.
+  /// The views of a step of these sizes, tables with at most max_blocks_per_sequence columns, over
+  /// whatever lies here; zeros before the first move.
   const StepInputs& shaped(int num_tokens, int num_sequences, int num_columns);
+
+  /// Moves a step here in stream order, padded to the sizes last asked for: to more sequences, with
+  /// a row each, or to more rows, which are no sequence's; tables of as many columns or more. One
+  /// launch.
+  void move(const StepInputs& staged, OpContext& context) const;
 
   int64_t bytes() const { return static_cast<int64_t>(memory_.bytes()); }
 

@@ -1,7 +1,6 @@
 #include "backend/plan/plan_runner.h"
 
 #include <algorithm>
-#include <functional>
 #include <optional>
 #include <span>
 #include <string_view>
@@ -82,7 +81,7 @@ class PlanRunner::Impl {
     if (graphs_) graphs_->forget();
   }
 
-  TensorView run(const StepInputs& inputs) {
+  TensorView run(const StepInputs& inputs, const LastLaunch& last) {
     check_step("num_tokens", inputs.num_tokens, limits_.max_num_tokens);
     check_step("num_sequences", inputs.num_sequences, limits_.max_batch_size);
     for (const StepInputSpec& spec : kStepInputs) check_input(spec, inputs.*spec.view, inputs);
@@ -93,9 +92,10 @@ class PlanRunner::Impl {
       check_input(spec_of(&StepInputs::slots), group.slots, inputs);
       check_input(spec_of(&StepInputs::block_tables), group.block_tables, inputs);
     }
-    if (fixed_inputs_) return run_from_fixed_inputs(inputs);
+    if (fixed_inputs_) return run_from_fixed_inputs(inputs, last);
     bound_.prepare(inputs);
     bound_.run();
+    if (last) last(bound_.logits());
     return bound_.logits();
   }
 
@@ -143,7 +143,7 @@ class PlanRunner::Impl {
 
   /// Steps with one row a sequence, and short prompts alone, are padded to the sizes that are
   /// recorded, recorded or not, so that a token does not depend on that choice.
-  TensorView run_from_fixed_inputs(const StepInputs& staged) {
+  TensorView run_from_fixed_inputs(const StepInputs& staged, const LastLaunch& last) {
     int num_tokens = staged.num_tokens, num_sequences = staged.num_sequences;
     int num_columns = max_blocks_per_sequence();
     bool is_recorded = false;
@@ -164,12 +164,16 @@ class PlanRunner::Impl {
       is_recorded = rows > 0;
       if (is_recorded) num_tokens = rows;
     }
-    bound_.prepare(
-        fixed_inputs_->move(staged, num_tokens, num_sequences, num_columns, bound_.context()));
+    bound_.prepare(fixed_inputs_->shaped(num_tokens, num_sequences, num_columns));
+    StepLaunches step = {
+        .first = [&] { fixed_inputs_->move(staged, bound_.context()); },
+        .rows = [this] { bound_.run(); },
+    };
+    if (last) step.last = [&] { last(bound_.logits()); };
     if (is_recorded && graphs_) {
-      graphs_->run({num_tokens, num_sequences, num_columns}, run_rows_);
+      graphs_->run({num_tokens, num_sequences, num_columns, static_cast<bool>(last)}, step);
     } else {
-      run_rows_();
+      step();
     }
     TensorView logits = bound_.logits();
     logits.shape[0] = staged.num_sequences;
@@ -183,7 +187,6 @@ class PlanRunner::Impl {
   // CUDA only.
   std::optional<FixedInputs> fixed_inputs_;
   std::optional<CudaGraphs> graphs_;
-  const std::function<void()> run_rows_ = [this] { bound_.run(); };
 };
 
 PlanRunner::PlanRunner(const EngineFile& engine, int rank, const Weights& weights,
@@ -193,7 +196,9 @@ PlanRunner::PlanRunner(const EngineFile& engine, int rank, const Weights& weight
           std::make_unique<Impl>(engine, rank, weights, context, limits, kv_layers, cuda_graphs)) {}
 PlanRunner::~PlanRunner() = default;
 
-TensorView PlanRunner::run(const StepInputs& inputs) { return impl_->run(inputs); }
+TensorView PlanRunner::run(const StepInputs& inputs, const LastLaunch& last) {
+  return impl_->run(inputs, last);
+}
 void PlanRunner::set_kv_layers(const std::vector<TensorView>& kv_layers) {
   impl_->set_kv_layers(kv_layers);
 }

@@ -6,6 +6,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <vector>
 
@@ -16,6 +17,10 @@
 #include "kernels/core/tensor_view.h"
 
 namespace inflight::plan {
+
+/// Launches a kernel that reads a step's logits and, but for its arguments, is the same for all
+/// steps with as many of them: [B, V], or with rows of padding behind.
+using LastLaunch = std::function<void(const TensorView& logits)>;
 
 class PlanRunner {
  public:
@@ -46,8 +51,9 @@ class PlanRunner {
   /// The logits [B, V] float32 of each sequence's last row; valid until the next run. Allocates
   /// nothing, but for new recordings. On a CUDA device the work may still be under way on return,
   /// and `inputs` must stay until it is done. Raises invalid_argument if a view's shape or dtype is
-  /// not what StepInputs says.
-  TensorView run(const StepInputs& inputs);
+  /// not what StepInputs says. `last`, if there is one, follows in the stream, recorded with the
+  /// step where that is.
+  TensorView run(const StepInputs& inputs, const LastLaunch& last = {});
 
   /// Most columns of StepInputs::block_tables: the blocks of a sequence of max_seq_len tokens.
   int max_blocks_per_sequence() const;

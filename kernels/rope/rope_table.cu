@@ -7,6 +7,8 @@ namespace inflight::cuda {
 namespace {
 
 constexpr int kMaxFrequencies = 512;  // heads of up to 1024 rotated dimensions
+constexpr int kMaxThreads = 128;
+constexpr int kMostOfThread = kMaxFrequencies / kMaxThreads;
 
 /// A launch parameter, so that no copy to the device is needed.
 struct Frequencies {
@@ -18,13 +20,14 @@ struct Dynamic {
   float base, factor, original_max_position;
 };
 
-/// One block a token, a thread an angle. All in float32, as transformers computes it.
-__global__ void rope_table_kernel(const int32_t* positions, const int32_t* rope_lengths,
-                                  float* cos_sin, const __grid_constant__ Frequencies inv_freqs,
-                                  int half, float attention_scaling, Dynamic dynamic) {
+/// One block a token, a thread an angle or a few. All in float32, as transformers computes it.
+__global__ void __launch_bounds__(kMaxThreads)
+    rope_table_kernel(const int32_t* positions, const int32_t* rope_lengths, float* cos_sin,
+                      const __grid_constant__ Frequencies inv_freqs, int half,
+                      float attention_scaling, Dynamic dynamic) {
   let_next_start();
-  wait_for_previous();
   const int64_t t = blockIdx.x;
+  const auto position = static_cast<float>(positions[t]);
   const auto length = static_cast<float>(rope_lengths[t]);
   const bool is_stretched = dynamic.is_on && length > dynamic.original_max_position;
   const auto size = static_cast<float>(2 * half);
@@ -34,12 +37,24 @@ __global__ void rope_table_kernel(const int32_t* positions, const int32_t* rope_
         dynamic.factor * length / dynamic.original_max_position - (dynamic.factor - 1);
     base = dynamic.base * powf(stretch, size / (size - 2));
   }
-  for (int i = threadIdx.x; i < half; i += blockDim.x) {
+  // Of step inputs alone, so ahead of the wait.
+  float cosines[kMostOfThread], sines[kMostOfThread];
+#pragma unroll
+  for (int k = 0; k < kMostOfThread; ++k) {
+    const int i = k * kMaxThreads + static_cast<int>(threadIdx.x);
+    if (i >= half) break;
     const float exponent = static_cast<float>(2 * i) / size;
     const float inv_freq = is_stretched ? 1.0f / powf(base, exponent) : inv_freqs.data[i];
-    const float angle = static_cast<float>(positions[t]) * inv_freq;
-    cos_sin[2 * t * half + i] = cosf(angle) * attention_scaling;
-    cos_sin[(2 * t + 1) * half + i] = sinf(angle) * attention_scaling;
+    cosines[k] = cosf(position * inv_freq) * attention_scaling;
+    sines[k] = sinf(position * inv_freq) * attention_scaling;
+  }
+  wait_for_previous();
+#pragma unroll
+  for (int k = 0; k < kMostOfThread; ++k) {
+    const int i = k * kMaxThreads + static_cast<int>(threadIdx.x);
+    if (i >= half) break;
+    cos_sin[2 * t * half + i] = cosines[k];
+    cos_sin[(2 * t + 1) * half + i] = sines[k];
   }
 }
 
@@ -62,7 +77,7 @@ void rope_table(const RopeTableParams& params, OpContext& context) {
   const auto half = static_cast<int>(params.cos_sin.shape[1] / 2);
   launch(rope_table_kernel,
          {dim3(static_cast<unsigned>(params.positions.shape[0])),
-          dim3(std::clamp((half + 31) / 32 * 32, 32, 128))},
+          dim3(std::clamp((half + 31) / 32 * 32, 32, kMaxThreads))},
          context, params.positions.as<const int32_t>(), params.rope_lengths.as<const int32_t>(),
          params.cos_sin.as<float>(), inv_freqs, half, params.attention_scaling, dynamic);
 }

@@ -18,9 +18,10 @@ size_t argmax_workspace_bytes(int64_t vocab_size, int num_threads) {
 
 void argmax(const ArgmaxParams& p, OpContext& context) {
   check_logits("argmax", p.logits);
-  const int64_t n = p.rows.shape[0];
-  check_vector("argmax", "rows", p.rows, DType::kInt32, n);
+  const int64_t n = p.logits.shape[0];
   check_tokens("argmax", p.tokens);
+  check(p.tokens.shape[0] >= n, "argmax: ", p.tokens.shape[0], " tokens for ", n,
+        " rows of logits");
   if (n == 0) return;
   check_workspace("argmax", context,
                   argmax_workspace_bytes(p.logits.shape[1], cpu::num_threads_of(context)));

@@ -6,16 +6,15 @@ namespace {
 
 /// A cluster a row. Lanes keep the key of the best they saw; keys settle ties.
 __global__ void __launch_bounds__(kRowThreads)
-    argmax_kernel(const float* logits, int64_t stride, int length, const int32_t* rows,
-                  int32_t* tokens) {
+    argmax_kernel(const float* logits, int64_t stride, int length, int32_t* tokens) {
   const Cluster cluster = Cluster::of_this_block();
   __shared__ uint64_t block_keys[8];  // the leader's: of each block
   __shared__ uint64_t warp_keys[kRowWarps];
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-  const int32_t place = rows[blockIdx.x / cluster.size];
+  const unsigned i = blockIdx.x / cluster.size;
   cluster.sync();  // all of its blocks are there
   wait_for_previous();
-  const Row row{logits + place * stride, length};
+  const Row row{logits + i * stride, length};
 
   constexpr uint64_t kBad = ~uint64_t{0};  // above the key of any number
   float best = -INFINITY;
@@ -50,7 +49,7 @@ __global__ void __launch_bounds__(kRowThreads)
   if (cluster.rank == 0 && warp == 0) {
     key = warp_best(lane < cluster.size ? block_keys[lane] : 0);
     const bool is_none = value_of_key(key) == -INFINITY;
-    if (lane == 0) tokens[place] = key == kBad ? kBadLogits : is_none ? kNoToken : id_of_key(key);
+    if (lane == 0) tokens[i] = key == kBad ? kBadLogits : is_none ? kNoToken : id_of_key(key);
   }
 }
 
@@ -59,12 +58,12 @@ __global__ void __launch_bounds__(kRowThreads)
 void argmax(const ArgmaxParams& params, OpContext& context) {
   const int64_t length = params.logits.shape[1];
   check_row_length("argmax", length);
-  const int64_t count = params.rows.shape[0];
+  const int64_t count = params.logits.shape[0];
   const int cluster = row_cluster(count, context);
   launch(argmax_kernel,
          {dim3(static_cast<unsigned>(count * cluster)), dim3(kRowThreads), 0, cluster}, context,
          params.logits.as<float>(), params.logits.strides[0], static_cast<int>(length),
-         params.rows.as<int32_t>(), params.tokens.as<int32_t>());
+         params.tokens.as<int32_t>());
 }
 
 }  // namespace inflight::cuda

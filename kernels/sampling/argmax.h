@@ -1,4 +1,4 @@
-// The likeliest token of each row.
+// The likeliest token of each row of logits.
 #pragma once
 
 #include "kernels/core/op.h"
@@ -9,8 +9,7 @@ namespace inflight {
 /// Ties go to the lowest id. kBadLogits or kNoToken where there is no answer (outcome.h).
 struct ArgmaxParams {
   TensorView logits;  // [B, V] float32, rows dense
-  TensorView rows;    // [N] int32: the row of logits
-  TensorView tokens;  // [R] int32, entry rows[i] written
+  TensorView tokens;  // [B] int32 or longer, the first B written
 };
 
 /// On the CPU; none on CUDA.

@@ -50,6 +50,47 @@ Arrays pointers(const StepArrays& arrays) {
   return result;
 }
 
+/// What a row of thread blocks moves, so that no load waits for another's store.
+enum Part { kIds, kPlaces, kSequences, kFirstGroup };
+
+__device__ void move_places(const Arrays& from, const Arrays& to, int first, int stride) {
+  for (int t = first; t < to.num_tokens; t += stride) {
+    const bool is_there = t < from.num_tokens;
+    const int32_t position = is_there ? from.positions[t] : 0;
+    const int32_t rope_length = is_there ? from.rope_lengths[t] : 1;
+    to.positions[t] = position;
+    to.rope_lengths[t] = rope_length;
+  }
+}
+
+__device__ void move_sequences(const Arrays& from, const Arrays& to, int first, int stride) {
+  for (int b = first; b <= to.num_sequences; b += stride) {
+    const bool is_there = b < from.num_sequences;
+    const int32_t padded_row = from.num_tokens + b - from.num_sequences;
+    const int32_t start = b <= from.num_sequences ? from.query_starts[b] : padded_row;
+    const int32_t kv_length = is_there ? from.kv_lengths[b] : 0;
+    const int32_t last_row = is_there ? from.last_rows[b] : padded_row;
+    to.query_starts[b] = start;
+    if (b == to.num_sequences) break;
+    to.kv_lengths[b] = kv_length;
+    to.last_rows[b] = last_row;
+  }
+}
+
+__device__ void move_group(const Arrays& from, const Arrays& to, int g, int first, int stride) {
+  const Group &source = from.groups[g], &target = to.groups[g];
+  const int num_entries = from.num_sequences * source.num_columns;
+  for (int i = first; i < max(num_entries, to.num_tokens); i += stride) {
+    const int32_t slot = i < from.num_tokens ? source.slots[i] : -1;
+    const int32_t block = i < num_entries ? source.block_tables[i] : 0;
+    if (i < to.num_tokens) target.slots[i] = slot;
+    if (i >= num_entries) continue;
+    const int b = i / source.num_columns;
+    const int column = i - b * source.num_columns;
+    target.block_tables[static_cast<int64_t>(b) * target.num_columns + column] = block;
+  }
+}
+
 /// Never calls let_next_start(): the plan's kernels read what it writes before they wait.
 __global__ void step_inputs_kernel(const __grid_constant__ Arrays from,
                                    const __grid_constant__ Arrays to,
@@ -57,33 +98,18 @@ __global__ void step_inputs_kernel(const __grid_constant__ Arrays from,
   wait_for_previous();
   const int first = static_cast<int>(blockIdx.x) * kThreads + static_cast<int>(threadIdx.x);
   const int stride = static_cast<int>(gridDim.x) * kThreads;
-  for (int t = first; t < to.num_tokens; t += stride) {
-    const bool is_there = t < from.num_tokens;
-    int32_t id = is_there ? from.input_ids[t] : 0;
-    if (id < 0) id = previous_tokens[~id];
-    to.input_ids[t] = id;
-    to.positions[t] = is_there ? from.positions[t] : 0;
-    to.rope_lengths[t] = is_there ? from.rope_lengths[t] : 1;
-    for (int g = 0; g < from.num_groups; ++g)
-      to.groups[g].slots[t] = is_there ? from.groups[g].slots[t] : -1;
-  }
-  for (int b = first; b <= to.num_sequences; b += stride) {
-    const int32_t padded_row = from.num_tokens + b - from.num_sequences;
-    to.query_starts[b] = b <= from.num_sequences ? from.query_starts[b] : padded_row;
-    if (b == to.num_sequences) break;
-    const bool is_there = b < from.num_sequences;
-    to.kv_lengths[b] = is_there ? from.kv_lengths[b] : 0;
-    to.last_rows[b] = is_there ? from.last_rows[b] : padded_row;
-  }
-  for (int g = 0; g < from.num_groups; ++g) {
-    const Group &source = from.groups[g], &target = to.groups[g];
-    const int num_entries = from.num_sequences * source.num_columns;
-    for (int i = first; i < num_entries; i += stride) {
-      const int b = i / source.num_columns;
-      const int column = i - b * source.num_columns;
-      target.block_tables[static_cast<int64_t>(b) * target.num_columns + column] =
-          source.block_tables[i];
+  const int part = static_cast<int>(blockIdx.y);
+  if (part == kIds) {
+    for (int t = first; t < to.num_tokens; t += stride) {
+      const int32_t id = t < from.num_tokens ? from.input_ids[t] : 0;
+      to.input_ids[t] = id < 0 ? previous_tokens[~id] : id;
     }
+  } else if (part == kPlaces) {
+    move_places(from, to, first, stride);
+  } else if (part == kSequences) {
+    move_sequences(from, to, first, stride);
+  } else {
+    move_group(from, to, part - kFirstGroup, first, stride);
   }
 }
 
@@ -95,8 +121,9 @@ void step_inputs(const StepInputsParams& params, OpContext& context) {
   const int entries = from.num_sequences * from.groups[0].num_columns;  // of any group
   const int items = std::max({to.num_tokens, to.num_sequences + 1, entries});
   const int blocks = std::min((items + kThreads - 1) / kThreads, kMaxBlocks);
-  launch(step_inputs_kernel, {dim3(blocks), dim3(kThreads)}, context, from, to,
-         params.previous_tokens.as<int32_t>());
+  const auto parts = static_cast<unsigned>(kFirstGroup + from.num_groups);
+  launch(step_inputs_kernel, {dim3(static_cast<unsigned>(blocks), parts), dim3(kThreads)}, context,
+         from, to, params.previous_tokens.as<int32_t>());
 }
 
 }  // namespace inflight::cuda

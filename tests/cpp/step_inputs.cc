@@ -5,8 +5,11 @@
 #include <algorithm>
 #include <array>
 #include <tuple>
+#include <utility>
 #include <vector>
 
+#include "kernels/core/changing_graph.h"
+#include "kernels/core/device.h"
 #include "kernels/core/staging.h"
 #include "tests/cpp/testing.h"
 
@@ -39,6 +42,13 @@ struct Arrays {
 
 using Values = std::vector<std::vector<int32_t>>;
 
+std::vector<int32_t> read(const TensorView& view, const Stream& stream) {
+  std::vector<int32_t> values(view.num_elements());
+  copy_async(values.data(), view.data, view.bytes(), stream);
+  stream.synchronize();
+  return values;
+}
+
 Values moved(Device device, const Values& step, int64_t more_tokens, int64_t more_sequences,
              int64_t more_columns) {
   const DeviceContext device_context(device, nullptr);
@@ -63,12 +73,10 @@ Values moved(Device device, const Values& step, int64_t more_tokens, int64_t mor
   Values result;
   for (size_t i = 0; i < step.size(); ++i) {
     const TensorView& view = to.views[i];
-    std::vector<int32_t>& values = result.emplace_back(view.num_elements());
     if (is_cuda) {
-      copy_async(values.data(), view.data, view.bytes(), device_context.stream());
-      device_context.stream().synchronize();
+      result.push_back(read(view, device_context.stream()));
     } else {
-      std::copy_n(view.as<int32_t>(), values.size(), values.begin());
+      result.emplace_back(view.as<int32_t>(), view.as<int32_t>() + view.num_elements());
     }
   }
   return result;
@@ -118,6 +126,62 @@ void padded_prompt(Device device) {
   EXPECT(moved(device, step, 2, 0, 0) == expected);
 }
 
+/// A recording whose one kernel gets other arguments and another grid.
+void changed_in_a_recording(Device device) {
+  const DeviceContext device_context(device, nullptr);
+  const Stream& stream = device_context.stream();
+  OpContext context = device_context.op_context();
+  constexpr int64_t kColumns = 400;  // several thread blocks where the first step has one
+  Staging staging(device, 1 << 16);
+  const Arrays small(staging, 1, 1, 1), large(staging, 3, 3, kColumns), to(staging, 3, 3, kColumns);
+  std::fill_n(small.host[0], 1, 1);  // not of the step before
+  std::fill_n(large.host[0], 3, 1);
+  std::fill_n(small.host[1], 1, 7);
+  std::fill_n(large.host[1], 3, 8);
+  std::fill_n(large.host[7], 3 * kColumns, 9);
+  const auto [flag, flag_view] = staging.place<int32_t>(DType::kInt32, {1});
+  *flag = -77;
+  staging.upload(stream);
+  const auto move = [&](const Arrays& from) {
+    step_inputs({from.arrays(), to.arrays(), {}}, context);
+  };
+  ChangingGraph graph(stream, [&] {
+    move(small);
+    fill_async(flag_view.data, 0, sizeof(int32_t), stream);
+  });
+  EXPECT(read(to.views[1], stream) == (std::vector<int32_t>({-77, -77, -77})));
+  graph.launch(stream);
+  EXPECT(read(to.views[1], stream) == (std::vector<int32_t>({7, 0, 0})));
+  graph.change(stream, [&] { move(large); });
+  EXPECT(read(to.views[1], stream) == (std::vector<int32_t>({7, 0, 0})));  // nothing has run
+  const ChangingGraph moved = std::move(graph);
+  moved.launch(stream);
+  EXPECT(read(to.views[1], stream) == (std::vector<int32_t>({8, 8, 8})));
+  EXPECT(read(to.views[7], stream) == (std::vector<int32_t>(3 * kColumns, 9)));
+  EXPECT(read(flag_view, stream) == (std::vector<int32_t>({0})));
+}
+
+void not_to_change(Device device) {
+  const DeviceContext device_context(device, nullptr);
+  const Stream& stream = device_context.stream();
+  OpContext context = device_context.op_context();
+  Staging staging(device, 1 << 14);
+  const Arrays from(staging, 1, 1, 1), to(staging, 1, 1, 1);
+  std::fill_n(from.host[0], 1, 1);
+  staging.upload(stream);
+  const auto move = [&] { step_inputs({from.arrays(), to.arrays(), {}}, context); };
+  const auto clear = [&] { fill_async(to.views[1].data, 0, to.views[1].bytes(), stream); };
+  const auto twice = [&] {
+    move();
+    move();
+  };
+  ChangingGraph none(stream, clear), one(stream, move);
+  EXPECT_RAISES(none.change(stream, move), "was not recorded");
+  EXPECT_RAISES(one.change(stream, twice), "must launch one kernel");
+  EXPECT_RAISES(one.change(stream, clear), "must launch one kernel");
+  one.change(stream, move);
+}
+
 void refused() {
   Staging staging({}, 1 << 16);
   const DeviceContext device_context({}, nullptr);
@@ -152,6 +216,8 @@ int main(int argc, char** argv) {
     cases.push_back({"padded_generation_cuda", [=] { padded_generation(device); }});
     cases.push_back({"padded_prompt_cuda", [=] { padded_prompt(device); }});
     cases.push_back({"groups_cuda", [=] { groups(device); }});
+    cases.push_back({"changed_in_a_recording", [=] { changed_in_a_recording(device); }});
+    cases.push_back({"not_to_change", [=] { not_to_change(device); }});
   }
   return testing::run_cases(cases, argc, argv);
 }
