@@ -31,7 +31,6 @@ class TritonPythonModel:
         parameters = Parameters(args["model_config"])
         for key in ("tensorrt_llm_draft_model_name", "multimodal_encoders_name"):
             parameters.refuse(key, "draft models and encoders are not supported yet")
-        os.nice(parameters.number("niceness", 0))
         folder = parameters.text("tokenizer_dir")
         tokenizer = Tokenizer.load(folder)
         self._inputs = [tensor.name for tensor in BLS.inputs]
@@ -53,8 +52,13 @@ class TritonPythonModel:
             accumulate_tokens=parameters.flag("accumulate_tokens", False),
         )
         self._is_decoupled = pb_utils.using_decoupled_model_transaction_policy(config)
-        # A thread a request: each waits for the engine nearly all the time.
-        self._threads = ThreadPoolExecutor(parameters.number("max_concurrent_requests", 256))
+        # A thread a request: each waits for the engine nearly all the time. They alone are nice (on
+        # Linux that is a thread's own): who asks for clients that have left waits behind nobody.
+        self._threads = ThreadPoolExecutor(
+            parameters.number("max_concurrent_requests", 256),
+            initializer=os.nice,
+            initargs=(parameters.number("niceness", 0),),
+        )
 
     def execute(self, requests):
         clients = [_Client(request, self._is_decoupled) for request in requests]

@@ -306,6 +306,27 @@ def test_a_client_that_leaves_ends_the_generation(departures: Departures):
     assert len(llm.stops) == num_stops  # nobody is asked after the end
 
 
+def test_a_stop_is_repeated_ever_more_rarely(departures: Departures):
+    """It may have come before what it is to end; others are asked as often as before."""
+    stops: list[float] = []
+    questions: list[float] = []
+
+    def stays() -> bool:
+        questions.append(time.monotonic())
+        return False
+
+    with (
+        departures.watching(lambda: True, lambda: stops.append(time.monotonic())),
+        departures.watching(stays, lambda: None),
+    ):
+        deadline = time.monotonic() + 20
+        while len(stops) < 6 and time.monotonic() < deadline:
+            time.sleep(0.005)
+    pauses = np.diff(stops[:6])
+    assert (pauses >= [0.005, 0.01, 0.02, 0.04, 0.08]).all(), pauses
+    assert len(questions) > len(stops)
+
+
 def test_many_clients_at_once(departures: Departures):
     """One set of parts serves all threads; each hears its own text."""
     made = bls(departures)

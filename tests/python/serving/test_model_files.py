@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 import sys
 import threading
 import time
@@ -279,6 +280,42 @@ def test_bls_asks_nothing_about_a_request_that_ends(
     model.finalize()
     assert sum(sender.asked for sender in senders) > 0
     assert not any(sender.crossed for sender in senders)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere niceness is the process's")
+def test_only_the_threads_of_bls_requests_are_nice(
+    load, tokenizer_dir: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who asks whether a client has left does not wait behind the engine."""
+    niceness = {}
+
+    def here() -> int:
+        return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+
+    class Watched(Sender):
+        def is_cancelled(self) -> bool:
+            niceness["question"] = here()
+            return False
+
+    def engine(request: Request, decoupled: bool = False) -> object:
+        niceness["request"] = here()
+        deadline = time.monotonic() + 10
+        while "question" not in niceness and time.monotonic() < deadline:
+            time.sleep(0.005)
+        return []
+
+    monkeypatch.setattr(Request, "exec", engine)
+    before = here()
+    model = load("tensorrt_llm_bls", True, tokenizer_dir=tokenizer_dir, niceness="3")
+    one = request(text_input=np.array([[b"abc"]], object), max_tokens=np.array([[3]], np.int32))
+    sender = Watched(one)
+    one.get_response_sender = lambda: sender
+    one.request_id = one.parameters = lambda: ""
+    model.execute([one])
+    assert sender.has_ended.wait(20)
+    model.finalize()
+    assert here() == before
+    assert niceness == {"question": before, "request": min(before + 3, 19)}
 
 
 @pytest.mark.parametrize("key", ["tensorrt_llm_draft_model_name", "multimodal_encoders_name"])

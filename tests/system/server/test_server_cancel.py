@@ -12,6 +12,7 @@ import pytest
 import tritonclient.grpc as grpc
 from frail_server import SERVERS
 from triton_server import (
+    LEFT_MODELS,
     STEPS_UNTIL_LEFT,
     Server,
     Setup,
@@ -56,9 +57,9 @@ def test_cancelled_streams_free_their_blocks(on_frail_server) -> None:
 
 
 @pytest.mark.parametrize("streaming", [False, True])
-@pytest.mark.parametrize(("model", "most"), STEPS_UNTIL_LEFT.items())
+@pytest.mark.parametrize("model", LEFT_MODELS)
 def test_the_engine_hears_of_it_within_a_step(
-    on_frail_server, setup: Setup, model: str, most: int, streaming: bool
+    on_frail_server, setup: Setup, model: str, streaming: bool
 ) -> None:
     """A machine that is busy with something else may lose it a step, once or twice."""
     if setup.device != "cpu":
@@ -76,9 +77,9 @@ def test_the_engine_hears_of_it_within_a_step(
 
     def scenario(server: Server) -> None:
         taken: list[float] = []
-        while len(taken) < 3 and not any(steps <= most for steps in taken):
+        while len(taken) < 3 and not any(steps <= STEPS_UNTIL_LEFT for steps in taken):
             taken.append(steps_taken(server, len(taken)))
-        assert min(taken) <= most, taken
+        assert min(taken) <= STEPS_UNTIL_LEFT, taken
 
     on_frail_server(scenario, SERVERS)
 

@@ -9,11 +9,13 @@ import random
 import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from statistics import median
 
 import pytest
 import tritonclient.grpc as grpc
 from triton_server import (
+    LEFT_MODELS,
     STEPS_UNTIL_LEFT,
     Server,
     Setup,
@@ -21,11 +23,13 @@ from triton_server import (
     ask,
     ask_text,
     llm_request,
+    overridden,
     steps_until_left,
 )
 
 PROMPT = [5, 17, 200]
 LONG = 3000  # tokens; nobody waits for all of them
+MAKES_TEXT = {"ensemble": "postprocessing", "tensorrt_llm_bls": "tensorrt_llm_bls"}
 
 
 def test_64_streams_equal_each_alone(server: Server) -> None:
@@ -117,10 +121,11 @@ def test_a_text_level_stop_ends_the_generation(server: Server) -> None:
     assert num_steps(server) - before < LONG
 
 
-@pytest.mark.parametrize(("model", "most"), STEPS_UNTIL_LEFT.items())
-def test_http_disconnect(server: Server, setup: Setup, model: str, most: int) -> None:
-    """The server tells of it when the next piece does not go out, which is within a step. On a GPU
-    several pass while the close is on its way."""
+@pytest.mark.parametrize("model", LEFT_MODELS)
+def test_http_disconnect(server: Server, setup: Setup, model: str) -> None:
+    """The server tells of it when the next piece does not go out, which is within a step: here who
+    makes text does not wait behind the engine. On a GPU several steps pass while the close is on its
+    way."""
     length = 1500 if setup.device == "cpu" else LONG
     body = {"text_input": "abc", "max_tokens": length, "stream": True, "end_id": -1}
     if model == "tensorrt_llm":
@@ -140,10 +145,14 @@ def test_http_disconnect(server: Server, setup: Setup, model: str, most: int) ->
         assert num_steps(server) - before < LONG
         return
     taken: list[float] = []
-    while len(taken) < 3 and not any(steps <= most for steps in taken):  # on a machine that is busy
-        connection = streaming()
-        taken.append(steps_until_left(server, connection.close, f"http {model} {len(taken)}"))
-    assert min(taken) <= most, taken
+    with ExitStack() as stack:
+        if model in MAKES_TEXT:
+            stack.enter_context(overridden(server, MAKES_TEXT[model], parameters={"niceness": "0"}))
+        # On a machine that is busy, three times.
+        while len(taken) < 3 and not any(steps <= STEPS_UNTIL_LEFT for steps in taken):
+            connection = streaming()
+            taken.append(steps_until_left(server, connection.close, f"http {model} {len(taken)}"))
+    assert min(taken) <= STEPS_UNTIL_LEFT, taken
 
 
 def test_http_disconnect_from_a_whole_answer(server: Server) -> None:

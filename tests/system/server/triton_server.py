@@ -24,9 +24,10 @@ from inflight.text.tokenizer import Tokenizer
 
 MAX_SEQ_LEN = 4096  # of the engines
 TIGHT_BLOCKS = 12  # of the model `tight`, of 32 tokens each
-# By model; 2 to 3 are seen, and 2 to 5 by way of the BLS, whose process asks every 5 ms and hands a stop
-# through the server.
-STEPS_UNTIL_LEFT = {"tensorrt_llm": 3, "ensemble": 3, "tensorrt_llm_bls": 6}
+# As steps_until_left counts them, through any of these models: two, and one more where a step ends
+# between the last look at the gauges and the client's leaving.
+STEPS_UNTIL_LEFT = 3
+LEFT_MODELS = ("tensorrt_llm", "ensemble", "tensorrt_llm_bls")
 
 TYPES = {
     "bool": "BOOL",
