@@ -218,9 +218,13 @@ def _place(steps: Sequence[str | int]) -> list[str]:
 
 async def _http_error(_: Request, error: HTTPException) -> Response:
     code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code)
-    return answer_of(ApiError(str(error.detail), status=error.status_code, code=code))
+    answer = answer_of(ApiError(str(error.detail), status=error.status_code, code=code))
+    answer.headers.update(error.headers or {})  # what is allowed, of a wrong method
+    return answer
 
 
 async def _internal_error(_: Request, error: Exception) -> Response:
     message = f"internal error: {type(error).__name__}"
-    return answer_of(ApiError(message, status=500, type="server_error", code="internal_error"))
+    answer = answer_of(ApiError(message, status=500, type="server_error", code="internal_error"))
+    answer.headers["Connection"] = "close"  # as uvicorn does; nobody is to ask again over this one
+    return answer

@@ -34,7 +34,7 @@ def add_page(app: FastAPI) -> None:
         kind = _KINDS[Path(name).suffix]
         return Response(files[name], headers=_HEADERS, media_type=kind)
 
-    @app.get("/", include_in_schema=False)
+    @app.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)
     async def page() -> Response:
         return send("index.html")
 

@@ -29,6 +29,7 @@ MAX_TOP_LOGPROBS = 20
 MAX_FIELDS = 100  # of an object; more than any has
 _UINT64_MAX = 2**64 - 1
 _INT32_MAX = 2**31 - 1
+_FLOAT32_MIN, _FLOAT32_MAX = 2.0**-126, 2.0**127  # no penalty becomes 0 or infinite on its way
 
 # Values of fields that are refused otherwise: they ask for nothing.
 _ASKS_FOR_NOTHING: dict[str, tuple[Any, ...]] = {
@@ -45,6 +46,9 @@ _ASKS_FOR_NOTHING: dict[str, tuple[Any, ...]] = {
     "parallel_tool_calls": (True, False),
     "use_beam_search": (False,),
     "include_obfuscation": (False,),
+    # Of messages: an answer that comes back has them all, with nothing in them.
+    "tool_calls": ([],),
+    "annotations": ([],),
 }
 
 
@@ -123,16 +127,16 @@ class SamplingBody(_Body):
     n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
-    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    top_p: Annotated[float, Field(ge=0, le=1)] | None = None
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     seed: Annotated[int, Field(ge=-(2**63), le=_UINT64_MAX)] | None = None
     stop: Stop | None = None
     logit_bias: Annotated[dict[str, float], BeforeValidator(_check_bias)] | None = None
     # Not OpenAI's; names as other servers spell them.
-    top_k: Annotated[int, Field(ge=0)] | None = None
+    top_k: Annotated[int, Field(ge=0, le=_INT32_MAX)] | None = None
     min_p: Annotated[float, Field(ge=0, le=1)] | None = None
-    repetition_penalty: Annotated[float, Field(gt=0)] | None = None
+    repetition_penalty: Annotated[float, Field(ge=_FLOAT32_MIN, le=_FLOAT32_MAX)] | None = None
     min_tokens: Annotated[int, Field(ge=0)] | None = None
     ignore_eos: bool | None = None
     cache_salt: Word(1024) | None = None  # only requests of equal salt share the KV cache
@@ -196,6 +200,7 @@ class Message(_Body):
     function_call: Refused("function_call") = None
     refusal: Refused("refusal") = None
     audio: Refused("audio") = None
+    annotations: Refused("annotations") = None
 
     @property
     def text(self) -> str:

@@ -42,7 +42,7 @@ def check_model(model: ServedModel, name: str) -> None:
 
 
 async def chat_choices(model: ServedModel, body: ChatBody) -> list[ChoiceRequest]:
-    if body.top_logprobs is not None and not body.logprobs:
+    if body.top_logprobs and not body.logprobs:
         raise bad_value("top_logprobs", "top_logprobs needs logprobs: true")
     if None not in (body.max_tokens, body.max_completion_tokens):
         raise bad_value(
@@ -205,7 +205,7 @@ def _bias(model: ServedModel, given: dict[str, float]) -> bytes:
     """Of every id. Keys of JSON are text."""
     bias = array("f", bytes(4 * model.vocab_size))
     for key, value in given.items():
-        if not key.isdecimal() or int(key) >= model.vocab_size:
+        if not _is_id(key, model.vocab_size):
             raise bad_value(
                 "logit_bias",
                 f"logit_bias names {key!r}, which is no token id of [0, {model.vocab_size})",
@@ -214,9 +214,14 @@ def _bias(model: ServedModel, given: dict[str, float]) -> bytes:
     return bias.tobytes()
 
 
+def _is_id(key: str, vocab_size: int) -> bool:
+    """Python makes numbers of longer keys and of other digits than JSON's, or fails at them."""
+    return len(key) < 10 and key.isascii() and key.isdecimal() and int(key) < vocab_size
+
+
 def _sampling(body: SamplingBody) -> tuple[dict[str, float], dict[str, int]]:
     """Tensors by name. To the engine a request without top_k, top_p and min_p is greedy, to OpenAI
-    one of temperature 0 is."""
+    one of temperature 0 is, and one of top_p 0."""
     temperature = 1.0 if body.temperature is None else body.temperature
     numbers = {
         "repetition_penalty": body.repetition_penalty,
@@ -224,7 +229,7 @@ def _sampling(body: SamplingBody) -> tuple[dict[str, float], dict[str, int]]:
         "frequency_penalty": body.frequency_penalty,
     }
     counts = {"min_tokens": body.min_tokens, "priority": body.priority}
-    if temperature > 0:
+    if temperature > 0 and body.top_p != 0:
         numbers |= {
             "temperature": temperature,
             "runtime_top_p": 1.0 if body.top_p is None else body.top_p,

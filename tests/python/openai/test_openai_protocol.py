@@ -3,9 +3,19 @@
 from typing import Any
 
 import pytest
-from inflight.openai.protocol import _ASKS_FOR_NOTHING, ChatBody, CompletionBody, StreamOptions
-from openai.types.chat.completion_create_params import CompletionCreateParamsBase as ChatParams
-from openai.types.completion_create_params import CompletionCreateParamsBase as CompletionParams
+from inflight.openai.protocol import (
+    _ASKS_FOR_NOTHING,
+    ChatBody,
+    CompletionBody,
+    Message,
+    StreamOptions,
+)
+from openai.types.chat.completion_create_params import (
+    CompletionCreateParamsBase as ChatParams,
+)
+from openai.types.completion_create_params import (
+    CompletionCreateParamsBase as CompletionParams,
+)
 from pydantic import ValidationError
 
 CHAT = {"model": "m", "messages": [{"role": "user", "content": "x"}]}
@@ -59,11 +69,20 @@ WRONG_EVERYWHERE: dict[str, tuple[type, dict[str, Any]]] = {
     "ids": (CompletionBody, {**COMPLETION, "prompt": [-1] * MANY}),
     "lists of ids": (CompletionBody, {**COMPLETION, "prompt": [[-1] * 2] * MANY}),
     "texts": (CompletionBody, {**COMPLETION, "prompt": ["x", *[1] * MANY]}),
-    "fields": (CompletionBody, {**COMPLETION, **dict.fromkeys(map(str, range(MANY)), 1)}),
+    "fields": (
+        CompletionBody,
+        {**COMPLETION, **dict.fromkeys(map(str, range(MANY)), 1)},
+    ),
     "stop": (CompletionBody, {**COMPLETION, "stop": [1] * MANY}),
-    "bias": (ChatBody, {**CHAT, "logit_bias": dict.fromkeys(map(str, range(MANY)), 1000)}),
+    "bias": (
+        ChatBody,
+        {**CHAT, "logit_bias": dict.fromkeys(map(str, range(MANY)), 1000)},
+    ),
     "messages": (ChatBody, {**CHAT, "messages": [{"role": "x"}] * MANY}),
-    "parts": (ChatBody, {**CHAT, "messages": [{"role": "user", "content": [{}] * MANY}]}),
+    "parts": (
+        ChatBody,
+        {**CHAT, "messages": [{"role": "user", "content": [{}] * MANY}]},
+    ),
 }
 
 
@@ -78,16 +97,25 @@ def test_a_body_that_is_wrong_everywhere_is_refused_at_once(name: str) -> None:
 
 @pytest.mark.parametrize("name", _ASKS_FOR_NOTHING)
 def test_values_that_ask_for_nothing_are_legal(name: str) -> None:
-    body, base = (ChatBody, CHAT) if name in ChatBody.model_fields else (CompletionBody, COMPLETION)
-    if name in StreamOptions.model_fields:
-        body, base = StreamOptions, {}
+    wholes = [
+        (ChatBody, CHAT),
+        (CompletionBody, COMPLETION),
+        (StreamOptions, {}),
+        (Message, {"role": "assistant", "content": "x"}),
+    ]
+    body, base = next(whole for whole in wholes if name in whole[0].model_fields)
     for value in _ASKS_FOR_NOTHING[name]:
         assert getattr(body.model_validate({**base, name: value}), name) is None
 
 
 @pytest.mark.parametrize(
     ("prompt", "prompts"),
-    [("x", ["x"]), ([5, 6], [[5, 6]]), (["x", "y"], ["x", "y"]), ([[5], [6, 7]], [[5], [6, 7]])],
+    [
+        ("x", ["x"]),
+        ([5, 6], [[5, 6]]),
+        (["x", "y"], ["x", "y"]),
+        ([[5], [6, 7]], [[5], [6, 7]]),
+    ],
 )
 def test_prompts(prompt, prompts) -> None:
     assert CompletionBody.model_validate({"model": "m", "prompt": prompt}).prompts == prompts
@@ -97,7 +125,10 @@ def test_parts_of_a_message_are_one_text() -> None:
     parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
     message = {"role": "user", "content": parts}
     assert ChatBody.model_validate({"model": "m", "messages": [message]}).messages[0].text == "ab"
-    picture = {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}
+    picture = {
+        "role": "user",
+        "content": [{"type": "image_url", "image_url": {"url": "x"}}],
+    }
     with pytest.raises(ValidationError, match="content of the type 'image_url' is not supported"):
         ChatBody.model_validate({"model": "m", "messages": [picture]})
 

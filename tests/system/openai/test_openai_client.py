@@ -32,7 +32,10 @@ def test_models(client: openai.OpenAI) -> None:
 def test_a_completion_is_the_servers_own(
     client: openai.OpenAI, endpoint: Endpoint, tokenizer: Tokenizer
 ) -> None:
-    got = client.completions.create(model=MODEL, prompt=PROMPT, max_tokens=20, temperature=0)
+    options = {"model": MODEL, "prompt": PROMPT, "max_tokens": 20}
+    narrow = client.completions.create(**options, top_p=0)
+    got = client.completions.create(**options, temperature=0)
+    assert got.choices[0].text == narrow.choices[0].text
     assert got.choices[0].text == endpoint.ensemble(text_input=PROMPT, max_tokens=20)
     assert got.choices[0].finish_reason == "length"
     assert got.usage.prompt_tokens == len(tokenizer.encode(PROMPT))
@@ -101,6 +104,24 @@ def test_a_chat_is_its_template_completed(client: openai.OpenAI, endpoint: Endpo
     rendered = f"ROMEO:\n{MESSAGES[0]['content']}\n\nJULIET:\n"
     assert got.choices[0].message.role == "assistant"
     assert got.choices[0].message.content == endpoint.ensemble(text_input=rendered, max_tokens=12)
+
+
+def test_an_answer_comes_back_in_the_next_question(client: openai.OpenAI) -> None:
+    """As the official client gives it, with every field that it knows."""
+    options = {"model": MODEL, "max_tokens": 8, "temperature": 0}
+    answer = client.chat.completions.create(messages=MESSAGES, **options).choices[0].message
+    plain = {"role": "assistant", "content": answer.content}
+    texts = {
+        client.chat.completions.create(messages=[*MESSAGES, said, *MESSAGES], **options)
+        .choices[0]
+        .message.content
+        for said in (plain, answer, answer.to_dict(), answer.model_dump())
+    }
+    assert len(texts) == 1
+    dumped = {**answer.model_dump(), "annotations": [], "tool_calls": []}
+    client.chat.completions.create(
+        messages=[*MESSAGES, dumped, *MESSAGES], **options, logprobs=False, top_logprobs=0
+    )
 
 
 def test_a_stream_is_the_whole_answer_in_pieces(client: openai.OpenAI) -> None:

@@ -58,7 +58,11 @@ def test_health_and_metrics_need_no_key(endpoint: Endpoint) -> None:
         ("completions", {"max_tokens": 2**40}, "max_tokens", "context_length_exceeded"),
         ("completions", {"max_tokens": "4"}, "max_tokens", "int_type"),
         ("completions", {"temperature": -1}, "temperature", "greater_than_equal"),
-        ("completions", {"top_p": 0}, "top_p", "greater_than"),
+        ("completions", {"top_p": -0.1}, "top_p", "greater_than_equal"),
+        ("completions", {"top_k": 2**31}, "top_k", "less_than_equal"),
+        ("completions", {"repetition_penalty": 1e300}, "repetition_penalty", "less_than_equal"),
+        ("completions", {"repetition_penalty": 1e-300}, "repetition_penalty",
+         "greater_than_equal"),
         ("completions", {"n": 129}, "n", "less_than_equal"),
         ("completions", {"n": 100, "prompt": ["a", "b"]}, "n", "invalid_value"),
         ("completions", {"stop": ["a", ""]}, "stop", "invalid_value"),
@@ -74,6 +78,8 @@ def test_health_and_metrics_need_no_key(endpoint: Endpoint) -> None:
          "stream_options", "unsupported_parameter"),
         ("completions", {"logit_bias": {"1024": 1}}, "logit_bias", "invalid_value"),
         ("completions", {"logit_bias": {"-1": 1}}, "logit_bias", "invalid_value"),
+        ("completions", {"logit_bias": {"9" * 5000: 1}}, "logit_bias", "invalid_value"),
+        ("completions", {"logit_bias": {"\u0664": 1}}, "logit_bias", "invalid_value"),
         ("completions", {"model": "gpt-4"}, "model", "model_not_found"),
         ("chat/completions", {"messages": []}, "messages", "too_short"),
         ("chat/completions", {"messages": [{"role": "user", "content": ""}] * 512}, "messages",
@@ -148,6 +154,9 @@ def test_the_header_says_that_it_is_json(endpoint: Endpoint, headers: dict, code
 def test_paths_and_methods(endpoint: Endpoint) -> None:
     assert endpoint.post("/v1/nothing", {})[1]["error"]["code"] == "not_found"
     assert endpoint.post("/v1/models", {})[1]["error"]["code"] == "method_not_allowed"
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(f"{endpoint.url}/", b"", timeout=10)
+    assert refused.value.code == 405 and "GET" in refused.value.headers["Allow"]
 
 
 def test_a_body_may_not_be_too_long(endpoint: Endpoint) -> None:
