@@ -125,8 +125,8 @@ executor::EngineConfig read_engine_config(Parameters& parameters, const Json& co
   engine.enable_chunked_context =
       parameters.flag("enable_chunked_context", engine.enable_chunked_context);
   engine.batch_scheduler_policy =
-      parameters.text("batch_scheduler_policy", engine.batch_scheduler_policy)
-          .value_or(engine.batch_scheduler_policy);
+      parameters.one_of("batch_scheduler_policy", engine.batch_scheduler_policy,
+                        {"guaranteed_no_evict", "max_utilization", "static_batch"});
   engine.max_time_per_output_token_ms =
       parameters.number<double>("max_time_per_output_token_ms", "0, no bound")
           .value_or(engine.max_time_per_output_token_ms);

@@ -10,6 +10,13 @@ namespace inflight::triton {
 
 namespace {
 
+std::string without_outer_blanks(const std::string& value) {
+  constexpr const char* kBlanks = " \t\r\n";
+  const size_t begin = value.find_first_not_of(kBlanks);
+  if (begin == std::string::npos) return "";
+  return value.substr(begin, value.find_last_not_of(kBlanks) - begin + 1);
+}
+
 bool counts_as_absent(const std::string& value) {
   return value.empty() || value.rfind("${", 0) == 0;
 }
@@ -18,6 +25,7 @@ bool counts_as_absent(const std::string& value) {
 
 Parameters::Parameters(std::map<std::string, std::string> given, std::vector<std::string>& warnings)
     : given_(std::move(given)), warnings_(warnings) {
+  for (auto& [key, value] : given_) value = without_outer_blanks(value);
   std::erase_if(given_, [](const auto& entry) { return counts_as_absent(entry.second); });
 }
 
@@ -41,7 +49,18 @@ bool Parameters::flag(const std::string& key, bool otherwise) {
   return otherwise;
 }
 
-void Parameters::unreadable(const char* expected, const std::string& otherwise) {
+std::string Parameters::one_of(const std::string& key, const std::string& otherwise,
+                               const std::vector<std::string>& names) {
+  const std::optional<std::string> value = text(key, otherwise);
+  if (!value || std::ranges::find(names, *value) != names.end()) return value.value_or(otherwise);
+  std::string expected;
+  for (const std::string& name : names)
+    expected += concat(expected.empty() ? "" : (name == names.back() ? " or " : ", "), name);
+  unreadable(expected, otherwise);
+  return otherwise;
+}
+
+void Parameters::unreadable(const std::string& expected, const std::string& otherwise) {
   ParameterUse& use = asked_.back();
   warnings_.push_back(concat("parameter ", use.key, " = \"", use.value, "\" is not ", expected,
                              "; its default is used"));

@@ -22,8 +22,8 @@ struct ParameterUse {
   Source source = Source::kDefault;
 };
 
-/// A value that is empty or still a template placeholder counts as absent. Remembers what was asked
-/// for, so that the rest can be named.
+/// A value that is empty or still a template placeholder counts as absent; blanks around one are no
+/// part of it. Remembers what was asked for, so that the rest can be named.
 class Parameters {
  public:
   /// Warnings go to `warnings`, which outlives it.
@@ -44,6 +44,9 @@ class Parameters {
     return std::nullopt;
   }
   bool flag(const std::string& key, bool otherwise);
+  /// A text that is one of these, `otherwise` too.
+  std::string one_of(const std::string& key, const std::string& otherwise,
+                     const std::vector<std::string>& names);
 
   /// Those asked for, in that order, then the others that were given.
   std::vector<ParameterUse> uses() const;
@@ -53,7 +56,7 @@ class Parameters {
 
  private:
   /// The one asked for last.
-  void unreadable(const char* expected, const std::string& otherwise);
+  void unreadable(const std::string& expected, const std::string& otherwise);
 
   std::map<std::string, std::string> given_;
   std::vector<ParameterUse> asked_;

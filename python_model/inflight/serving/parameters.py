@@ -4,11 +4,12 @@ import json
 
 
 class Parameters:
-    """A value that is empty or still a template placeholder (`${…}`) counts as absent."""
+    """A value that is empty or still a template placeholder (`${…}`) counts as absent;
+    blanks around one are no part of it."""
 
     def __init__(self, model_config: str) -> None:
         listed = json.loads(model_config).get("parameters", {})
-        texts = {key: value.get("string_value", "") for key, value in listed.items()}
+        texts = {key: value.get("string_value", "").strip() for key, value in listed.items()}
         self._values = {k: v for k, v in texts.items() if v and not v.startswith("${")}
 
     def text(self, key: str, default: str | None = None) -> str:

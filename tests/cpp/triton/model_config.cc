@@ -250,6 +250,25 @@ void periods_of_checks() {
   EXPECT_EQ(wrong.warnings.size(), 1u);
 }
 
+/// As people fill templates: blanks around values, and names that are none.
+void values_filled_by_hand() {
+  EngineFolder folder;
+  const ModelSettings given = parse(
+      config(parameter("kv_cache_free_gpu_mem_fraction", " 0.5 ") + "," +
+             parameter("enable_chunked_context", "false\\n") + "," + parameter("device", " ") +
+             "," + parameter("max_num_tokens", " ${max_num_tokens}") + "," +
+             parameter("batch_scheduler_policy", "MAX_UTILIZATION")),
+      folder.path);
+  EXPECT_EQ(given.engine.kv_cache_free_memory_fraction, 0.5);
+  EXPECT(!given.engine.enable_chunked_context);
+  EXPECT_EQ(given.devices[0], parse(config(""), folder.path).devices[0]);
+  EXPECT_EQ(given.engine.batch_scheduler_policy, "guaranteed_no_evict");
+  EXPECT_EQ(given.warnings.size(), 1u);
+  EXPECT_EQ(given.warnings[0],
+            "parameter batch_scheduler_policy = \"MAX_UTILIZATION\" is not guaranteed_no_evict, "
+            "max_utilization or static_batch; its default is used");
+}
+
 /// Every parameter of the former backend is honoured, harmless, or named.
 void former_parameters() {
   EngineFolder folder;
@@ -399,6 +418,7 @@ int main(int argc, char** argv) {
           {"instances_take_devices_in_turn", instances_take_devices_in_turn},
           {"checkpoints_are_compiled", checkpoints_are_compiled},
           {"periods_of_checks", periods_of_checks},
+          {"values_filled_by_hand", values_filled_by_hand},
       },
       argc, argv);
 }
