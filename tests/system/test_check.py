@@ -104,7 +104,7 @@ def test_an_engine(engine: Path) -> None:
     assert "0 errors" in output
     code, output = run(engine, "--device", "nowhere")
     assert code == 1
-    assert "device is 'nowhere'" in output
+    assert "device is 'nowhere'" in output and "1 error, 0 warnings" in output
 
 
 def test_a_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -136,7 +136,7 @@ DOUBTS = {
     ),
     "placeholder": (
         "tensorrt_llm", lambda t: t + parameter("max_num_tokens", "${max_num_tokens}"),
-        "note tensorrt_llm: parameter max_num_tokens is the unfilled placeholder ${max_num_tokens}",
+        "note tensorrt_llm: unfilled placeholders, as if absent: max_num_tokens",
     ),
     "batcher": (
         "tensorrt_llm", lambda t: t + BATCHING,
@@ -153,10 +153,6 @@ DOUBTS = {
     "engines": (
         "tensorrt_llm", lambda t: t.replace("count: 1", "count: 2"),
         "warning tensorrt_llm: instance_group: 2 instances are 2 engines",
-    ),
-    "no batch dimension": (
-        "tensorrt_llm", lambda t: re.sub(r"max_batch_size: \d+", "max_batch_size: 0", t),
-        "warning tensorrt_llm: max_batch_size is 0",
     ),
     "no streams": (
         "tensorrt_llm", lambda t: t.replace("decoupled: true", "decoupled: false"),
@@ -182,6 +178,10 @@ DOUBTS = {
     ),
 }  # fmt: skip
 ERRORS = {
+    "no batch dimension": (
+        "tensorrt_llm", lambda t: re.sub(r"max_batch_size: \d+", "max_batch_size: 0", t),
+        "warning tensorrt_llm: max_batch_size is 0",
+    ),
     "relays": (
         "relay", lambda t: t.replace("count: 1", "count: 2"),
         "error relay: a relay with 2 instances does not keep the order of a stream",
@@ -222,6 +222,28 @@ ERRORS = {
     "lost step": (
         "ensemble", lambda t: t.replace('model_name: "postprocessing"', 'model_name: "post"'),
         "error ensemble: its step 'post' is no model of the repository",
+    ),
+    "few rows": (
+        "relay", lambda t: re.sub(r"max_batch_size: \d+", "max_batch_size: 2", t),
+        "error ensemble: its max_batch_size is 8, that of its step 'relay' only 2",
+    ),
+    "an input that another version of the model has": (
+        "tensorrt_llm", lambda t: t.replace('name: "min_p"', 'name: "min_q"'),
+        "error ensemble: its step 'tensorrt_llm' has no input min_p",
+    ),
+    "an output that another version of the model has": (
+        "tensorrt_llm", lambda t: t.replace('name: "response_state"', 'name: "state"'),
+        "error ensemble: its step 'tensorrt_llm' has no output response_state",
+    ),
+    "a required input that nobody gives": (
+        "preprocessing", lambda t: re.sub(
+            r'(name: "IMAGE_URL"\s+data_type: TYPE_STRING\s+dims: \[ 1 \]\s+)optional: true', r"\1", t),
+        "error ensemble: its step 'preprocessing' gets no IMAGE_URL, which it requires",
+    ),
+    "two types": (
+        "tensorrt_llm", lambda t: re.sub(
+            r'(name: "context_logits"\s+data_type: )TYPE_FP32', r"\1TYPE_FP16", t),
+        "error ensemble: its tensor '_SAID_CONTEXT_LOGITS' is TYPE_FP16 and TYPE_FP32 to different models",
     ),
 }  # fmt: skip
 

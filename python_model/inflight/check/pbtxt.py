@@ -114,7 +114,7 @@ def parameters(config: Message) -> dict[str, str]:
 
 
 def is_placeholder(value: Any) -> bool:
-    return isinstance(value, str) and value.startswith("${")
+    return isinstance(value, str) and value.strip().startswith("${")
 
 
 def placeholders(message: Message, path: str = "") -> list[str]:

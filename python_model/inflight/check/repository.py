@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from inflight.check.ensemble import check_ensemble
 from inflight.check.findings import Finding, Level
 from inflight.check.llm import LlmReport, check_llm
 from inflight.check.pbtxt import (
@@ -67,7 +68,7 @@ def check_repository(root: Path) -> RepositoryReport:
             models.append(ModelFiles(name, path.parent, parse(path.read_text(encoding="utf-8"))))
         except (PbtxtError, UnicodeDecodeError) as error:
             findings.append(Finding(Level.error, name, f"config.pbtxt: {error}"))
-    names = {model.name for model in models}
+    configs = {model.name: model.config for model in models}
     llms = []
     for model in models:
         findings += _check_model(model)
@@ -79,7 +80,7 @@ def check_repository(root: Path) -> RepositoryReport:
                 llms.append(check_llm(model.name, version, folder, model.config, model.backend))
                 findings += llms[-1].findings
         elif model.backend == "ensemble":
-            findings += _check_ensemble(model, names)
+            findings += check_ensemble(model.name, model.config, configs)
         elif model.backend == "python":
             findings += _check_python(model)
     if not llms:
@@ -102,28 +103,12 @@ def _check_model(model: ModelFiles) -> list[Finding]:
         add(Level.error, "config.pbtxt has neither backend nor platform")
     for field in placeholders(model.config):
         add(Level.error, f"unfilled placeholder, with which a server refuses the file: {field}")
-    for key, value in parameters(model.config).items():
-        if is_placeholder(value):
-            add(
-                Level.note,
-                f"parameter {key} is the unfilled placeholder {value}: as if it were absent",
-            )
+    if unfilled := [k for k, v in parameters(model.config).items() if is_placeholder(v)]:
+        add(Level.note, f"unfilled placeholders, as if absent: {', '.join(unfilled)}")
     missing = [v for v in model.versions if not (model.folder / str(v)).is_dir()]
     if missing or not model.versions:
         folders = ", ".join(map(str, missing)) or "1"
         add(Level.error, f"no version folder {folders}: a server needs it, though it be empty")
-    return findings
-
-
-def _check_ensemble(model: ModelFiles, names: set[str]) -> list[Finding]:
-    findings, add = _collector(model)
-    steps = one(model.config, "ensemble_scheduling", {}).get("step", [])
-    if not steps:
-        add(Level.error, "an ensemble without steps")
-    for step in steps:
-        name = one(step, "model_name", "")
-        if name not in names:
-            add(Level.error, f"its step {name!r} is no model of the repository")
     return findings
 
 

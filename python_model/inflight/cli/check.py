@@ -106,7 +106,8 @@ def _print_findings(console: Console, findings: tuple[Finding, ...]) -> None:
         )
         console.print(finding.text, markup=False, highlight=False, soft_wrap=True)
     counts = Counter(finding.level for finding in findings)
-    console.print(", ".join(f"{counts[level]} {level.value}s" for level in Level), highlight=False)
+    told = [f"{counts[level]} {level.value}{'s' * (counts[level] != 1)}" for level in Level]
+    console.print(", ".join(told), highlight=False)
 
 
 def _size(count: int) -> str:

@@ -13,7 +13,7 @@ from inflight.cli.build import LoadFormat
 from inflight.cli.option_groups import with_groups
 from inflight.config import ProblemsError
 from inflight.llm.devices import runs_on_cpu
-from inflight.serving.installation import backend_library, package_path, python_environment
+from inflight.serving.installation import package_path, python_environment
 from inflight.serving.repository import RepositorySettings, write_repository
 from inflight.text.tokenizer import has_tokenizer
 
@@ -169,13 +169,12 @@ def repository(
         settings = repository_settings(
             engine_dir_for(model, dtype=dtype, load_format=options.load_format.value), options
         )
-        library = backend_library()
     except (FileNotFoundError, ProblemsError, ValueError) as error:
         typer.echo(f"inflight repository: {error}", err=True)
         raise typer.Exit(1) from error
     write_repository(output, settings)
     typer.echo(
         f"{output}: {', '.join(sorted(path.name for path in output.iterdir()))}\n"
-        f"The server's backends folder needs {library} under the name inflight "
-        "(link or copy the folder)."
+        "Where `inflight install` has put the backend into a server, start it with\n\n"
+        f"  tritonserver --model-repository={output} --disable-auto-complete-config\n"
     )

@@ -193,4 +193,5 @@ def _how_to_call_openai(port: int, model: str) -> str:
         f"OpenAI's interface on port {port}; the model is {model}. Try\n\n"
         f"  curl -H 'Content-Type: application/json' -d '{body}' "
         f"http://localhost:{port}/v1/completions\n"
+        f"  or a browser: http://localhost:{port}/\n"
     )
