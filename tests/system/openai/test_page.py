@@ -66,6 +66,7 @@ def test_a_chat_with_the_keyboard_alone(page: Browser, endpoint: Endpoint) -> No
     assert last_answer(page) == first
     figures = page.value("document.querySelector('article.model .figures').textContent")
     assert figures.startswith("16 tokens, the first after ")
+    assert figures.endswith("; cut at max tokens")
     page.type("And")
     page.press("Enter", 13, modifiers=8)
     page.type("then?")
@@ -111,8 +112,9 @@ def test_errors_are_shown(page: Browser) -> None:
     wait_for_end(page)
     shown = page.value("document.querySelector('article.model .figures.error').textContent")
     assert "maximum context length is 512 tokens" in shown
+    assert page.value("document.getElementById('text').value") == "hello"  # to be sent again
     option(page, "max_tokens", 4)
-    say(page, "hello")  # the refused message is not in the conversation
+    page.press("Enter", 13)  # the refused message is not in the conversation
     wait_for_end(page)
     assert last_answer(page)
 
@@ -126,6 +128,7 @@ def test_completion_mode_and_a_new_chat(page: Browser, endpoint: Endpoint) -> No
     assert last_answer(page) == endpoint.ensemble(text_input="ROMEO:", max_tokens=8)
     page.value("document.getElementById('clear').click()")
     assert page.value("document.querySelectorAll('article').length") == 0
+    assert page.value("document.getElementById('empty').offsetHeight") > 0
 
 
 def test_plots_live(page: Browser, endpoint: Endpoint) -> None:
@@ -133,6 +136,8 @@ def test_plots_live(page: Browser, endpoint: Endpoint) -> None:
         f"document.querySelector('#plot-{plot} canvas').getAttribute('aria-label')"
     )
     page.wait("document.querySelectorAll('figure').length === 5")
+    # A quarter of the context, so that there is room for more than one answer.
+    assert page.value("document.getElementById('max_tokens').value") == "128"
     page.wait("document.querySelector('#plot-batch .now').textContent.includes('0')")
     option(page, "max_tokens", 480)
     say(page, "Speak long")
@@ -186,6 +191,10 @@ def test_every_window(
     say(page, "What light through yonder window breaks?")
     wait_for_end(page)
     page.value("document.getElementById('options').open = true")
+    page.wait(  # the end of the answer stays in sight above them
+        "(() => { const log = document.getElementById('log');"
+        "return log.scrollHeight - log.scrollTop - log.clientHeight < 2; })()"
+    )
     page.wait("document.querySelector('#plot-batch .now').textContent.includes('0')")
     page.picture(tmp_path / "page.png", whole=True)
     assert page.value("document.documentElement.scrollWidth") <= size[0]

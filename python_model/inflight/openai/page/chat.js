@@ -10,6 +10,13 @@ export class Chat {
     this.model = "";
     this.messages = [];
     this.answering = null; // its AbortController
+    this.hint = at("empty");
+    this.atEnd = true; // of the conversation, until the reader scrolls away
+    at("log").addEventListener("scroll", () => {
+      const log = at("log");
+      this.atEnd = log.scrollHeight - log.scrollTop - log.clientHeight < 120;
+    });
+    new ResizeObserver(() => this.follow()).observe(at("log")); // options open and close below it
     at("ask").addEventListener("submit", (event) => {
       event.preventDefault();
       this.send();
@@ -26,6 +33,12 @@ export class Chat {
     at("clear").addEventListener("click", () => this.clear());
   }
 
+  /** The model, as the server describes it. Its answers leave room for what is said next. */
+  meet(card) {
+    if (this.model !== card.id) at("max_tokens").value = Math.min(256, Math.floor(card.max_model_len / 4));
+    this.model = card.id;
+  }
+
   stop() {
     this.answering?.abort();
   }
@@ -33,8 +46,7 @@ export class Chat {
   clear() {
     this.stop();
     this.messages = [];
-    at("log").replaceChildren(at("empty") ?? "");
-    at("log").querySelectorAll("article").forEach((one) => one.remove());
+    at("log").replaceChildren(this.hint);
     at("text").focus();
   }
 
@@ -47,7 +59,10 @@ export class Chat {
     const place = this.show("model", this.model || "Model");
     const said = await this.answer(place, text);
     if (said) this.messages.push({ role: "assistant", content: said });
-    else this.messages.pop();
+    else {
+      this.messages.pop();
+      at("text").value ||= text; // to be sent again
+    }
     at("text").focus();
   }
 
@@ -73,11 +88,12 @@ export class Chat {
     place.text.classList.add("going");
     const [path, body] = this.request(text);
     const began = performance.now();
-    let said = "", first = 0, usage = null;
+    let said = "", first = 0, usage = null, cut = false;
     try {
       for await (const event of post(path, body, this.key.headers(), this.answering.signal)) {
         usage = event.usage ?? usage;
         const choice = event.choices[0];
+        cut ||= choice?.finish_reason === "length";
         const piece = choice?.delta?.content ?? choice?.text ?? "";
         if (!piece) continue;
         first ||= performance.now();
@@ -85,7 +101,8 @@ export class Chat {
         place.text.append(piece);
         this.follow();
       }
-      place.figures.textContent = figures(usage, began, first);
+      place.figures.textContent = figures(usage, began, first) + (cut ? "; cut at max tokens" : "");
+      this.follow();
     } catch (error) {
       if (error.name === "AbortError") place.figures.textContent = "stopped";
       else this.fail(place, error);
@@ -98,6 +115,7 @@ export class Chat {
   fail(place, error) {
     place.figures.textContent = error.message;
     place.figures.classList.add("error");
+    this.follow();
     if (error.status === 401) this.key.ask();
   }
 
@@ -108,7 +126,7 @@ export class Chat {
   }
 
   show(who, name) {
-    at("empty")?.remove();
+    this.hint.remove();
     const article = document.createElement("article");
     article.className = who;
     const [title, text, line] = ["h2", "p", "p"].map((tag) => article.appendChild(document.createElement(tag)));
@@ -116,14 +134,14 @@ export class Chat {
     text.className = "text";
     line.className = "figures";
     at("log").append(article);
-    at("log").scrollTop = at("log").scrollHeight;
+    this.atEnd = true;
+    this.follow();
     return { text, figures: line };
   }
 
   /** Scrolls along with an answer, unless the reader has scrolled away. */
   follow() {
-    const log = at("log");
-    if (log.scrollHeight - log.scrollTop - log.clientHeight < 120) log.scrollTop = log.scrollHeight;
+    if (this.atEnd) at("log").scrollTop = at("log").scrollHeight;
   }
 }
 

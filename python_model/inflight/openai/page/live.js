@@ -13,10 +13,10 @@ const whole = (value) => Math.round(value).toLocaleString("en");
 
 const PLOTS = [
   { id: "throughput", title: "Output tokens/s", format: whole, series: [["", "rate"]] },
-  { id: "ttft", title: "Time to first token, ms", format: ms, series: [["p50", "ttft50"], ["p95", "ttft95"]] },
-  { id: "tpot", title: "Time per token, ms", format: ms, series: [["p50", "tpot50"], ["p95", "tpot95"]] },
+  { id: "ttft", title: "Time to first token", unit: "ms", format: ms, series: [["p50", "ttft50"], ["p95", "ttft95"]] },
+  { id: "tpot", title: "Time per token", unit: "ms", format: ms, series: [["p50", "tpot50"], ["p95", "tpot95"]] },
   { id: "batch", title: "Requests", format: whole, series: [["in the batch", "running"], ["waiting", "waiting"]], top: "slots" },
-  { id: "kv", title: "KV cache in use, %", format: (value) => value.toFixed(1) + " %", series: [["", "kv"]], top: () => 100 },
+  { id: "kv", title: "KV cache in use", unit: "%", format: (value) => value.toFixed(1) + " %", series: [["", "kv"]], top: () => 100 },
 ];
 
 export class Live {

@@ -18,7 +18,7 @@ async function showState() {
       return;
     }
     const card = (await answer.json()).data[0];
-    chat.model = card.id;
+    chat.meet(card);
     model.textContent = `${card.id}${ready ? "" : ", not ready"}, context ${card.max_model_len}`;
   } catch {
     dot.className = "dot gone";

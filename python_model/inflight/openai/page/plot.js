@@ -1,9 +1,9 @@
 // A small line plot over time: one or two series, its newest values beside its title.
 
-const LEFT = 44, RIGHT = 6, TOP = 6, BOTTOM = 16;
+const LEFT = 54, RIGHT = 6, TOP = 6, BOTTOM = 16;
 
 export class Plot {
-  /** spec: {id, title, format, series: [[name, key], …], top?: key or function of the least top}. */
+  /** spec: {id, title, unit?, format, series: [[name, key], …], top?: key or function of the least top}. */
   constructor(place, spec, seconds) {
     this.spec = spec;
     this.seconds = seconds;
@@ -26,7 +26,8 @@ export class Plot {
     context.scale(scale, scale);
     const colours = getComputedStyle(this.canvas);
     const colour = (name) => colours.getPropertyValue(`--${name}`);
-    const top = this.top(points);
+    const highest = this.top(points);
+    const [top, hasValues] = [highest || 1, highest > 0];
     const x = (time) => width - RIGHT - ((points.at(-1).time - time) / this.seconds) * (width - LEFT - RIGHT);
     const y = (value) => TOP + (1 - value / top) * (height - TOP - BOTTOM);
 
@@ -35,7 +36,8 @@ export class Plot {
     context.strokeStyle = colour("line");
     context.textAlign = "right";
     for (const value of [0, top / 2, top]) {
-      context.fillText(short(value), LEFT - 6, y(value) + 4);
+      const unit = value === top && this.spec.unit ? ` ${this.spec.unit}` : "";
+      if (hasValues || !value) context.fillText(short(value) + unit, LEFT - 6, y(value) + 4);
       context.beginPath();
       context.moveTo(LEFT, y(value));
       context.lineTo(width - RIGHT, y(value));
@@ -66,12 +68,9 @@ export class Plot {
   top(points) {
     const { top, series } = this.spec;
     const least = typeof top === "function" ? top() : top ? points.at(-1)?.[top] ?? 0 : 0;
-    let most = least;
+    let most = 0;
     for (const point of points) for (const [, key] of series) most = Math.max(most, point[key] ?? 0);
-    if (most <= 0) return 1;
-    if (most === least) return most;
-    const unit = 10 ** Math.floor(Math.log10(most));
-    return unit * [1, 2, 2.5, 5, 10].find((step) => step * unit >= most - 1e-9);
+    return most <= least ? least : roundUp(most);
   }
 
   tell(point) {
@@ -92,8 +91,13 @@ export class Plot {
   }
 }
 
+function roundUp(value) {
+  const unit = 10 ** Math.floor(Math.log10(value));
+  return unit * [1, 2, 2.5, 5, 10].find((step) => step * unit >= value - 1e-9);
+}
+
 function short(value) {
   if (value >= 1e6) return `${+(value / 1e6).toFixed(1)}M`;
   if (value >= 1e4) return `${+(value / 1e3).toFixed(1)}k`;
-  return String(+value.toFixed(value < 10 ? 2 : 0));
+  return (+value.toFixed(value < 10 ? 2 : 0)).toLocaleString("en");
 }
