@@ -8,8 +8,9 @@
 // it; what a block does not have whole goes to the workspace, and the last of those that share the
 // item merges it ("flash-decoding").
 //
-// Tiles on their way lie in registers. Where many items keep a block busy, Hopper has them in
-// shared memory (decode_ring.cuh).
+// Tiles on their way lie in registers. Hopper may have them in shared memory (decode_ring.cuh), and
+// there thread blocks that do nothing else may merge what others have of a few long items
+// (decode_mergers.cuh).
 #pragma once
 
 #include "kernels/attention/decode_heads.cuh"
@@ -269,6 +270,13 @@ struct DecodeKernel {
   /// Merges blocks' parts of the items of which this block's was the last. All threads.
   __device__ __forceinline__ void merge_blocks() const;
   __device__ __forceinline__ void merge_item(const Item& item) const;
+  /// Merges parts of an item. merge_share(share, num_shares, head, d, state) returns components d
+  /// to d + 3 of a head, added up over parts share, share + num_shares, ... of them. All threads.
+  template <typename Merge>
+  __device__ __forceinline__ void merge_parts(const Item& item, int num_parts,
+                                              const Merge& merge_share) const;
+  /// What a thread block that only merges does (decode_mergers.cuh). All threads.
+  __device__ __forceinline__ void merge_as_they_come() const;
 };
 
 }  // namespace inflight::cuda::decode

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "kernels/attention/decode.cuh"
+#include "kernels/attention/decode_mergers.cuh"
 
 namespace inflight::cuda::decode {
 
@@ -48,8 +49,14 @@ DecodeKernel<T, kHeadSize, kHeadBlocks, kWarps, kWindow, kAppends>::merge_warps(
       write(static_cast<T*>(args.y) + at.offset + head * kHeadSize + d, output, state.y);
     } else {
       const int to = (2 * static_cast<int>(blockIdx.x) + (index == 0 ? 0 : 1)) * heads + head;
-      *reinterpret_cast<float4*>(args.partial_outputs + int64_t{to} * kHeadSize + d) = output;
-      if (d == 0) args.partial_states[to] = state;
+      float* outputs = args.partial_outputs + int64_t{to} * kHeadSize + d;
+      if (work.num_mergers > 0) {
+        tell(outputs, output);
+        if (d == 0) tell(args.partial_states + to, state);
+      } else {
+        *reinterpret_cast<float4*>(outputs) = output;
+        if (d == 0) args.partial_states[to] = state;
+      }
     }
   }
 }
@@ -86,28 +93,38 @@ DecodeKernel<T, kHeadSize, kHeadBlocks, kWarps, kWindow, kAppends>::merge_blocks
 template <typename T, int kHeadSize, int kHeadBlocks, int kWarps, bool kWindow, bool kAppends>
 __device__ __forceinline__ void DecodeKernel<T, kHeadSize, kHeadBlocks, kWarps, kWindow,
                                              kAppends>::merge_item(const Item& item) const {
-  const int heads = args.heads_per_group;
   const int2 blocks = work.blocks_of(item);
+  merge_parts(item, blocks.y, [&](int share, int num_shares, int head, int d, float2& state) {
+    const auto index_of = [&](int j) {
+      const int part = share + j * num_shares;
+      return (2 * (blocks.x + part) + (part == 0 ? 1 : 0)) * args.heads_per_group + head;
+    };
+    return merge((blocks.y - share + num_shares - 1) / num_shares,
+                 [&](int j) { return __ldcg(args.partial_states + index_of(j)); },
+                 [&](int j) {
+                   return __ldcg(reinterpret_cast<const float4*>(
+                       args.partial_outputs + int64_t{index_of(j)} * kHeadSize + d));
+                 },
+                 state);
+  });
+}
+
+template <typename T, int kHeadSize, int kHeadBlocks, int kWarps, bool kWindow, bool kAppends>
+template <typename Merge>
+__device__ __forceinline__ void
+DecodeKernel<T, kHeadSize, kHeadBlocks, kWarps, kWindow, kAppends>::merge_parts(
+    const Item& item, int num_parts, const Merge& merge_share) const {
+  const int heads = args.heads_per_group;
   const Place place = place_of(item);
   T* y = static_cast<T*>(args.y) + place.offset;
   const int num_items = place.num_heads * kQuads;
   // Threads divide the parts too, as far as they go.
-  const int num_shares = max(1, min(kThreads / num_items, kWarps));
+  const int num_shares = max(1, min(min(kThreads / num_items, kWarps), num_parts));
   for (int i = threadIdx.x; i < num_items * num_shares; i += kThreads) {
     const int share = i / num_items, quad = i % num_items;
     const int head = quad / kQuads, d = quad % kQuads * 4;
-    const auto index_of = [&](int j) {
-      const int part = share + j * num_shares;
-      return (2 * (blocks.x + part) + (part == 0 ? 1 : 0)) * heads + head;
-    };
     float2 state;
-    const float4 output = merge((blocks.y - share + num_shares - 1) / num_shares,
-                                [&](int j) { return __ldcg(args.partial_states + index_of(j)); },
-                                [&](int j) {
-                                  return __ldcg(reinterpret_cast<const float4*>(
-                                      args.partial_outputs + int64_t{index_of(j)} * kHeadSize + d));
-                                },
-                                state);
+    const float4 output = merge_share(share, num_shares, head, d, state);
     const int row = share * heads + head;
     *reinterpret_cast<float4*>(part_outputs + row * kPartPitch + d) = output;
     if (d == 0) part_states[row] = state;
@@ -154,7 +171,7 @@ __global__ void __launch_bounds__(Kernel::kThreads, 1)
   const Sums sums = {tiles + 2 * num_sums, tiles + 3 * num_sums, reinterpret_cast<int2*>(tiles)};
   if (threadIdx.x <= Kernel::kWarps) parted[threadIdx.x].num_parts = 0;
 
-  const Work work(sums, args, measure<Kernel::kThreads, Kernel::kWindow>(sums, args));
+  const Work work(sums, args, measure<Kernel::kThreads, Kernel::kWindow, false>(sums, args));
   if (work.begin < work.end) {
     const int warp = static_cast<int>(threadIdx.x) / 32;
     const int share = (work.end - work.begin + Kernel::kWarps - 1) / Kernel::kWarps;

@@ -109,7 +109,8 @@ inline DecodeArgs decode_args(const AttentionParams& params, const TensorView* c
       .num_sinks = sinks,
       .sink_tiles = (sinks + kTileKeys - 1) / kTileKeys,
       .is_cache_new = !params.query_starts,
-      .zero = 0};
+      .zero = 0,
+      .blocks_may_wait = context.grids_may_wait};
 }
 
 template <typename Kernel>
@@ -147,15 +148,19 @@ bool has_room_for_ring(const AttentionParams& params, const OpContext& context) 
 template <int kHeadSize>
 CUtensorMap ring_map(const TensorView& cache) {
   using Tile = RingTile<kHeadSize>;
-  const auto bytes = [](int64_t elements) { return static_cast<cuuint64_t>(2 * elements); };
-  return make_tensor_map<5>(
-      {cache.data,
-       cache.dtype,
-       {Tile::kWidth, static_cast<cuuint64_t>(cache.shape[2] * cache.shape[3]), Tile::kPieces, 2,
-        static_cast<cuuint64_t>(cache.shape[0])},
-       {bytes(kHeadSize), bytes(Tile::kWidth), bytes(cache.strides[1]), bytes(cache.strides[0])},
-       {Tile::kWidth, Tile::kBoxKeys, Tile::kPieces, 2, 1},
-       Tile::kWidth == 64 ? CU_TENSOR_MAP_SWIZZLE_128B : CU_TENSOR_MAP_SWIZZLE_64B});
+  if constexpr (Tile::kIsPlain) {
+    return {};  // copied without one
+  } else {
+    const auto bytes = [](int64_t elements) { return static_cast<cuuint64_t>(2 * elements); };
+    return make_tensor_map<5>(
+        {cache.data,
+         cache.dtype,
+         {Tile::kWidth, static_cast<cuuint64_t>(cache.shape[2] * cache.shape[3]), Tile::kPieces, 2,
+          static_cast<cuuint64_t>(cache.shape[0])},
+         {bytes(kHeadSize), bytes(Tile::kWidth), bytes(cache.strides[1]), bytes(cache.strides[0])},
+         {Tile::kWidth, Tile::kBoxKeys, Tile::kPieces, 2, 1},
+         Tile::kWidth == 64 ? CU_TENSOR_MAP_SWIZZLE_128B : CU_TENSOR_MAP_SWIZZLE_64B});
+  }
 }
 
 template <typename Kernel>
@@ -169,6 +174,41 @@ void launch_ring(const AttentionParams& params, const TensorView* cos_sin, OpCon
          ring_map<Kernel::kHeadSize>(params.kv_cache));
 }
 
+/// Warps and tiles of each, of a kernel with rings that does not append.
+struct RingShape {
+  int warps, tiles;
+};
+inline constexpr RingShape ring_shape(int head_size) {
+  switch (head_size) {
+    case 64:
+    case 80:
+      return {12, 3};
+    case 96:
+      return {12, 2};
+    case 128:
+      return {8, 3};
+    default:
+      return {4, 2};
+  }
+}
+/// Where such a kernel is ahead of registers, measured on an H200: with heads of 64 and 128 where
+/// thread blocks share sequences, which they do if these are few or some much longer than others.
+inline bool takes_ring(const AttentionParams& params, const OpContext& context) {
+  const int64_t longest = params.block_tables.shape[1] * params.kv_cache.shape[3];
+  const bool are_few_keys = are_few(params, context) && params.kv_lengths.shape[0] * longest < 8192;
+  const bool may_be_shared = are_few(params, context) || longest > 4096;
+  switch (params.head_size) {
+    case 64:
+      return may_be_shared && !are_few_keys;
+    case 80:
+      return !are_few_keys;
+    case 128:
+      return may_be_shared;
+    default:
+      return true;
+  }
+}
+
 template <typename T, bool kWindow>
 void launch_decode_of(const AttentionParams& params, OpContext& context) {
   const bool is_wide = head_groups(params).heads > 8;
@@ -179,11 +219,10 @@ void launch_decode_of(const AttentionParams& params, OpContext& context) {
         return launch_decode<DecodeKernel<T, kHeadSize, 2, kWarps, kWindow>>(params, nullptr,
                                                                              context);
     }
-    if constexpr (kHeadSize == 96 || kHeadSize == 256) {
-      using Ring = RingKernel<T, kHeadSize, kHeadSize == 96 ? 12 : 4, 2, kWindow, false>;
-      if (has_room_for_ring<Ring>(params, context))
-        return launch_ring<Ring>(params, nullptr, context);
-    }
+    constexpr RingShape kShape = ring_shape(kHeadSize);
+    using Ring = RingKernel<T, kHeadSize, kShape.warps, kShape.tiles, kWindow, false>;
+    if (takes_ring(params, context) && has_room_for_ring<Ring>(params, context))
+      return launch_ring<Ring>(params, nullptr, context);
     constexpr int kFew = num_warps(kHeadSize, false, true);
     constexpr int kMany = num_warps(kHeadSize, false, false);
     if constexpr (kFew != kMany) {

@@ -44,25 +44,20 @@ __device__ __forceinline__ void add(float2& state, float4& output, const float2&
   output.w += more.w * factor;
 }
 
-/// Adds up `count` parts of 4 components of one head. state_at(i) is {maximum, sum} of part i,
-/// output_at(i) its components.
-template <typename States, typename Outputs>
-__device__ __forceinline__ float4 merge(int count, const States& state_at, const Outputs& output_at,
-                                        float2& state) {
-  // Some at a time, so that neither loads nor factors wait for those before.
-  constexpr int kAtOnce = 8;
+// Parts are added some at a time, so that neither loads nor factors wait for those before.
+inline constexpr int kAtOnce = 8;
+
+/// Adds up `count` parts of 4 components of one head. load(begin, states, outputs) fills arrays of
+/// kAtOnce with {maximum, sum} and components of the parts from `begin` on.
+template <typename Load>
+__device__ __forceinline__ float4 merge(int count, const Load& load, float2& state) {
   state = make_float2(-INFINITY, 0);
   float4 output = {};
   for (int begin = 0; begin < count; begin += kAtOnce) {
     float2 states[kAtOnce];
     float4 outputs[kAtOnce];
     float maximum = state.x;
-#pragma unroll
-    for (int i = 0; i < kAtOnce; ++i) {
-      const bool is_there = begin + i < count;
-      states[i] = is_there ? state_at(begin + i) : make_float2(-INFINITY, 0);
-      outputs[i] = is_there ? output_at(begin + i) : float4{};
-    }
+    load(begin, states, outputs);
 #pragma unroll
     for (int i = 0; i < kAtOnce; ++i) maximum = fmaxf(maximum, states[i].x);
     scale(state, output, exp2_fast(state.x - maximum));
@@ -71,6 +66,20 @@ __device__ __forceinline__ float4 merge(int count, const States& state_at, const
     for (int i = 0; i < kAtOnce; ++i) add(state, output, states[i], outputs[i]);
   }
   return output;
+}
+/// The same, state_at(i) and output_at(i) of part i.
+template <typename States, typename Outputs>
+__device__ __forceinline__ float4 merge(int count, const States& state_at, const Outputs& output_at,
+                                        float2& state) {
+  const auto load = [&](int begin, float2* states, float4* outputs) {
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i) {
+      const bool is_there = begin + i < count;
+      states[i] = is_there ? state_at(begin + i) : make_float2(-INFINITY, 0);
+      outputs[i] = is_there ? output_at(begin + i) : float4{};
+    }
+  };
+  return merge(count, load, state);
 }
 
 template <typename T>

@@ -17,6 +17,7 @@ namespace inflight::cuda::decode {
 template <int kHeadSize>
 struct RingTile {
   static_assert(kHeadSize % 32 == 0);
+  static constexpr bool kIsPlain = false;
   static constexpr int kWidth = kHeadSize % 64 == 0 ? 64 : 32;
   static constexpr int kPieces = kHeadSize / kWidth, kRowBytes = 2 * kWidth;
   static constexpr int kBoxKeys = 8, kSideBytes = kBoxKeys * kHeadSize * 2;
@@ -35,6 +36,21 @@ struct RingTile {
   static __device__ __forceinline__ int key_at(int place) {
     return kHeadSize == 96 ? place : place ^ (place & 1) << 2;
   }
+};
+
+/// Rows whose length keeps them apart in the banks as they are: 16 keys, then their values.
+template <>
+struct RingTile<80> {
+  static constexpr bool kIsPlain = true;
+  static constexpr int kRowBytes = 160, kSideBytes = kTileKeys * kRowBytes;
+  static constexpr int kBytes = 2 * kSideBytes;
+
+  static __device__ __forceinline__ int offset_of(int side, int key, int element) {
+    return side * kSideBytes + key * kRowBytes + element * 2;
+  }
+  /// Such that neighbours are 2 apart, and those in even places, as those in odd ones, 0 to 3,
+  /// modulo 4.
+  static __device__ __forceinline__ int key_at(int place) { return place / 2 ^ (place & 1) * 6; }
 };
 
 template <int kWords>
@@ -66,6 +82,7 @@ struct RingKernel : DecodeKernel<T_, kHeadSize_, 1, kWarps_, kWindow_, kAppends_
   using T = T_;
   static constexpr int kHeadSize = kHeadSize_, kWarps = kWarps_, kStages = kStages_;
   static constexpr bool kWindow = kWindow_, kAppends = kAppends_;
+  static constexpr bool kHasMergers = !kAppends;
   using Place = typename Base::Place;
   using Group = typename Base::Heads;
   using Ring = RingTile<kHeadSize>;
@@ -121,11 +138,20 @@ struct RingKernel : DecodeKernel<T_, kHeadSize_, 1, kWarps_, kWindow_, kAppends_
     const uint32_t to = behind(ring + stage * Ring::kBytes, loaded, args.zero);
     const uint32_t barrier = barriers + stage * 8;
     const int keys = min(source.keys - (kAppends && source.keys <= kTileKeys), kTileKeys);
-    const int boxes = (keys + Ring::kBoxKeys - 1) / Ring::kBoxKeys;
-    arrive_expecting(barrier, boxes * Ring::kBoxBytes);
-    for (int i = 0; i < boxes; ++i) {
-      copy_box_of_five(to + i * Ring::kBoxBytes, *map, source.row + i * Ring::kBoxKeys,
-                       source.block, barrier);
+    if constexpr (Ring::kIsPlain) {
+      const int bytes = keys * Ring::kRowBytes;
+      const T* from = static_cast<const T*>(args.cache) + source.block * args.block_stride +
+                      source.row * kHeadSize;
+      arrive_expecting(barrier, 2 * bytes);
+      copy_bytes(to, from, bytes, barrier);
+      copy_bytes(to + Ring::kSideBytes, from + args.value_offset, bytes, barrier);
+    } else {
+      const int boxes = (keys + Ring::kBoxKeys - 1) / Ring::kBoxKeys;
+      arrive_expecting(barrier, boxes * Ring::kBoxBytes);
+      for (int i = 0; i < boxes; ++i) {
+        copy_box_of_five(to + i * Ring::kBoxBytes, *map, source.row + i * Ring::kBoxKeys,
+                         source.block, barrier);
+      }
     }
   }
 
@@ -237,6 +263,20 @@ struct RingKernel : DecodeKernel<T_, kHeadSize_, 1, kWarps_, kWindow_, kAppends_
     }
   }
 
+  /// Before this block's parts may be told. Whole warps.
+  __device__ __forceinline__ void wait_for_mergers() const {
+    if constexpr (kHasMergers) {
+      if (work.num_mergers == 0 || threadIdx.x >= 32) return;
+#pragma unroll 1
+      for (int i = 0; i < 2; ++i) {  // at most one item began before, and one goes on
+        const Item item = work.item_at(sums, args, i == 0 ? work.begin : work.end - 1);
+        if (work.is_whole(item)) continue;
+        if (threadIdx.x == 0) wait_until_set(args.counters + work.blocks_of(item).x);
+      }
+      __syncwarp();
+    }
+  }
+
   /// Positions [begin, end) by one warp.
   __device__ __forceinline__ void run(int begin, int end) const {
     const auto wait_for_rows = [] {
@@ -275,6 +315,7 @@ struct RingKernel : DecodeKernel<T_, kHeadSize_, 1, kWarps_, kWindow_, kAppends_
     };
     start_item();
 
+    if (begin + kStages >= end) wait_for_mergers();
     int stage = 0, parity = 0, next = begin + kStages;
 #pragma unroll 1
     for (int position = begin;;) {
@@ -304,7 +345,7 @@ struct RingKernel : DecodeKernel<T_, kHeadSize_, 1, kWarps_, kWindow_, kAppends_
             later = look_up(ahead, next + 32, end);
           }
           if (lane == index) copy(source, stage, loaded);
-          ++next;
+          if (++next == end) wait_for_mergers();
         }
         typename Group::Weights weights;
         const auto is_seen = [&](int row) {
@@ -348,7 +389,7 @@ __global__ void __launch_bounds__(Kernel::kThreads, 1)
   __shared__ Parted parted[1 + Kernel::kWarps];
   __shared__ uint64_t barriers[Kernel::kWarps * (Kernel::kStages + 1)];
   const uint32_t own_barriers = shared_address(barriers + warp * (Kernel::kStages + 1));
-  if (threadIdx.x == 0) prefetch_map(map);
+  if (!Kernel::Ring::kIsPlain && threadIdx.x == 0) prefetch_map(map);
   if (threadIdx.x % 32 == 0) {
     for (int i = 0; i <= Kernel::kStages; ++i) init_barrier(own_barriers + i * 8, 1);
     publish_barriers();
@@ -357,8 +398,9 @@ __global__ void __launch_bounds__(Kernel::kThreads, 1)
   const Sums sums = {tiles + 2 * num_sums, tiles + 3 * num_sums, reinterpret_cast<int2*>(tiles)};
   if (threadIdx.x <= Kernel::kWarps) parted[threadIdx.x].num_parts = 0;
 
-  const int chunk_tiles = measure<Kernel::kThreads, Kernel::kWindow>(sums, args);
-  const Work work(sums, args, chunk_tiles);
+  const Division division =
+      measure<Kernel::kThreads, Kernel::kWindow, Kernel::kHasMergers>(sums, args);
+  Work work(sums, args, division);
   if (work.begin < work.end) {
     const int share = (work.end - work.begin + Kernel::kWarps - 1) / Kernel::kWarps;
     const int begin = work.begin + warp * share, end = min(begin + share, work.end);
@@ -374,7 +416,12 @@ __global__ void __launch_bounds__(Kernel::kThreads, 1)
       wait_for_previous();
     }
     kernel.merge_warps();
-    kernel.merge_blocks();
+    if (!Kernel::kHasMergers || work.num_mergers == 0) kernel.merge_blocks();
+  } else if (Kernel::kHasMergers && work.merger() >= 0) {
+    work.take_merged_item(sums, args, division.chunk_tiles > 0);
+    const Kernel kernel{
+        {args, work, sums, part_outputs, nullptr, 0, part_states, parted, 0}, &map, 0, 0, nullptr};
+    kernel.merge_as_they_come();
   } else if (blockIdx.x == 0) {
     wait_for_previous();  // this kernel must not be done before the ones before it
   }

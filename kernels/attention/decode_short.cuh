@@ -1,8 +1,8 @@
-// The decode kernel of few short sequences on Hopper, with rope and the cache's append in it: a
-// thread block to an item (a sequence's kv head), two on a multiprocessor, so that all of them
-// run at once. Nothing is measured or divided: a block finds its tiles from its sequence's length
-// alone, and has asked for the first of each warp before the kernel before ends. What is left then
-// are the queries, a few products and one merge.
+// The decode kernel of few short sequences, with rope and the cache's append in it: a thread block
+// to an item (a sequence's kv head), two on a multiprocessor, so that all of them run at once.
+// Nothing is measured or divided: a block finds its tiles from its sequence's length alone, and has
+// asked for the first of each warp before the kernel before ends. What is left then are the
+// queries, a few products and one merge.
 //
 // A sequence of any length is right, but one much longer than the others has one block alone:
 // decode_launch.cuh chooses this where none is long.

@@ -52,6 +52,7 @@ struct DecodeArgs {
   int32_t sink_tiles;         // those with sinks
   bool is_cache_new;          // more than a sequence's last key may be of this step
   uint32_t zero;              // as behind() takes it, of a kernel with rings
+  bool blocks_may_wait;       // for each other
 };
 
 /// Tiles of a sequence of so many keys that its row does not see. They lie behind those with sinks,
@@ -170,11 +171,11 @@ __device__ __forceinline__ int tiles_of(const DecodeArgs& args, const Sums& sums
 /// Sizes of chunks to choose from. The last leaves thread blocks little more than equal shares.
 struct ChunkChoices {
   static constexpr int kCount = 4;
-  int last;
+  int last, blocks;
   int counts[kCount] = {};  // chunks of one head group that there would be
 
-  __device__ __forceinline__ ChunkChoices(int total_tiles, const DecodeArgs& args) {
-    const int blocks = static_cast<int>(gridDim.x);
+  __device__ __forceinline__ ChunkChoices(int total_tiles, const DecodeArgs& args, int blocks)
+      : blocks(blocks) {
     const int share = (total_tiles * args.num_groups + blocks - 1) / blocks;
     last = share + share / 32 + 4;
   }
@@ -189,16 +190,28 @@ struct ChunkChoices {
   __device__ __forceinline__ int choice(const DecodeArgs& args) const {
 #pragma unroll
     for (int c = 0; c < kCount; ++c) {
-      if (counts[c] * args.num_groups <= static_cast<int>(gridDim.x)) return tiles(c);
+      if (counts[c] * args.num_groups <= blocks) return tiles(c);
     }
     return 0;
   }
 };
 
-/// Fills `sums` and returns the size of chunks, 0 for none. All threads of the block; ends with a
-/// barrier.
-template <int kThreads, bool kWindow>
-__device__ __forceinline__ int measure(const Sums& sums, const DecodeArgs& args) {
+/// How a step is divided.
+struct Division {
+  int chunk_tiles;  // 0: not by chunks
+  // The last of the grid's thread blocks have no tiles. They merge (decode_mergers.cuh).
+  int num_mergers;
+};
+/// Thread blocks that merge, one to a long item. Of more such items, the last block to have a part
+/// of one merges it.
+__device__ __forceinline__ int mergers_of(int num_long, const DecodeArgs& args) {
+  const int most = min(static_cast<int>(gridDim.x) / 16, 8);
+  return args.blocks_may_wait && num_long <= most ? num_long : 0;
+}
+
+/// Fills `sums`. All threads of the block; ends with a barrier.
+template <int kThreads, bool kWindow, bool kHasMergers>
+__device__ __forceinline__ Division measure(const Sums& sums, const DecodeArgs& args) {
   const int lane = threadIdx.x % 32, blocks = static_cast<int>(gridDim.x);
   if (args.num_sequences <= 32) {  // every warp for itself; the first one writes
     int tiles = 0;
@@ -210,15 +223,17 @@ __device__ __forceinline__ int measure(const Sums& sums, const DecodeArgs& args)
     const int tiles_before = sum_before(tiles, args.num_sequences);
     keep(tiles_before, sums.tiles);
     const uint32_t present = __ballot_sync(kFullWarp, tiles > 0);
+    const uint32_t long_ones = __ballot_sync(kFullWarp, tiles > kWholeTiles);
+    const int num_mergers = kHasMergers ? mergers_of(__popc(long_ones) * args.num_groups, args) : 0;
+    const bool are_few = __popc(present) * args.num_groups <= blocks - num_mergers;
     int chunk_tiles = 0;
-    if (!__any_sync(kFullWarp, tiles > kWholeTiles)) {
-      if (__popc(present) * args.num_groups <= blocks) {
-        chunk_tiles = kWholeTiles;
-        keep(__popc(present & ((2u << lane) - 1)), sums.chunks);
-      }
-    } else if (__popc(present) * args.num_groups <= blocks) {
+    if (are_few && long_ones == 0) {
+      chunk_tiles = kWholeTiles;
+      keep(__popc(present & ((2u << lane) - 1)), sums.chunks);
+    } else if (are_few) {
       // Lanes behind the last sequence's do not have the sum of all.
-      ChunkChoices choices(__shfl_sync(kFullWarp, tiles_before, args.num_sequences - 1), args);
+      ChunkChoices choices(__shfl_sync(kFullWarp, tiles_before, args.num_sequences - 1), args,
+                           blocks - num_mergers);
       choices.add(tiles);
 #pragma unroll
       for (int c = 0; c < ChunkChoices::kCount; ++c)
@@ -228,13 +243,17 @@ __device__ __forceinline__ int measure(const Sums& sums, const DecodeArgs& args)
         keep(sum_before(num_chunks(tiles, chunk_tiles), args.num_sequences), sums.chunks);
     }
     __syncthreads();
-    return chunk_tiles;
+    return {chunk_tiles, num_mergers};
   }
+  int last = 0;
   add_up<kThreads>(args.num_sequences, sums.tiles,
-                   [&](int i) { return tiles_of<kWindow>(args, sums, i, true); });
+                   [&](int i) { return last = tiles_of<kWindow>(args, sums, i, true); });
+  int num_mergers = 0;
+  if (kHasMergers && args.blocks_may_wait && args.num_sequences <= kThreads)
+    num_mergers = mergers_of(__syncthreads_count(last > kWholeTiles) * args.num_groups, args);
   // Chunks are for fewer items than thread blocks; a step of more sequences is hardly such.
-  if (args.num_sequences * args.num_groups > 2 * blocks) return 0;
-  ChunkChoices choices(sums.tiles[args.num_sequences], args);
+  if (args.num_sequences * args.num_groups > 2 * blocks) return {0, num_mergers};
+  ChunkChoices choices(sums.tiles[args.num_sequences], args, blocks - num_mergers);
   for (int i = threadIdx.x; i < args.num_sequences; i += kThreads) {
     choices.add(sums.tiles[i + 1] - sums.tiles[i]);
   }
@@ -255,7 +274,7 @@ __device__ __forceinline__ int measure(const Sums& sums, const DecodeArgs& args)
       return num_chunks(sums.tiles[i + 1] - sums.tiles[i], chunk_tiles);
     });
   }
-  return chunk_tiles;
+  return {chunk_tiles, num_mergers};
 }
 
 /// A thread block's part of the step: positions [begin, end).
@@ -267,8 +286,12 @@ struct Work {
   int share;                   // positions to each thread block; 0 if divided by chunks
   int first_block, num_parts;  // of the item, if divided by chunks
   Item item;                   // the same
+  int num_mergers;
 
-  __device__ __forceinline__ Work(const Sums& sums, const DecodeArgs& args, int chunk_tiles) {
+  __device__ __forceinline__ Work(const Sums& sums, const DecodeArgs& args,
+                                  const Division& division)
+      : num_mergers(division.num_mergers) {
+    const int chunk_tiles = division.chunk_tiles;
     const int block = static_cast<int>(blockIdx.x), blocks = static_cast<int>(gridDim.x);
     begin = end = share = 0;
     first_block = num_parts = 0;
@@ -288,9 +311,42 @@ struct Work {
       return;
     }
     const int total = sums.tiles[args.num_sequences] * args.num_groups;
-    share = (total + blocks - 1) / blocks;
+    share = (total + blocks - num_mergers - 1) / (blocks - num_mergers);
     begin = boundary(sums, args, block * share, total);
     end = boundary(sums, args, (block + 1) * share, total);
+  }
+  /// The block's number among those that merge; negative: not one of them.
+  __device__ __forceinline__ int merger() const {
+    return static_cast<int>(blockIdx.x) - static_cast<int>(gridDim.x) + num_mergers;
+  }
+  /// For a merger: the item whose parts it merges. Whole warps.
+  __device__ __forceinline__ void take_merged_item(const Sums& sums, const DecodeArgs& args,
+                                                   bool is_by_chunks) {
+    const int lane = static_cast<int>(threadIdx.x) % 32;
+    int nth = merger() / args.num_groups;
+    const int group = merger() - nth * args.num_groups;
+    uint32_t long_ones = 0;
+    int first = 0;  // of 32 sequences
+    for (;; first += 32) {
+      const int i = first + lane;
+      long_ones = __ballot_sync(
+          kFullWarp, i < args.num_sequences && sums.tiles[i + 1] - sums.tiles[i] > kWholeTiles);
+      if (nth < __popc(long_ones)) break;
+      nth -= __popc(long_ones);
+    }
+    for (; nth > 0; --nth) long_ones &= long_ones - 1;
+    const int sequence = first + __ffs(static_cast<int>(long_ones)) - 1;
+    const int tiles = sums.tiles[sequence + 1] - sums.tiles[sequence];
+    const int begin = sums.tiles[sequence] * args.num_groups + group * tiles;
+    item = {sequence, group, begin, begin + tiles};
+    if (is_by_chunks) {
+      num_parts = sums.chunks[sequence + 1] - sums.chunks[sequence];
+      first_block = sums.chunks[sequence] * args.num_groups + group * num_parts;
+    } else {
+      const int2 blocks = blocks_of(item);
+      first_block = blocks.x;
+      num_parts = blocks.y;
+    }
   }
   /// The item at a position of this thread block's.
   __device__ __forceinline__ Item item_at(const Sums& sums, const DecodeArgs& args,

@@ -11,6 +11,7 @@
 
 #include <cstdint>
 
+#include "kernels/core/cuda/patience.cuh"
 #include "kernels/gemm/narrow.cuh"
 
 namespace inflight::cuda::decoder {
@@ -36,21 +37,6 @@ __device__ __forceinline__ int opaque(int value) {
   asm volatile("" : "+r"(value));
   return value;
 }
-
-/// Ends the kernel as a failure, which the engine reports, if others take narrow::kPatience.
-class Patience {
- public:
-  __device__ __forceinline__ void tick() {
-    if (++polls_ % 1024 != 0) return;  // 0.5 us each
-    const uint64_t now = narrow::now_in_ns();
-    if (end_ == 0) end_ = now + narrow::kPatience;
-    if (now >= end_) asm volatile("trap;");
-  }
-
- private:
-  uint32_t polls_ = 0;
-  uint64_t end_ = 0;
-};
 
 __device__ __forceinline__ uint32_t wait_for_word(const uint32_t* from) {
   Patience patience;

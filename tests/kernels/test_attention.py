@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from arrays import float64, guards_intact, normal, poisoned
-from cases.attention import CASES, RISING, WINDOWS, AttentionCase
+from cases.attention import CASES, LONG, RISING, WINDOWS, AttentionCase
 from inflight import _core
 from tolerance import assert_close
 
@@ -187,6 +187,23 @@ def test_scores_that_rise(runner, case: AttentionCase, begin, rise, is_below_zer
     cache, tables = paged_cache(np.random.default_rng(1), case, keys, values)
     y = run_attention(runner, case, q, cache, tables)
     assert_close(y, reference(case, q, keys, values, case.head_size**-0.5))
+
+
+@pytest.mark.parametrize("may_wait", [True, False], ids=["waiting", "counting"])
+@pytest.mark.parametrize("case", LONG, ids=str)
+def test_few_long_sequences(device, case: AttentionCase, may_wait: bool):
+    """Whichever thread blocks come first: the same bits again, behind steps of other lengths too."""
+    if device != "cuda" or device not in _core.op_devices():
+        pytest.skip("on a GPU only")
+    runner = _core.OpRunner(device, num_threads=2, grids_may_wait=may_wait)
+    q, keys, values, cache, tables = make(case)
+    first = run_attention(runner, case, q, cache, tables)
+    assert_close(first, reference(case, q, keys, values, case.head_size**-0.5))
+    shorter = replace(case, lengths=tuple(max(length - 700, 1) for length in case.lengths))
+    for _ in range(3):
+        run_attention(runner, shorter, q, cache, tables)
+        again = run_attention(runner, case, q, cache, tables)
+        np.testing.assert_array_equal(again.view(np.int16), first.view(np.int16))
 
 
 @pytest.mark.parametrize("chunk", [1, 3, 16, 50])

@@ -305,6 +305,40 @@ CASES = (
     ),
 )
 
+# Few sequences, of which up to eight items (sequences by kv heads) are long: on a GPU where grids may
+# wait, thread blocks that do nothing else merge the parts of those; of one more the last to have a part
+# does. Groups of 8 heads and more leave rings of some sizes no room.
+LONG = tuple(
+    AttentionCase(
+        (1,) * len(lengths),
+        lengths,
+        kv_heads * group,
+        kv_heads,
+        size,
+        block,
+        dtype,
+        dtype,
+        window,
+        4 if window > 0 else 0,
+    )
+    for size in (64, 80, 96, 128, 256)
+    for lengths, kv_heads, group, block, dtype, window in (
+        ((9000,), 8, 4, 32, "bfloat16", 0),
+        ((3001,), 1, 7, 16, "float16", 0),
+        ((5000, 300, 1, 641, 640), 2, 4, 64, "bfloat16", 0),
+        ((657, 12, 656), 4, 1, 32, "float16", 0),
+        ((2000, 700, 4000), 3, 2, 48, "bfloat16", 0),  # nine
+        ((6000,), 2, 12, 32, "bfloat16", 0),
+        ((9000, 50), 2, 8, 32, "float16", 2100),
+        ((7000,), 8, 4, 32, "bfloat16", 640),
+        # With more items than a GPU has multiprocessors, in equal shares.
+        ((300,) * 9 + (9000,) + (300,) * 9, 8, 4, 32, "bfloat16", 0),
+        ((*range(1, 500, 7), 5000, 300, 20, 641), 2, 4, 64, "float16", 0),
+        ((*range(1, 400, 11), 7000, 39), 4, 1, 16, "bfloat16", 0),
+        ((*range(1, 400, 9), 6000), 8, 2, 32, "bfloat16", 1500),
+    )
+)
+
 # Case, the first key that is larger than those before it, how many times (and twice that from 140
 # keys on). On a GPU the first are divided, the last two are not.
 RISING = (
