@@ -131,7 +131,7 @@ class Preprocessor:
         for spelling in (word, " " + word):
             ids = self._tokenizer.encode(spelling, add_special_tokens=False)
             spelt = self._tokenizer.decode(ids, skip_special_tokens=False)
-            if ids and ids not in ways and word.strip().lower() in spelt.lower():
+            if ids and ids not in ways and (word.strip() or word).lower() in spelt.lower():
                 ways.append(ids)
         return ways
 

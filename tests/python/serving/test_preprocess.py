@@ -113,9 +113,10 @@ def test_a_word_of_unknown_characters_is_no_stop_id() -> None:
     tokenizer = byte_fallback()
     without_bytes = Preprocessor(tokenizer)
     tokenizer.encode = lambda text, add_special_tokens=True: [0]  # <unk>
-    out = without_bytes.process(inputs("a", STOP_WORDS_DICT=texts("☃")))
-    assert unpack(out["STOP_WORDS_IDS"]) == [[]]
-    assert json.loads(out["TEXT_CONTEXT"].tobytes()) == {"stop": ["☃"]}
+    for word in ("☃", "\r\n"):
+        out = without_bytes.process(inputs("a", STOP_WORDS_DICT=texts(word)))
+        assert unpack(out["STOP_WORDS_IDS"]) == [[]]
+        assert json.loads(out["TEXT_CONTEXT"].tobytes()) == {"stop": [word]}
 
 
 def test_bad_words_as_they_are() -> None:

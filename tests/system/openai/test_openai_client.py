@@ -149,7 +149,18 @@ def test_a_stream_is_the_whole_answer_in_pieces(client: openai.OpenAI) -> None:
 
 def test_streamed_usage_is_only_told_when_asked_for(client: openai.OpenAI) -> None:
     chunks = list(client.completions.create(model=MODEL, prompt=PROMPT, max_tokens=3, stream=True))
-    assert all(chunk.choices and chunk.usage is None for chunk in chunks)
+    assert all(chunk.choices and "usage" not in chunk.model_fields_set for chunk in chunks)
+    asked = client.completions.create(
+        model=MODEL,
+        prompt=PROMPT,
+        max_tokens=3,
+        stream=True,
+        stream_options={"include_usage": True},
+    )
+    *chunks, last = asked
+    assert all(chunk.choices and "usage" in chunk.model_fields_set for chunk in chunks)
+    assert all(chunk.usage is None for chunk in chunks)
+    assert not last.choices and last.usage.completion_tokens == 3
 
 
 @pytest.mark.parametrize("stream", [False, True])

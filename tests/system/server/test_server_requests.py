@@ -72,9 +72,12 @@ def test_sampling_parameters_take_effect(server: Server, greedy) -> None:
     assert sampled(**hot) == sampled(**hot, seed=0) != plain
     assert sampled(runtime_top_p=1.0, temperature=3.0) != plain
     assert sampled(**hot, min_p=1.0) == plain
-    assert len(set(sampled(repetition_penalty=1e9))) == 24
-    assert len(set(sampled(presence_penalty=1e9))) == 24
-    assert len(set(sampled(frequency_penalty=1e9))) == 24
+    sevens = {"embedding_bias": np.array([[0.0] * 7 + [60.0]], np.float32)}
+    assert sampled(**sevens) == [7] * 24
+    assert len(set(sampled(**sevens, repetition_penalty=1e9))) == 24
+    assert len(set(sampled(**sevens, presence_penalty=1e9))) == 24
+    assert sampled(**sevens, presence_penalty=25.0) == [7] * 24  # counted once
+    assert sampled(**sevens, frequency_penalty=25.0)[:4].count(7) in (2, 3)
 
 
 def test_ends(server: Server, greedy) -> None:
