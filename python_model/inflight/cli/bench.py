@@ -86,7 +86,8 @@ def bench(
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
     summary = summarise(records)
-    Console().print(table_of(summary))
+    table = table_of(summary)
+    Console().print(table if summary["failed"] < len(records) else table.title)
     if json_file is not None:
         json_file.write_text(json.dumps({"settings": settings, **summary}, indent=2) + "\n")
     if plot_file is not None and summary["failed"] < len(records):

@@ -3,19 +3,26 @@
 import json
 import os
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from inflight.builder.cache import engine_dir_for
-from inflight.cli.build import LoadFormat
+from inflight.cli.build import Dtype, LoadFormat
 from inflight.cli.option_groups import with_groups
 from inflight.config import ProblemsError
 from inflight.llm.devices import runs_on_cpu
 from inflight.serving.installation import package_path, python_environment
 from inflight.serving.repository import RepositorySettings, write_repository
 from inflight.text.tokenizer import has_tokenizer
+
+
+class BatchSchedulerPolicy(str, Enum):
+    guaranteed_no_evict = "guaranteed_no_evict"
+    max_utilization = "max_utilization"
+    static_batch = "static_batch"
 
 
 @dataclass(frozen=True)
@@ -74,12 +81,9 @@ class ServingOptions:
         typer.Option(min=0, help="Events of the KV cache that are kept for routers; 0 = none."),
     ] = 0
     batch_scheduler_policy: Annotated[
-        str,
-        typer.Option(
-            help="Who may hold cache: guaranteed_no_evict, max_utilization (preempts when blocks "
-            "run out) or static_batch."
-        ),
-    ] = "guaranteed_no_evict"
+        BatchSchedulerPolicy,
+        typer.Option(help="Who may hold cache; max_utilization preempts when blocks run out."),
+    ] = BatchSchedulerPolicy.guaranteed_no_evict
     max_time_per_output_token_ms: Annotated[
         float,
         typer.Option(
@@ -129,7 +133,9 @@ def repository_settings(engine_dir: Path, options: ServingOptions) -> Repository
         "kv_cache_host_memory_bytes": options.kv_cache_host_bytes or None,
         "max_logits_bytes": options.max_logits_bytes or None,
         "kv_cache_event_buffer_max_size": options.kv_cache_event_buffer_max_size or None,
-        "batch_scheduler_policy": _unless(options.batch_scheduler_policy, "guaranteed_no_evict"),
+        "batch_scheduler_policy": _unless(
+            options.batch_scheduler_policy.value, "guaranteed_no_evict"
+        ),
         "max_time_per_output_token_ms": options.max_time_per_output_token_ms or None,
         "cuda_graph_mode": None if options.cuda_graphs else "false",
         "num_threads": options.num_threads or None,
@@ -159,15 +165,16 @@ def repository(
     model: Annotated[Path, typer.Argument(help="An engine directory or a checkpoint folder.")],
     output: Annotated[Path, typer.Option(help="Folder of the repository.")],
     dtype: Annotated[
-        str, typer.Option(help="Of an engine to be built from a checkpoint.")
-    ] = "auto",
+        Dtype, typer.Option(help="Of an engine to be built from a checkpoint.")
+    ] = Dtype.auto,
     *,
     options: ServingOptions,
 ) -> None:
     """Write a model repository without starting a server."""
     try:
         settings = repository_settings(
-            engine_dir_for(model, dtype=dtype, load_format=options.load_format.value), options
+            engine_dir_for(model, dtype=dtype.value, load_format=options.load_format.value),
+            options,
         )
     except (FileNotFoundError, ProblemsError, ValueError) as error:
         typer.echo(f"inflight repository: {error}", err=True)

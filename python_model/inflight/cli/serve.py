@@ -10,6 +10,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import replace
+from enum import Enum
 from http.client import HTTPException
 from pathlib import Path
 from typing import Annotated
@@ -18,6 +19,7 @@ import typer
 
 from inflight.builder.cache import engine_dir_for
 from inflight.cli import live_line
+from inflight.cli.build import Dtype
 from inflight.cli.endpoint_process import EndpointCommand, EndpointProcess
 from inflight.cli.openai import EndpointOptions, api_keys
 from inflight.cli.option_groups import with_groups
@@ -27,6 +29,12 @@ from inflight.serving.installation import Installation, find_installation, write
 from inflight.serving.repository import write_repository
 
 _EXIT_SECONDS = 30
+
+
+class ModelControlMode(str, Enum):
+    none = "none"
+    explicit = "explicit"
+    poll = "poll"
 
 
 @with_groups
@@ -46,18 +54,20 @@ def serve(
         typer.Option(help="Folder of an installation; else /opt/tritonserver or nvidia-pytriton."),
     ] = None,
     dtype: Annotated[
-        str, typer.Option(help="Of an engine to be built from a checkpoint.")
-    ] = "auto",
+        Dtype, typer.Option(help="Of an engine to be built from a checkpoint.")
+    ] = Dtype.auto,
     *,
     options: ServingOptions,
     endpoint: EndpointOptions,
-    model_control_mode: Annotated[str, typer.Option(help="none, explicit or poll.")] = "none",
+    model_control_mode: Annotated[
+        ModelControlMode, typer.Option(help="explicit: models are loaded and unloaded on request.")
+    ] = ModelControlMode.none,
     log_verbose: Annotated[int, typer.Option(help="Verbosity of the server's log.")] = 0,
 ) -> None:
     """Serve a model with tritonserver until SIGINT or SIGTERM."""
     try:
         installation = find_installation(tritonserver)
-        engine_dir = engine_dir_for(model, dtype=dtype, load_format=options.load_format.value)
+        engine_dir = engine_dir_for(model, dtype=dtype.value, load_format=options.load_format.value)
         settings = repository_settings(engine_dir, options)
         if openai_port is not None:
             api_keys(endpoint.api_key_file)
@@ -74,12 +84,12 @@ def serve(
             "http-port": http_port,
             "grpc-port": grpc_port,
             "metrics-port": metrics_port,
-            "model-control-mode": model_control_mode,
+            "model-control-mode": model_control_mode.value,
             "log-verbose": log_verbose,
             "exit-timeout-secs": _EXIT_SECONDS,
             "disable-auto-complete-config": "",
         }
-        if model_control_mode == "explicit":
+        if model_control_mode is ModelControlMode.explicit:
             arguments["load-model"] = "*"
         usage = _how_to_call(http_port, grpc_port, has_text=bool(settings.tokenizer_dir))
         command = None
