@@ -24,6 +24,7 @@ CPP_ARROWS = {
     "kernels/rope_attention": [
         "kernels/core",
         "kernels/rope/rope_kv_append.h",
+        "kernels/gather_rows",
         "kernels/attention/attention.h",
     ],
     # Linears and attention of a step as one kernel, out of their kernels' pieces.

@@ -1,7 +1,8 @@
 #include "kernels/rope_attention/rope_attention.h"
 
 #include "kernels/attention/attention.h"
-#include "kernels/core/check.h"
+#include "kernels/core/check_tensor.h"
+#include "kernels/gather_rows/gather_rows.h"
 #include "kernels/rope/rope_kv_append.h"
 
 namespace inflight {
@@ -18,11 +19,13 @@ RopeKvAppendParams append_of(const RopeAttentionParams& p, const TensorView& q) 
           .head_size = p.head_size};
 }
 
-AttentionParams attention_of(const RopeAttentionParams& p, const TensorView& q) {
+/// Of `q`, one row to each of y's.
+AttentionParams attention_of(const RopeAttentionParams& p, const TensorView& q,
+                             const TensorView& query_starts) {
   return {.q = q,
           .kv_cache = p.kv_cache,
           .block_tables = p.block_tables,
-          .query_starts = p.query_starts,
+          .query_starts = query_starts,
           .kv_lengths = p.kv_lengths,
           .y = p.y,
           .num_heads = p.num_heads,
@@ -33,10 +36,21 @@ AttentionParams attention_of(const RopeAttentionParams& p, const TensorView& q) 
           .num_sinks = p.num_sinks};
 }
 
+/// A matrix of all rotated queries at `data`; they have dtype and columns of y.
+TensorView queries_at(void* data, const RopeAttentionParams& p) {
+  TensorView q = p.y;
+  q.data = data;
+  q.shape[0] = p.qkv.shape[0];
+  return q;
+}
+
 void check_params(const RopeAttentionParams& p) {
-  // Rotated queries have shape and dtype of y.
-  check_rope_kv_append(append_of(p, p.y));
-  check_attention(attention_of(p, p.y));
+  const TensorView q = queries_at(p.y.data, p);
+  check_rope_kv_append(append_of(p, q));
+  if (!p.last_rows) return check_attention(attention_of(p, p.y, p.query_starts));
+  check_dense("rope_attention: last_rows", p.last_rows, {p.kv_lengths.shape[0]});
+  check_dtype("rope_attention: last_rows", p.last_rows, DType::kInt32);
+  check_attention(attention_of(p, p.y, {}));
 }
 
 RopeAttentionParams params_of(const OpArgs& args) {
@@ -47,6 +61,7 @@ RopeAttentionParams params_of(const OpArgs& args) {
           .block_tables = args.tensor("block_tables"),
           .query_starts = args.tensor("query_starts"),
           .kv_lengths = args.tensor("kv_lengths"),
+          .last_rows = args.optional_tensor("last_rows"),
           .y = args.tensor("y"),
           .num_heads = args.attribute<int64_t>("num_heads"),
           .num_kv_heads = args.attribute<int64_t>("num_kv_heads"),
@@ -56,30 +71,46 @@ RopeAttentionParams params_of(const OpArgs& args) {
           .num_sinks = args.attribute_or<int64_t>("num_sinks", 0)};
 }
 
-/// Of the rotated queries, which begin the workspace.
-size_t query_bytes(const RopeAttentionParams& p) { return (p.y.bytes() + 255) / 256 * 256; }
+/// The workspace begins with all rotated queries, then the last ones, if these alone are wanted.
+struct Scratch {
+  size_t queries, last_queries;  // bytes
+  size_t used() const { return queries + last_queries; }
+
+  static Scratch of(const RopeAttentionParams& p) {
+    const auto rounded = [](size_t bytes) { return (bytes + 255) / 256 * 256; };
+    return {.queries = rounded(queries_at(nullptr, p).bytes()),
+            .last_queries = p.last_rows ? rounded(p.y.bytes()) : 0};
+  }
+};
 
 }  // namespace
 
 void rope_attention(const RopeAttentionParams& params, OpContext& context) {
   check_params(params);
-  if (params.y.num_elements() == 0) return;
+  if (params.qkv.num_elements() == 0) return;
+  const bool is_generation = params.qkv.shape[0] == params.kv_lengths.shape[0];
 #ifdef INFLIGHT_CUDA
-  if (context.device.type == DeviceType::kCuda &&
-      cuda::attention_of_qkv(attention_of(params, params.qkv), params.cos_sin, context)) {
+  if (context.device.type == DeviceType::kCuda && is_generation &&
+      cuda::attention_of_qkv(attention_of(params, params.qkv, params.query_starts), params.cos_sin,
+                             context)) {
     return;
   }
 #endif
-  const size_t used = query_bytes(params);
-  check_internal(context.workspace.bytes >= used, "rope_attention: workspace of ",
+  const Scratch scratch = Scratch::of(params);
+  check_internal(context.workspace.bytes >= scratch.used(), "rope_attention: workspace of ",
                  context.workspace.bytes, " bytes is too small");
-  TensorView q = params.y;
-  q.data = context.workspace.data;
+  auto* data = static_cast<uint8_t*>(context.workspace.data);
+  const TensorView q = queries_at(data, params);
   rope_kv_append(append_of(params, q), context);
   OpContext rest = context;
-  rest.workspace.data = static_cast<uint8_t*>(context.workspace.data) + used;
-  rest.workspace.bytes -= used;
-  attention(attention_of(params, q), rest);
+  rest.workspace.data = data + scratch.used();
+  rest.workspace.bytes -= scratch.used();
+  if (!params.last_rows || is_generation)
+    return attention(attention_of(params, q, params.query_starts), rest);
+  TensorView last = params.y;
+  last.data = data + scratch.queries;
+  gather_rows({.x = q, .rows = params.last_rows, .y = last}, rest);
+  attention(attention_of(params, last, {}), rest);
 }
 
 OpDef rope_attention_op() {
@@ -91,7 +122,8 @@ OpDef rope_attention_op() {
                                {"kv_cache"},
                                {"block_tables"},
                                {"query_starts"},
-                               {"kv_lengths"}},
+                               {"kv_lengths"},
+                               {.name = "last_rows", .optional = true}},
                     .outputs = {{"y"}},
                     .attributes = {{"num_heads", "int"},
                                    {"num_kv_heads", "int"},
@@ -103,12 +135,14 @@ OpDef rope_attention_op() {
       .workspace_bytes =
           [](const OpArgs& args, Device device, int num_threads) {
             const RopeAttentionParams largest = params_of(args);
-            const AttentionParams attention = attention_of(largest, largest.y);
+            const AttentionParams attention =
+                attention_of(largest, largest.y, largest.query_starts);
+            const size_t used = Scratch::of(largest).used();
 #ifdef INFLIGHT_CUDA
             if (device.type == DeviceType::kCuda)
-              return query_bytes(largest) + cuda::attention_workspace_bytes(attention, device);
+              return used + cuda::attention_workspace_bytes(attention, device);
 #endif
-            return query_bytes(largest) + cpu::attention_workspace_bytes(attention, num_threads);
+            return used + cpu::attention_workspace_bytes(attention, num_threads);
           },
       .bind = [](const OpArgs& args) -> BoundOp {
         return [params = params_of(args)](OpContext& context) { rope_attention(params, context); };

@@ -1,5 +1,6 @@
 // rope_kv_append and then attention of its queries, as one op: in a step of one row a sequence a
-// GPU does both in one kernel. Elsewhere composed of the two, and rounds where they do.
+// GPU does both in one kernel. Elsewhere composed of the two, and rounds where they do. Where only
+// each sequence's last row is wanted, gather_rows is between them.
 #pragma once
 
 #include "kernels/core/op.h"
@@ -16,6 +17,9 @@ struct RopeAttentionParams {
   const TensorView& block_tables;
   const TensorView& query_starts;
   const TensorView& kv_lengths;
+  // [B] int32: each sequence's last row of qkv, which are those of y then. Optional: without it y
+  // has all.
+  const TensorView& last_rows;
   const TensorView& y;
   int64_t num_heads;
   int64_t num_kv_heads;

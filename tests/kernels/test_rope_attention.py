@@ -67,10 +67,16 @@ def wide(tables: np.ndarray) -> np.ndarray:
 
 
 def run_step(
-    runner, case: AttentionCase, rope_size: int, padded: tuple[int, ...] = (), is_wide: bool = False
+    runner,
+    case: AttentionCase,
+    rope_size: int,
+    padded: tuple[int, ...] = (),
+    is_wide: bool = False,
+    are_last: bool = False,
 ):
-    """One step whose rows' keys are not in the cache yet. Sequences `padded` have no key. Returns
-    what came and what should: outputs, and the whole cache."""
+    """One step whose rows' keys are not in the cache yet. Sequences `padded` have no key. Only the
+    last rows are asked for if `are_last`. Returns what came and what should: outputs, and the
+    whole cache."""
     rng = np.random.default_rng(5)
     heads, kv_heads, size = case.num_heads, case.num_kv_heads, case.head_size
     num_rows = sum(case.queries)
@@ -107,16 +113,19 @@ def run_step(
     lengths[list(padded)] = 0
     pool = np.full((before.shape[0], 3, *before.shape[1:]), np.nan, numpy_dtype(case.cache))
     pool[:, 1] = before
-    y = poisoned((num_rows, heads * size), case.dtype)
+    ends = np.cumsum([0, *case.queries]).astype(np.int32)
+    y = poisoned((len(case.queries) if are_last else num_rows, heads * size), case.dtype)
     inputs = {
         "qkv": qkv,
         "cos_sin": cos_sin,
         "slots": slots,
         "kv_cache": pool[:, 1],
         "block_tables": wide(tables) if is_wide else tables,
-        "query_starts": np.cumsum([0, *case.queries]).astype(np.int32),
+        "query_starts": ends,
         "kv_lengths": lengths,
     }
+    if are_last:
+        inputs["last_rows"] = ends[1:] - 1
     attributes = {
         "num_heads": heads,
         "num_kv_heads": kv_heads,
@@ -129,6 +138,8 @@ def run_step(
     assert guards_intact(y)
     assert np.isnan(float64(pool[:, [0, 2]])).all(), "another layer was written"
     want = reference(case, q, keys, values, size**-0.5)
+    if are_last:
+        want = want[inputs["last_rows"]]
     return y, want, pool[:, 1], after, before
 
 
@@ -141,6 +152,15 @@ def test_rope_attention(device, runner, case: AttentionCase, is_wide: bool):
     assert_close(y, want)
     written = np.isnan(float64(before)) & ~np.isnan(float64(after))
     assert written.any()
+    assert_close(cache[written], float64(after[written]))
+    np.testing.assert_array_equal(float64(cache[~written]), float64(after[~written]))
+
+
+@pytest.mark.parametrize("case", (*MIXED, *WINDOWS[:15], *GENERATION[:3]), ids=str)
+def test_last_rows_alone(runner, case: AttentionCase):
+    y, want, cache, after, before = run_step(runner, case, case.head_size, are_last=True)
+    assert_close(y, want)
+    written = np.isnan(float64(before)) & ~np.isnan(float64(after))
     assert_close(cache[written], float64(after[written]))
     np.testing.assert_array_equal(float64(cache[~written]), float64(after[~written]))
 

@@ -5,7 +5,7 @@ the C++ registry. The others are what models write and passes fuse away.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from inflight.ir.graph import SEQUENCES, SEQUENCES_PLUS_1, TOKENS, TensorType
@@ -172,7 +172,11 @@ def _infer_attention(types: Types, attributes: Attributes) -> dict[str, TensorTy
 
 def _infer_rope_attention(types: Types, attributes: Attributes) -> dict[str, TensorType]:
     rotated = _infer_rope_kv_append(types, attributes)
-    return _infer_attention({**types, **rotated}, attributes)
+    of_all = _infer_attention({**types, **rotated}, attributes)
+    if "last_rows" not in types:
+        return of_all
+    _indices(types, "last_rows", SEQUENCES)
+    return {"y": replace(of_all["y"], shape=(SEQUENCES, of_all["y"].shape[1]))}
 
 
 def _infer_silu_mul(types: Types, _: Attributes) -> dict[str, TensorType]:
@@ -299,7 +303,14 @@ _SCHEMAS = (
     OpSchema(
         "rope_attention",
         _tensors(
-            "qkv", "cos_sin", "slots", "kv_cache!", "block_tables", "query_starts", "kv_lengths"
+            "qkv",
+            "cos_sin",
+            "slots",
+            "kv_cache!",
+            "block_tables",
+            "query_starts",
+            "kv_lengths",
+            "last_rows?",
         ),
         _tensors("y"),
         _attributes(**_HEADS, scale="float", **_WINDOW),

@@ -185,7 +185,8 @@ def _attention(inputs: Arrays, attributes: Attributes, compute: type) -> dict[st
 
 def _rope_attention(inputs: Arrays, attributes: Attributes, compute: type) -> dict[str, np.ndarray]:
     rotated = _rope_kv_append(inputs, attributes, compute)
-    return _attention({**inputs, **rotated}, attributes, compute)
+    y = _attention({**inputs, **rotated}, attributes, compute)["y"]
+    return {"y": y[inputs["last_rows"]] if "last_rows" in inputs else y}
 
 
 def _silu(inputs: Arrays, _: Attributes, compute: type) -> dict[str, np.ndarray]:

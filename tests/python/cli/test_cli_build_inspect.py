@@ -57,7 +57,7 @@ def test_inspect_prints_facts_limits_memory_and_plan(run: Callable, tiny_engine:
         "max_num_tokens",
         "cache per token",
         "512 B",
-        "plan of rank 0: 16 ops",
+        "plan of rank 0: 14 ops",
         "rope_attention",
         "weight=layers.1.mlp.gate_up.weight",
         "weight=layers.1.mlp.down.weight",

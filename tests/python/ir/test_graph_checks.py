@@ -114,8 +114,8 @@ def test_every_op_has_a_meaning_and_a_use(
 ) -> None:
     assert set(OPS) == {*_MEANINGS, "linear", "fused_linear"}
     kernels = {name for name, schema in OPS.items() if schema.has_kernel}
-    # what fused_linear is composed of: in plans where nothing was fused, and in older engines
-    parts = {"rms_norm", "add_rms_norm", "linear", "silu_mul"}
+    # what fused ops are composed of: in plans where nothing was fused, and in older engines
+    parts = {"rms_norm", "add_rms_norm", "linear", "silu_mul", "rope_kv_append", "attention"}
     used = {node.op for node in compile_model(tiny_checkpoint).graph.nodes}
     assert kernels == used | parts and not used & parts
     types = {

@@ -99,10 +99,8 @@ def test_the_passes_fuse_everything_a_kernel_is_there_for(
         "embedding": 1,
         "rope_table": 1,
         "fused_linear": 4 * layers + 1,
-        "rope_attention": layers - 1,
-        "rope_kv_append": 1,  # of the last layer, whose attention is of fewer rows
-        "attention": 1,
-        "gather_rows": 2,
+        "rope_attention": layers,
+        "gather_rows": 1,  # of the last layer's residual: its attention is of fewer rows
     }
     last = traced.stages[-1][1]
     linears = [node for node in last.nodes if node.op == "fused_linear"]
@@ -214,14 +212,12 @@ def test_the_last_layer_goes_on_with_last_rows_alone(tiny_checkpoint: Path) -> N
     rows = [graph.values[value].shape[0] for node in graph.nodes for value in node.outputs.values()]
     first = rows.index("B")
     assert set(rows[first:]) == {"B"}
-    assert [node.op for node in graph.nodes[first - 1 :]] == [
-        "rope_kv_append",
-        "gather_rows",
-        "attention",
+    assert [node.op for node in graph.nodes[first:]] == [
+        "rope_attention",
         "gather_rows",
         *["fused_linear"] * 4,
     ]
-    assert "query_starts" not in graph.nodes[first + 1].inputs
+    assert graph.nodes[first].inputs["last_rows"] == "last_rows"
 
 
 def test_rows_that_others_read_are_all_computed(tiny_checkpoint: Path) -> None:
@@ -250,9 +246,18 @@ def test_rope_and_append_with_other_tables_stay_apart(tiny_checkpoint: Path) -> 
 def test_queries_that_others_read_are_rotated_apart(tiny_checkpoint: Path) -> None:
     graph = dict(Traced(tiny_checkpoint, "float32").stages)["gather_early"]
     append = next(node for node in graph.nodes if node.op == "rope_kv_append")
-    assert _run_pass("fuse_rope_attention", graph)["rope_attention"] == 1
-    graph = replace(graph, outputs={**graph.outputs, "queries": append.outputs["q"]})
-    assert _run_pass("fuse_rope_attention", graph)["rope_attention"] == 0
+    attentions = [node for node in graph.nodes if node.op == "attention"]
+    (gathered,) = (node.inputs["q"] for node in attentions if "query_starts" not in node.inputs)
+    assert _run_pass("fuse_rope_attention", graph)["rope_attention"] == 2
+    for queries, left in ((append.outputs["q"], 1), (gathered, 1)):
+        others = replace(graph, outputs={**graph.outputs, "queries": queries})
+        assert _run_pass("fuse_rope_attention", others)["rope_attention"] == left
+
+
+def test_attention_of_other_rows_than_the_last_is_not_fused(tiny_checkpoint: Path) -> None:
+    graph = dict(Traced(tiny_checkpoint, "float32").stages)["gather_early"]
+    others = _edit(graph, "gather_rows", rows="kv_lengths")
+    assert _run_pass("fuse_rope_attention", others)["rope_attention"] == 1
 
 
 def test_dead_code_keeps_what_writes_the_cache(tiny_checkpoint: Path) -> None:
