@@ -100,6 +100,23 @@ def test_streams(kind: str, include: bool, text: str, stop: list[str], lengths, 
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_what_is_remembered_of_another_stream_is_left_alone(kind: str) -> None:
+    """The same number with other ids before it: of an engine that was loaded anew, or of a stream of
+    which another process made a piece."""
+    tokenizer = TOKENIZERS[kind]
+    ids = tokenizer.encode("the stop 東 the end", add_special_tokens=False)
+    expected = tokenizer.decode(ids)
+    post = Postprocessor(tokenizer)
+    chunk_call(post, [], ids[:6], False, ["END"], 7)
+    (anew,) = chunk_call(post, [], ids, True, ["END"], 7).texts
+    assert anew == expected
+    (begun,) = chunk_call(post, [], ids[:2], False, ["END"], 8).texts
+    (elsewhere,) = chunk_call(Postprocessor(tokenizer), ids[:2], ids[2:5], False, ["END"], 8).texts
+    (rest,) = chunk_call(post, ids[:5], ids[5:], True, ["END"], 8).texts
+    assert begun + elsewhere + rest == expected
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_streams_do_not_mix(kind: str) -> None:
     """Interleaved, and with far more of them than are remembered."""
     tokenizer = TOKENIZERS[kind]

@@ -312,6 +312,15 @@ def test_a_chat_may_use_the_whole_context(client: openai.OpenAI) -> None:
     got = client.chat.completions.create(model=MODEL, messages=MESSAGES, temperature=0)
     assert got.usage.total_tokens == MAX_SEQ_LEN
     assert got.choices[0].finish_reason == "length"
+    of = {"model": MODEL, "prompt": [5] * (MAX_SEQ_LEN - 3), "extra_body": {"ignore_eos": True}}
+    assert client.completions.create(**of, max_tokens=3).usage.completion_tokens == 3
+    with pytest.raises(
+        openai.BadRequestError, match="509 tokens of the prompt and 4 of the answer"
+    ):
+        client.completions.create(**of, max_tokens=4)
+    assert client.completions.create(**of).usage.completion_tokens == 3  # the default gives way
+    default = client.completions.create(**{**of, "prompt": [5]})
+    assert default.usage.completion_tokens == 16
 
 
 def test_errors_are_the_clients_own_classes(client: openai.OpenAI, endpoint: Endpoint) -> None:

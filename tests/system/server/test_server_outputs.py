@@ -60,9 +60,10 @@ def test_perf_metrics(server: Server, model: str, streaming: bool) -> None:
         assert [only(answer, name) for name in COUNTS] == [4, 0, 4]
         assert [only(answer, name) for name in DRAFTS] == [0, 0, 0]
         arrival, scheduled, first, last = (only(answer, name) for name in TIMES)
-        assert before - 10**7 <= arrival <= scheduled <= first <= last <= after + 10**7
+        assert before - 10**7 <= arrival < scheduled < first <= last <= after + 10**7
         assert last >= newest
         newest = last
+    assert newest > first  # of 100 tokens
     assert len({only(answer, "first_token_time_ns") for answer in answers}) == 1
     if streaming:
         assert len(answers) > 1
