@@ -65,8 +65,9 @@ fs::path read_engine_dir(Parameters& parameters, const fs::path& version_dir) {
 /// `device` names the device of all.
 std::vector<std::string> read_devices(Parameters& parameters, const std::string& otherwise) {
   const std::string device = parameters.text("device", otherwise).value_or(otherwise);
-  const std::optional<std::string> ids = parameters.text("gpu_device_ids", "none");
+  std::optional<std::string> ids = parameters.text("gpu_device_ids", "none");
   if (!ids || device != "auto") return {device};
+  std::erase(*ids, ' ');  // "0; 1"
   std::vector<std::string> devices;
   for (size_t begin = 0; begin <= ids->size();) {
     const size_t end = std::min(ids->find(';', begin), ids->size());
@@ -83,9 +84,10 @@ std::vector<std::string> read_devices(Parameters& parameters, const std::string&
 
 /// Comma-separated, one a layer or one for all; the smallest counts.
 std::optional<int> read_attention_window(Parameters& parameters) {
-  const std::optional<std::string> text =
+  std::optional<std::string> text =
       parameters.text("max_attention_window_size", "the longest sequence");
   if (!text) return std::nullopt;
+  std::erase(*text, ' ');  // "4096, 2048"
   std::optional<int> smallest;
   for (size_t begin = 0; begin <= text->size();) {
     const size_t end = std::min(text->find(',', begin), text->size());

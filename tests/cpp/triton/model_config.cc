@@ -257,11 +257,14 @@ void values_filled_by_hand() {
       config(parameter("kv_cache_free_gpu_mem_fraction", " 0.5 ") + "," +
              parameter("enable_chunked_context", "false\\n") + "," + parameter("device", " ") +
              "," + parameter("max_num_tokens", " ${max_num_tokens}") + "," +
-             parameter("batch_scheduler_policy", "MAX_UTILIZATION")),
+             parameter("batch_scheduler_policy", "MAX_UTILIZATION") + "," +
+             parameter("gpu_device_ids", "0; 1") + "," +
+             parameter("max_attention_window_size", "4096, 2048")),
       folder.path);
+  EXPECT((given.devices == std::vector<std::string>{"cuda:0", "cuda:1"}));
+  EXPECT_EQ(given.attention_window.value_or(0), 2048);
   EXPECT_EQ(given.engine.kv_cache_free_memory_fraction, 0.5);
   EXPECT(!given.engine.enable_chunked_context);
-  EXPECT_EQ(given.devices[0], parse(config(""), folder.path).devices[0]);
   EXPECT_EQ(given.engine.batch_scheduler_policy, "guaranteed_no_evict");
   EXPECT_EQ(given.warnings.size(), 1u);
   EXPECT_EQ(given.warnings[0],
