@@ -1,7 +1,12 @@
 // The engine loop when something breaks: the model, the device, our own memory, one row.
 #include <atomic>
+#include <chrono>
 #include <cstdlib>
+#include <future>
 #include <new>
+#include <string>
+#include <thread>
+#include <utility>
 
 #include "tests/cpp/engine_fixture.h"
 
@@ -118,6 +123,35 @@ void a_throw_in_commit_ends_the_engine() {
   expect_dead(fixture, {&first, &second, &waiting});
 }
 
+void what_comes_while_the_engine_dies_is_answered() {
+  Fixture fixture(small_info(2));
+  fixture.script->gate.close();
+  Answer first, late;
+  fixture.submit(first, prompt_of(4, 1), 10);
+  std::future<std::string> exported;  // what it raised
+  // Between the last look into the inbox and the death.
+  fixture.script->after_step = [&, has_run = false]() mutable {
+    if (std::exchange(has_run, true)) return;
+    fixture.submit(late, prompt_of(4, 2), 10);
+    exported = std::async(std::launch::async, [&]() -> std::string {
+      try {
+        fixture.engine->export_prefix(prompt_of(4, 1));
+      } catch (const Error& error) {
+        return error.what();
+      }
+      return "nothing";
+    });
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));  // it is in the inbox, most likely
+    fail_next_allocation = true;
+  };
+  fixture.script->gate.open();
+  EXPECT(first.wait().finish_reason == FinishReason::kError);
+  EXPECT(late.wait().error && late.wait().error->code() == ErrorCode::kInternal);
+  const std::string raised = exported.get();
+  EXPECT(raised == "the engine has ended" || raised.starts_with("the engine has died"));
+  expect_dead(fixture, {&first, &late});
+}
+
 void a_row_that_cannot_be_sampled_fails_alone() {
   Fixture fixture;
   fixture.script->gate.close();
@@ -148,6 +182,8 @@ int main(int argc, char** argv) {
        {"a_break_while_shutting_down", a_break_while_shutting_down},
        {"an_unusable_device_ends_the_engine", an_unusable_device_ends_the_engine},
        {"a_throw_in_commit_ends_the_engine", a_throw_in_commit_ends_the_engine},
+       {"what_comes_while_the_engine_dies_is_answered",
+        what_comes_while_the_engine_dies_is_answered},
        {"a_row_that_cannot_be_sampled_fails_alone", a_row_that_cannot_be_sampled_fails_alone}},
       argc, argv);
 }
