@@ -150,18 +150,24 @@ ManagerMachine.TestCase.settings = settings(max_examples=80, deadline=None)
 TestManager = ManagerMachine.TestCase
 
 
-def test_commit_out_of_order_is_refused():
+def test_commit_out_of_order_is_refused_whole():
+    """The other table's tokens, which were in order, are not committed either."""
     manager = KvCacheManager(4, 8)
-    table = manager.open()
+    other, table = manager.open(), manager.open()
     older = manager.reserve([(table, 0, 4)])
-    newer = manager.reserve([(table, 4, 1)])
+    newer = manager.reserve([(other, 0, 3), (table, 4, 1)])
     with pytest.raises(InternalError, match="has 0 committed tokens, the reservation begins at 4"):
         newer.commit()
+    assert manager.num_cached_tokens(other) == 0
+    with pytest.raises(InternalError, match=f"release of table {other} with"):
+        manager.release(other)
     with pytest.raises(InternalError, match="reserved to token 5, the reservation ends at 4"):
         older.give_back()
     older.commit()
     newer.commit()
-    assert manager.num_cached_tokens(table) == 5
+    assert [manager.num_cached_tokens(one) for one in (other, table)] == [3, 5]
+    for one in (other, table):
+        manager.release(one)
 
 
 def test_closed_reservation_stays_closed():
