@@ -1,10 +1,10 @@
 // A consumer warp's part of the attention of a run of layers (decoder_run.cu): of one new row to a
 // sequence. A block has one sequence's kv head, or a part of its keys, at most; the tiles and the
-// softmax are the decode kernel's (kernels/attention/decode_heads.cuh). Keys and values of earlier
+// softmax are the decode kernels' (kernels/attention/decode_ahead.cuh). Keys and values of earlier
 // steps are read before the new row's are there.
 #pragma once
 
-#include "kernels/attention/decode_heads.cuh"
+#include "kernels/attention/decode_ahead.cuh"
 #include "kernels/attention/decode_parts.cuh"
 #include "kernels/decoder_run/exchange.cuh"
 #include "kernels/decoder_run/run_args.cuh"
@@ -122,7 +122,11 @@ class Attention {
       }
       if (!is_first) {
         typename Heads::Weights weights[kTiles];
-        weigh(group, scores, at, begin, keys, weights);
+        const auto keys_from = [&](int i) {
+          const int tile = at - i * kWarps;
+          return tile >= begin ? keys - tile * kTileKeys : 0;
+        };
+        decode::weigh_tiles<T>(group, scores, keys_from, args_.scale, weights);
 #pragma unroll
         for (int i = 0; i < kTiles; ++i) {
           if (at - i * kWarps >= begin) group.accumulate(tiles[i], weights[i]);
@@ -133,8 +137,7 @@ class Attention {
         if (at - kStride - i * kWarps < begin) continue;
         const T* from = next_from(i) + args_.value_offset;
         if (i == 0) {
-          // What is not there must not be infinite.
-          if (old < kTileKeys) clear(tiles[i].values);
+          if (old < kTileKeys) decode::clear(tiles[i].values);
           tiles[i].load_values(from, [&](int key) { return key < old; });
         } else {
           tiles[i].load_values(from, std::true_type{});
@@ -173,46 +176,6 @@ class Attention {
   __device__ __forceinline__ int64_t offset_of_lane(int begin, int last) const {
     const int tile = last - lane() * kWarps;
     return tile < begin ? 0 : offset_of(tile);
-  }
-
-  /// Scores of the tiles from `at` on to weights, as HeadGroup::weigh, with one maximum for all.
-  __device__ __forceinline__ void weigh(Heads& group, typename Heads::Scores (&scores)[kTiles],
-                                        int at, int begin, int keys,
-                                        typename Heads::Weights (&weights)[kTiles]) const {
-    typename Heads::Scores largest;
-#pragma unroll
-    for (int i = 0; i < kTiles; ++i) {
-      const int tile = at - i * kWarps, there = tile >= begin ? keys - tile * kTileKeys : 0;
-#pragma unroll
-      for (int c = 0; c < 4; ++c) {
-        float& score = scores[i][0][c];
-        score = lane() / 4 + c / 2 * 8 < there ? score * args_.scale : -INFINITY;
-        largest[0][c] = i == 0 ? score : fmaxf(largest[0][c], score);
-      }
-    }
-    bool is_above = false;
-#pragma unroll
-    for (int c = 0; c < 4; ++c) is_above |= largest[0][c] > group.maxima[0][c % 2] + Heads::kSlack;
-    if (__any_sync(kFullWarp, is_above)) group.raise_maxima(largest);
-#pragma unroll
-    for (int i = 0; i < kTiles; ++i) {
-#pragma unroll
-      for (int c = 0; c < 4; ++c) {
-        float& score = scores[i][0][c];
-        score = exp2_fast(score - group.maxima[0][c % 2]);
-        group.sums[0][c % 2] += score;
-      }
-      weights[i][0][0] = transposed(pack(T(), scores[i][0][0], scores[i][0][1]));
-      weights[i][0][1] = transposed(pack(T(), scores[i][0][2], scores[i][0][3]));
-    }
-  }
-
-  static __device__ __forceinline__ void clear(uint32_t (&values)[4][kHeadSize / 16]) {
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-#pragma unroll
-      for (int j = 0; j < kHeadSize / 16; ++j) values[i][j] = 0;
-    }
   }
 
   /// Waits for the new row: its queries and, if it is number `newest` of the warp's first tile, its
@@ -254,57 +217,15 @@ class Attention {
       patience.tick();
     }
 #pragma unroll
-    for (int i = 0; i < kPieces; ++i) put(group.queries[0] + i * 4, pieces[i].data);
+    for (int i = 0; i < kPieces; ++i) decode::put(group.queries[0] + i * 4, pieces[i].data);
     const float* cos_sin = cos_sin_ + row_ * kHeadSize;
     decode::rotate<T, kHeadSize>(group.queries, cos_sin);
-    if (has_newest) add_newest(tile, cache, key, value, newest, cos_sin);
-  }
-
-  /// A row of the new key, yet to be rotated, and of its value, a lane's words of each.
-  __device__ __forceinline__ void add_newest(Tile& tile, T* cache, const uint32_t (&key)[kWords],
-                                             const uint32_t (&value)[kWords], int newest,
-                                             const float* cos_sin) const {
-    auto* row = reinterpret_cast<uint32_t*>(cos_sin_ + args_.rows * kHeadSize);
-    T* to = cache + __shfl_sync(kFullWarp, offset_, 0) + newest * kHeadSize;
-    // Words l and l + kHeadSize / 4 rotate each other.
-    constexpr int kHalf = kHeadSize / 4;
-    const int at = lane() % kHalf;
-    const float2 cosine = reinterpret_cast<const float2*>(cos_sin)[at];
-    const float2 sine = reinterpret_cast<const float2*>(cos_sin)[kHalf + at];
-#pragma unroll
-    for (int i = 0; i < kWords; ++i) {
-      const uint32_t own = key[i];
-      const uint32_t other =
-          kWords == 1 ? __shfl_xor_sync(kFullWarp, own, kHalf) : key[kWords - 1 - i];
-      const bool is_low = kWords == 1 ? lane() < kHalf : i == 0;
-      const float2 u = unpack(T(), own), v = unpack(T(), other);
-      const float sign = is_low ? -1.0f : 1.0f;
-      const uint32_t rotated =
-          pack(T(), u.x * cosine.x + sign * (v.x * sine.x), u.y * cosine.y + sign * (v.y * sine.y));
-      const int word = i * 32 + lane();
-      row[word] = rotated;
-      row[kHeadSize / 2 + word] = value[i];
-      reinterpret_cast<uint32_t*>(to)[word] = rotated;
-      reinterpret_cast<uint32_t*>(to + args_.value_offset)[word] = value[i];
+    if (has_newest) {
+      auto* room = reinterpret_cast<uint32_t*>(cos_sin_ + args_.rows * kHeadSize);
+      T* to = cache + __shfl_sync(kFullWarp, offset_, 0) + newest * kHeadSize;
+      decode::add_newest<T, kHeadSize>(tile, newest, key, value, cos_sin, room, to,
+                                       args_.value_offset);
     }
-    __syncwarp();
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      if (Tile::key_of(i) != newest) continue;
-      decode::for_pieces<kHeadSize, 4>(lane() % 4, [&](auto, int at, int offset) {
-        put(tile.keys[i] + at, *reinterpret_cast<const uint4*>(row + offset / 2));
-      });
-    }
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      if (Tile::value_of(i) != newest) continue;
-      decode::for_pieces<kHeadSize, 8>(lane() / 4, [&](auto, int at, int offset) {
-        put(tile.values[i] + at, *reinterpret_cast<const uint4*>(row + (kHeadSize + offset) / 2));
-      });
-    }
-  }
-  static __device__ __forceinline__ void put(uint32_t* to, const uint4& from) {
-    to[0] = from.x, to[1] = from.y, to[2] = from.z, to[3] = from.w;
   }
 
   /// The warps' parts, and then the blocks', to outputs. All consumers.
