@@ -34,7 +34,7 @@ def test_every_problem_is_found() -> None:
     assert MAPPING.problems([*weights, weights[0]], good) == []  # tied: used twice
     bad = _tensors(embed=(4, 8), h__1__ln__weight=(4,), h__2__ln__weight=(4,), h__0__freqs=(2,))
     bad["h.1.ln.weight"] = TensorInfo("h.1.ln.weight", "f", "F8_E4M3", (4,), 0, 4)
-    assert MAPPING.problems(weights, bad) == [
+    assert MAPPING.problems([*weights, weights[0]], bad) == [  # each is told once
         "tensor embed has shape [4, 8], expected [8, 4]",
         "tensor h.0.ln.weight is missing",
         "tensor h.1.ln.weight has dtype F8_E4M3, expected F32, F16 or BF16",

@@ -227,6 +227,18 @@ def test_rows_that_others_read_are_all_computed(tiny_checkpoint: Path) -> None:
     assert verify(dict(PASSES)["gather_early"](kept)) == kept
 
 
+def test_equal_gathers_are_merged_unless_they_are_outputs(tiny_checkpoint: Path) -> None:
+    graph = dict(Traced(tiny_checkpoint, "float32").stages)["fuse_rope_kv_append"]
+    gather = next(node for node in graph.nodes if node.op == "gather_rows")
+    again = replace(gather, outputs={"y": "again"})
+    values = {**graph.values, "again": graph.values[gather.outputs["y"]]}
+    twice = replace(graph, nodes=(*graph.nodes, again), values=values)
+    early = dict(PASSES)["gather_early"]
+    assert [n.op for n in verify(early(twice)).nodes] == [n.op for n in early(graph).nodes]
+    asked = replace(twice, outputs={**graph.outputs, "again": "again"})
+    assert verify(early(verify(asked))).producers()["again"] > 0
+
+
 def test_an_attention_of_other_rows_than_the_last_stays(tiny_checkpoint: Path) -> None:
     graph = dict(Traced(tiny_checkpoint, "float32").stages)["fuse_rope_kv_append"]
     others = _edit(graph, "gather_rows", rows="kv_lengths")
