@@ -15,7 +15,6 @@ from inflight import _core
 
 plan = _core.plan
 FLOATING = ("float32", "float16", "bfloat16")
-BITS = {"float32": np.uint32, "float16": np.uint16, "bfloat16": np.uint16}
 BASE_BYTES = 2 * engine_dirs.VOCAB * engine_dirs.HIDDEN * 4
 
 

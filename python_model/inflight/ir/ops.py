@@ -41,7 +41,6 @@ class OpSchema:
     infer: Callable[[Types, Attributes], dict[str, TensorType]]
     has_kernel: bool = True
     any_output_dtype: bool = False  # the graph may ask for another float dtype than infer's
-    variadic_outputs: bool = False  # y0, y1, ... instead of the names in `outputs`
 
 
 def _require(condition: bool, text: str) -> None:
@@ -321,11 +320,10 @@ _SCHEMAS = (
     OpSchema(
         "split",
         _tensors("x"),
-        (),
+        (),  # y0, y1, ...: one for each of sizes
         _attributes(sizes="ints"),
         _infer_split,
         has_kernel=False,
-        variadic_outputs=True,
     ),
     OpSchema(
         "rope",

@@ -11,7 +11,6 @@ GIB = 2**30
 class Gpu:
     name: str
     memory: float  # bytes that a process can have
-    peak_read: float  # bytes/s
     peak_flops: float  # bfloat16, dense
     read: float  # bytes/s, achieved
     host_link: float  # bytes/s, one direction, pinned memory, achieved
@@ -27,15 +26,16 @@ _LINK_SHARE = 55.4 / 64
 def _like_h200(
     name: str, gib: float, read: float, flops: float, host_link: float, peer_link: float
 ) -> Gpu:
+    """`read` and `host_link` are the peaks."""
     return Gpu(
-        name, gib * GIB, read, flops, read * _READ_SHARE, host_link * _LINK_SHARE, peer_link, False
+        name, gib * GIB, flops, read * _READ_SHARE, host_link * _LINK_SHARE, peer_link, False
     )
 
 
 GPUS = {
     gpu.name: gpu
     for gpu in (
-        Gpu("H200", 139.8 * GIB, 4.8e12, 989e12, 4.25e12, 55.4e9, 450e9, True),
+        Gpu("H200", 139.8 * GIB, 989e12, 4.25e12, 55.4e9, 450e9, True),
         _like_h200("H100", 79.1, 3.35e12, 989e12, 64e9, 450e9),
         _like_h200("A100", 79.1, 2.039e12, 312e12, 32e9, 300e9),
         _like_h200("L40S", 44.4, 0.864e12, 362e12, 32e9, 32e9),

@@ -50,6 +50,3 @@ CASES = (
         for n, k in ((130, 72), (257, 1032), (1024, 4096))
     ),
 )
-
-# (outputs, inputs) of a Llama of 160M and of the 8B one.
-BENCHMARK_SHAPES = ((2304, 768), (768, 768), (4096, 768), (768, 2048), (6144, 4096), (4096, 14336))
