@@ -16,8 +16,9 @@ from inflight.serving.departures import Departures
 from inflight.serving.postprocess import Postprocessor
 from inflight.serving.preprocess import Preprocessor
 from inflight.serving.receipts import Receipts
-from inflight.serving.schema import BLS, ENSEMBLE_STEPS, Step
+from inflight.serving.schema import BLS, ENSEMBLE_STEPS
 from inflight.serving.support import refuse_unsupported
+from inflight.serving.tensors import Step
 
 Tensors = dict[str, np.ndarray]
 

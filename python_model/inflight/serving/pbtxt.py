@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from inflight.serving.schema import Model, Step, Tensor
+from inflight.serving.tensors import Model, Step, Tensor
 
 
 @dataclass(frozen=True)

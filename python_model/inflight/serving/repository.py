@@ -18,9 +18,8 @@ from inflight.serving.schema import (
     RELAY,
     RELAYED_ENSEMBLE_STEPS,
     TENSORRT_LLM,
-    Model,
-    Step,
 )
+from inflight.serving.tensors import Model, Step
 
 BACKEND = "inflight"
 _MODEL_FILES = Path(__file__).parent / "model_files"

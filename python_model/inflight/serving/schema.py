@@ -4,35 +4,7 @@ The config.pbtxt files are rendered from it (pbtxt.py) and the C++ table of the 
 model is held equal to it by a test. Dims leave the batch dimension out.
 """
 
-from dataclasses import dataclass
-from enum import Enum
-
-
-class Support(Enum):
-    """What the backend does with a tensor that a request gives."""
-
-    USED = "used"
-    IGNORED = "ignored"  # legal and without effect: concerns what this model cannot do anyway
-    REFUSED = "refused"  # "not supported yet", unless it is empty or holds its default
-
-
-@dataclass(frozen=True)
-class Tensor:
-    name: str
-    dtype: str
-    dims: tuple[int, ...]
-    optional: bool = True
-    scalar: bool = False  # one element a row: the model sees it without its own dimension
-    ragged: bool = False  # rows of different length may share a batch
-    support: Support = Support.USED
-    default: float | None = None  # the value that is legal although the tensor is refused
-
-
-@dataclass(frozen=True)
-class Model:
-    name: str
-    inputs: tuple[Tensor, ...]
-    outputs: tuple[Tensor, ...]
+from inflight.serving.tensors import Link, Model, Step, Support, Tensor
 
 
 def _scalar(name: str, dtype: str, **options) -> Tensor:
@@ -259,21 +231,6 @@ POSTPROCESSING = Model(
         _output("STOP_REASON_OUT", "STRING", 1),  # ours; the stop word, of what a stop word ended
     ),
 )
-
-
-@dataclass(frozen=True)
-class Link:
-    """A tensor of one step: its name in the model and in the ensemble."""
-
-    model_tensor: str
-    ensemble_tensor: str
-
-
-@dataclass(frozen=True)
-class Step:
-    model: Model
-    inputs: tuple[Link, ...]
-    outputs: tuple[Link, ...]
 
 
 # Ensemble input -> where it goes. Names that are equal on both sides stand alone.

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from inflight.serving.schema import Model, Support
+from inflight.serving.tensors import Model, Support
 
 
 def refuse_unsupported(model: Model, inputs: Mapping[str, np.ndarray | None]) -> None:

@@ -3,7 +3,8 @@
 import re
 from pathlib import Path
 
-from inflight.serving.schema import TENSORRT_LLM, Support
+from inflight.serving.schema import TENSORRT_LLM
+from inflight.serving.tensors import Support
 
 ROOT = Path(__file__).resolve().parents[3]
 TEXT = (ROOT / "docs" / "migrate.md").read_text()

@@ -16,9 +16,8 @@ from inflight.serving.schema import (
     PREPROCESSING,
     RELAYED_ENSEMBLE_STEPS,
     TENSORRT_LLM,
-    Step,
-    Tensor,
 )
+from inflight.serving.tensors import Step, Tensor
 from tritonclient.grpc import model_config_pb2
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -15,9 +15,8 @@ from inflight.serving.schema import (
     POSTPROCESSING,
     PREPROCESSING,
     TENSORRT_LLM,
-    Model,
-    Step,
 )
+from inflight.serving.tensors import Model, Step
 from inflight.text.tokenizer import Tokenizer
 from triton_server import Server, Setup, ask, running
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tritonclient.grpc as grpc
-from inflight.serving.schema import ENSEMBLE, TENSORRT_LLM, Support
+from inflight.serving.schema import ENSEMBLE, TENSORRT_LLM
+from inflight.serving.tensors import Support
 from triton_server import Server, Stream, ask, llm_request, tensors
 from tritonclient.utils import InferenceServerException
 

@@ -4,15 +4,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from inflight.serving.schema import (
-    BLS,
-    ENSEMBLE,
-    PREPROCESSING,
-    TENSORRT_LLM,
-    Model,
-    Support,
-    Tensor,
-)
+from inflight.serving.schema import BLS, ENSEMBLE, PREPROCESSING, TENSORRT_LLM
+from inflight.serving.tensors import Model, Support, Tensor
 from triton_server import MAX_SEQ_LEN, Server, Stream, ask, llm_request
 from tritonclient.utils import InferenceServerException
 

@@ -17,7 +17,8 @@ import pytest
 import tritonclient.grpc as grpc
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from inflight.serving.schema import ENSEMBLE, TENSORRT_LLM, Model, Tensor
+from inflight.serving.schema import ENSEMBLE, TENSORRT_LLM
+from inflight.serving.tensors import Model, Tensor
 from triton_server import Server, ask, llm_request
 
 NUM_CASES = int(os.environ.get("INFLIGHT_FUZZ_CASES", "1000"))
