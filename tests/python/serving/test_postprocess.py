@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from inflight.serving import postprocess
 from inflight.serving.postprocess import Postprocessor, Text
+from inflight.text.tokenizer import Tokenizer
 from serving_tokenizers import BUILDERS
 
 TOKENIZERS = {kind: build() for kind, build in BUILDERS.items()}
@@ -116,13 +118,9 @@ def test_what_is_remembered_of_another_stream_is_left_alone(kind: str) -> None:
     assert begun + elsewhere + rest == expected
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_streams_do_not_mix(kind: str) -> None:
-    """Interleaved, and with far more of them than are remembered."""
-    tokenizer = TOKENIZERS[kind]
+def check_interleaved(post: Postprocessor, tokenizer: Tokenizer) -> None:
     texts = [f"stop {'😀' * n} the end {'東' * n}ing" for n in range(1, 30)]
     streams = [tokenizer.encode(text, add_special_tokens=False) for text in texts]
-    post = Postprocessor(tokenizer)
     told = [""] * len(streams)
     for at in range(max(map(len, streams))):
         for number, ids in enumerate(streams):
@@ -134,9 +132,19 @@ def test_streams_do_not_mix(kind: str) -> None:
     assert told == [tokenizer.decode(ids) for ids in streams]
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_streams_do_not_mix(kind: str) -> None:
+    check_interleaved(Postprocessor(TOKENIZERS[kind]), TOKENIZERS[kind])
+
+
 def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of far more streams than are remembered most are worked out again each time."""
     monkeypatch.setattr(postprocess, "_MAX_REMEMBERED", 3)
-    test_streams_do_not_mix("byte_level")
+    tokenizer = TOKENIZERS["byte_level"]
+    made = Mock(wraps=tokenizer.detokenizer)
+    monkeypatch.setattr(tokenizer, "detokenizer", made)
+    check_interleaved(Postprocessor(tokenizer), tokenizer)
+    assert made.call_count > 2 * 29  # one for each stream, one for each whole text
 
 
 @pytest.mark.parametrize("asked", [True, False])
