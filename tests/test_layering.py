@@ -27,6 +27,8 @@ CPP_ARROWS = {
         "kernels/gather_rows",
         "kernels/attention/attention.h",
     ],
+    # What a plan begins with, where rows are few.
+    "kernels/step_inputs": ["kernels/core", "kernels/embedding", "kernels/rope"],
     # Linears and attention of a step as one kernel, out of their kernels' pieces.
     "kernels/decoder_run": ["kernels/core", "kernels/gemm", "kernels/attention"],
     "kernels/registry": ["kernels"],

@@ -44,9 +44,9 @@ void BoundPlan::prepare(const StepInputs& inputs) {
   set_shapes(inputs.num_tokens, inputs.num_sequences);
 }
 
-void BoundPlan::run() {
+void BoundPlan::run(bool is_open) {
   auto run = runs_.begin();
-  for (size_t i = 0; i < calls_.size();) {
+  for (size_t i = is_open ? opening_->num_rows() : 0; i < calls_.size();) {
     if (run != runs_.end() && run->begin == i) {
       const size_t end = run->end;
       if ((run++)->call(context_, arena_.run_memory())) {
@@ -144,7 +144,16 @@ std::vector<OpCall> BoundPlan::check_rows(const std::string& where) {
 
 /// Calls for all rows, and the runs among them.
 void BoundPlan::bind_all(const std::vector<OpCall>& rows) {
-  for (size_t row = 0; row < rows.size();) {
+  size_t row = 0;
+  const auto input = [&](auto view) -> const TensorView& {
+    return *names_.find(spec_of(view).name)->second;
+  };
+  if (const auto found =
+          find_step_opening(rows, input(&StepInputs::input_ids), input(&StepInputs::positions),
+                            input(&StepInputs::rope_lengths)))
+    opening_.emplace(*found);
+  for (; opening_ && row < opening_->num_rows(); ++row) bind(std::span(rows).subspan(row, 1), row);
+  while (row < rows.size()) {
     const std::span<const OpCall> rest = std::span(rows).subspan(row);
     OpRun run = find_run(rest);
     if (run.num_rows > 0) {

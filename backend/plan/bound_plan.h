@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -16,6 +17,7 @@
 #include "backend/plan/weights.h"
 #include "kernels/core/op_run.h"
 #include "kernels/core/tensor_view.h"
+#include "kernels/step_inputs/step_opening.h"
 
 namespace inflight::plan {
 
@@ -31,11 +33,13 @@ class BoundPlan {
   void set_kv_layers(const std::vector<TensorView>& kv_layers);
   /// What `run` runs from now on: these inputs, and shapes of their sizes.
   void prepare(const StepInputs& inputs);
-  /// All rows, in order.
-  void run();
+  /// All rows, in order; without those of the opening, if it is done.
+  void run(bool is_open = false);
   /// Of all rows that differ in no more than their data one, the last ones first.
   void run_each_kind();
 
+  /// What the rows begin with, for step_inputs to do; null: nothing of that kind.
+  const StepOpening* opening() const { return opening_ ? &*opening_ : nullptr; }
   const TensorView& logits() const { return *logits_; }
   const Arena& arena() const { return arena_; }
   OpContext& context() { return context_; }
@@ -80,7 +84,8 @@ class BoundPlan {
   std::vector<Sized> sized_;
   const TensorView* logits_ = nullptr;
   std::vector<Call> calls_;
-  std::vector<Run> runs_;  // one behind the other
+  std::vector<Run> runs_;               // one behind the other
+  std::optional<StepOpening> opening_;  // of the first rows, which are in no run
 };
 
 }  // namespace inflight::plan

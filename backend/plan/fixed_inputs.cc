@@ -55,10 +55,12 @@ FixedInputs::FixedInputs(const StepLimits& limits, int max_blocks_per_sequence, 
     view->data = static_cast<int32_t*>(memory_.data()) + offset;
 }
 
-void FixedInputs::move(const StepInputs& staged, OpContext& context) const {
+void FixedInputs::move(const StepInputs& staged, const StepOpening* opening,
+                       OpContext& context) const {
   step_inputs({.from = arrays_of(staged),
                .to = arrays_of(views_),
-               .previous_tokens = staged.previous_tokens},
+               .previous_tokens = staged.previous_tokens,
+               .opening = opening},
               context);
 }
 

@@ -8,6 +8,7 @@
 #include "kernels/core/buffer.h"
 #include "kernels/core/device.h"
 #include "kernels/core/op.h"
+#include "kernels/step_inputs/step_opening.h"
 
 namespace inflight::plan {
 
@@ -22,9 +23,9 @@ class FixedInputs {
   const StepInputs& shaped(int num_tokens, int num_sequences, int num_columns);
 
   /// Moves a step here in stream order, padded to the sizes last asked for: to more sequences, with
-  /// a row each, or to more rows, which are no sequence's; tables of as many columns or more. One
-  /// launch.
-  void move(const StepInputs& staged, OpContext& context) const;
+  /// a row each, or to more rows, which are no sequence's; tables of as many columns or more. And
+  /// does the opening, if there is one. One launch.
+  void move(const StepInputs& staged, const StepOpening* opening, OpContext& context) const;
 
   int64_t bytes() const { return static_cast<int64_t>(memory_.bytes()); }
 

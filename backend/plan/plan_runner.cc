@@ -165,9 +165,10 @@ class PlanRunner::Impl {
       if (is_recorded) num_tokens = rows;
     }
     bound_.prepare(fixed_inputs_->shaped(num_tokens, num_sequences, num_columns));
+    const StepOpening* opening = num_tokens <= kMaxOpeningTokens ? bound_.opening() : nullptr;
     StepLaunches step = {
-        .first = [&] { fixed_inputs_->move(staged, bound_.context()); },
-        .rows = [this] { bound_.run(); },
+        .first = [&] { fixed_inputs_->move(staged, opening, bound_.context()); },
+        .rows = [&] { bound_.run(opening != nullptr); },
     };
     if (last) step.last = [&] { last(bound_.logits()); };
     if (is_recorded && graphs_) {

@@ -15,11 +15,11 @@ void check_params(const EmbeddingParams& p) {
   check_dtype("embedding: y", p.y, p.table.dtype);
 }
 
-EmbeddingParams params_of(const OpArgs& args) {
+}  // namespace
+
+EmbeddingParams embedding_params(const OpArgs& args) {
   return {.ids = args.tensor("ids"), .table = args.tensor("table"), .y = args.tensor("y")};
 }
-
-}  // namespace
 
 void embedding(const EmbeddingParams& params, OpContext& context) {
   check_params(params);
@@ -31,10 +31,11 @@ OpDef embedding_op() {
   return {
       .name = "embedding",
       .signature = {.inputs = {{"ids"}, {"table"}}, .outputs = {{"y"}}, .attributes = {}},
-      .check = [](const OpArgs& args) { check_params(params_of(args)); },
+      .check = [](const OpArgs& args) { check_params(embedding_params(args)); },
       .workspace_bytes = no_workspace,
       .bind = [](const OpArgs& args) -> BoundOp {
-        return [params = params_of(args)](OpContext& context) { embedding(params, context); };
+        return
+            [params = embedding_params(args)](OpContext& context) { embedding(params, context); };
       },
   };
 }

@@ -13,6 +13,9 @@ struct EmbeddingParams {
 
 void embedding(const EmbeddingParams& params, OpContext& context);
 
+/// Of a row of a plan.
+EmbeddingParams embedding_params(const OpArgs& args);
+
 OpDef embedding_op();
 
 namespace cpu {

@@ -27,7 +27,9 @@ void check_params(const RopeTableParams& p) {
   }
 }
 
-RopeTableParams params_of(const OpArgs& args) {
+}  // namespace
+
+RopeTableParams rope_table_params(const OpArgs& args) {
   const auto inv_freq = args.attribute<std::vector<double>>("inv_freq");
   RopeTableParams params{
       .positions = args.tensor("positions"),
@@ -45,8 +47,6 @@ RopeTableParams params_of(const OpArgs& args) {
   return params;
 }
 
-}  // namespace
-
 void rope_table(const RopeTableParams& params, OpContext& context) {
   check_params(params);
   if (params.cos_sin.num_elements() == 0) return;
@@ -63,10 +63,11 @@ OpDef rope_table_op() {
                                    {"dynamic_base", "float", true},
                                    {"dynamic_factor", "float", true},
                                    {"dynamic_original_max_position", "int", true}}},
-      .check = [](const OpArgs& args) { check_params(params_of(args)); },
+      .check = [](const OpArgs& args) { check_params(rope_table_params(args)); },
       .workspace_bytes = no_workspace,
       .bind = [](const OpArgs& args) -> BoundOp {
-        return [params = params_of(args)](OpContext& context) { rope_table(params, context); };
+        return
+            [params = rope_table_params(args)](OpContext& context) { rope_table(params, context); };
       },
   };
 }

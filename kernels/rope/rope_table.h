@@ -28,6 +28,9 @@ struct RopeTableParams {
 
 void rope_table(const RopeTableParams& params, OpContext& context);
 
+/// Of a row of a plan.
+RopeTableParams rope_table_params(const OpArgs& args);
+
 OpDef rope_table_op();
 
 namespace cpu {

@@ -38,6 +38,16 @@ void check_arrays(std::string_view where, const StepArrays& arrays) {
         num_sequences, " sequences");
 }
 
+void check_opening(const StepOpening& opening, const StepArrays& to) {
+  const int64_t num_tokens = to.input_ids.shape[0];
+  const TensorView& rows = opening.embedding.y;
+  check(num_tokens <= kMaxOpeningTokens && rows.shape[0] == num_tokens &&
+            rows.shape[1] == opening.embedding.table.shape[1] &&
+            (!opening.rope_table || opening.rope_table->cos_sin.shape[0] == num_tokens),
+        "step_inputs: an opening of ", rows.shape[0], " rows for a step of ", num_tokens,
+        ", the most are ", kMaxOpeningTokens);
+}
+
 }  // namespace
 
 void step_inputs(const StepInputsParams& params, OpContext& context) {
@@ -60,6 +70,7 @@ void step_inputs(const StepInputsParams& params, OpContext& context) {
         " groups of slots, there are places for ", to.num_more_groups() + 1);
   for (int g = 0; g < more_groups; ++g)
     check_columns(*from.more_groups[g].block_tables, *to.more_groups[g].block_tables);
+  if (params.opening != nullptr) check_opening(*params.opening, to);
   INFLIGHT_DISPATCH(step_inputs, params, context);
 }
 

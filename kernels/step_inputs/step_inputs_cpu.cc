@@ -22,7 +22,7 @@ void copy_table(const TensorView& from, const TensorView& to) {
 
 }  // namespace
 
-void step_inputs(const StepInputsParams& params, OpContext&) {
+void step_inputs(const StepInputsParams& params, OpContext& context) {
   const StepArrays& from = params.from;
   const StepArrays& to = params.to;
   const auto num_tokens = static_cast<int32_t>(from.input_ids.shape[0]);
@@ -42,6 +42,9 @@ void step_inputs(const StepInputsParams& params, OpContext&) {
     copy_and_pad(*from.more_groups[g].slots, *to.more_groups[g].slots, -1);
     copy_table(*from.more_groups[g].block_tables, *to.more_groups[g].block_tables);
   }
+  if (params.opening == nullptr) return;
+  cpu::embedding(params.opening->embedding, context);
+  if (params.opening->rope_table) cpu::rope_table(*params.opening->rope_table, context);
 }
 
 }  // namespace inflight::cpu

@@ -1,14 +1,19 @@
 // Moving a step's inputs, on every device there is: ids of the previous step, padding, wider
-// tables.
+// tables, and what a plan begins with.
 #include "kernels/step_inputs/step_inputs.h"
 
 #include <algorithm>
 #include <array>
+#include <cmath>
+#include <numeric>
+#include <optional>
+#include <string>
 #include <tuple>
 #include <utility>
 #include <vector>
 
 #include "kernels/core/changing_graph.h"
+#include "kernels/core/cpu/parallel.h"
 #include "kernels/core/device.h"
 #include "kernels/core/staging.h"
 #include "tests/cpp/testing.h"
@@ -42,8 +47,9 @@ struct Arrays {
 
 using Values = std::vector<std::vector<int32_t>>;
 
-std::vector<int32_t> read(const TensorView& view, const Stream& stream) {
-  std::vector<int32_t> values(view.num_elements());
+template <typename T = int32_t>
+std::vector<T> read(const TensorView& view, const Stream& stream) {
+  std::vector<T> values(view.num_elements());
   copy_async(values.data(), view.data, view.bytes(), stream);
   stream.synchronize();
   return values;
@@ -126,6 +132,116 @@ void padded_prompt(Device device) {
   EXPECT(moved(device, step, 2, 0, 0) == expected);
 }
 
+/// What a plan begins with, for so many tokens and rows of padding behind them.
+void opening(Device device, int64_t tokens, int64_t more_tokens,
+             const std::optional<DynamicRope>& dynamic) {
+  constexpr int64_t kIds = 600, kWidth = 20, kHalf = 3;
+  constexpr float kScaling = 0.5f;
+  cpu::ThreadPool pool(2);
+  const DeviceContext device_context(device, &pool);
+  OpContext context = device_context.op_context();
+  const int64_t rows = tokens + more_tokens;
+  Staging staging(device, 1 << 18);
+  const auto [previous, previous_view] = staging.place<int32_t>(DType::kInt32, {4});
+  std::iota(previous, previous + 4, 500);
+  const Arrays from(staging, tokens, 1, 1), to(staging, rows, 1, 1);
+  const auto [table, table_view] = staging.place<float>(DType::kFloat32, {kIds, kWidth});
+  const auto [x, x_view] = staging.place<float>(DType::kFloat32, {rows, kWidth});
+  const auto [cos_sin, cos_sin_view] = staging.place<float>(DType::kFloat32, {rows, 2 * kHalf});
+  std::iota(table, table + kIds * kWidth, 1.0f);
+  std::fill_n(x, rows * kWidth, -77.0f);
+  std::fill_n(cos_sin, rows * 2 * kHalf, -77.0f);
+  std::vector<int32_t> ids(rows), positions(rows), lengths(rows, 1);
+  for (int64_t t = 0; t < tokens; ++t) {
+    const bool is_of_step_before = t % 5 == 0;
+    const auto place = static_cast<int32_t>(t % 4);
+    ids[t] = is_of_step_before ? 500 + place : static_cast<int32_t>(t * 7 % 605);  // not all exist
+    from.host[0][t] = is_of_step_before ? ~place : ids[t];
+    positions[t] = from.host[1][t] = static_cast<int32_t>(3 * t % 50);
+    lengths[t] = from.host[2][t] = static_cast<int32_t>(t % 30);
+  }
+  const StepOpening opening = {.embedding = {.ids = to.views[0], .table = table_view, .y = x_view},
+                               .rope_table = RopeTableParams{.positions = to.views[1],
+                                                             .rope_lengths = to.views[2],
+                                                             .cos_sin = cos_sin_view,
+                                                             .inv_freq = {1.0f, 0.25f, 0.01f},
+                                                             .attention_scaling = kScaling,
+                                                             .dynamic = dynamic}};
+  if (device_context.is_cuda()) staging.upload(device_context.stream());
+  step_inputs({from.arrays(), to.arrays(), previous_view, &opening}, context);
+
+  const auto values_of = [&](const TensorView& view) {
+    if (device_context.is_cuda()) return read<float>(view, device_context.stream());
+    return std::vector<float>(view.as<float>(), view.as<float>() + view.num_elements());
+  };
+  std::vector<float> expected(rows * kWidth, 0.0f);
+  for (int64_t i = 0; i < rows * kWidth; ++i) {
+    const int64_t id = ids[i / kWidth];
+    if (id < kIds) expected[i] = static_cast<float>(1 + id * kWidth + i % kWidth);
+  }
+  EXPECT(values_of(x_view) == expected);
+  const std::vector<float> made = values_of(cos_sin_view);
+  for (int64_t t = 0; t < rows; ++t) {
+    for (int64_t i = 0; i < kHalf; ++i) {
+      double inv_freq = opening.rope_table->inv_freq[i];
+      if (dynamic && lengths[t] > dynamic->original_max_position) {
+        const double trained = static_cast<double>(dynamic->original_max_position);
+        const double stretch = dynamic->factor * lengths[t] / trained - (dynamic->factor - 1);
+        const double base = dynamic->base * std::pow(stretch, 2.0 * kHalf / (2 * kHalf - 2));
+        inv_freq = std::pow(base, -2.0 * static_cast<double>(i) / (2 * kHalf));
+      }
+      const double angle = positions[t] * inv_freq;
+      EXPECT(std::abs(made[2 * t * kHalf + i] - kScaling * std::cos(angle)) < 1e-5);
+      EXPECT(std::abs(made[(2 * t + 1) * kHalf + i] - kScaling * std::sin(angle)) < 1e-5);
+    }
+  }
+}
+
+void openings(Device device) {
+  opening(device, 3, 2, std::nullopt);
+  opening(device, 40, 0, DynamicRope{.base = 100, .factor = 2, .original_max_position = 8});
+  opening(device, 301, 19, std::nullopt);  // more than thread blocks
+}
+
+void found_openings() {
+  alignas(16) static float memory[1 << 10];
+  const auto view = [](DType dtype, std::vector<int64_t> shape) {
+    TensorView result = TensorView::dense(memory, dtype, {shape[0]}, {});
+    if (shape.size() > 1) result.shape[result.rank++] = shape[1];
+    result.set_dense_strides();
+    return result;
+  };
+  const TensorView ids = view(DType::kInt32, {4}), positions = ids, lengths = ids, other = ids;
+  const TensorView table = view(DType::kFloat32, {8, 4}), y = view(DType::kFloat32, {4, 4});
+  const TensorView odd_table = view(DType::kFloat32, {8, 3}), odd_y = view(DType::kFloat32, {4, 3});
+  const auto embedding_row = [](const TensorView& ids, const TensorView& table,
+                                const TensorView& y) {
+    static const OpDef op = embedding_op();
+    return OpCall{&op, OpArgs({{"ids", &ids}, {"table", &table}, {"y", &y}}, {})};
+  };
+  const auto rope_row = [&](const TensorView& positions, size_t num_frequencies) {
+    static const OpDef op = rope_table_op();
+    return OpCall{&op,
+                  OpArgs({{"positions", &positions}, {"rope_lengths", &lengths}, {"cos_sin", &y}},
+                         {{"inv_freq", std::vector<double>(num_frequencies, 1.0)},
+                          {"attention_scaling", 1.0}})};
+  };
+  const auto num_found = [&](const std::vector<OpCall>& rows) {
+    const auto opening = find_step_opening(rows, ids, positions, lengths);
+    return opening ? opening->num_rows() : 0;
+  };
+  const OpCall embed = embedding_row(ids, table, y), rope = rope_row(positions, 2);
+  EXPECT(num_found({embed, rope, rope}) == 2);
+  EXPECT(num_found({embed}) == 1);
+  EXPECT(num_found({embed, embed}) == 1);
+  EXPECT(num_found({embed, rope_row(other, 2)}) == 1);
+  EXPECT(num_found({embed, rope_row(positions, kMaxOpeningFrequencies + 1)}) == 1);
+  EXPECT(num_found({rope, embed}) == 0);
+  EXPECT(num_found({embedding_row(other, table, y), rope}) == 0);
+  EXPECT(num_found({embedding_row(ids, odd_table, odd_y), rope}) == 0);
+  EXPECT(num_found({}) == 0);
+}
+
 /// A recording whose one kernel gets other arguments and another grid.
 void changed_in_a_recording(Device device) {
   const DeviceContext device_context(device, nullptr);
@@ -196,6 +312,11 @@ void refused() {
   EXPECT_RAISES(step_inputs({wrong.arrays(), two.arrays(), {}}, context), "of 2 rows in 2");
   Arrays groups(staging, 2, 2, 3, true);
   EXPECT_RAISES(step_inputs({groups.arrays(), two.arrays(), {}}, context), "2 groups of slots");
+  const TensorView table = groups.views[9];  // of 2 rows
+  const StepOpening opening = {.embedding = {.ids = two.views[0], .table = table, .y = table},
+                               .rope_table = std::nullopt};
+  EXPECT_RAISES(step_inputs({two.arrays(), three.arrays(), {}, &opening}, context),
+                "an opening of 2 rows for a step of 3");
   groups.views[8].shape[0] = 1;
   EXPECT_RAISES(step_inputs({groups.arrays(), groups.arrays(), {}}, context), "of 2 rows in 2");
 }
@@ -209,6 +330,8 @@ int main(int argc, char** argv) {
                                       {"padded_generation_cpu", [] { padded_generation({}); }},
                                       {"padded_prompt_cpu", [] { padded_prompt({}); }},
                                       {"groups_cpu", [] { groups({}); }},
+                                      {"openings_cpu", [] { openings({}); }},
+                                      {"found_openings", found_openings},
                                       {"refused", refused}};
   if (num_cuda_devices() > 0) {
     const Device device{DeviceType::kCuda, 0};
@@ -216,6 +339,7 @@ int main(int argc, char** argv) {
     cases.push_back({"padded_generation_cuda", [=] { padded_generation(device); }});
     cases.push_back({"padded_prompt_cuda", [=] { padded_prompt(device); }});
     cases.push_back({"groups_cuda", [=] { groups(device); }});
+    cases.push_back({"openings_cuda", [=] { openings(device); }});
     cases.push_back({"changed_in_a_recording", [=] { changed_in_a_recording(device); }});
     cases.push_back({"not_to_change", [=] { not_to_change(device); }});
   }
