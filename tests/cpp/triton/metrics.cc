@@ -170,11 +170,21 @@ void a_line_of_a_busy_engine() {
   stats.context_tokens = 12;
   stats.max_blocks = 64;
   stats.used_blocks = 16;
+  stats.free_blocks = 48;
+  stats.reused_blocks = 9;
+  stats.tokens_per_block = 32;
+  stats.paused_requests = 2;
   stats.iteration = 1'000'000;
   const Json line =
       Json::parse(triton::statistics_line(stats, small_info(), triton::BatchingNumbers::kInflight));
   EXPECT_EQ(line.at("Timestamp").get<std::string>(), "11-21-2025 21:04:05.000123");
-  EXPECT_EQ(line.at("Waiting Requests").get<int>(), 3);
+  const std::map<std::string, int> numbers = {
+      {"Active Request Count", 7},      {"Scheduled Requests", 4},     {"Context Requests", 1},
+      {"Waiting Requests", 3},          {"Generation Requests", 3},    {"Paused Requests", 2},
+      {"Total Context Tokens", 12},     {"Max KV cache blocks", 64},   {"Free KV cache blocks", 48},
+      {"Used KV cache blocks", 16},     {"Reused KV cache blocks", 9}, {"MicroBatch ID", 0},
+      {"Tokens per KV cache block", 32}};
+  for (const auto& [key, number] : numbers) EXPECT_EQ(line.at(key).get<int>(), number);
   EXPECT_EQ(line.at("Fraction used KV cache blocks").get<double>(), 0.25);
   EXPECT(line.at("Iteration Counter").is_number_integer());
   EXPECT_EQ(line.at("Iteration Counter").get<int>(), 1'000'000);

@@ -56,6 +56,18 @@ void timeouts_become_deadlines() {
   const RequestPtr none = make_request({1}, 1);
   none->number("timeout_ms", 0);
   EXPECT_CONTAINS(backend.error_of(none), "timeout_ms is 0; it must be at least 1");
+  // The model's own limit is for requests that bring none.
+  const triton::ReaderOptions options{.request_timeout = std::chrono::milliseconds(9000)};
+  const auto deadline_of = [&](const RequestPtr& request) {
+    return triton::read_request(request.get(), options).sequences.at(0).request->deadline;
+  };
+  const auto limit = deadline_of(make_request({1}, 1));
+  EXPECT(limit && *limit >= before + std::chrono::milliseconds(9000));
+  const RequestPtr own = make_request({1}, 1);
+  own->number("timeout_ms", 1500);
+  const auto its_own = deadline_of(own);
+  EXPECT(its_own && *its_own >= before + timeout);
+  EXPECT(its_own && *its_own <= Clock::now() + timeout);
 }
 
 void how_tokens_are_chosen() {

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from datetime import datetime, timezone
 from itertools import accumulate
 
+import numpy as np
 import pytest
 from triton_server import Server, Stream, ask, llm_request
 
@@ -157,9 +158,7 @@ def test_token_lengths_and_times_of_a_known_load(server: Server) -> None:
     assert 0 < between <= latency
 
     def counted(name: str, category: str) -> float:
-        key = (name, next(k for n, k in after if n == name and category in k
-                          and 'model="tensorrt_llm"' in k))  # fmt: skip
-        return float(after[key]) - float(before[key])
+        return value_of(after, name, category) - value_of(before, name, category)
 
     hits = counted("nv_llm_prefix_cache_metrics", "hit_tokens")
     assert counted("nv_llm_token_count", "prompt") == sum(prompts) - hits
@@ -168,6 +167,32 @@ def test_token_lengths_and_times_of_a_known_load(server: Server) -> None:
     assert counted("nv_llm_request_count", "failed") == 0
     assert counted("nv_llm_prefix_cache_metrics", "queried_tokens") == sum(prompts)
     assert 0 <= hits < 64  # each begins unlike the others
+
+
+def value_of(page: dict, name: str, category: str) -> float:
+    labels = next(
+        k for n, k in page if n == name and f'"{category}"' in k and 'model="tensorrt_llm"' in k
+    )
+    return float(page[name, labels])
+
+
+def test_what_prompts_find_in_the_cache(server: Server) -> None:
+    """All of a prompt that comes again, but for its last token."""
+    cache = "nv_llm_prefix_cache_metrics"
+    prompt = [250 - i for i in range(161)]
+    pages = []
+    for _ in range(3):
+        pages.append(read_page(server))
+        ask(server, "tensorrt_llm", **llm_request(prompt, 2))
+        server.wait_until_idle()
+    pages.append(read_page(server))
+    hits = [value_of(page, cache, "hit_tokens") for page in pages]
+    queried = [value_of(page, cache, "queried_tokens") for page in pages]
+    assert np.diff(hits).tolist() == [0, 160, 160]
+    assert np.diff(queried).tolist() == [161, 161, 161]
+    for page, hit, all in zip(pages[1:], hits[1:], queried[1:], strict=True):
+        assert value_of(page, cache, "hit_rate") == pytest.approx(hit / all)
+    assert value_of(pages[-1], cache, "host_hit_tokens") == 0
 
 
 def test_times_are_what_a_client_sees(server: Server) -> None:
