@@ -183,7 +183,7 @@ def test_what_prompts_find_in_the_cache(server: Server) -> None:
     pages = []
     for _ in range(3):
         pages.append(read_page(server))
-        ask(server, "tensorrt_llm", **llm_request(prompt, 2))
+        ask(server, "tensorrt_llm", **llm_request(prompt, 2, cache_salt="nobody else's"))
         server.wait_until_idle()
     pages.append(read_page(server))
     hits = [value_of(page, cache, "hit_tokens") for page in pages]

@@ -71,6 +71,7 @@ def test_sampling_parameters_take_effect(server: Server, greedy) -> None:
     assert sampled(**hot, seed=1) == sampled(**hot, random_seed=1) != sampled(**hot, seed=2)
     assert sampled(**hot) == sampled(**hot, seed=0) != plain
     assert sampled(runtime_top_p=1.0, temperature=3.0) != plain
+    assert sampled(runtime_top_p=1.0, temperature=1e-4) == plain
     assert sampled(**hot, min_p=1.0) == plain
     sevens = {"embedding_bias": np.array([[0.0] * 7 + [60.0]], np.float32)}
     assert sampled(**sevens) == [7] * 24
