@@ -194,7 +194,8 @@ inline constexpr RingShape ring_shape(int head_size) {
 /// Where such a kernel is ahead of registers, measured on an H200: with heads of 64 and 128 where
 /// thread blocks share sequences, which they do if these are few or some much longer than others.
 inline bool takes_ring(const AttentionParams& params, const OpContext& context) {
-  const int64_t longest = params.block_tables.shape[1] * params.kv_cache.shape[3];
+  int64_t longest = params.block_tables.shape[1] * params.kv_cache.shape[3];  // seen by a row
+  if (params.window > 0) longest = std::min(longest, params.window);
   const bool are_few_keys = are_few(params, context) && params.kv_lengths.shape[0] * longest < 8192;
   const bool may_be_shared = are_few(params, context) || longest > 4096;
   switch (params.head_size) {
