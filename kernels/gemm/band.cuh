@@ -30,17 +30,21 @@ namespace inflight::cuda::band {
 using ring::Cursor, ring::kDepth, ring::kMaxSlots, ring::kProducers, ring::WeightRing;
 
 inline constexpr int kSplit = kBandSplit;
-inline constexpr int kRingBytes = 199 << 10;  // of shared memory
+inline constexpr int kRingBytes = 223 << 10;  // of shared memory
 /// Of weights on their way. Measured in layers of an 8B: 80 KB are 1 us behind, 104 KB 3, a slot
 /// less 4.
 inline constexpr int kWindowBytes = 64 << 10;
 inline constexpr int kMaxRows = 64;  // of x
 inline constexpr int kScalers = 64;  // threads
 
+/// Where the part of thread block number `part` of a cluster begins in `count` chunks of depth or
+/// blocks of 16 weight rows. (Computed: an array of parameters indexed by what only the block knows
+/// is copied to local memory first, by each thread: 3 us a launch behind a memory that is busy.)
+__host__ __device__ constexpr int begin_of(int part, int count) { return count * part / kSplit; }
+
 struct BandArgs {
-  int rows;                // of weights, in a band
-  int begins[kSplit + 1];  // chunks of depth: where each thread block's begin, and the end
-  int blocks[kSplit + 1];  // the same of 16 weight rows, which it finishes
+  int rows;    // of weights, in a band
+  int chunks;  // of depth
   int slots;
   int window;  // slots of weights on their way at most
   int depth;   // elements
@@ -64,8 +68,10 @@ __global__ void __launch_bounds__(kGroups * 128 + kProducers + kScalers, 1)
 
   const int part = cluster_rank();
   const int column = cluster_index() * args.rows;
-  const int begin = args.begins[part], count = args.begins[part + 1] - begin;
-  const int blocks = args.blocks[part + 1] - args.blocks[part];
+  const int begin = begin_of(part, args.chunks), count = begin_of(part + 1, args.chunks) - begin;
+  const int all_blocks = args.rows / 16;
+  const int first_block = begin_of(part, all_blocks),
+            blocks = begin_of(part + 1, all_blocks) - first_block;
   const int thread = static_cast<int>(threadIdx.x), warp = thread / 32, lane = thread % 32;
   const int weight_bytes = args.rows * kDepth * 2;  // of a chunk
   // Behind the ring: the other blocks' parts of what ends here, [kSplit - 1][blocks][kBlockParts].
@@ -128,14 +134,14 @@ __global__ void __launch_bounds__(kGroups * 128 + kProducers + kScalers, 1)
   const int block = warp, row_of = lane / 4, pair = lane % 4 * 2;
   int owner = 0;
 #pragma unroll 1
-  while (owner < kSplit - 1 && block >= args.blocks[owner + 1]) ++owner;
-  const int in_owner = block - args.blocks[owner];
-  const bool is_there = block < args.blocks[kSplit], is_ours = is_there && owner == part;
+  while (owner < kSplit - 1 && block >= begin_of(owner + 1, all_blocks)) ++owner;
+  const int in_owner = block - begin_of(owner, all_blocks);
+  const bool is_there = block < all_blocks, is_ours = is_there && owner == part;
 
   // What comes last is moved eight elements at a time; of this block's rows of y each thread has
   // eight at most.
   const int eights = blocks * 2, row = thread / eights, eight = thread % eights;
-  const int at = column + args.blocks[part] * 16 + eight * 8;
+  const int at = column + first_block * 16 + eight * 8;
   const int64_t to = int64_t{row} * out.columns + at;
   const bool is_here = row < out.rows && at < out.columns;
 
@@ -156,7 +162,7 @@ __global__ void __launch_bounds__(kGroups * 128 + kProducers + kScalers, 1)
 
   wait_for_cluster();
   if (is_there && !is_ours) {
-    const int of_owner = args.blocks[owner + 1] - args.blocks[owner];
+    const int of_owner = begin_of(owner + 1, all_blocks) - begin_of(owner, all_blocks);
     const float4* there =
         parts + ((part - (part > owner)) * of_owner + in_owner) * kBlockParts + lane;
     const uint32_t to = remote_address(shared_address(there), owner);
@@ -234,12 +240,13 @@ void launch_bands(const FusedProductParams& p, int rows, const OpContext& contex
   const auto kernel = band_kernel<T, kRows, kGroups, kAdds>;
   const TensorView &x = p.linear.x, &weight = p.linear.weight;
   const ProductOutput out = output_of(p);
-  BandArgs args{.rows = rows, .depth = static_cast<int>(x.shape[1]), .norms = norms};
-  const int chunks = (args.depth + kDepth - 1) / kDepth;
-  for (int part = 0; part <= kSplit; ++part) {
-    args.begins[part] = chunks * part / kSplit;
-    args.blocks[part] = rows / 16 * part / kSplit;
-  }
+  const auto depth = static_cast<int>(x.shape[1]);
+  BandArgs args{.rows = rows,
+                .chunks = (depth + kDepth - 1) / kDepth,
+                .slots = 0,
+                .window = 0,
+                .depth = depth,
+                .norms = norms};
   const int slot_bytes = (rows + kRows) * kDepth * 2;
   const int most_blocks = (rows / 16 + kSplit - 1) / kSplit;
   // What lies behind a band that ends within a warpgroup's rows is read, too.

@@ -55,7 +55,7 @@ struct SliceArgs {
 template <typename T, int kRows, bool kAdds>
 __global__ void __launch_bounds__(kConsumers + kProducers + kScalers, 2)
     slice_kernel(const __grid_constant__ CUtensorMap weights, const __grid_constant__ CUtensorMap x,
-                 const ProductOutput out, const SliceArgs args) {
+                 const ProductOutput out, const __grid_constant__ SliceArgs args) {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
   constexpr int kChunks = chunks_of(kRows), kSlotBytes = slot_bytes(kRows);
   extern __shared__ uint8_t unaligned[];

@@ -1,10 +1,16 @@
+#include "kernels/gemm/gate_stripe.cuh"
 #include "kernels/gemm/stripe.cuh"
 
 namespace inflight::cuda {
 
 void stripe_product(const FusedProductParams& p, const StripePlan& plan, const OpContext& context,
                     const SplitNorm& norm) {
-  if (p.linear.x.dtype == DType::kFloat16) return stripe::launch<__half>(p, plan, context, norm);
+  const bool is_half = p.linear.x.dtype == DType::kFloat16;
+  if (gate_stripe::suits(p, plan)) {
+    return is_half ? gate_stripe::launch<__half>(p, plan, context, norm)
+                   : gate_stripe::launch<__nv_bfloat16>(p, plan, context, norm);
+  }
+  if (is_half) return stripe::launch<__half>(p, plan, context, norm);
   stripe::launch<__nv_bfloat16>(p, plan, context, norm);
 }
 

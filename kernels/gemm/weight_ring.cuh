@@ -123,6 +123,20 @@ struct WeightRing {
     wait_products<0>();
     if (threadIdx.x % 32 == 0) arrive(&empty[slot]);
   }
+  /// sums += x * a slot's weights^T, 64 rows of x and the first 2 * kCount of the weights, by a
+  /// warpgroup. One arrival for a warp.
+  template <int kCount>
+  __device__ __forceinline__ void add_products_of_x(float (&sums)[kCount], int slot) const {
+    static_assert(kRows == 64 && kChunks == 1);
+    const uint32_t address = shared_address(at(slot));
+    const uint64_t a = tile_descriptor(address + weight_bytes), b = tile_descriptor(address);
+    begin_products();
+#pragma unroll
+    for (int k = 0; k < kDepth / 16; ++k) add_product<T>(sums, a + 2 * k, b + 2 * k);
+    commit_products();
+    wait_products<0>();
+    if (threadIdx.x % 32 == 0) arrive(&empty[slot]);
+  }
 };
 
 }  // namespace inflight::cuda::ring

@@ -57,8 +57,8 @@ __device__ __forceinline__ void pin(float (&sums)[kCount]) {
   INFLIGHT_LIST16 ",%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31"
 #define INFLIGHT_LIST40 INFLIGHT_LIST32 ",%32,%33,%34,%35,%36,%37,%38,%39"
 #define INFLIGHT_LIST48 INFLIGHT_LIST40 ",%40,%41,%42,%43,%44,%45,%46,%47"
-#define INFLIGHT_LIST64 \
-  INFLIGHT_LIST48 ",%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63"
+#define INFLIGHT_LIST56 INFLIGHT_LIST48 ",%48,%49,%50,%51,%52,%53,%54,%55"
+#define INFLIGHT_LIST64 INFLIGHT_LIST56 ",%56,%57,%58,%59,%60,%61,%62,%63"
 #define INFLIGHT_LIST72 INFLIGHT_LIST64 ",%64,%65,%66,%67,%68,%69,%70,%71"
 #define INFLIGHT_LIST104                                                                       \
   INFLIGHT_LIST72                                                                              \
@@ -79,6 +79,7 @@ __device__ __forceinline__ void pin(float (&sums)[kCount]) {
 #define INFLIGHT_SUMS32(s) INFLIGHT_R32(s, 0)
 #define INFLIGHT_SUMS40(s) INFLIGHT_R32(s, 0), INFLIGHT_R8(s, 32)
 #define INFLIGHT_SUMS48(s) INFLIGHT_R32(s, 0), INFLIGHT_R16(s, 32)
+#define INFLIGHT_SUMS56(s) INFLIGHT_R32(s, 0), INFLIGHT_R16(s, 32), INFLIGHT_R8(s, 48)
 #define INFLIGHT_SUMS64(s) INFLIGHT_R64(s, 0)
 #define INFLIGHT_SUMS72(s) INFLIGHT_R64(s, 0), INFLIGHT_R8(s, 64)
 #define INFLIGHT_SUMS104(s) INFLIGHT_R64(s, 0), INFLIGHT_R32(s, 64), INFLIGHT_R8(s, 96)
@@ -123,7 +124,7 @@ __device__ __forceinline__ void multiply(float (&sums)[kCount], uint64_t left, u
                " {" INFLIGHT_LIST##count "}, %" #a ", %" #b ", 1, 1, 1, 0, 0;"       \
                : INFLIGHT_SUMS##count(sums)                                          \
                : "l"(left), "l"(right))
-/// sums += left * right^T, of few columns.
+/// sums += left * right^T, of fewer columns.
 template <typename T, int kCount>
 __device__ __forceinline__ void add_product(float (&sums)[kCount], uint64_t left, uint64_t right) {
   if constexpr (kCount == 4) {
@@ -132,9 +133,13 @@ __device__ __forceinline__ void add_product(float (&sums)[kCount], uint64_t left
     INFLIGHT_OF_TYPE(INFLIGHT_PRODUCT, 16, 8, 8, 9)
   } else if constexpr (kCount == 16) {
     INFLIGHT_OF_TYPE(INFLIGHT_PRODUCT, 32, 16, 16, 17)
-  } else {
-    static_assert(kCount == 32);
+  } else if constexpr (kCount == 32) {
     INFLIGHT_OF_TYPE(INFLIGHT_PRODUCT, 64, 32, 32, 33)
+  } else if constexpr (kCount == 56) {
+    INFLIGHT_OF_TYPE(INFLIGHT_PRODUCT, 112, 56, 56, 57)
+  } else {
+    static_assert(kCount == 64);
+    INFLIGHT_OF_TYPE(INFLIGHT_PRODUCT, 128, 64, 64, 65)
   }
 }
 #undef INFLIGHT_PRODUCT
@@ -173,6 +178,7 @@ __device__ __forceinline__ void add_product(float (&sums)[kCount], const uint32_
 #undef INFLIGHT_LIST32
 #undef INFLIGHT_LIST40
 #undef INFLIGHT_LIST48
+#undef INFLIGHT_LIST56
 #undef INFLIGHT_LIST64
 #undef INFLIGHT_LIST72
 #undef INFLIGHT_LIST104
@@ -189,6 +195,7 @@ __device__ __forceinline__ void add_product(float (&sums)[kCount], const uint32_
 #undef INFLIGHT_SUMS32
 #undef INFLIGHT_SUMS40
 #undef INFLIGHT_SUMS48
+#undef INFLIGHT_SUMS56
 #undef INFLIGHT_SUMS64
 #undef INFLIGHT_SUMS72
 #undef INFLIGHT_SUMS104
