@@ -21,7 +21,8 @@ inline constexpr int attention_bytes(int heads, int head_size) {
 /// Where blocks look for what a layer's attention makes.
 struct AttentionWords {
   uint32_t* attended;  // [rows, heads * head size / 2]
-  uint32_t* partial;   // [blocks, heads of a kv head * (head size + 2)]
+  Strides of_attended;
+  uint32_t* partial;  // [blocks, heads of a kv head * (head size + 2)]
 };
 
 /// kTiles: that a warp reads ahead.
@@ -34,56 +35,62 @@ class Attention {
   static constexpr int kTileKeys = decode::kTileKeys, kPitch = kHeadSize + 8;
   static constexpr int kKeysOfPart = 512;  // more are divided among blocks, as far as they go
 
-  /// Finds the block's part of the step. `scratch` has attention_bytes; `cos_sin` is the step's,
-  /// and behind it is room for a key and a value.
-  __device__ __forceinline__ Attention(const Args& args, uint8_t* scratch, float* cos_sin)
-      : args_(args),
-        cos_sin_(cos_sin),
-        heads_(args.num_heads / args.num_kv_heads),
-        outputs_(reinterpret_cast<float*>(scratch)),
-        states_(reinterpret_cast<float2*>(outputs_ + kWarps * heads_ * kPitch)) {
+  /// Finds the block's part of the step, as `item` has it for all when they have met. `cos_sin` is
+  /// the step's, and behind it is room for a key and a value.
+  __device__ __forceinline__ Attention(const Args& args, AttentionItem& item, float* cos_sin)
+      : args_(args), item_(item), cos_sin_(cos_sin) {
+    if (thread() != 0) return;
+    AttentionItem found{.row = -1, .num_parts = 1};
     // The last blocks have the fewest tiles of weights.
-    int item = static_cast<int>(gridDim.x - 1 - blockIdx.x), first = 0;
+    int at = static_cast<int>(gridDim.x - 1 - blockIdx.x), first = 0;
     for (int row = 0; row < args.rows; ++row) {
       const int keys = args.kv_lengths[row];
       int parts = 1;
       while (parts < args.max_parts && keys > parts * kKeysOfPart) parts *= 2;
       const int items = args.num_kv_heads * parts;
-      if (item < items) {
-        row_ = row;
-        keys_ = keys;
-        num_parts_ = parts;
-        kv_head_ = item / parts;
-        part_ = item % parts;
-        first_of_item_ = first + kv_head_ * parts;
+      if (at < items) {
+        const int tiles = (keys + kTileKeys - 1) / kTileKeys;
+        const int share = (tiles + parts - 1) / parts;
+        const int kv_head = at / parts, part = at % parts;
+        found = {.row = static_cast<int16_t>(row),
+                 .num_parts = static_cast<int16_t>(parts),
+                 .kv_head = static_cast<int16_t>(kv_head),
+                 .part = static_cast<int16_t>(part),
+                 .keys = keys,
+                 .first_of_item = first + kv_head * parts,
+                 .begin = part * share,
+                 .end = min((part + 1) * share, tiles)};
         break;
       }
-      item -= items;
+      at -= items;
       first += items;
     }
-    if (row_ < 0) return;
-    const int tiles = (keys_ + kTileKeys - 1) / kTileKeys;
-    const int share = (tiles + num_parts_ - 1) / num_parts_;
-    begin_ = part_ * share;
-    last_ = min(begin_ + share, tiles) - 1 - warp();
-    offset_ = offset_of_lane(begin_, last_);
+    item = found;
+  }
+
+  /// When all have met.
+  __device__ __forceinline__ void find_keys() {
+    if (item_.row >= 0) offset_ = offset_of_lane(item_.begin, item_.end - 1 - warp());
   }
 
   /// Asks the L2 for what the warp will read of a layer's keys and values.
   __device__ __forceinline__ void prefetch(const void* cache) const {
-    if (row_ < 0 || opaque(last_) - lane() * kWarps < begin_) return;
+    if (item_.row < 0 || item_.end - 1 - opaque(warp()) - lane() * kWarps < item_.begin) return;
     const T* from = static_cast<const T*>(cache) + offset_;
     constexpr uint32_t kBytes = kTileKeys * kHeadSize * sizeof(T);
     for (const T* address : {from, from + args_.value_offset})
       asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(address), "r"(kBytes));
   }
 
-  /// All of it, to the words that o reads.
+  /// All of it, to the words that o reads. `scratch` has attention_bytes.
   __device__ __forceinline__ void run(void* cache_of_layer, const uint32_t* qkv_words,
-                                      const AttentionWords& words) {
-    if (row_ < 0) return;
+                                      uint8_t* scratch, const AttentionWords& words) {
+    if (item_.row < 0) return;
+    heads_ = args_.num_heads / args_.num_kv_heads;
+    outputs_ = reinterpret_cast<float*>(scratch);
+    states_ = reinterpret_cast<float2*>(outputs_ + kWarps * heads_ * kPitch);
     T* cache = static_cast<T*>(cache_of_layer);
-    const int keys = opaque(keys_), begin = opaque(begin_), last = opaque(last_);
+    const int keys = item_.keys, begin = item_.begin, last = item_.end - 1 - warp();
     constexpr int kStride = kTiles * kWarps;
     Tile tiles[kTiles];
     Heads group;
@@ -168,8 +175,8 @@ class Attention {
   __device__ __forceinline__ int64_t offset_of(int tile) const {
     const int position = tile * kTileKeys, index = position / args_.tokens_per_block;
     const int in_block = position - index * args_.tokens_per_block;
-    return args_.block_tables[int64_t{row_} * args_.max_blocks + index] * args_.block_stride +
-           int64_t{kv_head_ * args_.tokens_per_block + in_block} * kHeadSize;
+    return args_.block_tables[int64_t{item_.row} * args_.max_blocks + index] * args_.block_stride +
+           int64_t{item_.kv_head * args_.tokens_per_block + in_block} * kHeadSize;
   }
 
   /// offset_of the warp's tile number `lane` from `last` on.
@@ -183,14 +190,14 @@ class Attention {
   __device__ __forceinline__ void start(Heads& group, Tile& tile, T* cache,
                                         const uint32_t* qkv_words, int newest) const {
     constexpr int kPieces = kHeadSize / 32;  // of a lane's part of a query
-    const int heads = args_.num_heads, kv_heads = args_.num_kv_heads, kv_head = opaque(kv_head_);
-    const uint32_t* row = qkv_words + int64_t{row_} * (heads + 2 * kv_heads) * (kHeadSize / 2);
+    const int heads = args_.num_heads, kv_heads = args_.num_kv_heads, kv_head = item_.kv_head;
+    const uint32_t* row = qkv_words + int64_t{item_.row} * (heads + 2 * kv_heads) * (kHeadSize / 2);
     const int head = lane() / 4;
     const uint32_t* queries = row + (kv_head * heads_ + head) * (kHeadSize / 2) + lane() % 4 * 4;
     const uint32_t* keys = row + (heads + kv_head) * (kHeadSize / 2) + lane();
     const uint32_t* values = keys + kv_heads * (kHeadSize / 2);
     const bool has_newest = newest < kTileKeys;
-    const bool reads_row = has_newest || keys_ == 0;  // all words of each row are waited for
+    const bool reads_row = has_newest || item_.keys == 0;  // all words of each row are waited for
     Piece pieces[kPieces] = {};
     uint32_t key[kWords] = {}, value[kWords] = {};
     Patience patience;
@@ -218,7 +225,7 @@ class Attention {
     }
 #pragma unroll
     for (int i = 0; i < kPieces; ++i) decode::put(group.queries[0] + i * 4, pieces[i].data);
-    const float* cos_sin = cos_sin_ + row_ * kHeadSize;
+    const float* cos_sin = cos_sin_ + item_.row * kHeadSize;
     decode::rotate<T, kHeadSize>(group.queries, cos_sin);
     if (has_newest) {
       auto* room = reinterpret_cast<uint32_t*>(cos_sin_ + args_.rows * kHeadSize);
@@ -231,7 +238,7 @@ class Attention {
   /// The warps' parts, and then the blocks', to outputs. All consumers.
   __device__ __forceinline__ void merge(const AttentionWords& words) {
     const int count = heads_ * kHeadSize;
-    uint32_t* mine = words.partial + int64_t{first_of_item_ + part_} * words_of_part();
+    uint32_t* mine = words.partial + int64_t{item_.first_of_item + item_.part} * words_of_part();
     if (thread() * 4 < count) {
       const int element = thread() * 4, head = element / kHeadSize;
       float2 state;
@@ -242,7 +249,7 @@ class Attention {
                                                     element % kHeadSize);
           },
           state);
-      if (num_parts_ == 1) {
+      if (item_.num_parts == 1) {
         write(words, element, sums, state.y);
       } else {
         const float values[4] = {sums.x, sums.y, sums.z, sums.w};
@@ -254,18 +261,18 @@ class Attention {
         }
       }
     }
-    if (num_parts_ > 1) merge_blocks(words, count);
+    if (item_.num_parts > 1) merge_blocks(words, count);
   }
 
   /// Adds up all blocks' parts of a slice of the components.
   __device__ __forceinline__ void merge_blocks(const AttentionWords& words, int count) {
     narrow::meet<1>(kConsumers);  // all have read the warps' parts
-    const int slice = count / num_parts_;
-    const uint32_t* all = words.partial + int64_t{first_of_item_} * words_of_part();
+    const int slice = count / item_.num_parts;
+    const uint32_t* all = words.partial + int64_t{item_.first_of_item} * words_of_part();
     auto* states = reinterpret_cast<float2*>(outputs_ + count);
 #pragma unroll 1
     for (int i = thread(); i < count; i += kConsumers) {
-      const int part = i / slice, element = part_ * slice + i % slice;
+      const int part = i / slice, element = item_.part * slice + i % slice;
       const uint32_t* from = all + int64_t{part} * words_of_part();
       const uint32_t* state = from + count + element / kHeadSize * 2;
       outputs_[i] = __uint_as_float(wait_for_word(from + element));
@@ -277,9 +284,9 @@ class Attention {
     const int at = min(thread(), slice - 1);
     float2 state;
     const float sum = added(
-        num_parts_, [&](int part) { return states[part * slice + at]; },
+        item_.num_parts, [&](int part) { return states[part * slice + at]; },
         [&](int part) { return outputs_[part * slice + at]; }, state);
-    write(words, part_ * slice + thread(), sum, state.y, thread() < slice);
+    write(words, item_.part * slice + thread(), sum, state.y, thread() < slice);
   }
   /// Outputs and, of each head, maximum and sum.
   __device__ __forceinline__ int words_of_part() const { return heads_ * (kHeadSize + 2); }
@@ -309,8 +316,7 @@ class Attention {
     const bool has_keys = total > 0;
     const uint32_t low = has_keys ? pack(T(), sums.x * factor, sums.y * factor) : 0;
     const uint32_t high = has_keys ? pack(T(), sums.z * factor, sums.w * factor) : 0;
-    const int first = (row_ * args_.num_heads + kv_head_ * heads_) * kHeadSize;
-    uint32_t* to = words.attended + (first + element) / 2;
+    uint32_t* to = attended_at(words, element);
     store_word(to, low);
     store_word(to + 1, high);
   }
@@ -321,20 +327,22 @@ class Attention {
     const T value = from_float<T>(total > 0 ? sum / total : 0.0f);
     const uint32_t bits = reinterpret_cast<const uint16_t&>(value);
     const uint32_t other = __shfl_xor_sync(0xffffffffu, bits, 1);
-    const int first = (row_ * args_.num_heads + kv_head_ * heads_) * kHeadSize;
-    if (is_there && element % 2 == 0)
-      store_word(words.attended + (first + element) / 2, bits | other << 16);
+    if (is_there && element % 2 == 0) store_word(attended_at(words, element), bits | other << 16);
+  }
+
+  __device__ __forceinline__ uint32_t* attended_at(const AttentionWords& words, int element) const {
+    return words.attended +
+           words.of_attended.at(item_.row, item_.kv_head * heads_ * kHeadSize + element);
   }
 
   const Args& args_;
+  const AttentionItem& item_;
   float* const cos_sin_;  // [rows, 2, kHeadSize / 2], and then a key and a value
-  const int heads_;       // of a kv head
-  float* outputs_;        // [warps][heads][kPitch]
-  float2* states_;        // [warps][heads] {maximum, sum}
-  int row_ = -1;          // none
-  int keys_ = 0, num_parts_ = 1, kv_head_ = 0, part_ = 0, first_of_item_ = 0;
-  int begin_ = 0, last_ = -1;  // tiles: the block's first one, the warp's last one
-  int64_t offset_ = 0;         // offset_of the warp's tile number `lane` from the last one on
+  // While it runs.
+  int heads_;           // of a kv head
+  float* outputs_;      // [warps][heads][kPitch]
+  float2* states_;      // [warps][heads] {maximum, sum}
+  int64_t offset_ = 0;  // offset_of the warp's tile number `lane` from the last one on
 };
 
 #endif

@@ -22,6 +22,11 @@ namespace decoder {
 constexpr int kPiecesOfOne = 2;
 template <int kHeadSize>
 constexpr int kPiecesOfTwo = kHeadSize == 64 ? 4 : kMaxRunRows;
+/// As Linears has it, of more rows than two beside heads of 64, where registers are left: a hidden
+/// size of up to 2,048.
+constexpr int kHeldOfMore = 8;
+/// Blocks differ by that in where they begin down's x, of which all read all.
+constexpr int kTurns = 2;
 
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
 
@@ -46,8 +51,9 @@ __device__ __forceinline__ void clear_read(const Args& args, int layer, int tile
   const WordLayout& layout = args.layout;
   const int before = layer > 0 ? layout.size - layout.late : 0;
   // The head reads the last layer's y, as others may yet do.
-  const int behind = layer < args.num_layers ? layout.late : layout.linears[kDown] - layout.size;
-  clear(args.words + int64_t{layer} * layout.size - before, before + behind,
+  const int behind =
+      layer < args.pointers.num_layers ? layout.late : layout.linears[kDown] - layout.size;
+  clear(args.pointers.words + int64_t{layer} * layout.size - before, before + behind,
         blockIdx.x * kConsumers + threadIdx.x,
         min(tiles, static_cast<int>(gridDim.x)) * kConsumers);
 }
@@ -58,79 +64,66 @@ __device__ __forceinline__ void clear_last(const Args& args) {
   if (threadIdx.x == 0) left = atomicInc(args.num_left, gridDim.x - 1);
   if (__shfl_sync(0xffffffffu, left, 0) != gridDim.x - 1) return;
   const WordLayout& layout = args.layout;
-  const int first = args.has_head ? layout.linears[kDown] : layout.late;
-  clear(args.words + int64_t{args.num_layers - 1} * layout.size + first, layout.size - first,
-        threadIdx.x, 32);
+  const int first = args.pointers.has_head ? layout.linears[kDown] : layout.late;
+  clear(args.pointers.words + int64_t{args.pointers.num_layers - 1} * layout.size + first,
+        layout.size - first, threadIdx.x, 32);
 }
 
-template <typename T, int kHeadSize, int kPieces>
+template <typename T, int kHeadSize, int kPieces, int kHeld>
 __device__ __forceinline__ void consume(const Args& args, Shared& shared, uint8_t* slots) {
   uint8_t* xs = slots + kWarps * args.slots * kSlotBytes;
   auto* cos_sin =
-      reinterpret_cast<float*>(xs + kWarps * (args.x_bytes + args.g_bytes + args.part_bytes));
+      reinterpret_cast<float*>(xs + kWarps * (args.x_bytes + args.g_bytes) + 2 * args.turn_bytes);
   const int thread = static_cast<int>(threadIdx.x);
-  if (thread < args.num_layers) shared.layers[thread] = args.layers[thread].pointers;
+  if (thread < args.pointers.num_layers) shared.layers[thread] = args.layers[thread].pointers;
   if (thread < kNumKinds) shared.linears[thread] = args.linears[thread];
+  if (thread == 0) {
+    shared.pointers = args.pointers;
+    shared.layout = args.layout;
+  }
   wait_for_previous();
   for (int i = thread; i < args.rows * kHeadSize; i += kConsumers)
     cos_sin[i] = __ldcg(args.cos_sin + i);
-  narrow::meet<1>(kConsumers);
-  Linears<T, kPieces> linears(args, shared, slots, xs);
-  linears.start(static_cast<const T*>(args.x));
-  linears.load_norm(shared.linears[kQkv], shared.layers[0].norms[0]);
   // With one more tile of keys registers spill, all over the kernel: 8 us a layer of one row.
   constexpr int kTiles = kPieces == kPiecesOfOne ? 128 / kHeadSize : 1;
-  Attention<T, kHeadSize, kTiles> attention(args, xs, cos_sin);
-  const int last = args.num_layers * kLayerKinds;
-  const WordLayout& layout = args.layout;
-  const uint32_t* x = static_cast<const uint32_t*>(args.x);  // of the next linear
+  Attention<T, kHeadSize, kTiles> attention(args, shared.attention, cos_sin);
+  narrow::meet<1>(kConsumers);
+  attention.find_keys();
+  Linears<T, kPieces, kHeld> linears(args, shared, slots, xs);
+  linears.start();
+  linears.load_norm(shared.linears[kQkv], shared.layers[0].norms[0]);
+  const int last = args.pointers.num_layers * kLayerKinds;
 #pragma unroll 1
-  for (int i = 0; i < last + (args.has_head ? 1 : 0); ++i) {
+  for (int i = 0; i < last + (args.pointers.has_head ? 1 : 0); ++i) {
     const int layer = i / kLayerKinds, kind = i == last ? kHead : i % kLayerKinds;
-    const LayerPointers& weights = shared.layers[i == last ? 0 : layer];
-    uint32_t* words = args.words + int64_t{layer} * layout.size;
-    LinearCall call{.x = x,
-                    .x_is_words = i > 0,
-                    .bias = nullptr,
-                    .words = words + layout.linears[kind % kLayerKinds],
-                    .y = nullptr,
-                    .logits = nullptr,
-                    .is_normed = kind == kQkv || kind == kGateUp || kind == kHead,
-                    .adds = kind == kOutput || kind == kDown};
+    const LinearCall<kHeld> call{layer, kind};
     if (kind == kQkv) {
-      attention.prefetch(weights.cache);
-      call.bias = weights.qkv_bias;
+      attention.prefetch(shared.layers[layer].cache);
     } else if (kind == kOutput) {
-      const AttentionWords of_attention = {words + layout.attended, words + layout.partial};
-      attention.run(weights.cache, x, of_attention);
-      call.x = of_attention.attended;
-    } else if (kind == kHead) {
-      call.words = nullptr;
-      call.logits = args.logits;
-    } else if (i + 1 == last) {
-      call.y = args.y;
-      if (!args.has_head) call.words = nullptr;
+      const LinearCall<kHeld> qkv{layer, kQkv};
+      uint32_t* words = shared.pointers.words + layer * shared.layout.size;
+      attention.run(shared.layers[layer].cache, qkv.words(shared), linears.scratch(),
+                    {words + shared.layout.attended, call.of_x(shared, args.rows),
+                     words + shared.layout.partial});
     }
     // The next one's weight comes while this linear waits for its x.
     if (kind == kOutput) {
-      linears.load_norm(shared.linears[kGateUp], weights.norms[1]);
-    } else if (kind == kDown && (i + 1 < last || args.has_head)) {
+      linears.load_norm(shared.linears[kGateUp], shared.layers[layer].norms[1]);
+    } else if (kind == kDown && (i + 1 < last || args.pointers.has_head)) {
       linears.load_norm(shared.linears[i + 1 < last ? kQkv : kHead],
                         i + 1 < last ? shared.layers[layer + 1].norms[0] : args.head_norm);
     }
-    const Linear& linear = shared.linears[kind];
-    linears.run(linear, call);
-    if ((kind == kGateUp || kind == kHead) && blockIdx.x < linear.tiles)
-      clear_read(args, kind == kHead ? args.num_layers : layer, linear.tiles);
-    x = call.words;
+    linears.run(call);
+    if ((kind == kGateUp || kind == kHead) && blockIdx.x < shared.linears[kind].tiles)
+      clear_read(args, layer, shared.linears[kind].tiles);
   }
   if (thread < 32) clear_last(args);
 }
 
 #endif
 
-/// kPieces as ComingX has it.
-template <typename T, int kHeadSize, int kPieces>
+/// kPieces and kHeld as Linears has them.
+template <typename T, int kHeadSize, int kPieces, int kHeld>
 __global__ void __launch_bounds__(kThreads, 1) decoder_kernel(const __grid_constant__ Args args) {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
   extern __shared__ uint8_t unaligned[];
@@ -157,7 +150,7 @@ __global__ void __launch_bounds__(kThreads, 1) decoder_kernel(const __grid_const
   } else {
     take_registers();
     narrow::meet<3>(kThreads);
-    consume<T, kHeadSize, kPieces>(args, shared, slots);
+    consume<T, kHeadSize, kPieces, kHeld>(args, shared, slots);
   }
 #endif
 }
@@ -184,7 +177,7 @@ int max_parts(int64_t rows, int64_t num_kv_heads, int blocks) {
   return parts;
 }
 
-/// Measured on an H200: an 8B's layer takes 115 us of 4 rows and 2 more of each further one, by ops
+/// Measured on an H200: an 8B's layer takes 114 us of 4 rows and 2 more of each further one, by ops
 /// one by one 117 of 8. Of a narrow one's more do not fit.
 int64_t max_rows(const DecoderRunParams& p) {
   constexpr int64_t kNarrow = 2048, kMaxWideRows = 4;
@@ -209,6 +202,10 @@ WordLayout layout_of(const DecoderRunParams& p, int64_t rows, int blocks) {
   layout.linears[kGateUp] = place(rows * layer.down->shape[1] / 2);
   layout.linears[kDown] = place(rows * layer.down->shape[0] / 2);
   layout.size = static_cast<int>(at);
+  layout.xs[kQkv] = layout.linears[kDown] - layout.size;
+  layout.xs[kOutput] = layout.attended;
+  layout.xs[kGateUp] = layout.linears[kOutput];
+  layout.xs[kDown] = layout.linears[kGateUp];
   return layout;
 }
 
@@ -223,11 +220,13 @@ bool launch_run(const DecoderRunParams& p, void* memory, OpContext& context) {
   const int pieces = rows == 1 ? kPiecesOfOne : rows == 2 ? kPiecesOfTwo<kHeadSize> : kMaxRunRows;
   while (rows << (args.kept_log2 + 1) <= pieces) ++args.kept_log2;
   args.round_log2 = std::min(args.kept_log2, 1);
+  bool is_held = kHeadSize == 64 && pieces == kMaxRunRows;
   const auto set = [&](Kind kind, int64_t columns, int64_t depth, bool is_gated, int groups) {
     args.linears[kind] = linear_of(columns, depth, is_gated, groups);
     const bool is_normed = kind == kQkv || kind == kGateUp || kind == kHead;
     const int bytes = args.linears[kind].steps * narrow::chunks_of(groups) * 128;  // of a row
     const int kept = is_normed ? bytes : std::min(bytes, 512 << args.round_log2);
+    is_held = is_held && bytes / 2 * kWarps == depth && (!is_normed || bytes / 64 <= kHeldOfMore);
     args.x_bytes = std::max(args.x_bytes, kept * static_cast<int>(rows));
     if (is_normed) args.g_bytes = std::max(args.g_bytes, bytes);
   };
@@ -240,8 +239,10 @@ bool launch_run(const DecoderRunParams& p, void* memory, OpContext& context) {
   set(kGateUp, inner, hidden, true, groups_of(inner, true));
   set(kDown, hidden, inner, false, groups_of(hidden, false));
   if (args.linears[kDown].tiles > blocks) return false;
-  args.num_layers = static_cast<int>(p.layers.size());
-  for (int i = 0; i < args.num_layers; ++i) {
+  // The first ones are waited for all at once.
+  if (is_held && args.linears[kDown].steps > kStepsAhead) args.linears[kDown].turns = kTurns;
+  const auto num_layers = static_cast<int>(p.layers.size());
+  for (int i = 0; i < num_layers; ++i) {
     const DecoderLayerParams& layer = p.layers[i];
     LayerArgs& to = args.layers[i];
     const TensorView* weights[] = {layer.qkv, layer.output, layer.gate_up, layer.down};
@@ -254,15 +255,11 @@ bool launch_run(const DecoderRunParams& p, void* memory, OpContext& context) {
                    .qkv_bias = layer.qkv_bias->data,
                    .cache = layer.kv_cache->data};
   }
-  args.has_head = p.head != nullptr;
-  if (args.has_head) {
+  if (p.head != nullptr) {
     set(kHead, p.head->shape[0], hidden, false, 2);  // narrow tiles end together
     args.head_weights = tensor_map_of_chunks(*p.head, args.linears[kHead].width, 2);
     args.head_norm = p.head_norm->data;
-    args.logits = p.logits->as<float>();
   }
-  args.x = p.x->data;
-  args.y = p.y->data;
   args.cos_sin = p.cos_sin->as<float>();
   args.block_tables = p.block_tables->as<int32_t>();
   args.kv_lengths = p.kv_lengths->as<int32_t>();
@@ -277,24 +274,38 @@ bool launch_run(const DecoderRunParams& p, void* memory, OpContext& context) {
   args.scale = p.scale * std::numbers::log2e_v<float>;
   args.epsilon = p.epsilon;
   args.num_left = static_cast<uint32_t*>(memory);
-  args.words = reinterpret_cast<uint32_t*>(static_cast<uint8_t*>(memory) + kWordsAt);
+  args.pointers = {.x = p.x->data,
+                   .y = p.y->data,
+                   .logits = p.head != nullptr ? p.logits->as<float>() : nullptr,
+                   .words = reinterpret_cast<uint32_t*>(static_cast<uint8_t*>(memory) + kWordsAt),
+                   .num_layers = num_layers,
+                   .has_head = p.head != nullptr};
   args.layout = layout_of(p, rows, blocks);
 
   const int heads = args.num_heads / args.num_kv_heads;
-  const int attention = (attention_bytes(heads, kHeadSize) + kWarps - 1) / kWarps;
-  args.x_bytes = std::max(args.x_bytes, (attention + 15) / 16 * 16);
-  args.part_bytes = 2 * args.rows * kPartColumns * static_cast<int>(sizeof(float));
+  args.turn_bytes = kWarps * args.rows * kPartColumns * static_cast<int>(sizeof(float));
+  if (is_held) {
+    args.x_bytes = 0;
+    args.turn_bytes = std::max(args.turn_bytes, attention_bytes(heads, kHeadSize));
+  } else {
+    const int attention = (attention_bytes(heads, kHeadSize) + kWarps - 1) / kWarps;
+    args.x_bytes = std::max(args.x_bytes, (attention + 15) / 16 * 16);
+  }
   // cos_sin, and a key and a value.
   const int of_attention = (args.rows + 1) * kHeadSize * static_cast<int>(sizeof(float));
-  const int apart = 1024 + kWarps * (args.x_bytes + args.g_bytes + args.part_bytes) + of_attention;
+  const int apart =
+      1024 + kWarps * (args.x_bytes + args.g_bytes) + 2 * args.turn_bytes + of_attention;
   constexpr int kRoom = (227 << 10) - static_cast<int>(sizeof(Shared) + 127) / 128 * 128;
   args.slots = std::min((kRoom - apart) / (kWarps * kSlotBytes), kMaxSlots);
   if (args.slots < 2) return false;
   args.window = std::max(plan_narrow(blocks).window, kWarps);
   if (args.window > (args.slots - 1) * kWarps) args.window = args.slots * kWarps;
-  const auto kernel = rows == 1   ? decoder_kernel<T, kHeadSize, kPiecesOfOne>
-                      : rows == 2 ? decoder_kernel<T, kHeadSize, kPiecesOfTwo<kHeadSize>>
-                                  : decoder_kernel<T, kHeadSize, kMaxRunRows>;
+  auto kernel = rows == 1   ? decoder_kernel<T, kHeadSize, kPiecesOfOne, 0>
+                : rows == 2 ? decoder_kernel<T, kHeadSize, kPiecesOfTwo<kHeadSize>, 0>
+                            : decoder_kernel<T, kHeadSize, kMaxRunRows, 0>;
+  if constexpr (kHeadSize == 64) {
+    if (is_held) kernel = decoder_kernel<T, kHeadSize, kMaxRunRows, kHeldOfMore>;
+  }
   allow_shared_bytes(kernel, kRoom);
   launch(kernel,
          {.grid = dim3(static_cast<unsigned>(blocks)),

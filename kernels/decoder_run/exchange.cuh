@@ -31,6 +31,15 @@ __device__ __forceinline__ uint32_t load_word(const uint32_t* from) {
   return word;
 }
 
+/// Where two values lie that are words: [row] and [32s of the columns] apart.
+struct Strides {
+  int row, group;
+
+  __device__ __forceinline__ int at(int of_row, int column) const {
+    return of_row * row + column / 32 * group + column % 32 / 2;
+  }
+};
+
 /// `value`, of which the compiler knows nothing: what is made of it in a loop is not kept in
 /// registers from round to round.
 __device__ __forceinline__ int opaque(int value) {

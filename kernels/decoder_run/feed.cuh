@@ -20,18 +20,18 @@ class Feeder {
         other_((warp + kWarps - args.window % kWarps) % kWarps) {}
 
   __device__ __forceinline__ void run() {
-    const int count = args_.num_layers * kLayerKinds + (args_.has_head ? 1 : 0);
+    const int count = args_.pointers.num_layers * kLayerKinds + (args_.pointers.has_head ? 1 : 0);
 #pragma unroll 1
     for (int i = 0; i < count; ++i) {
       if (warp_ == 0 && i + 1 < count) prefetch_map(map_of(i + 1));
-      const bool is_head = i == args_.num_layers * kLayerKinds;
+      const bool is_head = i == args_.pointers.num_layers * kLayerKinds;
       copy(args_.linears[is_head ? kHead : i % kLayerKinds], map_of(i));
     }
   }
 
  private:
   __device__ __forceinline__ const CUtensorMap& map_of(int i) const {
-    if (i == args_.num_layers * kLayerKinds) return args_.head_weights;
+    if (i == args_.pointers.num_layers * kLayerKinds) return args_.head_weights;
     return args_.layers[i / kLayerKinds].weights[i % kLayerKinds];
   }
 
@@ -42,8 +42,11 @@ class Feeder {
     const int up_row = linear.is_gated ? linear.columns : 0;
     for (int tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
       const int row = tile * width;
+      int at = turned(linear, 0, static_cast<int>(blockIdx.x));
+#pragma unroll 1
       for (int step = 0; step < steps; ++step) {
-        const int chunk = (step * kWarps + warp_) * chunks;
+        const int chunk = (at * kWarps + warp_) * chunks;
+        if (++at == steps) at = 0;
         wait(&shared_.empty[warp_][slot_], parity_);
         wait_for_window();
         uint64_t* barrier = &shared_.full[warp_][slot_];

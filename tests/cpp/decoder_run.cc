@@ -180,6 +180,16 @@ int main(int argc, char** argv) {
       {{"heads_of_64", [] { check_steps({.num_layers = 3, .vocabulary = 3000}); }},
        {"heads_of_128",
         [] { check_steps({.hidden = 1024, .inner = 3072, .num_heads = 8, .head_size = 128}); }},
+       {"a_1b_s_width",  // whose x stays in registers
+        [] {
+          check_steps({.hidden = 2048,
+                       .inner = 8192,
+                       .num_heads = 32,
+                       .num_kv_heads = 8,
+                       .vocabulary = 3000});
+        }},
+       {"half_of_its_width",
+        [] { check_steps({.hidden = 1024, .inner = 3072, .num_heads = 16, .num_kv_heads = 4}); }},
        {"many_kv_heads",
         [] { check_steps({.hidden = 576, .inner = 1536, .num_heads = 9, .num_kv_heads = 9}); }},
        {"qkv_bias",
