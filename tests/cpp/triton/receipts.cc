@@ -1,5 +1,6 @@
 // Streams whose reader tells how far it is (postprocessing): what their parts carry, and how these
 // join while it is busy.
+#include <algorithm>
 #include <cstdio>
 
 #include "tests/cpp/triton/stepped_backend.h"
@@ -63,12 +64,33 @@ Counts num_ids(TRITONBACKEND_Request& request) {
   return counts;
 }
 
+/// Those whose log-probabilities it has, as the script below makes them.
+Ids log_prob_ids(const FakeAnswer& answer) {
+  Ids ids;
+  for (float log_prob : answer.find("output_log_probs")->values<float>())
+    ids.push_back(static_cast<int32_t>(-2.0f * log_prob));
+  return ids;
+}
+
+/// By its generation logits, row by row.
+Ids likeliest_ids(const FakeAnswer& answer) {
+  const auto logits = answer.find("generation_logits")->values<float>();
+  Ids ids;
+  for (auto row = logits.begin(); row < logits.end(); row += kVocabSize)
+    ids.push_back(static_cast<int32_t>(std::max_element(row, row + kVocabSize) - row));
+  return ids;
+}
+
 void pieces_join_while_the_last_waits_for_postprocessing() {
   SteppedBackend backend;
+  backend.script->edit = [](const decoding::SampleRow&, decoding::SampledToken token) {
+    token.log_prob = -0.5f * static_cast<float>(token.id);
+    return token;
+  };
   const Ids prompt = prompt_of(3);
   const RequestPtr request = make_request(prompt, 12);
   request->flag("streaming", true);
-  request->flag("return_log_probs", true);
+  request->flag("return_log_probs", true).flag("return_generation_logits", true);
   request->add("text_context", TRITONSERVER_TYPE_UINT8, {1, 1}, std::vector<uint8_t>{1});
   backend.send(request);
   backend.run_steps(3);  // nobody has ever told: nothing to wait for
@@ -86,7 +108,11 @@ void pieces_join_while_the_last_waits_for_postprocessing() {
   EXPECT(joined(answers) == expected_tokens(prompt, 12));
   EXPECT_EQ(answers[3].find("previous_ids")->values<int32_t>().size(), 3u);
   EXPECT_EQ(answers[4].find("previous_ids")->values<int32_t>().size(), 7u);
-  EXPECT_EQ(answers[4].find("output_log_probs")->values<float>().size(), 5u);
+  for (const FakeAnswer& answer : answers) {
+    const Ids ids = output_ids(answer);
+    EXPECT(log_prob_ids(answer) == ids);
+    EXPECT(likeliest_ids(answer) == ids);
+  }
   backend.close();
   char path[64];
   std::snprintf(path, sizeof(path), "/dev/shm/inflight-%llx",
