@@ -250,6 +250,25 @@ void periods_of_checks() {
   EXPECT_EQ(wrong.warnings.size(), 1u);
 }
 
+void spellings() {
+  EngineFolder folder;
+  for (const char* yes : {"true", "True", "TRUE", "1"})
+    EXPECT(parse(config(parameter("exclude_input_in_output", yes)), folder.path)
+               .reader.exclude_input_in_output);
+  for (const char* no : {"false", "False", "FALSE", "0"})
+    EXPECT(!parse(config(parameter("normalize_log_probs", no)), folder.path)
+                .reader.normalize_log_probs);
+  for (const auto& [type, numbers] :
+       {std::pair{"V1", triton::BatchingNumbers::kV1},
+        {"v1", triton::BatchingNumbers::kV1},
+        {"inflight_batching", triton::BatchingNumbers::kInflight},
+        {"inflight_fused_batching", triton::BatchingNumbers::kInflight}}) {
+    const ModelSettings settings = parse(config(parameter("gpt_model_type", type)), folder.path);
+    EXPECT(settings.batching_numbers == numbers);
+    EXPECT_EQ(settings.warnings.size(), numbers == triton::BatchingNumbers::kV1 ? 1u : 0u);
+  }
+}
+
 /// As people fill templates: blanks around values, and names that are none.
 void values_filled_by_hand() {
   EngineFolder folder;
@@ -421,6 +440,7 @@ int main(int argc, char** argv) {
           {"instances_take_devices_in_turn", instances_take_devices_in_turn},
           {"checkpoints_are_compiled", checkpoints_are_compiled},
           {"periods_of_checks", periods_of_checks},
+          {"spellings", spellings},
           {"values_filled_by_hand", values_filled_by_hand},
       },
       argc, argv);

@@ -62,6 +62,66 @@ def test_a_salt_is_not_endless(server: Server) -> None:
         ask(server, "tensorrt_llm", **llm_request([5], 1, cache_salt="x" * 1025))
 
 
+@pytest.mark.parametrize("reuse", [True, False])
+def test_reuse_may_be_switched_off(server: Server, reuse: bool) -> None:
+    request = llm_request(ids(100, seed=8), 2, return_perf_metrics=True)
+    with overridden(server, "second", parameters={"enable_kv_cache_reuse": str(reuse)}):
+        told = [blocks_of(ask(server, "second", **request)[0]) for _ in range(2)]
+    assert told == [(4, 0), (1, 4) if reuse else (4, 0)]
+
+
+def fill(server: Server, model: str) -> None:
+    """15 blocks of prompts of nobody's."""
+    for seed in (3, 4, 5):
+        ask(server, model, **llm_request(ids(5 * BLOCK - 1, seed), 1))
+
+
+def kept(server: Server, model: str, prompt: list[int]) -> int:
+    """Blocks of it that are there."""
+    (answer,) = ask(server, model, **llm_request(prompt, 1, return_perf_metrics=True))
+    return blocks_of(answer)[1]
+
+
+FEW = {"max_tokens_in_paged_kv_cache": str(12 * BLOCK)}
+WHOLE_PROMPT = {"retention_token_range_starts": [0], "retention_token_range_ends": [-1]}
+
+
+@pytest.mark.parametrize(("duration", "num_kept"), [(-1, 3), (50, 0)])
+def test_a_prompt_outlives_others_for_as_long_as_is_wished(
+    server: Server, duration: int, num_kept: int
+) -> None:
+    """Of 12 blocks two prompts have 3 each, then others want 15."""
+    wishes = {**WHOLE_PROMPT, "retention_token_range_durations_ms": [duration]}
+    prompts = [ids(3 * BLOCK, seed) for seed in (1, 2)]
+    with overridden(server, "second", parameters=FEW):
+        for prompt, priority in zip(prompts, (100, 10), strict=True):
+            wishes["retention_token_range_priorities"] = [priority]
+            ask(server, "second", **llm_request(prompt, 1, **wishes))
+        time.sleep(0.1)
+        fill(server, "second")
+        assert [kept(server, "second", prompt) for prompt in prompts] == [num_kept, 0]
+
+
+@pytest.mark.parametrize(
+    ("wishes", "num_kept"),
+    [
+        ({"retention_decode_priority": 100}, 3),
+        ({"retention_decode_priority": 100, "retention_decode_duration_ms": 50}, 1),
+        ({"retention_decode_priority": 0}, 1),
+    ],
+    ids=str,
+)
+def test_what_was_generated_may_be_kept_with_its_prompt(
+    server: Server, wishes: dict[str, int], num_kept: int
+) -> None:
+    wishes = {**WHOLE_PROMPT, "retention_token_range_priorities": [100], **wishes}
+    with overridden(server, "second", parameters=FEW):
+        (answer,) = ask(server, "second", **llm_request(ids(BLOCK, 9), 2 * BLOCK + 1, **wishes))
+        time.sleep(0.1)
+        fill(server, "second")
+        assert kept(server, "second", answer.ids[: 3 * BLOCK]) == num_kept
+
+
 def test_samples_of_a_prompt_share_its_blocks(server: Server) -> None:
     request = llm_request(
         ids(100, seed=2), 8, num_return_sequences=4, return_perf_metrics=True,
@@ -318,6 +378,8 @@ def test_a_follower_holds_an_unload_for_its_time_at_most(server: Server) -> None
             kv_cache_events_after=np.array([[-1]], np.int64),
         )  # fmt: skip
         assert not stream.next().final
+        # The core may not have its instance's thread back yet, and die of that (docs/serving.md).
+        time.sleep(0.3)
         status, page = server.post("/v2/repository/models/second/unload", {})
         assert status == 200, page
         assert stream.next().final

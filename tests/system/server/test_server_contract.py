@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tritonclient.grpc as grpc
-from inflight.serving.schema import ENSEMBLE, TENSORRT_LLM
+from inflight.serving.schema import BLS, ENSEMBLE, TENSORRT_LLM
 from inflight.serving.tensors import Support
 from triton_server import Server, Stream, ask, llm_request, tensors
-from tritonclient.utils import InferenceServerException
+from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 PROMPT = [5, 17, 200, 33, 90, 91, 4]
 ALONE = {"exclude_input_in_output": True}
@@ -130,24 +130,58 @@ def test_heartbeats(server: Server) -> None:
     assert len(answer.ids) == len(PROMPT) + 1500
 
 
-def error_of(server: Server, parameters: dict[str, str] | None = None, **options) -> str:
+def error_of(
+    server: Server, parameters: dict[str, str] | None = None, model="tensorrt_llm", **options
+) -> str:
+    request = {"text_input": "To be", "max_tokens": 2}
+    if model == "tensorrt_llm":
+        request = llm_request(PROMPT, 2)
     answers = []
     with grpc.InferenceServerClient(f"localhost:{server.grpc_port}") as client:
         client.start_stream(lambda result, error: answers.append((result, error)))
-        client.async_stream_infer(
-            "tensorrt_llm", tensors(**llm_request(PROMPT, 2, **options)), parameters=parameters
-        )
+        client.async_stream_infer(model, tensors(**request, **options), parameters=parameters)
         client.stop_stream()
     ((_, error),) = answers
     return "" if error is None else error.message()
 
 
-def test_request_types(server: Server) -> None:
+@pytest.mark.parametrize("model", ["tensorrt_llm", "ensemble"])
+def test_request_types(server: Server, model: str) -> None:
+    """A parameter, which an ensemble hands on."""
     for kind in ("context_only", "generation_only"):
-        assert f"request_type is {kind}" in error_of(server, {"request_type": kind})
-    assert error_of(server, {"request_type": "context_and_generation"}) == ""
-    assert error_of(server, {"request_type": "no_such_type"}) == ""
-    assert 'request_type \\"no_such_type\\" is unknown' in server.log.read_text()
+        assert f"request_type is {kind}" in error_of(server, {"request_type": kind}, model)
+    assert error_of(server, {"request_type": "context_and_generation"}, model) == ""
+    unknown = f"unknown_to_{model}"
+    assert error_of(server, {"request_type": unknown}, model) == ""
+    assert f'request_type \\"{unknown}\\" is unknown' in server.log.read_text()
+
+
+@pytest.mark.parametrize("model", [TENSORRT_LLM, ENSEMBLE, BLS], ids=lambda model: model.name)
+def test_outputs_are_as_declared(server: Server, model) -> None:
+    """Type and number of dimensions on the wire, the batch's before those of the configuration."""
+    request = {"text_input": "To be", "max_tokens": 4, "end_id": -1}
+    if model is TENSORRT_LLM:
+        request = llm_request(PROMPT, 4, text_context=np.ones((1, 2), np.uint8))
+    flags = [t.name for t in model.inputs if t.name.startswith("return_")]
+    answers = ask(
+        server,
+        model.name,
+        **request,
+        **dict.fromkeys(flags, True),
+        num_top_log_probs=2,
+        num_return_sequences=2,
+    )
+    declared = {tensor.name: tensor for tensor in model.outputs}
+    not_here = {"batch_index", "context_phase_params", "heartbeat", "kv_cache_events"}
+    not_here |= {"group_members", "group_begins", "group_lengths"}
+    assert set(answers[0].outputs) == declared.keys() - not_here
+    for answer in answers:
+        for name, value in answer.outputs.items():
+            tensor = declared[name]
+            dtype = "STRING" if value.dtype == object else np_to_triton_dtype(value.dtype)
+            assert dtype == tensor.dtype, name
+            if name != "text_output":  # one text a row, without the batch's dimension
+                assert value.ndim == 1 + len(tensor.dims), name
 
 
 def test_a_prompt_too_long(server: Server) -> None:

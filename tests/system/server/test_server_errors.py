@@ -55,6 +55,10 @@ CASES: dict[str, tuple[dict[str, Any], list[str]]] = {
     "wrong type": (llm_request(PROMPT, 1, temperature=np.ones((1, 1), np.int32)), ["temperature"]),
     "wrong shape": (llm_request(PROMPT, 1, input_ids=np.ones((1, 2, 2), np.int32)), ["input_ids"]),
     "missing tensor": ({"input_ids": PROMPT, "input_lengths": 3}, ["request_output_len"]),
+    "no ids at all": (
+        {"input_lengths": 3, "request_output_len": 1},
+        ["input_ids is not present in the request"],
+    ),
     "unknown tensor": (llm_request(PROMPT, 1, no_such_input=1), ["no_such_input"]),
     "rows shorter than said": (
         {
@@ -210,5 +214,7 @@ def test_full_queue(server: Server) -> None:
 
 def test_long_answers_are_shortened(server: Server) -> None:
     prompt = [3] * (MAX_SEQ_LEN - 10)
-    (answer,) = ask(server, "tensorrt_llm", **llm_request(prompt, 100))
+    (answer,) = ask(server, "tensorrt_llm", request_id="too far", **llm_request(prompt, 100))
     assert len(answer.ids) == MAX_SEQ_LEN
+    said = f"request 'too far': max_new_tokens 100 shortened to 10 (prompt of {len(prompt)} tokens"
+    assert said in server.log.read_text()

@@ -70,7 +70,10 @@ def test_stop_by_id(server: Server, id: str) -> None:
         answer = stream.next()
         assert answer.id == id
         ids = answer.ids
-        ask(server, "tensorrt_llm", request_id=id, **llm_request([0], 0, stop=True))
+        # What is required comes along, whatever it holds.
+        dummies = {"input_ids": [-(2**31)], "input_lengths": 0, "request_output_len": 0}
+        (nothing,) = ask(server, "tensorrt_llm", request_id=id, stop=True, **dummies)
+        assert nothing.outputs == {}
         while True:
             answer = stream.next()
             ids += answer.ids
@@ -236,15 +239,21 @@ def test_unloading_waits_for_streams(server: Server) -> None:
 
 
 def test_ten_thousand_short_requests_leave_memory_flat(server: Server) -> None:
+    """As many under way at any time, so that what they take together does not depend on how soon the
+    machine gets to them."""
+    at_once = 200
+
     def some(count: int) -> None:
         with Stream(server, "tensorrt_llm") as stream:
-            for _ in range(count):
+            for sent in range(count):
                 stream.send(**llm_request(PROMPT, 1))
-            for _ in range(count):
+                if sent >= at_once:
+                    stream.next()
+            for _ in range(at_once):
                 stream.next()
 
     some(2000)
     before = server.resident_bytes()
     for _ in range(5):
         some(2000)
-    assert server.resident_bytes() - before < 16 << 20
+    assert server.resident_bytes() - before < 8 << 20

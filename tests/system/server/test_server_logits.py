@@ -60,6 +60,20 @@ def test_logits_through_the_ensemble(server: Server, name: str) -> None:
     assert answer.outputs[name].ndim == (3 if name == "context_logits" else 4)
 
 
+@pytest.mark.parametrize("normalize", [True, False])
+def test_log_probs_of_what_is_drawn_from(server: Server, normalize: bool) -> None:
+    """Of the two ids that top_k leaves, or, if the model is told so, of all."""
+    request = llm_request(PROMPT, 12, runtime_top_k=2, temperature=1.0, seed=3, **ALONE, **WANTED)
+    with overridden(server, "plain", parameters={"normalize_log_probs": str(normalize)}):
+        (answer,) = ask(server, "plain", **request)
+    logits = answer.outputs["generation_logits"][0, 0]
+    if normalize:
+        second = np.sort(logits, axis=-1)[:, -2:-1]
+        logits = np.where(logits >= second, logits, -np.inf)
+    chosen = log_softmax(logits)[range(12), answer.ids]
+    np.testing.assert_allclose(answer.outputs["output_log_probs"][0, 0], chosen, atol=1e-4)
+
+
 def test_logits_beyond_their_limit_are_refused(server: Server) -> None:
     limit = 4 * 259 * (len(PROMPT) + 5)
     with overridden(server, "second", parameters={"max_logits_bytes": str(limit)}):

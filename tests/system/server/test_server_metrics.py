@@ -102,6 +102,7 @@ def test_statistics_line_equals_the_page(server: Server, model: str, size: int) 
     server.wait_until_idle(model)
     time.sleep(0.2)
     line = last_statistics(server)
+    page = server.metrics_page()
     shown = {}
     for (name, labels), value in read_page(server).items():
         if name.startswith("nv_trt_llm_") and f'model="{model}"' in labels:
@@ -110,6 +111,8 @@ def test_statistics_line_equals_the_page(server: Server, model: str, size: int) 
                 if not label.startswith(("model", "version"))
             )  # fmt: skip
             shown[KEYS[category]] = value
+            kind = "counter" if "disaggregated" in name else "gauge"
+            assert f"# TYPE {name} {kind}\n" in page
     assert len(line) == size
     assert line.keys() == shown.keys()
     written = datetime.strptime(line.pop("Timestamp"), "%m-%d-%Y %H:%M:%S.%f")
@@ -142,6 +145,7 @@ def test_token_lengths_and_times_of_a_known_load(server: Server) -> None:
         ("nv_llm_input_token_len", "total_input_tokens", prompts),
         ("nv_llm_output_token_len", "total_output_tokens", outputs),
     ):
+        assert f"# TYPE {name} histogram\n" in server.metrics_page()
         counted = differences(buckets(after, name, category), buckets(before, name, category))
         assert counted == expected_buckets(lengths)
         labels = f'model="tensorrt_llm",response_metric_type="{category}",version="1"'

@@ -72,6 +72,7 @@ def test_sampling_parameters_take_effect(server: Server, greedy) -> None:
     assert sampled(**hot) == sampled(**hot, seed=0) != plain
     assert sampled(runtime_top_p=1.0, temperature=3.0) != plain
     assert sampled(runtime_top_p=1.0, temperature=1e-4) == plain
+    assert sampled(runtime_top_k=50, temperature=0.0) == plain
     assert sampled(**hot, min_p=1.0) == plain
     sevens = {"embedding_bias": np.array([[0.0] * 7 + [60.0]], np.float32)}
     assert sampled(**sevens) == [7] * 24
@@ -100,6 +101,11 @@ def test_ends(server: Server, greedy) -> None:
     assert told(stop_words_list=word) == plain[: min(at, sevens) + 1]
     bad = np.array([[[plain[0]], [1]]], np.int32)
     assert plain[0] not in told(bad_words_list=bad)
+    # Of several tokens only the last is banned, where the others stand before it.
+    bad = np.array([[plain[2:5], [3, -1, -1]]], np.int32)
+    without = told(bad_words_list=bad)
+    assert without[:4] == plain[:4] and without[4] != plain[4]
+    assert plain[2:5] not in [without[at : at + 3] for at in range(22)]
 
 
 def test_ensemble_equals_ids(server: Server, tokenizer: Tokenizer, greedy) -> None:

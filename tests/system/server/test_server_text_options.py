@@ -3,6 +3,7 @@ text that it has on the ids, and ends that several ids may make."""
 
 import json
 import shutil
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -137,3 +138,15 @@ def test_retention(server: Server, tokenizer: Tokenizer, model: str) -> None:
     beams = {"beam_search_diversity_rate": 0.5, "length_penalty": 2.0, "early_stopping": True}
     assert text(told(server, model, beam_width=1, **beams)) == expected
     assert np.size(told(server, model, beam_width=1)[0].outputs["text_output"]) == 1
+
+
+def test_parameters_of_the_bls(server: Server) -> None:
+    """Pieces that are the whole text so far, and another engine's model."""
+    whole = text(told(server, "tensorrt_llm_bls"))
+    with overridden(server, "tensorrt_llm_bls", parameters={"accumulate_tokens": "true"}):
+        pieces = [answer.text for answer in told(server, "tensorrt_llm_bls", stream=True)]
+    assert pieces[-1] == whole
+    assert all(later.startswith(piece) for piece, later in pairwise(pieces))
+    with overridden(server, "tensorrt_llm_bls", parameters={"tensorrt_llm_model_name": "second"}):
+        other = text(told(server, "tensorrt_llm_bls"))
+    assert other != whole == text(told(server, "tensorrt_llm_bls"))
