@@ -76,7 +76,13 @@ CPP_ARROWS = {
 # Header of a library -> the only folders or files that may include it.
 CPP_LIBRARIES = {
     "pybind11/": ["backend/bindings"],
-    "nlohmann/": ["backend/plan", "backend/executor/config", "backend/triton/model_config"],
+    "nlohmann/": [
+        "backend/plan",
+        "backend/executor/config",
+        "backend/triton/bls_settings",
+        "backend/triton/config_parameters",
+        "backend/triton/model_config",
+    ],
     "cblas.h": ["kernels/gemm"],
 }
 

@@ -5,6 +5,7 @@
 #include <memory>
 
 #include "backend/triton/backend_state.h"
+#include "backend/triton/bls_instance.h"
 #include "backend/triton/departures.h"
 #include "backend/triton/instance_state.h"
 #include "backend/triton/model_instance.h"
@@ -20,13 +21,17 @@
 namespace {
 
 using inflight::triton::BackendState;
+using inflight::triton::bls_settings_of;
+using inflight::triton::BlsInstance;
 using inflight::triton::check_triton;
 using inflight::triton::Departures;
 using inflight::triton::guarded;
 using inflight::triton::InstanceState;
 using inflight::triton::ModelInstance;
+using inflight::triton::ModelRole;
 using inflight::triton::ModelState;
 using inflight::triton::RelayInstance;
+using inflight::triton::role_of;
 
 /// An engine's instance, which hears of clients that have left.
 class ListeningInstance : public InstanceState {
@@ -104,7 +109,7 @@ INFLIGHT_EXPORT TRITONSERVER_Error* TRITONBACKEND_Finalize(TRITONBACKEND_Backend
 
 INFLIGHT_EXPORT TRITONSERVER_Error* TRITONBACKEND_ModelInitialize(TRITONBACKEND_Model* model) {
   return guarded([&] {
-    if (!inflight::triton::is_relay(model)) {  // which has nothing to load
+    if (role_of(model) == ModelRole::kEngine) {  // the others have nothing to load
       auto state = std::make_unique<ModelState>(model);
       check_triton(TRITONBACKEND_ModelSetState(model, state.get()), "ModelSetState");
       state.release();
@@ -135,11 +140,18 @@ INFLIGHT_EXPORT TRITONSERVER_Error* TRITONBACKEND_ModelInstanceInitialize(
     check_triton(TRITONBACKEND_ModelServer(model, &server), "ModelServer");
     check_triton(TRITONBACKEND_ModelState(model, &model_state), "ModelState");
     std::unique_ptr<ModelInstance> state;
-    if (model_state == nullptr)
-      state = std::make_unique<RelayInstance>(instance, shared.departures());
-    else
-      state = std::make_unique<ListeningInstance>(instance, *static_cast<ModelState*>(model_state),
-                                                  shared, server);
+    switch (role_of(model)) {
+      case ModelRole::kEngine:
+        state = std::make_unique<ListeningInstance>(
+            instance, *static_cast<ModelState*>(model_state), shared, server);
+        break;
+      case ModelRole::kRelay:
+        state = std::make_unique<RelayInstance>(instance, shared.departures());
+        break;
+      case ModelRole::kBls:
+        state = std::make_unique<BlsInstance>(instance, server, bls_settings_of(model));
+        break;
+    }
     check_triton(TRITONBACKEND_ModelInstanceSetState(instance, state.get()),
                  "ModelInstanceSetState");
     state.release();

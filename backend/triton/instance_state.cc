@@ -138,9 +138,8 @@ void InstanceState::stop(const IncomingRequest& command) {
   {
     std::lock_guard lock(mutex_);
     for (const auto& [id, live] : live_) {
-      const bool named = command.engine_request_id != 0
-                             ? command.engine_request_id == public_id(id)
-                             : command.id == live->id || command.id == live->client_id;
+      const bool named = command.engine_request_id != 0 ? command.engine_request_id == public_id(id)
+                                                        : command.id == live->id;
       if (!named) continue;
       ids.push_back(id);
       for (LiveRequest::Sequence& sequence : live->sequences) {

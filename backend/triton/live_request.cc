@@ -22,7 +22,6 @@ void LiveRequest::delete_factory() {
 void LiveRequest::add_sequences(const IncomingRequest& incoming, const Receipts& receipts,
                                 ResponseGroups& groups) {
   id = incoming.id;
-  client_id = incoming.client_id;
   for (const IncomingSequence& sequence : incoming.sequences) {
     sequences.emplace_back().writer = std::make_unique<ResponseWriter>(
         factory, sequence.reply, sequence.request, receipts, groups);

@@ -2,10 +2,10 @@
 
 #include <algorithm>
 #include <charconv>
-#include <map>
 #include <nlohmann/json.hpp>
 #include <optional>
 
+#include "backend/triton/config_parameters.h"
 #include "kernels/core/check.h"
 
 namespace inflight::triton {
@@ -17,15 +17,6 @@ using Json = nlohmann::json;
 
 constexpr const char* kModelType = "inflight_fused_batching";
 constexpr const char* kOfEngine = "the engine's";
-
-std::map<std::string, std::string> given_parameters(const Json& config) {
-  std::map<std::string, std::string> given;
-  const auto found = config.find("parameters");
-  if (found == config.end() || !found->is_object()) return given;
-  for (const auto& [key, value] : found->items())
-    given.emplace(key, value.value("string_value", ""));
-  return given;
-}
 
 std::chrono::milliseconds read_period(Parameters& parameters, const char* key,
                                       std::vector<std::string>& warnings) {
@@ -168,17 +159,20 @@ executor::EngineConfig read_engine_config(Parameters& parameters, const Json& co
 
 }  // namespace
 
-bool is_relay_config(std::string_view config_json) {
+ModelRole role_of_config(std::string_view config_json) {
   const Json config = Json::parse(config_json, nullptr, /*allow_exceptions=*/false);
-  const Json::json_pointer role("/parameters/role/string_value");
-  if (!config.is_object() || !config.contains(role) || config[role] != "relay") return false;
+  const Json::json_pointer at("/parameters/role/string_value");
+  if (!config.is_object() || !config.contains(at)) return ModelRole::kEngine;
+  const std::string role = config[at];
+  if (role == "bls") return ModelRole::kBls;
+  check(role == "relay", "parameter role is \"", role, "\", expected relay or bls");
   int num_instances = 0;
   for (const Json& group : config.value("instance_group", Json::array()))
     num_instances += group.value("count", 1);
   check(num_instances <= 1 && !config.contains("dynamic_batching"), "a relay with ",
         num_instances > 1 ? concat(num_instances, " instances") : "dynamic_batching",
         " does not keep the order of a stream; expected one instance, without dynamic_batching");
-  return true;
+  return ModelRole::kRelay;
 }
 
 ModelSettings parse_model_config(std::string_view config_json, const std::string& name,

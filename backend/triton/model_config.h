@@ -38,9 +38,16 @@ struct ModelSettings {
 /// outside the vocabulary as zeros, as that did.
 inline constexpr std::string_view kFormerName = "tensorrtllm";
 
-/// Whether a model is no engine but the ensemble's relay: its parameter role is "relay". Raises
-/// Error if it is, but would not keep the order of what it hands on.
-bool is_relay_config(std::string_view config_json);
+/// What a model of this backend is.
+enum class ModelRole {
+  kEngine,
+  kRelay,  // the ensemble's step behind the engine
+  kBls     // walks the ensemble's steps itself
+};
+
+/// By the parameter role, "relay" or "bls"; without it, an engine. Raises Error for another one,
+/// and for a relay that would not keep the order of what it hands on.
+ModelRole role_of_config(std::string_view config_json);
 
 /// `config_json` is Triton's model configuration; a relative gpt_model_path is taken from
 /// `version_dir`, an absent one means that folder itself; it may be a checkpoint's, of which an

@@ -49,9 +49,23 @@ std::string config_json(TRITONBACKEND_Model* model) {
   return {text, length};
 }
 
+void log_all(const char* model, const std::vector<std::string>& warnings,
+             const std::vector<std::string>& notes) {
+  for (const std::string& warning : warnings) log(LogLevel::kWarning, model, ": ", warning);
+  for (const std::string& note : notes) log(LogLevel::kInfo, model, ": ", note);
+}
+
 }  // namespace
 
-bool is_relay(TRITONBACKEND_Model* model) { return is_relay_config(config_json(model)); }
+ModelRole role_of(TRITONBACKEND_Model* model) { return role_of_config(config_json(model)); }
+
+BlsSettings bls_settings_of(TRITONBACKEND_Model* model) {
+  const char* name = nullptr;
+  check_triton(TRITONBACKEND_ModelName(model, &name), "ModelName");
+  BlsSettings settings = parse_bls_config(config_json(model), name);
+  log_all(name, settings.warnings, settings.notes);
+  return settings;
+}
 
 ModelState::ModelState(TRITONBACKEND_Model* model) {
   const char* name = nullptr;
@@ -66,9 +80,7 @@ ModelState::ModelState(TRITONBACKEND_Model* model) {
 
   settings_ = parse_model_config(config_json(model), name, version,
                                  fs::path(location) / std::to_string(version), backend_name(model));
-  for (const std::string& warning : settings_.warnings)
-    log(LogLevel::kWarning, name, ": ", warning);
-  for (const std::string& note : settings_.notes) log(LogLevel::kInfo, name, ": ", note);
+  log_all(name, settings_.warnings, settings_.notes);
   if (fs::path& dir = settings_.engine.engine_dir; !fs::exists(dir / "engine.json")) {
     log(LogLevel::kInfo, name, ": ", dir.string(), " is a checkpoint; its engine is looked for");
     dir = build_engine(find_compiler(), dir, build_options(settings_.engine));

@@ -1,17 +1,21 @@
-// A model as the server knows it, with its settings. Shared by the model's instances; immutable.
+// A model as the server knows it, with its settings. Those of an engine are shared by the model's
+// instances; immutable.
 #pragma once
 
 #include <atomic>
 #include <cstddef>
 
+#include "backend/triton/bls_settings.h"
 #include "backend/triton/model_config.h"
 #include "backend/triton/triton_c_api.h"
 
 namespace inflight::triton {
 
-/// Whether the model's configuration says that it is no engine but the ensemble's relay: parameter
-/// role = "relay".
-bool is_relay(TRITONBACKEND_Model* model);
+/// By the model's configuration.
+ModelRole role_of(TRITONBACKEND_Model* model);
+
+/// Of a model of that role; logs what is to be said of the configuration.
+BlsSettings bls_settings_of(TRITONBACKEND_Model* model);
 
 class ModelState {
  public:

@@ -213,9 +213,9 @@ void check_request_type(TRITONBACKEND_Request* request) {
 }
 
 executor::Request read_body(const Inputs& inputs, const ReaderOptions& options,
-                            const std::string& client_id) {
+                            const std::string& id) {
   executor::Request body;
-  body.client_id = client_id;
+  body.client_id = id;
   body.input_ids = read_prompt(inputs);
   body.allow_unknown_ids = options.allow_unknown_ids;
   body.sampling = read_sampling(inputs, options);
@@ -290,7 +290,6 @@ IncomingRequest read_request(TRITONBACKEND_Request* request, const ReaderOptions
   const char* id = nullptr;
   check_triton(TRITONBACKEND_RequestId(request, &id), "RequestId");
   incoming.id = id == nullptr ? "" : id;
-  incoming.client_id = text_parameter(request, "client_request_id");
 
   const InputTensors tensors(request, options.has_batch_dim);
   const Inputs first(tensors);

@@ -62,8 +62,7 @@ struct IncomingSequence {
 };
 
 struct IncomingRequest {
-  std::string id;         // may be empty, may repeat
-  std::string client_id;  // of whom a caller asks for, under an id of its own; may be empty
+  std::string id;  // may be empty, may repeat
   bool stop = false;
   std::string tenant;                       // the parameter "tenant" of the request
   uint64_t engine_request_id = 0;           // with `stop`: this one sequence only; 0 = not given

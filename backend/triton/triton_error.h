@@ -31,6 +31,27 @@ inline TRITONSERVER_Error_Code to_triton_code(ErrorCode code) {
   return TRITONSERVER_ERROR_INTERNAL;
 }
 
+/// What another model answered; the error object stays its owner's.
+inline Error to_error(TRITONSERVER_Error* error) {
+  const auto code = [&] {
+    switch (TRITONSERVER_ErrorCode(error)) {
+      case TRITONSERVER_ERROR_INVALID_ARG:
+        return ErrorCode::kInvalidArgument;
+      case TRITONSERVER_ERROR_UNSUPPORTED:
+        return ErrorCode::kUnsupported;
+      case TRITONSERVER_ERROR_UNAVAILABLE:
+        return ErrorCode::kUnavailable;
+      case TRITONSERVER_ERROR_NOT_FOUND:
+        return ErrorCode::kNotFound;
+      case TRITONSERVER_ERROR_CANCELLED:
+        return ErrorCode::kCancelled;
+      default:
+        return ErrorCode::kInternal;
+    }
+  };
+  return {code(), TRITONSERVER_ErrorMessage(error)};
+}
+
 /// Raises what a Triton call reported; takes the error object.
 inline void check_triton(TRITONSERVER_Error* error, const char* call) {
   if (error == nullptr) [[likely]]

@@ -223,6 +223,18 @@ ERRORS = {
         "ensemble", lambda t: t.replace('model_name: "postprocessing"', 'model_name: "post"'),
         "error ensemble: its step 'post' is no model of the repository",
     ),
+    "lost step of the BLS": (
+        "tensorrt_llm_bls", lambda t: t.replace('string_value: "postprocessing"', 'string_value: "post"'),
+        "error tensorrt_llm_bls: its step 'post' is no model of the repository",
+    ),
+    "an input that another version has, to the BLS": (
+        "tensorrt_llm", lambda t: t.replace('name: "min_p"', 'name: "min_q"'),
+        "error tensorrt_llm_bls: its step 'tensorrt_llm' has no input min_p",
+    ),
+    "BLS without links": (
+        "tensorrt_llm_bls", lambda t: t.replace('key: "preprocessing_outputs"', 'key: "outputs"'),
+        "error tensorrt_llm_bls: the parameter preprocessing_outputs is missing: it will not load",
+    ),
     "few rows": (
         "relay", lambda t: re.sub(r"max_batch_size: \d+", "max_batch_size: 2", t),
         "error ensemble: its max_batch_size is 8, that of its step 'relay' only 2",

@@ -1,17 +1,45 @@
-"""An ensemble and the models of its steps: what a server compares when it loads them."""
+"""An ensemble, or the BLS that walks such steps itself, and the models of the steps: what a server
+compares when it loads an ensemble, and what would fail each request of the BLS."""
 
 from collections.abc import Mapping
 
 from inflight.check.findings import Finding, Level
-from inflight.check.pbtxt import Message, is_placeholder, one
+from inflight.check.pbtxt import Message, is_placeholder, one, parameters
 
 
 def check_ensemble(name: str, config: Message, models: Mapping[str, Message]) -> list[Finding]:
     """`models`: configurations of all that the repository has, by name."""
-    findings = []
     steps = one(config, "ensemble_scheduling", {}).get("step", [])
     if not steps:
-        findings.append(Finding(Level.error, name, "an ensemble without steps"))
+        return [Finding(Level.error, name, "an ensemble without steps")]
+    return _check_steps(name, config, steps, models)
+
+
+def check_bls(name: str, config: Message, models: Mapping[str, Message]) -> list[Finding]:
+    """Its steps stand in its parameters: backend/triton/bls_settings.h."""
+    given = parameters(config)
+    steps = []
+    for step in ("preprocessing", "tensorrt_llm", "postprocessing"):
+        maps = {field: given.get(f"{step}_{field}s", "").split() for field in ("input", "output")}
+        if empty := [f"{step}_{field}s" for field, links in maps.items() if not links]:
+            text = f"the parameter {' and '.join(empty)} is missing: it will not load"
+            return [Finding(Level.error, name, text)]
+        model_name = given.get(f"{step}_model_name") or step
+        entries = {f"{field}_map": list(map(_entry, links)) for field, links in maps.items()}
+        steps.append({"model_name": [model_name], **entries})
+    return _check_steps(name, config, steps, models)
+
+
+def _entry(link: str) -> Message:
+    """model_tensor=bls_tensor, or one name for both."""
+    at, _, tensor = link.partition("=")
+    return {"key": [at], "value": [tensor or at]}
+
+
+def _check_steps(
+    name: str, config: Message, steps: list[Message], models: Mapping[str, Message]
+) -> list[Finding]:
+    findings = []
     types = {
         tensor: {kind} for field in ("input", "output") for tensor, kind in _types(config, field)
     }

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from inflight.check.ensemble import check_ensemble
+from inflight.check.ensemble import check_bls, check_ensemble
 from inflight.check.findings import Finding, Level
 from inflight.check.llm import LlmReport, check_llm
 from inflight.check.pbtxt import (
@@ -72,8 +72,11 @@ def check_repository(root: Path) -> RepositoryReport:
     llms = []
     for model in models:
         findings += _check_model(model)
-        if model.backend in OUR_BACKENDS and parameters(model.config).get("role") == "relay":
+        role = parameters(model.config).get("role") if model.backend in OUR_BACKENDS else None
+        if role == "relay":
             findings += _check_relay(model)
+        elif role == "bls":
+            findings += check_bls(model.name, model.config, configs)
         elif model.backend in OUR_BACKENDS:
             for version in model.versions:
                 folder = model.folder / str(version)

@@ -101,8 +101,7 @@ class ServingOptions:
     ] = 0
 
 
-# A prompt takes one about half a millisecond: a hundred at once should not wait for one core. The
-# BLS makes text, too, which one process does not do fast enough for a fast engine.
+# A prompt takes one about half a millisecond: a hundred at once should not wait for one core.
 _MAX_PROCESSES = 4
 _CORES_EACH = 4
 
@@ -153,7 +152,6 @@ def repository_settings(engine_dir: Path, options: ServingOptions) -> Repository
         decoupled=options.decoupled,
         llm_parameters={key: str(value) for key, value in given.items() if value is not None},
         preprocessing_instances=num_processes,
-        bls_instances=num_processes,
         text_niceness=_TEXT_NICENESS if runs_on_cpu(options.device) else 0,
         python_environment=python_environment(),
         package_path=package_path(),

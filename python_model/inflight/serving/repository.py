@@ -13,13 +13,14 @@ from inflight.serving.pbtxt import ModelConfig, render
 from inflight.serving.schema import (
     BLS,
     ENSEMBLE,
+    ENSEMBLE_STEPS,
     POSTPROCESSING,
     PREPROCESSING,
     RELAY,
     RELAYED_ENSEMBLE_STEPS,
     TENSORRT_LLM,
 )
-from inflight.serving.tensors import Model, Step
+from inflight.serving.tensors import Link, Model, Step
 
 BACKEND = "inflight"
 _MODEL_FILES = Path(__file__).parent / "model_files"
@@ -36,7 +37,6 @@ class RepositorySettings:
     decoupled: bool = True
     llm_parameters: Mapping[str, str] = field(default_factory=dict)
     preprocessing_instances: int = 1  # each a process
-    bls_instances: int = 1  # likewise
     accumulate_tokens: str = "false"  # every piece of a stream by the BLS is the whole text so far
     # Of the process that makes text, as nice(1) counts: an engine on the CPU needs the same cores.
     text_niceness: int = 0
@@ -121,22 +121,37 @@ def _models(settings: RepositorySettings) -> list[tuple[Model, ModelConfig, tupl
         (
             BLS,
             ModelConfig(
-                backend="python",
+                backend=BACKEND,
                 max_batch_size=size,
                 decoupled=settings.decoupled,
-                instances=settings.bls_instances,
                 parameters={
-                    **python,
+                    "role": "bls",
                     "accumulate_tokens": settings.accumulate_tokens,
-                    "tensorrt_llm_model_name": TENSORRT_LLM.name,
                     "tensorrt_llm_draft_model_name": "",
                     "multimodal_encoders_name": "",
-                    "add_special_tokens": "true",
-                    "skip_special_tokens": "true",
-                    "include_stop_words": "true",
-                    "niceness": str(settings.text_niceness),
+                    **_steps_of_bls(),
                 },
             ),
             (),
         ),
     ]
+
+
+def _steps_of_bls() -> dict[str, str]:
+    """What it walks: the ensemble's steps, as backend/triton/bls_settings.h reads them."""
+    parameters = {}
+    for step in ENSEMBLE_STEPS:
+        name = step.model.name
+        parameters[f"{name}_model_name"] = name
+        parameters[f"{name}_inputs"] = _links(step.inputs)
+        parameters[f"{name}_outputs"] = _links(step.outputs)
+    return parameters
+
+
+def _links(links: tuple[Link, ...]) -> str:
+    return " ".join(
+        link.model_tensor
+        if link.model_tensor == link.ensemble_tensor
+        else f"{link.model_tensor}={link.ensemble_tensor}"
+        for link in links
+    )

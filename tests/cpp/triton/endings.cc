@@ -39,19 +39,6 @@ void stop_by_id() {
   }
   EXPECT(joined(backend.ended(requests[2])) == tokens);
 
-  backend.script->gate.close();  // one that a caller asks for, under an id of its own
-  const RequestPtr asked_for = make_request(prompt, 20);
-  asked_for->id = "a name of the caller's";
-  asked_for->parameters = {{"request_type", "context_and_generation"},
-                           {"client_request_id", "twice"}};
-  backend.send(asked_for);
-  const RequestPtr again = make_request({0}, 0);
-  again->id = "twice";
-  again->flag("stop", true);
-  backend.run(again);
-  backend.script->gate.open();
-  EXPECT(output_ids(backend.ended(asked_for)[0]).size() < 23u);
-
   const RequestPtr unknown = make_request({0}, 0);
   unknown->id = "gone";
   unknown->flag("stop", true);

@@ -3,6 +3,7 @@
 #include <filesystem>
 #include <fstream>
 
+#include "backend/triton/bls_settings.h"
 #include "backend/triton/engine_builder.h"
 #include "backend/triton/model_state.h"
 #include "tests/cpp/triton/instance_fixture.h"
@@ -45,18 +46,72 @@ std::string error_of(const std::string& json, const fs::path& version_dir) {
   return "no error";
 }
 
+void steps_of_the_bls() {
+  std::string links = parameter("role", "bls");
+  const auto add = [&](const char* key, const char* value) {
+    links += ", " + parameter(key, value);
+  };
+  add("preprocessing_inputs", "QUERY=text_input");
+  add("preprocessing_outputs", "IDS=_IDS  LENGTHS=_LENGTHS");
+  add("tensorrt_llm_inputs", "input_ids=_IDS seed");
+  add("tensorrt_llm_outputs", "output_ids=_SAID");
+  add("postprocessing_inputs", "TOKENS=_SAID");
+  const std::string without = links;
+  add("postprocessing_outputs", "OUTPUT=text_output");
+  const std::string whole = links;
+  add("tensorrt_llm_model_name", "llm");
+  add("accumulate_tokens", "true");
+  add("multimodal_encoders_name", "");
+  add("bls_instances", "3");
+  const std::string policy = "\"model_transaction_policy\": {\"decoupled\": true},";
+  const auto settings = triton::parse_bls_config(config(links, policy), "bls");
+  EXPECT(settings.decoupled && settings.accumulate_tokens);
+  EXPECT_EQ(settings.preprocessing.model, "preprocessing");
+  EXPECT_EQ(settings.generation.model, "llm");
+  EXPECT_EQ(settings.preprocessing.outputs.size(), 2u);
+  EXPECT_EQ(settings.preprocessing.outputs.at(1).model_tensor, "LENGTHS");
+  EXPECT_EQ(settings.preprocessing.outputs.at(1).bls_tensor, "_LENGTHS");
+  EXPECT_EQ(settings.generation.inputs.at(1).model_tensor, "seed");
+  EXPECT_EQ(settings.generation.inputs.at(1).bls_tensor, "seed");
+  EXPECT_EQ(settings.warnings.size(), 1u);
+  EXPECT_EQ(settings.warnings.at(0), "parameter bls_instances = \"3\" has no effect");
+
+  const auto error_of_bls = [](const std::string& parameters) -> std::string {
+    try {
+      triton::parse_bls_config(config(parameters), "bls");
+    } catch (const Error& error) {
+      return error.what();
+    }
+    return "none";
+  };
+  EXPECT_EQ(error_of_bls(whole), "none");
+  EXPECT_EQ(error_of_bls(without),
+            "parameter postprocessing_outputs names no tensor, expected model_tensor=bls_tensor or "
+            "names, with blanks between");
+  EXPECT_EQ(error_of_bls(without + ", " + parameter("postprocessing_outputs", "OUTPUT=")),
+            "parameter postprocessing_outputs: \"OUTPUT=\" lacks a name, expected "
+            "model_tensor=bls_tensor");
+  for (const char* key : {"tensorrt_llm_draft_model_name", "multimodal_encoders_name"})
+    EXPECT_EQ(
+        error_of_bls(whole + ", " + parameter(key, "x")),
+        concat("parameter ", key, " = \"x\": draft models and encoders are not supported yet"));
+}
+
 void relays_keep_order() {
   const std::string relay = parameter("role", "relay");
   const auto error_of_relay = [](const std::string& json) -> std::string {
     try {
-      return triton::is_relay_config(json) ? "a relay" : "no relay";
+      const triton::ModelRole role = triton::role_of_config(json);
+      return role == triton::ModelRole::kRelay ? "a relay" : "no relay";
     } catch (const Error& error) {
       return error.what();
     }
   };
   EXPECT_EQ(error_of_relay(config(relay, "\"instance_group\": [{\"count\": 1}],")), "a relay");
   EXPECT_EQ(error_of_relay(config(relay)), "a relay");
-  EXPECT_EQ(error_of_relay(config(parameter("role", "other"))), "no relay");
+  EXPECT_EQ(error_of_relay(config(parameter("role", "bls"))), "no relay");
+  EXPECT_EQ(error_of_relay(config(parameter("role", "other"))),
+            "parameter role is \"other\", expected relay or bls");
   EXPECT_EQ(error_of_relay("{}"), "no relay");
   EXPECT_CONTAINS(error_of_relay(config(relay, "\"instance_group\": [{\"count\": 2}],")),
                   "a relay with 2 instances");
@@ -426,6 +481,7 @@ int main(int argc, char** argv) {
   return run_cases(
       {
           {"relays_keep_order", relays_keep_order},
+          {"steps_of_the_bls", steps_of_the_bls},
           {"reads_every_setting", reads_every_setting},
           {"the_queue_is_bound_by_a_parameter_first", the_queue_is_bound_by_a_parameter_first},
           {"gpu_ids_name_the_device", gpu_ids_name_the_device},

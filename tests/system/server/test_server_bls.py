@@ -1,7 +1,9 @@
 """tensorrt_llm_bls answers as the ensemble does, and hears of its client."""
 
 import json
+import random
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -123,6 +125,23 @@ def test_a_client_that_leaves_ends_the_generation(server: Server, stream: bool) 
 def test_errors(server: Server, request_: dict, message: str) -> None:
     with pytest.raises(InferenceServerException, match=message):
         ask(server, BLS, **request_)
+
+
+def test_short_answers_of_many_clients(server: Server) -> None:
+    """Nothing between the models may wait for itself, however fast answers follow each other."""
+    request = {"text_input": "abc", "end_id": -1, "exclude_input_in_output": True}
+    whole = text(ask(server, BLS, max_tokens=8, **request))
+
+    def client(seed: int) -> None:
+        draw = random.Random(seed)
+        for _ in range(60):
+            length, stream = draw.randint(1, 8), draw.random() < 0.5
+            answers = ask(server, BLS, max_tokens=length, stream=stream, **request)
+            assert whole.startswith(text(answers).rstrip("\ufffd"))
+            assert [answer.final for answer in answers] == [False] * (len(answers) - 1) + [True]
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(client, range(8)))
 
 
 def test_by_http(server: Server, tokenizer: Tokenizer) -> None:

@@ -25,6 +25,7 @@ from inflight.serving.metrics_page import parse
 from triton_server import Server, Stream, ask, ask_text, llm_request, tensors
 
 PROMPT = [5, 17, 200]
+TEXT_MODELS = ("ensemble", "tensorrt_llm_bls")
 LONG = 3000  # tokens; nobody waits for all of them
 ALL_FIT = 1900  # tokens; of four requests at once, into the cache: one that waits says nothing
 
@@ -188,8 +189,8 @@ def streams_together(server: Server, draw: random.Random) -> None:
 
 
 def text_stream(server: Server, draw: random.Random) -> None:
-    length = draw.randint(1, 60)
-    answers = ask(server, "ensemble", text_input="abc", max_tokens=length, stream=True, end_id=-1)
+    model, length = draw.choice(TEXT_MODELS), draw.randint(1, 60)
+    answers = ask(server, model, text_input="abc", max_tokens=length, stream=True, end_id=-1)
     assert sum(answer.final for answer in answers) == 1
 
 
@@ -211,7 +212,8 @@ def overdue(server: Server, draw: random.Random) -> None:
 def leave_http(server: Server, draw: random.Random) -> None:
     body = {"text_input": "abc", "max_tokens": 60, "stream": True, "end_id": -1}
     connection = http.client.HTTPConnection("localhost", server.http_port)
-    connection.request("POST", "/v2/models/ensemble/generate_stream", json.dumps(body))
+    model = draw.choice(TEXT_MODELS)
+    connection.request("POST", f"/v2/models/{model}/generate_stream", json.dumps(body))
     connection.getresponse().read(20)
     connection.close()
 
@@ -250,8 +252,8 @@ def check_each_ended_once(
 
 
 def leave_text(server: Server, draw: random.Random) -> None:
-    """A client of the ensemble goes away in the middle of a stream."""
-    with Stream(server, "ensemble") as stream:
+    """A client goes away in the middle of a stream."""
+    with Stream(server, draw.choice(TEXT_MODELS)) as stream:
         stream.send(text_input="abc", max_tokens=200, stream=True, end_id=-1)
         stream.next()
         stream.cancel()
@@ -270,7 +272,6 @@ def fill_cache(server: Server, model: str) -> None:
 
 def test_mixed_load(on_frail_server: Callable[..., None]) -> None:
     kinds = [whole_answer, streams_together, text_stream, refused, overdue, leave_http]
-    # The BLS is left out: its stub can lock itself up (docs/serving.md).
     kinds += [stop_by_id, cancel_a_call, leave_text]
 
     def some(server: Server, count: int, seed: int) -> Counter[str]:
