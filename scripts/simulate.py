@@ -12,7 +12,7 @@ How many GPUs for this load at this latency:
 
 How far the costs are off what was measured:
 
-  PYTHONPATH=python_model python scripts/simulate.py --calibrate
+  PYTHONPATH=python_model python scripts/simulate.py --calibrate [--keep]
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from inflight._core import InvalidArgumentError
-from inflight.simulation import calibration_report, plots
+from inflight.simulation import calibration, calibration_report, plots
 from inflight.simulation.cost import Machine
 from inflight.simulation.gpus import GPUS
 from inflight.simulation.models import MODELS, model_named
@@ -78,9 +78,12 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     sizing.add_argument("--tpot-p99", type=float, help="ms, at most")
     sizing.add_argument("--max-replicas", type=int, default=256)
     parser.add_argument("--calibrate", action="store_true", help="fit the costs, print the errors")
+    parser.add_argument("--keep", action="store_true", help="reckon with them from now on")
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     parser.add_argument("--plot", type=Path, help="draw the run into this PNG")
     options = parser.parse_args(arguments)
+    if options.keep and not options.calibrate:
+        parser.error("--keep needs --calibrate")
     if options.find_replicas and options.ttft_p99 is None and options.tpot_p99 is None:
         parser.error("--find-replicas needs --ttft-p99 or --tpot-p99")
     return options
@@ -186,7 +189,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 def answer(options: argparse.Namespace, console: Console) -> int:
     if options.calibrate:
-        figures = calibration_report.report(DOCS, console)
+        fitted, figures = calibration_report.report(DOCS, console)
+        if options.keep:
+            calibration.keep(fitted)
     else:
         runs = Runs(options, console)
         if options.find_replicas:

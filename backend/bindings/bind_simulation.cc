@@ -8,6 +8,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "backend/simulation/fleet.h"
@@ -145,19 +146,32 @@ void register_cost(py::module_& module) {
            py::arg("num_rows"), py::arg("num_logits"), py::arg("num_sequences"),
            py::arg("generation_keys") = 0, py::arg("prompt_pairs") = 0,
            py::arg("host_copy_bytes") = 0);
+  py::class_<SmallSteps>(module, "SmallSteps", "Of at most `max_rows` tokens; seconds.")
+      .def(py::init([](int32_t max_rows, double fixed, double per_further_row) {
+             return SmallSteps{max_rows, fixed, per_further_row};
+           }),
+           py::kw_only(), py::arg("max_rows"), py::arg("fixed"), py::arg("per_further_row"));
   py::class_<CostModel>(module, "CostModel", "Coefficients, in seconds or seconds per unit.")
       .def(py::init([](double fixed, double weights, double per_row, double sharpness,
                        double per_row_moved, double per_logits_row, double per_generation_key,
                        double per_prompt_pair, double per_host_copy_byte, double host_fixed,
-                       double host_per_sequence, double fixed_of_few, double per_few_row,
-                       int32_t few_rows) {
-             const CostModel cost{fixed,           fixed_of_few,
-                                  per_few_row,     few_rows,
-                                  weights,         per_row,
-                                  sharpness,       per_row_moved,
-                                  per_logits_row,  per_generation_key,
-                                  per_prompt_pair, per_host_copy_byte,
-                                  host_fixed,      host_per_sequence};
+                       double host_per_sequence, std::vector<SmallSteps> small_steps,
+                       double launches, double head_weights, double per_logits_row_moved) {
+             CostModel cost{.fixed = fixed,
+                            .small_steps = std::move(small_steps),
+                            .launches = launches,
+                            .weights = weights,
+                            .per_row = per_row,
+                            .sharpness = sharpness,
+                            .per_row_moved = per_row_moved,
+                            .head_weights = head_weights,
+                            .per_logits_row = per_logits_row,
+                            .per_logits_row_moved = per_logits_row_moved,
+                            .per_generation_key = per_generation_key,
+                            .per_prompt_pair = per_prompt_pair,
+                            .per_host_copy_byte = per_host_copy_byte,
+                            .host_fixed = host_fixed,
+                            .host_per_sequence = host_per_sequence};
              validate(cost);
              return cost;
            }),
@@ -166,7 +180,8 @@ void register_cost(py::module_& module) {
            py::arg("per_logits_row") = 0.0, py::arg("per_generation_key") = 0.0,
            py::arg("per_prompt_pair") = 0.0, py::arg("per_host_copy_byte") = 0.0,
            py::arg("host_fixed") = 0.0, py::arg("host_per_sequence") = 0.0,
-           py::arg("fixed_of_few") = 0.0, py::arg("per_few_row") = 0.0, py::arg("few_rows") = 0)
+           py::arg("small_steps") = std::vector<SmallSteps>{}, py::arg("launches") = 0.0,
+           py::arg("head_weights") = 0.0, py::arg("per_logits_row_moved") = 0.0)
       .def("device_seconds", &CostModel::device_seconds, py::arg("work"))
       .def("host_seconds", &CostModel::host_seconds, py::arg("work"));
 }

@@ -1,14 +1,15 @@
 """The cost model against its formula written a second time, and against what was measured."""
 
+import dataclasses
 import math
 from pathlib import Path
 
 import pytest
 from inflight._core import InvalidArgumentError
-from inflight._core.simulation import CostModel, StepWork
-from inflight.simulation.calibration import fit, mean_error, read_points
+from inflight._core.simulation import CostModel, SmallSteps, StepWork
+from inflight.simulation.calibration import fit, keep, mean_error, read_points
 from inflight.simulation.calibration_report import loads_of
-from inflight.simulation.cost import CALIBRATION, Machine, cost_model
+from inflight.simulation.cost import CALIBRATION, Machine, cost_model, read_calibration
 from inflight.simulation.gpus import GPUS
 from inflight.simulation.models import MODELS, model_named
 
@@ -35,7 +36,7 @@ def test_a_model_of_a_config_file(tmp_path: Path) -> None:
         model_named(str(tmp_path))
 
 
-@pytest.mark.parametrize("rows", [1, 4, 5, 700])
+@pytest.mark.parametrize("rows", [1, 4, 5, 64, 65, 700])
 @pytest.mark.parametrize("num_gpus", [1, 4])
 def test_a_step_costs_what_its_bytes_and_operations_do(num_gpus: int, rows: int) -> None:
     model, gpu, fitted = MODELS["70B"], GPUS["H200"], CALIBRATION
@@ -43,18 +44,27 @@ def test_a_step_costs_what_its_bytes_and_operations_do(num_gpus: int, rows: int)
     cost = cost_model(Machine(model, gpu, num_gpus))
     layers, hidden, vocab = 80, 8192, 128256
     linears = layers * (hidden * (8192 + 2 * 1024) + 8192 * hidden + 3 * hidden * 28672)
-    read = 2 * (linears + vocab * hidden) / num_gpus / gpu.read
-    multiply = 2 * linears * rows / num_gpus / fitted.linear_flops
     s = fitted.sharpness
-    launch = fitted.launch
+
+    def linear(params: float, rows: int, late: float = 0.0) -> float:
+        read = 2 * params / num_gpus / gpu.read + late
+        multiply = 2 * params * rows / num_gpus / fitted.linear_flops
+        return (read**s + multiply**s) ** (1 / s)
+
+    expected = 10e-6
     if rows <= 4:  # of a narrow model 8
-        launch = fitted.few_rows_launch + (rows - 1) * hidden * 0.75e-9
-    expected = layers * launch + 10e-6 + (read**s + multiply**s) ** (1 / s)
+        expected += layers * (fitted.one_launch + (rows - 1) * hidden * 0.6e-9)
+        expected += linear(linears, rows)
+    elif rows <= 64:
+        expected += layers * (fitted.few_rows + (rows - 1) * fitted.further_row)
+        expected += linear(linears, rows)
+    else:
+        expected += linear(linears, rows, late=layers * fitted.many_rows)
     expected += rows * 10 * layers * hidden * 2 / gpu.read
-    expected += logits * 2 * vocab * hidden / num_gpus / fitted.linear_flops
+    expected += linear(vocab * hidden, logits)
     expected += logits * 8 * vocab / num_gpus / gpu.read
-    expected += keys * 2 * layers * 1024 * 2 / num_gpus / gpu.read
-    expected += pairs * 4 * layers * 8192 / num_gpus / fitted.attention_flops
+    expected += keys * 2 * layers * 1024 * 2 / num_gpus / (0.9 * gpu.read)
+    expected += pairs * 4 * layers * 8192 / num_gpus / 617e12
     if num_gpus > 1:
         collectives = 2 * layers
         expected += collectives * 10e-6
@@ -62,9 +72,16 @@ def test_a_step_costs_what_its_bytes_and_operations_do(num_gpus: int, rows: int)
     work = StepWork(rows, logits, 64, generation_keys=keys, prompt_pairs=pairs)
     assert cost.device_seconds(work) == pytest.approx(expected, rel=1e-9)
     narrow = cost_model(Machine(MODELS["1B"], gpu))
-    assert (
-        narrow.device_seconds(StepWork(8, 8, 8)) < narrow.device_seconds(StepWork(9, 9, 9)) - 1e-5
-    )
+    eight, nine = (16 * launch for launch in (fitted.one_launch, fitted.few_rows))
+    eight, nine = eight + 16 * 7 * 2048 * 0.6e-9, nine + 16 * 8 * fitted.further_row
+    step = [narrow.device_seconds(StepWork(rows, 1, rows)) for rows in (8, 9)]
+    assert step[1] - step[0] == pytest.approx(nine - eight, abs=2e-6)
+    # A step without logits does not read the head's weights.
+    head = [narrow.device_seconds(StepWork(128, logits, 1)) for logits in (0, 1)]
+    assert head[1] - head[0] == pytest.approx(2 * vocab * 2048 / gpu.read, rel=0.01)
+    # Heads of 64 are no faster than heads of 87 would be.
+    pairs_alone = [narrow.device_seconds(StepWork(128, 1, 1, prompt_pairs=n)) for n in (0, 10**9)]
+    assert pairs_alone[1] - pairs_alone[0] == pytest.approx(1e9 * 16 * 32 * 4 * 64 / 456e12)
     # Copies to and from the host run beside it, unless they take longer.
     few, many = (StepWork(1, 1, 1, host_copy_bytes=size) for size in (1000, 10**12))
     assert cost.device_seconds(few) == cost.device_seconds(StepWork(1, 1, 1))
@@ -102,6 +119,14 @@ def test_the_calibration_is_the_fit_to_what_was_measured() -> None:
             assert squares(other) > squares(fitted), name
 
 
+def test_what_is_kept_is_what_was_fitted(tmp_path: Path) -> None:
+    kept = dataclasses.replace(CALIBRATION, few_rows=7.123456e-6)
+    keep(kept, tmp_path / "calibration.json")
+    assert vars(read_calibration(tmp_path / "calibration.json")) == pytest.approx(
+        vars(kept), rel=1e-4
+    )
+
+
 def test_whole_loads_come_out_as_measured() -> None:
     """A thousand requests at once through scheduler and cache: nothing was fitted to these."""
     errors = [simulated / measured - 1 for _, _, measured, simulated in loads_of(DOCS)]
@@ -115,11 +140,12 @@ def test_bad_costs_are_refused() -> None:
         CostModel(fixed=1, per_row=-1)
     with pytest.raises(InvalidArgumentError, match="sharpness 0.5 < 1"):
         CostModel(fixed=1, sharpness=0.5)
-    with pytest.raises(InvalidArgumentError, match="per_few_row -2"):
-        CostModel(fixed=1, per_few_row=-2)
-    with pytest.raises(InvalidArgumentError, match="few_rows -1 < 0"):
-        CostModel(fixed=1, few_rows=-1)
+    with pytest.raises(InvalidArgumentError, match="small_steps: per_further_row -2"):
+        CostModel(fixed=1, small_steps=[SmallSteps(max_rows=4, fixed=0, per_further_row=-2)])
+    free = [SmallSteps(max_rows=rows, fixed=0, per_further_row=0) for rows in (4, 8)]
+    with pytest.raises(InvalidArgumentError, match="max_rows 4 is not greater than the 8 before"):
+        CostModel(fixed=1, small_steps=free[::-1])
     with pytest.raises(InvalidArgumentError, match="steps that take no time"):
-        CostModel(fixed=1, few_rows=4)
+        CostModel(launches=1, small_steps=free)
     with pytest.raises(InvalidArgumentError, match="steps that take no time"):
         CostModel(host_fixed=1)

@@ -85,3 +85,11 @@ def test_mistakes_are_named(
         status = end.code
     assert status == 2
     assert message in capsys.readouterr().err
+
+
+def test_only_what_was_calibrated_is_kept(
+    simulate: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        simulate("--keep")
+    assert "--keep needs --calibrate" in capsys.readouterr().err

@@ -10,13 +10,19 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
 
 from inflight._core.simulation import StepWork
-from inflight.simulation.cost import CALIBRATION, Calibration, Machine, cost_model
+from inflight.simulation.cost import (
+    CALIBRATION,
+    CALIBRATION_FILE,
+    Calibration,
+    Machine,
+    cost_model,
+)
 from inflight.simulation.gpus import GPUS
 from inflight.simulation.models import MODELS
 
@@ -85,12 +91,12 @@ def fit(points: Sequence[Point], start: Calibration = CALIBRATION) -> Calibratio
     """Least squares of the logarithms of predicted over measured, by Gauss-Newton steps in the
     constants' logarithms (of what sharpness is above 1). Points held out are left out here."""
     fitted = [point for point in points if not point.held_out]
-    names = ("launch", "few_rows_launch", "linear_flops", "attention_flops", "sharpness")
+    names = [field.name for field in fields(Calibration)]
     values = np.log([getattr(start, name) - (name == "sharpness") for name in names])
 
     def made_of(at: np.ndarray) -> Calibration:
-        *others, above_one = np.exp(at).tolist()
-        return Calibration(*others, 1 + above_one)
+        made = dict(zip(names, np.exp(at).tolist(), strict=True))
+        return Calibration(**{**made, "sharpness": 1 + made["sharpness"]})
 
     def errors(at: np.ndarray) -> np.ndarray:
         made = made_of(at)
@@ -106,6 +112,12 @@ def fit(points: Sequence[Point], start: Calibration = CALIBRATION) -> Calibratio
         if np.abs(step).max() < 1e-6:
             break
     return made_of(values)
+
+
+def keep(calibration: Calibration, path: Path = CALIBRATION_FILE) -> None:
+    """Makes it what simulations reckon with from their next start on."""
+    constants = {name: float(f"{value:.5g}") for name, value in vars(calibration).items()}
+    path.write_text(json.dumps(constants, indent=2) + "\n")
 
 
 def mean_error(points: Sequence[Point], calibration: Calibration) -> float:

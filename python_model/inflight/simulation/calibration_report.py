@@ -13,7 +13,6 @@ from rich.table import Table
 from inflight.simulation.calibration import (
     LOADS,
     SHAPES,
-    Point,
     fit,
     mean_error,
     read_points,
@@ -25,10 +24,15 @@ from inflight.simulation.run import FleetConfig, run
 from inflight.simulation.traces import Load, uniform
 
 
-def simulated_throughput(model: str, num_input: int, num_output: int, count: int = 1000) -> float:
+def simulated_throughput(
+    model: str, num_input: int, num_output: int, calibration: Calibration, count: int = 1000
+) -> float:
     """Output tokens/s of `count` requests at once, under the benchmark's limits."""
     config = FleetConfig(
-        Machine(MODELS[model], GPUS["H200"]), max_batch_size=1024, max_num_tokens=8192
+        Machine(MODELS[model], GPUS["H200"]),
+        max_batch_size=1024,
+        max_num_tokens=8192,
+        calibration=calibration,
     )
     load = Load(
         num_requests=count,
@@ -39,7 +43,9 @@ def simulated_throughput(model: str, num_input: int, num_output: int, count: int
     return count * num_output / run(uniform(load), config).seconds
 
 
-def loads_of(folder: Path) -> list[tuple[str, str, float, float]]:
+def loads_of(
+    folder: Path, calibration: Calibration = CALIBRATION
+) -> list[tuple[str, str, float, float]]:
     """Model, what, measured and simulated tokens/s: held out, for nothing is fitted to them."""
     rows = []
     for file_name, model in SHAPES.items():
@@ -47,13 +53,13 @@ def loads_of(folder: Path) -> list[tuple[str, str, float, float]]:
         for num_input, num_output in LOADS:
             name = f"{num_input}/{num_output}"
             measured = figures[f"1,000 at once, {name}: output tok/s"]
-            simulated = simulated_throughput(model, num_input, num_output)
+            simulated = simulated_throughput(model, num_input, num_output, calibration)
             rows.append((model, f"1,000 of {name}", measured, simulated))
     return rows
 
 
-def report(folder: Path, console: Console) -> dict[str, Any]:
-    """Prints the fit and its errors; the figures of it."""
+def report(folder: Path, console: Console) -> tuple[Calibration, dict[str, Any]]:
+    """Prints the fit and its errors; the fit, and the figures of it."""
     points = read_points(folder)
     fitted = fit(points)
     table = Table("", "figure", "measured", "predicted", "error", "", title="H200, bfloat16")
@@ -67,7 +73,7 @@ def report(folder: Path, console: Console) -> dict[str, Any]:
             f"{predicted / point.measured - 1:+.1%}",
             "held out" if point.held_out else "fitted",
         )
-    loads = loads_of(folder)
+    loads = loads_of(folder, fitted)
     for model, what, measured, simulated in loads:
         table.add_row(
             *(model, what),
@@ -81,25 +87,19 @@ def report(folder: Path, console: Console) -> dict[str, Any]:
         "fitted": mean_error(steps, fitted),
         "held_out_steps": mean_error([point for point in points if point.held_out], fitted),
         "held_out_loads": float(np.mean([abs(s / m - 1) for _, _, m, s in loads])),
-        **{f"{m}_by_the_others": _other_models(points, m) for m in SHAPES.values()},
     }
     for name, error in errors.items():
         console.print(f"mean error, {name.replace('_', ' ')}: {error:.1%}")
     console.print(_constants("fitted now", fitted))
     console.print(_constants("in use", CALIBRATION))
-    return {"calibration": vars(fitted), "mean_errors": errors}
-
-
-def _other_models(points: list[Point], model: str) -> float:
-    """Of a model's steps, with constants fitted to the steps of the others only."""
-    fitted = fit([point for point in points if point.model != model])
-    return mean_error([point for point in points if point.model == model], fitted)
+    return fitted, {"calibration": vars(fitted), "mean_errors": errors}
 
 
 def _constants(name: str, calibration: Calibration) -> str:
     return (
-        f"{name}: {1e6 * calibration.launch:.2f} µs a layer, "
-        f"{1e6 * calibration.few_rows_launch:.2f} of few rows, linears "
-        f"{calibration.linear_flops / 1e12:.1f} TFLOP/s, prompts' attention "
-        f"{calibration.attention_flops / 1e12:.1f} TFLOP/s, sharpness {calibration.sharpness:.3f}"
+        f"{name}: {1e6 * calibration.one_launch:.2f} µs a layer in one launch, "
+        f"{1e6 * calibration.few_rows:.2f} and {1e6 * calibration.further_row:.3f} a further row "
+        f"of up to 64, {1e6 * calibration.many_rows:.2f} of more, linears "
+        f"{calibration.linear_flops / 1e12:.1f} TFLOP/s, "
+        f"sharpness {calibration.sharpness:.3f}"
     )

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
+from pathlib import Path
 
-from inflight._core.simulation import CostModel
+from inflight._core.simulation import CostModel, SmallSteps
 from inflight.simulation.gpus import GPUS, Gpu
 from inflight.simulation.models import ModelShape
 
@@ -13,10 +15,11 @@ from inflight.simulation.models import ModelShape
 class Calibration:
     """What is fitted to measured steps of one H200 (calibration.py), bfloat16."""
 
-    launch: float  # seconds a layer that neither bytes nor operations explain
-    few_rows_launch: float  # the same, of a step of one row whose layers are one launch
+    one_launch: float  # seconds a layer beyond its weights, of one row, all layers one launch
+    few_rows: float  # the same where a layer's kernels are those of up to 64 rows
+    further_row: float  # seconds a layer of each row more there
+    many_rows: float  # seconds a layer by which kernels of more rows read weights later
     linear_flops: float  # operations/s of linears of many rows
-    attention_flops: float  # operations/s of prompts' attention
     sharpness: float  # of the maximum of reading weights and multiplying by them
 
     @property
@@ -24,33 +27,37 @@ class Calibration:
         """Of the peak; other GPUs are taken to reach as much of theirs."""
         return self.linear_flops / GPUS["H200"].peak_flops
 
-    @property
-    def attention_share(self) -> float:
-        return self.attention_flops / GPUS["H200"].peak_flops
-
 
 # Rows up to which all layers of a step are one launch (kernels/decoder_run, max_rows), and seconds
-# that each but the first costs a layer for each of its elements (docs/notes/layers_in_one_launch.md).
-_NARROW, _FEW_NARROW_ROWS, _FEW_ROWS = 2048, 8, 4
-_FEW_ROW_ELEMENT = 0.75e-9
+# that each but the first costs a layer for each of its elements: 0.5 ns of a 1B, 0.76 of an 8B
+# (docs/notes/layers_in_one_launch.md).
+_NARROW, _ONE_LAUNCH_NARROW_ROWS, _ONE_LAUNCH_ROWS = 2048, 8, 4
+_ONE_LAUNCH_ROW_ELEMENT = 0.6e-9
+# Rows up to which a layer's linears are stripes, slices and bands (kernels/gemm, kMaxSkinnyRows).
+_FEW_ROWS = 64
 
 
-def few_rows_of(hidden_size: int) -> int:
-    return _FEW_NARROW_ROWS if hidden_size <= _NARROW else _FEW_ROWS
+def one_launch_rows_of(hidden_size: int) -> int:
+    return _ONE_LAUNCH_NARROW_ROWS if hidden_size <= _NARROW else _ONE_LAUNCH_ROWS
 
 
-# By `scripts/simulate.py --calibrate`.
-CALIBRATION = Calibration(
-    launch=19.42e-6,
-    few_rows_launch=2.79e-6,
-    linear_flops=679.5e12,
-    attention_flops=556.5e12,
-    sharpness=1.701,
-)
+def read_calibration(path: Path) -> Calibration:
+    return Calibration(**json.loads(path.read_text()))
+
+
+# Written by `scripts/simulate.py --calibrate --keep`.
+CALIBRATION_FILE = Path(__file__).with_name("calibration.json")
+CALIBRATION = read_calibration(CALIBRATION_FILE)
 
 # Measured, not fitted (docs/performance.md): norms and rope pass over a row of a layer's
-# activations so often; from a step's last kernel to the next one's first; the host's work.
+# activations so often; prompts' attention with heads of 128 runs at so many operations/s, and heads
+# of 64, bound by instructions for each pair of query and key, at 456e12, so as long as heads of so
+# many elements; of the bandwidth at which weights are read so much is left to generated tokens' keys and values;
+# from a step's last kernel to the next one's first; the host's work.
 _PASSES_OF_ROWS = 10
+_ATTENTION_FLOPS = 617e12
+_LEAST_PAIR_ELEMENTS = 64 * _ATTENTION_FLOPS / 456e12
+_KEYS_SHARE = 0.9
 _GAP = 10e-6
 _HOST_FIXED = 2e-6
 _HOST_PER_SEQUENCE = 0.05e-6
@@ -99,8 +106,9 @@ def cost_model(machine: Machine, calibration: Calibration = CALIBRATION) -> Cost
     """Coefficients of one GPU's share of a step; all GPUs of a replica work alike."""
     model, gpu, n = machine.model, machine.gpu, machine.num_gpus
     linear_flops = gpu.peak_flops * calibration.linear_share * n
-    attention_flops = gpu.peak_flops * calibration.attention_share * n
-    weights = (model.layer_params + model.head_params) * machine.weight_bytes / n
+    attention_flops = gpu.peak_flops * _ATTENTION_FLOPS / GPUS["H200"].peak_flops * n
+    share_of_bytes = machine.weight_bytes / n
+    pair_elements = max(model.head_dim, _LEAST_PAIR_ELEMENTS)
     row_bytes = _PASSES_OF_ROWS * model.num_layers * model.hidden_size * 2
     beside = _GAP
     per_row_moved = row_bytes / gpu.read
@@ -109,18 +117,29 @@ def cost_model(machine: Machine, calibration: Calibration = CALIBRATION) -> Cost
         moved = 2 * model.num_layers * model.hidden_size * 2 * 2 * (n - 1) / n
         per_row_moved += moved / gpu.peer_link
     return CostModel(
-        fixed=model.num_layers * calibration.launch + beside,
-        fixed_of_few=model.num_layers * calibration.few_rows_launch + beside,
-        per_few_row=model.num_layers * model.hidden_size * _FEW_ROW_ELEMENT,
-        few_rows=few_rows_of(model.hidden_size),
-        weights=weights / gpu.read,
+        fixed=beside,
+        small_steps=[
+            SmallSteps(
+                max_rows=one_launch_rows_of(model.hidden_size),
+                fixed=model.num_layers * calibration.one_launch,
+                per_further_row=model.num_layers * model.hidden_size * _ONE_LAUNCH_ROW_ELEMENT,
+            ),
+            SmallSteps(
+                max_rows=_FEW_ROWS,
+                fixed=model.num_layers * calibration.few_rows,
+                per_further_row=model.num_layers * calibration.further_row,
+            ),
+        ],
+        launches=model.num_layers * calibration.many_rows,
+        weights=model.layer_params * share_of_bytes / gpu.read,
         per_row=2 * model.layer_params / linear_flops,
         sharpness=calibration.sharpness,
         per_row_moved=per_row_moved,
-        per_logits_row=2 * model.head_params / linear_flops
-        + _LOGITS_BYTES * model.vocab_size / n / gpu.read,
-        per_generation_key=machine.kv_bytes_per_token / gpu.read,
-        per_prompt_pair=4 * model.num_heads * model.head_dim * model.num_layers / attention_flops,
+        head_weights=model.head_params * share_of_bytes / gpu.read,
+        per_logits_row=2 * model.head_params / linear_flops,
+        per_logits_row_moved=_LOGITS_BYTES * model.vocab_size / n / gpu.read,
+        per_generation_key=machine.kv_bytes_per_token / (_KEYS_SHARE * gpu.read),
+        per_prompt_pair=4 * model.num_heads * pair_elements * model.num_layers / attention_flops,
         per_host_copy_byte=1 / gpu.host_link,
         host_fixed=_HOST_FIXED,
         host_per_sequence=_HOST_PER_SEQUENCE,

@@ -9,7 +9,7 @@ import numpy as np
 
 from inflight._core.scheduler import Limits
 from inflight._core.simulation import Fleet, ReplicaConfig, Trace
-from inflight.simulation.cost import Machine, cost_model
+from inflight.simulation.cost import CALIBRATION, Calibration, Machine, cost_model
 from inflight.simulation.routing import ROUTERS, Router
 
 _BINS = 240  # of the timeline, over the time in which requests arrive
@@ -34,6 +34,7 @@ class FleetConfig:
     enable_reuse: bool = True
     host_bytes: float = 0.0  # of a replica's host tier
     max_steps_in_flight: int = 2
+    calibration: Calibration = CALIBRATION
     check_invariants: bool = False
 
     def blocks(self) -> int:
@@ -46,7 +47,7 @@ class FleetConfig:
             tokens_per_block=self.tokens_per_block,
             num_blocks=self.blocks(),
             limits=Limits(self.max_batch_size, self.max_num_tokens),
-            cost=cost_model(self.machine),
+            cost=cost_model(self.machine, self.calibration),
             capacity_policy=self.capacity_policy,
             max_time_per_output_token_ms=self.max_time_per_output_token_ms,
             enable_reuse=self.enable_reuse,
