@@ -161,7 +161,7 @@ DOUBTS = {
     "batched words": (
         "preprocessing", lambda t: t + BATCHING,
         "warning preprocessing: dynamic_batching: Triton's batcher damages the server's heap under "
-        "load (docs/serving.md); leave it out",
+        "load (docs/server_faults.md); leave it out",
     ),
     "text that may not be asked for": (
         "postprocessing", lambda t: t + BATCHING,

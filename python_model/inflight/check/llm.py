@@ -68,7 +68,7 @@ def check_llm(
         add(
             Level.warning,
             "dynamic_batching: the engine batches by itself, and Triton's dynamic batcher damages the "
-            "server's heap under load (docs/serving.md); leave it out, and give the queue's bound as "
+            "server's heap under load (docs/server_faults.md); leave it out, and give the queue's bound as "
             "the parameter max_queue_size",
         )
     if one(config, "max_batch_size", 0) == 0:

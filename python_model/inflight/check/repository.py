@@ -153,7 +153,7 @@ def _check_python(model: ModelFiles) -> list[Finding]:
         add(
             Level.warning,
             "dynamic_batching: Triton's batcher damages the server's heap under load"
-            f"{unheard if model.name == 'postprocessing' else ''} (docs/serving.md); leave it out",
+            f"{unheard if model.name == 'postprocessing' else ''} (docs/server_faults.md); leave it out",
         )
     count = _num_instances(model)
     keeps_order = batching is not None and one(batching, "preserve_ordering", False)

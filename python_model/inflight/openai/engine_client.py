@@ -1,7 +1,7 @@
 """Requests to the server's `tensorrt_llm`, all over one gRPC stream, told apart by their ids.
 
 One event loop's; nothing here blocks. A request is ended by the `stop` tensor, never by a cancelled
-gRPC call, which a tritonserver before 2.57 may not survive (docs/serving.md).
+gRPC call, which a tritonserver before 2.57 may not survive (docs/server_faults.md).
 """
 
 from __future__ import annotations

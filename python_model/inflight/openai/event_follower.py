@@ -28,7 +28,7 @@ class EventFollower:
         self._arrived = asyncio.Queue()
         self._outgoing.put(events_message(after, self._id, streaming=True))
         # A stream of its own: those who wait for tokens do not wait for megabytes of events, and a
-        # tritonserver before 2.57 may die of two threads that answer on one (docs/serving.md).
+        # tritonserver before 2.57 may die of two threads that answer on one (docs/server_faults.md).
         self._call = stub.ModelStreamInfer(iter(self._outgoing.get, None))
         threading.Thread(target=self._read, name="cache events", daemon=True).start()
 

@@ -9,7 +9,7 @@ from inflight.serving.tensors import Model, Step, Tensor
 @dataclass(frozen=True)
 class ModelConfig:
     """What a config.pbtxt holds beside the tensors. No model has Triton's dynamic batching: the
-    engine batches by itself, and the batcher damages the server's heap (docs/serving.md)."""
+    engine batches by itself, and the batcher damages the server's heap (docs/server_faults.md)."""
 
     backend: str | None = None  # None: an ensemble
     max_batch_size: int = 1

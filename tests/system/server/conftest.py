@@ -117,7 +117,7 @@ def setup(
     (repository / "versions" / "1" / "engine").symlink_to(engine)
     (repository / "versions" / "2" / "engine").symlink_to(second)
 
-    # What the core still counts after an ensemble that failed (docs/serving.md) is waited for at the
+    # What the core still counts after an ensemble that failed (docs/server_faults.md) is waited for at the
     # end in vain: not long.
     with running(repository, scratch, "--load-model=*", exit_seconds=2) as server:
         yield Setup(server, device, repository, checkpoint, Tokenizer.load(checkpoint))

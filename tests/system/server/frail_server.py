@@ -1,5 +1,5 @@
 """A tritonserver for tests that may cost it its life. One before 2.57 can lose its front-end to a
-cancelled gRPC stream of a decoupled model, whatever the backend (docs/serving.md): a segmentation
+cancelled gRPC stream of a decoupled model, whatever the backend (docs/server_faults.md): a segmentation
 fault in the server's executable, and no other death, earns a test that cancels such streams a second
 and a third server. A server that survives must not die of a signal at its end.
 """
@@ -60,7 +60,7 @@ class FrailServer:
         if self._server is None:
             folder = self._scratch.mktemp("frail")
             self._server = self._stack.enter_context(
-                # A model that a cancelled stream holds (docs/serving.md) is waited for in vain.
+                # A model that a cancelled stream holds (docs/server_faults.md) is waited for in vain.
                 running(self._repository, folder, "--load-model=*", exit_seconds=2)
             )
         return self._server

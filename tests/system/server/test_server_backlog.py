@@ -1,6 +1,6 @@
 """Text that waits for postprocessing by the thousand does the server no harm.
 
-The damage that this guards against (docs/serving.md) shows at random: in an allocation, or at the
+The damage that this guards against (docs/server_faults.md) shows at random: in an allocation, or at the
 server's end, when a thread gives back what it freed (frail_server.py looks at that).
 """
 

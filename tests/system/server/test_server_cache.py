@@ -378,7 +378,7 @@ def test_a_follower_holds_an_unload_for_its_time_at_most(server: Server) -> None
             kv_cache_events_after=np.array([[-1]], np.int64),
         )  # fmt: skip
         assert not stream.next().final
-        # The core may not have its instance's thread back yet, and die of that (docs/serving.md).
+        # The core may not have its instance's thread back yet, and die of that (docs/server_faults.md).
         time.sleep(0.3)
         status, page = server.post("/v2/repository/models/second/unload", {})
         assert status == 200, page
