@@ -213,6 +213,7 @@ void BlsRun::make_text(Tensors&& made) {
   Tensors said = outputs_of(settings_.generation, std::move(made));
   const BlsStep& step = settings_.postprocessing;
   Tensors inputs = inputs_of(step, said);
+  sequence_ = {index_of(said, "batch_index"), index_of(said, "sequence_index")};
   std::erase_if(said, [this](const HostTensor& tensor) { return !wanted_.contains(tensor.name); });
   beside_text_ = std::move(said);
   calls_.ask({.model = step.model,
@@ -230,8 +231,7 @@ void BlsRun::make_text(Tensors&& made) {
 void BlsRun::answer(Tensors&& text) {
   Tensors outputs = outputs_of(settings_.postprocessing, std::move(text));
   for (HostTensor& tensor : outputs)
-    if (settings_.accumulate_tokens && tensor.name == "text_output")
-      accumulate(tensor, beside_text_);
+    if (settings_.accumulate_tokens && tensor.name == "text_output") accumulate(tensor);
   std::ranges::move(beside_text_, std::back_inserter(outputs));
   bool is_last = false, is_unwanted = false;
   {
@@ -253,9 +253,8 @@ void BlsRun::answer(Tensors&& text) {
   go_on();
 }
 
-void BlsRun::accumulate(HostTensor& text, const Tensors& outputs) {
-  std::string& whole =
-      so_far_[{index_of(outputs, "batch_index"), index_of(outputs, "sequence_index")}];
+void BlsRun::accumulate(HostTensor& text) {
+  std::string& whole = so_far_[sequence_];
   for (const std::string& piece : text.texts()) whole += piece;
   text.set_texts({whole});
 }

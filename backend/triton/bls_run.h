@@ -61,7 +61,7 @@ class BlsRun : public std::enable_shared_from_this<BlsRun> {
   void fail(const Error& error);
   void finish(std::optional<Tensors> last);
   /// Makes the piece the whole text of its sequence so far.
-  void accumulate(HostTensor& text, const Tensors& outputs);
+  void accumulate(HostTensor& text);
 
   const std::unique_ptr<LiveRequest> live_;
   const BlsSettings& settings_;
@@ -71,9 +71,11 @@ class BlsRun : public std::enable_shared_from_this<BlsRun> {
   std::set<std::string> wanted_;
   // By names of the BLS; until the engine has them.
   std::map<std::string, HostTensor> tensors_;
-  // Of the piece that is made text, by names of the BLS: what the client gets beside the text.
+  // Of the piece that is made text: its row and the sequence of the row, and what the client gets
+  // beside the text, by names of the BLS.
+  std::pair<int64_t, int64_t> sequence_;
   Tensors beside_text_;
-  std::map<std::pair<int64_t, int64_t>, std::string> so_far_;  // by row and sequence of the row
+  std::map<std::pair<int64_t, int64_t>, std::string> so_far_;
 
   std::mutex mutex_;  // guards what follows
   std::shared_ptr<ServerCall> generation_;

@@ -200,6 +200,7 @@ void pieces_accumulate_by_row_and_sequence() {
   settings.accumulate_tokens = true;
   Server server(settings);
   const RequestPtr request = Server::make_request();
+  request->outputs = {"text_output"};
   server.send(request);
   const FakeCallPtr generation = server.generated.wait_for(0);
   const auto say = [&](const char* piece, int row, int sequence) {
