@@ -51,7 +51,7 @@ struct LiveRequest {
   TRITONBACKEND_Request* const request;
   const uint64_t start_ns;
   TRITONBACKEND_ResponseFactory* factory = nullptr;
-  std::string id;         // may be empty, may repeat
+  std::string id;  // may be empty, may repeat
   std::vector<Sequence> sequences;
   size_t num_running = 0;  // guarded by InstanceState's mutex
   // Told by a stop command: an ensemble's cancellation does not reach the running step.

@@ -1,6 +1,7 @@
 #include "backend/triton/response_writer.h"
 
 #include <algorithm>
+#include <cstddef>
 #include <iterator>
 #include <string>
 #include <utility>
@@ -28,6 +29,32 @@ executor::Response joined(executor::Response first, executor::Response second) {
     (second.*logits)
         .insert((second.*logits).begin(), (first.*logits).begin(), (first.*logits).end());
   return second;
+}
+
+/// Of each of its tokens a part; the first has the prompt's logits, the last the end.
+std::vector<executor::Response> divided(executor::Response part, bool has_log_probs) {
+  const size_t count = part.token_ids.size(), row = part.generation_logits.size() / count;
+  std::vector<executor::Response> parts(count);
+  float log_prob = part.cumulative_log_prob;
+  for (size_t i = count; i-- > 0;) {
+    executor::Response& one = parts[i];
+    one.id = part.id;
+    one.times = part.times;
+    one.context_blocks = part.context_blocks;
+    one.token_ids = {part.token_ids[i]};
+    one.cumulative_log_prob = log_prob;
+    if (has_log_probs) {
+      log_prob -= part.log_probs[i].chosen;
+      one.log_probs.push_back(std::move(part.log_probs[i]));
+    }
+    const auto logits = part.generation_logits.begin() + static_cast<std::ptrdiff_t>(i * row);
+    one.generation_logits.assign(logits, logits + static_cast<std::ptrdiff_t>(row));
+  }
+  parts.front().context_logits = std::move(part.context_logits);
+  parts.back().is_final = part.is_final;
+  parts.back().finish_reason = part.finish_reason;
+  parts.back().matched_ids = std::move(part.matched_ids);
+  return parts;
 }
 
 /// From the steady clock's nanoseconds to those since the Unix epoch.
@@ -80,6 +107,8 @@ ResponseWriter::ResponseWriter(TRITONBACKEND_ResponseFactory* factory, ReplyOpti
                         std::ranges::find(reply_.outputs, "heartbeat") != reply_.outputs.end()),
       always_gets_receipts_(std::ranges::find(reply_.outputs, "text_context") !=
                             reply_.outputs.end()),
+      sends_each_token_(reply_.streaming && !reply_.has_text_context && !reply_.group &&
+                        (reply_.log_probs || request_->return_generation_logits)),
       unix_offset_ns_(unix_offset_ns()) {}
 
 bool ResponseWriter::is_waited_for(uint64_t public_id) const {
@@ -110,6 +139,13 @@ bool ResponseWriter::send_or_keep(executor::Response part, uint64_t public_id, b
   if (!part.is_final && is_waited_for(public_id)) {
     kept_ = std::move(part);
     return false;
+  }
+  if (sends_each_token_ && part.token_ids.size() > 1 && !part.error) {
+    for (executor::Response& one : divided(std::move(part), reply_.log_probs)) {
+      const bool is_last = one.is_final;
+      deliver(std::move(one), public_id, is_last && ends_request);
+    }
+    return true;
   }
   deliver(std::move(part), public_id, ends_request);
   return true;

@@ -1,9 +1,10 @@
 // Builds Triton responses from the engine's parts, output_ids first. One writer a sequence; used on
 // the engine's response thread only.
 //
-// A stream of ids gets a response a part, or shares those of its group. One for postprocessing is
-// not sent further parts while the last waits there: they join, so that text which cannot keep up
-// costs fewer responses, not a queue.
+// A stream of ids gets a response a part, or shares those of its group; with log-probabilities or
+// logits a response a token: clients of the former backend put those tensors one upon another. One
+// for postprocessing is not sent further parts while the last waits there: they join, so that text
+// which cannot keep up costs fewer responses, not a queue.
 #pragma once
 
 #include <chrono>
@@ -64,6 +65,7 @@ class ResponseWriter {
   // The reader is postprocessing on this machine. Another one may be elsewhere: it is waited for
   // once it has told of the stream.
   const bool always_gets_receipts_;
+  const bool sends_each_token_;
   const int64_t unix_offset_ns_;  // one for all times of a sequence, so that differences are true
   // Of a stream: the prompt's, told again at its end, where clients that keep the last response of
   // a stream look for them (the former backend sent them with each).

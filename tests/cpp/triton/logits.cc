@@ -1,7 +1,10 @@
 // Logits as outputs: their shapes, types and when they are there.
+#include <memory>
 #include <string>
 #include <vector>
 
+#include "backend/triton/response_writer.h"
+#include "backend/triton/triton_error.h"
 #include "tests/cpp/triton/instance_fixture.h"
 
 namespace inflight::testing {
@@ -61,6 +64,59 @@ void of_a_stream() {
   EXPECT(tokens == expected_tokens(prompt_of(7), 4));
 }
 
+/// Clients put them one upon another, so each response has as many rows: one.
+void of_tokens_that_come_together() {
+  TRITONBACKEND_Request request;
+  TRITONBACKEND_ResponseFactory* factory = nullptr;
+  EXPECT(TRITONBACKEND_ResponseFactoryNew(&factory, &request) == nullptr);
+  executor::Request asked;
+  asked.return_context_logits = asked.return_generation_logits = true;
+  triton::ReplyOptions reply;
+  reply.streaming = reply.log_probs = true;
+  reply.vocab_size = 2;
+  reply.outputs = {"output_ids",     "sequence_length",   "cum_log_probs", "output_log_probs",
+                   "context_logits", "generation_logits", "finish_reason"};
+  reply.finish_reason = true;
+  const triton::Receipts receipts;
+  triton::ResponseGroups groups([](executor::RequestId) {});
+  triton::ResponseWriter writer(factory, reply, std::make_shared<const executor::Request>(asked),
+                                receipts, groups);
+  executor::Response part;
+  part.token_ids = {5, 6, 7};
+  part.log_probs = {{.chosen = -1.0f}, {.chosen = -2.0f}, {.chosen = -4.0f}};
+  part.cumulative_log_prob = -7.0f;
+  part.context_logits = {9, 8, 7, 6};
+  part.generation_logits = {0, 1, 2, 3, 4, 5};
+  EXPECT(writer.send(part, 1, /*ends_request=*/false));
+  part.token_ids = {8, 9};
+  part.log_probs = {{.chosen = -8.0f}, {.chosen = -16.0f}};
+  part.cumulative_log_prob = -31.0f;
+  part.context_logits.clear();
+  part.generation_logits = {6, 7, 8, 9};
+  part.is_final = true;
+  part.finish_reason = executor::FinishReason::kLength;
+  EXPECT(writer.send(part, 1, /*ends_request=*/true));
+  triton::check_triton(TRITONBACKEND_ResponseFactoryDelete(factory), "ResponseFactoryDelete");
+
+  using Floats = std::vector<float>;
+  const Floats chosen = {-1, -2, -4, -8, -16}, sums = {-1, -3, -7, -15, -31};
+  EXPECT_EQ(request.answers.size(), 5u);
+  for (size_t i = 0; i < request.answers.size(); ++i) {
+    const FakeAnswer& answer = request.answers[i];
+    const auto number = static_cast<float>(2 * i);
+    EXPECT(output_ids(answer) == Ids{5 + static_cast<int32_t>(i)});
+    EXPECT(answer.find("output_log_probs")->values<float>() == Floats{chosen[i]});
+    EXPECT(answer.find("cum_log_probs")->values<float>() == Floats{sums[i]});
+    const Floats row = {number, number + 1};
+    EXPECT((answer.find("generation_logits")->shape == Shape{1, 1, 1, 2}));
+    EXPECT(answer.find("generation_logits")->values<float>() == row);
+    const bool is_end = i == 0 || i == 4;
+    EXPECT((answer.find("context_logits")->shape == Shape{1, is_end ? 2 : 0, 2}));
+    EXPECT_EQ(answer.is_final, i == 4);
+    EXPECT_EQ(answer.find("finish_reason")->bytes.size(), i == 4 ? 10u : 4u);
+  }
+}
+
 void of_halves() {
   triton::ModelSettings settings;
   settings.reader.context_logits_are_fp16 = settings.reader.generation_logits_are_fp16 = true;
@@ -110,6 +166,7 @@ int main(int argc, char** argv) {
   using namespace inflight::testing;
   return run_cases({{"of_a_whole_answer", of_a_whole_answer},
                     {"of_a_stream", of_a_stream},
+                    {"of_tokens_that_come_together", of_tokens_that_come_together},
                     {"of_halves", of_halves},
                     {"only_where_asked", only_where_asked},
                     {"of_parts_that_join", of_parts_that_join}},

@@ -102,6 +102,8 @@ def test_the_outputs_are_those_requested(
         assert set(outputs) == set(names)
         assert next(iter(outputs)) == "output_ids"
     if "return_log_probs" in flags:
+        if streaming:  # the client puts them one upon another
+            assert np.vstack([o["output_log_probs"] for o in told]).shape == (6, 1, 1)
         log_probs = np.concatenate([outputs["output_log_probs"][0][0] for outputs in told])
         assert log_probs.shape == (6,)
         np.testing.assert_allclose(told[-1]["cum_log_probs"][0], [log_probs.sum()], rtol=1e-4)
@@ -120,8 +122,11 @@ def test_the_outputs_are_those_requested(
 def test_both_ids_and_lengths_must_be_requested(server: Server, listed: str, missing: str) -> None:
     client = UnaryClient(server)
     client.send(outputs=[listed], **always_sent(2))
-    with pytest.raises(InferenceServerException, match=f"must hold .*; {missing} is missing"):
+    with pytest.raises(
+        InferenceServerException, match=f"must hold .*; {missing} is missing"
+    ) as error:
         client.next()
+    assert error.value.status() == "StatusCode.INVALID_ARGUMENT"
 
 
 def test_a_stream_that_ends_early_tells_all_it_was_asked_for(server: Server) -> None:
@@ -203,8 +208,9 @@ def test_log_probs_of_several_sequences(server: Server) -> None:
 def test_what_ends_the_client_says_why(server: Server, option: dict[str, Any], name: str) -> None:
     client = UnaryClient(server)
     client.send(**{**always_sent(2), **option})
-    with pytest.raises(InferenceServerException, match=f"{name}.* is not supported yet"):
+    with pytest.raises(InferenceServerException, match=f"{name}.* is not supported yet") as error:
         client.next()
+    assert error.value.status() == "StatusCode.UNIMPLEMENTED"
 
 
 MODELS = ["ensemble", "tensorrt_llm_bls"]

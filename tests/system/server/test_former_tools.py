@@ -179,6 +179,7 @@ def test_a_queue_that_overflows(server: Server) -> None:
                 try:
                     call.get_result()
                 except InferenceServerException as error:
+                    assert error.status() == "503"
                     errors.append(error.message())
         assert 0 < len(errors) < num_requests
         answers: queue.Queue = queue.Queue()
