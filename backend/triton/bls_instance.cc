@@ -84,6 +84,9 @@ void BlsInstance::release(TRITONBACKEND_Request* request, bool success, uint64_t
   log_if_error(TRITONBACKEND_ModelInstanceReportStatistics(instance_, request, success, start_ns,
                                                            start_ns, end_ns, end_ns),
                "ModelInstanceReportStatistics");
+  log_if_error(TRITONBACKEND_ModelInstanceReportBatchStatistics(instance_, /*batch_size=*/1,
+                                                                start_ns, start_ns, end_ns, end_ns),
+               "ModelInstanceReportBatchStatistics");
   log_if_error(TRITONBACKEND_RequestRelease(request, TRITONSERVER_REQUEST_RELEASE_ALL),
                "RequestRelease");
 }

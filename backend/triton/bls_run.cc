@@ -177,6 +177,7 @@ void BlsRun::generate(Tensors&& made) {
 }
 
 void BlsRun::take(CallResponse&& response) {
+  bool is_in_vain = false;
   {
     std::lock_guard lock(mutex_);
     engine_runs_ = !response.is_final;
@@ -184,7 +185,9 @@ void BlsRun::take(CallResponse&& response) {
       failure_ = std::move(response.error);
     else if (!response.tensors.empty())
       pieces_.push_back(std::move(response.tensors));
+    is_in_vain = failure_ && engine_runs_ && !is_unwanted_;
   }
+  if (is_in_vain) cancel();
   go_on();
 }
 

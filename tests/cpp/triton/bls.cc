@@ -288,14 +288,16 @@ void errors_of_each_step() {
   EXPECT_EQ(answer.error.value_or(""), "unknown model");
 }
 
-/// An error of one row is told when the others have ended; nothing is sent meanwhile.
+/// An error of one row ends the others, and is told when they have; nothing is sent meanwhile.
 void an_error_of_a_row_waits_for_the_others() {
   Server server;
   const RequestPtr request = Server::make_request();
   server.send(request);
   const FakeCallPtr generation = server.generated.wait_for(0);
   generation->respond({text_tensor("output_ids", "a")}, false);
+  EXPECT(!generation->cancelled);
   generation->fail(TRITONSERVER_ERROR_UNAVAILABLE, "no blocks", /*is_final=*/false);
+  EXPECT(generation->cancelled);  // the others' text is for nobody
   generation->respond({text_tensor("output_ids", "b")}, false);
   generation->fail(TRITONSERVER_ERROR_INTERNAL, "another", /*is_final=*/false);
   EXPECT_EQ(request->num_finals, 0);

@@ -145,9 +145,9 @@ def error_of(
     return "" if error is None else error.message()
 
 
-@pytest.mark.parametrize("model", ["tensorrt_llm", "ensemble"])
+@pytest.mark.parametrize("model", ["tensorrt_llm", "ensemble", "tensorrt_llm_bls"])
 def test_request_types(server: Server, model: str) -> None:
-    """A parameter, which an ensemble hands on."""
+    """A parameter, which ensemble and BLS hand on."""
     for kind in ("context_only", "generation_only"):
         assert f"request_type is {kind}" in error_of(server, {"request_type": kind}, model)
     assert error_of(server, {"request_type": "context_and_generation"}, model) == ""
