@@ -1,15 +1,8 @@
 // changing_graph.h in a build without CUDA.
 #include "kernels/core/changing_graph.h"
-#include "kernels/core/error.h"
+#include "kernels/core/no_cuda.h"
 
 namespace inflight {
-namespace {
-
-[[noreturn]] void no_cuda() {
-  throw Error(ErrorCode::kUnsupported, "this build has no CUDA; use the cpu device");
-}
-
-}  // namespace
 
 void ChangingGraph::Destroy::operator()(void*) const noexcept {}
 void ChangingGraph::DestroyLaunchable::operator()(void*) const noexcept {}

@@ -1,16 +1,9 @@
 // device.h in a build without CUDA.
-#include "kernels/core/check.h"
 #include "kernels/core/device.h"
 #include "kernels/core/device_memory.h"
+#include "kernels/core/no_cuda.h"
 
 namespace inflight {
-namespace {
-
-[[noreturn]] void no_cuda() {
-  throw Error(ErrorCode::kUnsupported, "this build has no CUDA; use the cpu device");
-}
-
-}  // namespace
 
 int num_cuda_devices() noexcept { return 0; }
 DeviceFacts device_facts(Device) { no_cuda(); }

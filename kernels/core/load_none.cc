@@ -1,15 +1,8 @@
 // load.h in a build without CUDA.
-#include "kernels/core/check.h"
 #include "kernels/core/load.h"
+#include "kernels/core/no_cuda.h"
 
 namespace inflight {
-namespace {
-
-[[noreturn]] void no_cuda() {
-  throw Error(ErrorCode::kUnsupported, "this build has no CUDA; use the cpu device");
-}
-
-}  // namespace
 
 void place_async(const MatrixBlock&, int64_t, int64_t, const void*, DType, const Stream&) {
   no_cuda();

@@ -9,6 +9,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <variant>
 #include <vector>
 
@@ -22,7 +23,6 @@ class ThreadPool;  // kernels/core/cpu/parallel.h
 namespace cuda {
 class CublasLt;  // kernels/core/cuda/cublaslt.h
 }
-class Communicator;
 
 /// Scratch memory on the op's device, at least the bytes that the op asked for at load.
 struct Workspace {
@@ -48,7 +48,6 @@ struct OpContext {
   // No other grids whose thread blocks wait for each other run on the device but this stream's: a
   // grid as large as the device may be such a one (kernels/gemm/narrow.cuh says why that is safe).
   bool grids_may_wait = false;
-  Communicator* communicator = nullptr;
   Workspace workspace;
 };
 
