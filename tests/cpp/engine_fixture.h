@@ -8,7 +8,8 @@
 #include <utility>
 #include <vector>
 
-#include "tests/cpp/doubles.h"
+#include "tests/cpp/doubles/answer.h"
+#include "tests/cpp/doubles/scripted_executor.h"
 #include "tests/cpp/testing.h"
 
 namespace inflight::testing {
