@@ -186,12 +186,11 @@ void register_cost(py::module_& module) {
       .def("host_seconds", &CostModel::host_seconds, py::arg("work"));
 }
 
-}  // namespace
+void check_request(const Trace& trace, int64_t index) {
+  check(index >= 0 && index < trace.size(), "request ", index, " of ", trace.size());
+}
 
-void register_simulation(py::module_& parent) {
-  py::module_ module =
-      parent.def_submodule("simulation", "Scheduler and cache manager in virtual time.");
-  register_cost(module);
+void register_trace(py::module_& module) {
   py::class_<Trace>(module, "Trace")
       .def(py::init(&make_trace), py::kw_only(), py::arg("arrival"), py::arg("priority"),
            py::arg("num_output"), py::arg("max_output"), py::arg("output_stream"),
@@ -204,7 +203,7 @@ void register_simulation(py::module_& parent) {
       .def(
           "prompt",
           [](const Trace& trace, int64_t index) {
-            check(index >= 0 && index < trace.size(), "request ", index, " of ", trace.size());
+            check_request(trace, index);
             std::vector<int32_t> ids;
             trace.append_prompt(index, ids);
             return py::array_t<int32_t>(static_cast<py::ssize_t>(ids.size()), ids.data());
@@ -233,15 +232,26 @@ void register_simulation(py::module_& parent) {
                result.mutable_at(i) = trace.request(i).num_output;
              return result;
            })
-      .def("output_token", &Trace::output_token, py::arg("request"), py::arg("position"))
+      .def(
+          "output_token",
+          [](const Trace& trace, int64_t index, int32_t position) {
+            check_request(trace, index);
+            const int32_t length = trace.request(index).max_output;
+            check(position >= 0 && position < length, "position ", position, " of ", length);
+            return trace.output_token(index, position);
+          },
+          py::arg("request"), py::arg("position"))
       .def(
           "prefix_hashes",
           [](const Trace& trace, int64_t index, int32_t piece_len) {
-            check(index >= 0 && index < trace.size(), "request ", index, " of ", trace.size());
+            check_request(trace, index);
             return trace.prefix_hashes(index, piece_len);
           },
           py::arg("request"), py::arg("piece_len"));
   module.attr("LITERAL") = Segment::kLiteral;
+}
+
+void register_replica(py::module_& module) {
   py::enum_<RequestState>(module, "RequestState")
       .value("NOT_SENT", RequestState::kNotSent)
       .value("LIVE", RequestState::kLive)
@@ -273,6 +283,9 @@ void register_simulation(py::module_& parent) {
            py::arg("max_time_per_output_token_ms") = 0.0, py::arg("enable_reuse") = true,
            py::arg("num_host_blocks") = 0, py::arg("block_bytes") = 0.0,
            py::arg("max_steps_in_flight") = 2, py::arg("check_invariants") = false);
+}
+
+void register_fleet(py::module_& module) {
   py::class_<Fleet>(module, "Fleet")
       .def(py::init<const Trace&, const ReplicaConfig&, int32_t, double>(), py::arg("trace"),
            py::arg("config"), py::arg("num_replicas"), py::arg("bin_seconds"),
@@ -295,6 +308,17 @@ void register_simulation(py::module_& parent) {
       .def_property_readonly("now", &Fleet::now)
       .def("records", &records_of, "Columns of all requests, in the trace's order.")
       .def("timeline", &timeline_of, "Columns of sums per bin of time.");
+}
+
+}  // namespace
+
+void register_simulation(py::module_& parent) {
+  py::module_ module =
+      parent.def_submodule("simulation", "Scheduler and cache manager in virtual time.");
+  register_cost(module);
+  register_trace(module);
+  register_replica(module);
+  register_fleet(module);
 }
 
 }  // namespace inflight::bindings

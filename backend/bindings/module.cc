@@ -7,6 +7,7 @@ namespace inflight::bindings {
 void register_decoding(pybind11::module_& module);
 void register_engine(pybind11::module_& module);
 void register_errors(pybind11::module_& module);
+void register_kv_cache(pybind11::module_& module);
 void register_kv_storage(pybind11::module_& module);
 void register_model_config(pybind11::module_& module);
 void register_ops(pybind11::module_& module);
@@ -24,6 +25,7 @@ PYBIND11_MODULE(_core, module) {
   inflight::bindings::register_errors(module);  // first: the others raise them
   inflight::bindings::register_decoding(module);
   inflight::bindings::register_engine(module);
+  inflight::bindings::register_kv_cache(module);
   inflight::bindings::register_kv_storage(module);
   inflight::bindings::register_model_config(module);
   inflight::bindings::register_ops(module);

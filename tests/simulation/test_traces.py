@@ -194,3 +194,19 @@ def test_bad_requests_are_named() -> None:
     builder.add(0.0, [builder.literal([5, 100])], 1)
     with pytest.raises(InvalidArgumentError, match="id 100 is outside the vocabulary of 100"):
         builder.build(100)
+
+
+def test_requests_and_positions_that_are_not_there_are_refused() -> None:
+    builder = TraceBuilder()
+    builder.add(0.0, [(1, 0, 5)], num_output=2, max_output=3)
+    trace = builder.build(100)
+    assert 0 <= trace.output_token(0, 2) < 100
+    for asked, message in (
+        (lambda: trace.output_token(0, 3), "position 3 of 3"),
+        (lambda: trace.output_token(0, -1), "position -1 of 3"),
+        (lambda: trace.output_token(1, 0), "request 1 of 1"),
+        (lambda: trace.prompt(1), "request 1 of 1"),
+        (lambda: trace.prefix_hashes(-1, 4), "request -1 of 1"),
+    ):
+        with pytest.raises(InvalidArgumentError, match=message):
+            asked()
