@@ -9,6 +9,8 @@ from types import ModuleType, SimpleNamespace
 import numpy as np
 import pytest
 from inflight.serving import repository
+from serving_tokenizers import byte_level
+from tokenizers import processors
 
 FILES = Path(repository.__file__).parent / "model_files"
 
@@ -75,8 +77,6 @@ def request(cancelled: bool = False, **tensors: np.ndarray) -> Request:
 
 @pytest.fixture(scope="module")
 def tokenizer_dir(tmp_path_factory: pytest.TempPathFactory) -> str:
-    from serving_tokenizers import byte_level
-
     folder = tmp_path_factory.mktemp("tokenizer")
     byte_level()._tokenizer.save(str(folder / "tokenizer.json"))
     (folder / "tokenizer_config.json").write_text('{"eos_token": "</s>"}')
@@ -175,3 +175,51 @@ def test_multimodal_models_are_refused(load, tokenizer_dir: str) -> None:
 def test_a_missing_parameter_is_named(load) -> None:
     with pytest.raises(ValueError, match="tokenizer_dir is missing"):
         load("preprocessing", tokenizer_dir="${tokenizer_dir}")
+
+
+SPELLINGS = [
+    ("true", True), ("1", True), ("false", False), ("FALSE", False), ("0", False),
+    ("maybe", True), ("", True), ("${unfilled}", True),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("said", "expected"), SPELLINGS)
+def test_special_tokens_go_around_prompts_unless_told(
+    load, tmp_path: Path, said: str, expected: bool
+) -> None:
+    raw = byte_level()._tokenizer
+    raw.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    raw.save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "tokenizer_config.json").write_text('{"bos_token": "<s>", "eos_token": "</s>"}')
+    model = load("preprocessing", tokenizer_dir=str(tmp_path), add_special_tokens=said)
+    length = np.array([[3]], np.int32)
+    (answer,) = model.execute(
+        [request(QUERY=np.array([[b"x"]], object), REQUEST_OUTPUT_LEN=length)]
+    )
+    assert (answer.outputs["INPUT_ID"][0, 0] == 1) == expected
+
+
+@pytest.mark.parametrize(("said", "expected"), SPELLINGS)
+def test_special_tokens_are_no_text_unless_told(
+    load, tokenizer_dir: str, said: str, expected: bool
+) -> None:
+    model = load(
+        "postprocessing",
+        tokenizer_dir=tokenizer_dir,
+        tensorrt_llm_model_name="x",
+        skip_special_tokens=said,
+    )
+    tokens, lengths = np.array([[[40, 2]]], np.int32), np.array([[2]], np.int32)
+    (answer,) = model.execute([request(TOKENS_BATCH=tokens, SEQUENCE_LENGTH=lengths)])
+    assert (b"</s>" not in answer.outputs["OUTPUT"][0]) == expected
+
+
+@pytest.mark.parametrize(("said", "expected"), SPELLINGS)
+def test_stop_words_belong_to_the_text_unless_told(
+    load, tokenizer_dir: str, said: str, expected: bool
+) -> None:
+    others = {"tokenizer_dir": tokenizer_dir, "tensorrt_llm_model_name": "x"}
+    model = load("postprocessing", include_stop_words=said, **others)
+    (letter,) = model.execute([chunk("x", True, [])])[0].outputs["OUTPUT"]
+    (answer,) = model.execute([chunk("xx", True, [letter.decode()])])
+    assert answer.outputs["OUTPUT"].tolist() == [letter if expected else b""]

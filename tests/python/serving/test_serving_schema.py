@@ -104,6 +104,16 @@ def test_ensemble_is_the_contracts() -> None:
     assert {tensor.name for tensor in ENSEMBLE.outputs} == passed | {"text_output"}
 
 
+def test_tensors_between_the_steps_have_the_contracts_names() -> None:
+    """Repositories with steps of their own count on them."""
+    between = {link.ensemble_tensor for step in ENSEMBLE_STEPS[:2] for link in step.outputs}
+    assert between >= set(
+        """_INPUT_ID _REQUEST_INPUT_LEN _DECODER_INPUT_ID _REQUEST_DECODER_INPUT_LEN
+        _REQUEST_OUTPUT_LEN _STOP_WORDS_IDS _BAD_WORDS_IDS _EMBEDDING_BIAS _PREPROCESSOR_END_ID
+        _PREPROCESSOR_PAD_ID _OUT_PROMPT_TABLE_EXTRA_IDS _TOKENS_BATCH _SEQUENCE_LENGTH""".split()
+    )
+
+
 def test_cpp_table_equals_pythons() -> None:
     core = pytest.importorskip("inflight._core")
     for ours, theirs in (

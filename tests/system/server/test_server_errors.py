@@ -68,6 +68,14 @@ CASES: dict[str, tuple[dict[str, Any], list[str]]] = {
         },
         ["input_lengths[1] is 4", "at most 3"],
     ),
+    "more rows than a batch has": (
+        {
+            "input_ids": np.full((17, 3), 5, np.int32),
+            "input_lengths": np.full((17, 1), 3, np.int32),
+            "request_output_len": np.full((17, 1), 1, np.int32),
+        },
+        ["batch-size must be <= 16"],
+    ),
     "no sequence": (llm_request(PROMPT, 1, num_return_sequences=0), ["num_return_sequences", "0"]),
     "too many sequences": (
         llm_request(PROMPT, 1, num_return_sequences=1025),

@@ -10,7 +10,7 @@ from itertools import accumulate
 
 import numpy as np
 import pytest
-from triton_server import Server, Stream, ask, llm_request
+from triton_server import Server, Setup, Stream, ask, llm_request
 
 LINE = re.compile(r"^(\w+)\{([^}]*)\} (\S+)$")
 LENGTHS = [10, 50, 100, 500, 1000]  # bounds of the token lengths' buckets
@@ -178,6 +178,14 @@ def value_of(page: dict, name: str, category: str) -> float:
         k for n, k in page if n == name and f'"{category}"' in k and 'model="tensorrt_llm"' in k
     )
     return float(page[name, labels])
+
+
+def test_memory_is_that_of_the_device(server: Server, setup: Setup) -> None:
+    """The KV cache at least: keys and values of 4 layers, 2 heads of 64 float32."""
+    gauges = server.gauges()
+    kv_bytes = gauges["max"] * gauges["tokens_per"] * 4 * 2 * 2 * 64 * 4
+    here, there = ("cpu", "gpu") if setup.device == "cpu" else ("gpu", "cpu")
+    assert kv_bytes < gauges[here] < kv_bytes + (64 << 20) and gauges[there] == 0
 
 
 def test_what_prompts_find_in_the_cache(server: Server) -> None:

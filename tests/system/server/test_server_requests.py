@@ -1,12 +1,13 @@
 """Requests of every kind to a real tritonserver."""
 
 import random
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import tritonclient.grpc as grpc
 from inflight.text.tokenizer import Tokenizer
-from triton_server import Server, ask, ask_text, llm_request, tensors, unary
+from triton_server import Server, ask, ask_text, llm_request, overridden, tensors, unary
 
 PROMPT = [5, 17, 200, 33, 90, 91, 4]
 
@@ -155,6 +156,18 @@ def test_bad_words(server: Server) -> None:
     whole = ask_text(server, "abc", 30, **options)
     letter = next(c for c in whole if c.isascii() and c.isalnum())
     assert letter not in ask_text(server, "abc", 30, bad_words=[letter], **options)
+
+
+def test_several_instances_share_the_requests(server: Server) -> None:
+    """Each with an engine of its own: the one that there was, and two more."""
+    requests = [llm_request([5 + number] * 9, 30) for number in range(16)]
+    expected = [ask(server, "tensorrt_llm", **request)[0].ids for request in requests]
+    several = [{"count": 3, "kind": "KIND_CPU"}]
+    loaded = server.log.read_text().count("KV cache ")
+    with overridden(server, "plain", instance_group=several), ThreadPoolExecutor(8) as pool:
+        assert server.log.read_text().count("KV cache ") == loaded + 2 * 2  # of each new one two
+        answers = list(pool.map(lambda request: unary(server, "plain", **request), requests))
+    assert [answer["output_ids"].reshape(-1).tolist() for answer in answers] == expected
 
 
 def test_two_engines_and_two_versions(server: Server) -> None:
