@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from inflight.config import BuildConfig, ModelConfig, ParallelConfig, ProblemsError, RopeConfig
+from model_configs import model_config
 
 LLAMA_2: dict[str, Any] = {
     "architectures": ["LlamaForCausalLM"],
@@ -56,8 +57,8 @@ def _transformers_5(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_both_spellings_mean_the_same() -> None:
-    old = ModelConfig.from_hf(LLAMA_31_TRANSFORMERS_4)
-    assert old == ModelConfig.from_hf(_transformers_5(LLAMA_31_TRANSFORMERS_4))
+    old = model_config(LLAMA_31_TRANSFORMERS_4)
+    assert old == model_config(_transformers_5(LLAMA_31_TRANSFORMERS_4))
     assert old == ModelConfig(
         architecture="LlamaForCausalLM",
         vocab_size=128256,
@@ -99,16 +100,16 @@ def test_what_transformers_writes_itself_is_read_back() -> None:
         },
     ):
         config = json.loads(LlamaConfig(**values).to_json_string(use_diff=False))
-        model = ModelConfig.from_hf({**config, "architectures": ["LlamaForCausalLM"]})
+        model = model_config({**config, "architectures": ["LlamaForCausalLM"]})
         assert model.rope == RopeConfig(rope_type="linear", theta=5e4, factor=2.0)
-        direct = ModelConfig.from_hf({**LLAMA_2, **values})
+        direct = model_config({**LLAMA_2, **values})
         assert direct.rope == model.rope
 
 
 def test_absent_keys_have_the_defaults_of_transformers() -> None:
     from transformers import LlamaConfig
 
-    theirs, ours = LlamaConfig(), ModelConfig.from_hf(LLAMA_2)
+    theirs, ours = LlamaConfig(), model_config(LLAMA_2)
     assert ours.num_kv_heads == theirs.num_key_value_heads == 32
     assert ours.head_size == theirs.head_dim == 128
     assert ours.max_position_embeddings == theirs.max_position_embeddings
@@ -124,11 +125,11 @@ def test_absent_keys_have_the_defaults_of_transformers() -> None:
 def test_original_positions_come_from_where_transformers_takes_them() -> None:
     yarn = {"rope_type": "yarn", "factor": 4.0}
     beside = {**LLAMA_2, "max_position_embeddings": 8192, "rope_parameters": yarn}
-    assert ModelConfig.from_hf(beside).rope.original_max_position_embeddings == 8192
+    assert model_config(beside).rope.original_max_position_embeddings == 8192
     beside["original_max_position_embeddings"] = 2048
-    assert ModelConfig.from_hf(beside).rope.original_max_position_embeddings == 2048
+    assert model_config(beside).rope.original_max_position_embeddings == 2048
     beside["rope_parameters"] = {**yarn, "original_max_position_embeddings": 1024}
-    assert ModelConfig.from_hf(beside).rope.original_max_position_embeddings == 2048
+    assert model_config(beside).rope.original_max_position_embeddings == 2048
 
     from transformers import LlamaConfig
 
@@ -144,7 +145,7 @@ def test_original_positions_come_from_where_transformers_takes_them() -> None:
 def test_yarn_without_factor_takes_the_ratio() -> None:
     values = {"rope_type": "yarn", "factor": None, "original_max_position_embeddings": 1024}
     config = {**LLAMA_2, "max_position_embeddings": 4096, "rope_parameters": values}
-    assert ModelConfig.from_hf(config).rope.factor == 4.0
+    assert model_config(config).rope.factor == 4.0
 
 
 @pytest.mark.parametrize(
@@ -161,17 +162,17 @@ def test_yarn_without_factor_takes_the_ratio() -> None:
     ],
 )
 def test_end_tokens(config: dict, generation: dict, expected: tuple[int, ...]) -> None:
-    model = ModelConfig.from_hf({**LLAMA_2, **config}, generation)
+    model = model_config({**LLAMA_2, **config}, generation)
     assert model.eos_token_ids == expected
 
 
 def test_begin_and_pad_tokens() -> None:
     config = {**LLAMA_2, "bos_token_id": 1, "pad_token_id": -1}
-    assert ModelConfig.from_hf(config).bos_token_id == 1
-    assert ModelConfig.from_hf(config).pad_token_id is None
+    assert model_config(config).bos_token_id == 1
+    assert model_config(config).pad_token_id is None
     generation = {"bos_token_id": 3, "pad_token_id": 0}
-    assert ModelConfig.from_hf(config, generation).bos_token_id == 3
-    assert ModelConfig.from_hf(config, generation).pad_token_id == 0
+    assert model_config(config, generation).bos_token_id == 3
+    assert model_config(config, generation).pad_token_id == 0
 
 
 def test_every_problem_is_named_at_once() -> None:
@@ -189,7 +190,7 @@ def test_every_problem_is_named_at_once() -> None:
         "rope_theta": 1.0,
     }
     with pytest.raises(ProblemsError) as caught:
-        ModelConfig.from_hf(config)
+        model_config(config)
     for key in (
         "hidden_size: expected a positive integer, got 0",
         "intermediate_size: missing",
@@ -209,7 +210,7 @@ def test_every_problem_is_named_at_once() -> None:
 
 
 def test_facts_survive_json() -> None:
-    model = ModelConfig.from_hf(_transformers_5(LLAMA_31_TRANSFORMERS_4))
+    model = model_config(_transformers_5(LLAMA_31_TRANSFORMERS_4))
     assert ModelConfig.from_json(json.loads(json.dumps(model.to_json()))) == model
     parallel = ParallelConfig(tensor=2)
     assert ParallelConfig.from_json(json.loads(json.dumps(parallel.to_json()))) == parallel
@@ -220,7 +221,7 @@ def _limits(model: ModelConfig, **settings: Any) -> dict[str, int]:
 
 
 def test_limits_have_defaults_that_fit_each_other() -> None:
-    model = ModelConfig.from_hf(LLAMA_2)
+    model = model_config(LLAMA_2)
     assert _limits(model) == {
         "max_batch_size": 64,
         "max_num_tokens": 2048,
@@ -253,7 +254,7 @@ def test_limits_have_defaults_that_fit_each_other() -> None:
 )
 def test_longest_sequence_follows_the_rope(rope: dict, default: int, longest: int) -> None:
     config = {**LLAMA_2, "max_position_embeddings": 1000, "rope_parameters": rope or None}
-    model = ModelConfig.from_hf(config)
+    model = model_config(config)
     assert _limits(model)["max_seq_len"] == default
     assert _limits(model, max_seq_len=longest)["max_seq_len"] == longest
     with pytest.raises(ProblemsError, match=f"max_seq_len is {longest + 1}.* end at {longest}"):
@@ -271,7 +272,7 @@ def test_limits_that_do_not_fit_are_all_named() -> None:
         parallel=ParallelConfig(tensor=2),
     )
     with pytest.raises(ProblemsError) as caught:
-        request.resolve(ModelConfig.from_hf(LLAMA_2), "float32")
+        request.resolve(model_config(LLAMA_2), "float32")
     text = str(caught.value)
     for part in (
         "dtype is 'int3'",
@@ -285,8 +286,8 @@ def test_limits_that_do_not_fit_are_all_named() -> None:
 
 
 def test_auto_dtype() -> None:
-    model = ModelConfig.from_hf(LLAMA_2)
+    model = model_config(LLAMA_2)
     assert BuildConfig().resolve(model, "float16").dtype == "float16"
-    named = ModelConfig.from_hf({**LLAMA_2, "torch_dtype": "torch.bfloat16"})
+    named = model_config({**LLAMA_2, "torch_dtype": "torch.bfloat16"})
     assert BuildConfig().resolve(named, "float16").dtype == "bfloat16"
     assert BuildConfig(dtype="float32").resolve(named, "float16").dtype == "float32"

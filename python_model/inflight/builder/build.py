@@ -9,6 +9,7 @@ from pathlib import Path
 from inflight.builder.assemble import packed_weight, write_packed
 from inflight.builder.engine_file import ENGINE_FILE, CheckpointFile, EngineFile
 from inflight.checkpoint.mapping import CheckpointMapping
+from inflight.checkpoint.model_config import read_model_config
 from inflight.checkpoint.reader import CheckpointReader
 from inflight.checkpoint.safetensors_file import SafetensorsFile
 from inflight.config import (
@@ -100,7 +101,7 @@ def compile_checkpoint(reader: CheckpointReader, request: BuildConfig) -> Compil
     """Raises ProblemsError with every problem of configuration, limits and tensors. A reader without
     files was opened for the configuration only."""
     problems: list[str] = []
-    model, config_problems = ModelConfig.read_hf(reader.config, reader.generation_config)
+    model, config_problems = read_model_config(reader.config, reader.generation_config)
     family = FAMILIES.get(model.architecture)
     if family is None:
         problems.append(

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from inflight.config import ModelConfig, ProblemsError
+from model_configs import model_config
 from packed_steps import check_packed_steps
 
 CASES: dict[str, dict[str, Any]] = {
@@ -80,7 +81,7 @@ BASE = {
     ],
 )
 def test_windows_of_a_configuration(changes: dict[str, Any], windows: list[int]) -> None:
-    model = ModelConfig.from_hf({**BASE, **changes})
+    model = model_config({**BASE, **changes})
     assert [model.window_of(layer) for layer in range(2)] == windows
     assert ModelConfig.from_json(model.to_json()) == model
 
@@ -99,4 +100,4 @@ def test_windows_of_a_configuration(changes: dict[str, Any], windows: list[int])
 )
 def test_impossible_windows_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ProblemsError, match=message):
-        ModelConfig.from_hf({**BASE, **changes})
+        model_config({**BASE, **changes})

@@ -4,9 +4,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from inflight.config import ModelConfig
 from inflight.ir.reference import evaluate
 from inflight.models.rope import rope_attributes
+from model_configs import model_config
 
 ROPES: dict[str, dict[str, Any]] = {
     "default": {"rope_type": "default"},
@@ -85,7 +85,7 @@ def _transformers_rope(values: dict[str, Any], head_dim: int, max_positions: int
         max_position_embeddings=max_positions,
         rope_parameters={"rope_theta": 10000.0, **values},
     )
-    model = ModelConfig.from_hf(
+    model = model_config(
         {**config.to_dict(), "architectures": ["LlamaForCausalLM"], "intermediate_size": 8}
     )
     return LlamaRotaryEmbedding(config), rope_attributes(model)
