@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import queue
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import count
@@ -13,6 +12,7 @@ from typing import Any
 from inflight import _core
 from inflight.llm.answer import Answer
 from inflight.llm.chat import Conversation, chat_prompts, is_one_conversation, params_for_chat
+from inflight.llm.completions import Completions
 from inflight.llm.generation import GenerationResult
 from inflight.llm.outputs import RequestOutput
 from inflight.llm.request_options import KvCacheRetentionConfig, RequestOptions, options_for
@@ -168,45 +168,25 @@ class LLM:
         params = params_for(prompts, sampling_params)
         options = options_for(len(prompts), priority, tenant, cache_salt, kv_cache_retention_config)
         encoded = encode_prompts(prompts, params, self.tokenizer)
-        done: queue.SimpleQueue[None] = queue.SimpleQueue()
         results: list[GenerationResult] = []
-        progress = _progress_bar(len(prompts)) if use_tqdm and len(prompts) > 1 else None
-        num_done = 0
+        completions = Completions(self._responses, len(prompts), use_tqdm and len(prompts) > 1)
         try:
-            for index, ((text, ids), choice, option) in enumerate(
-                zip(encoded, params, options, strict=True)
-            ):
-                while True:
-                    try:
-                        result = self._submit(
-                            text, ids, choice, option, False, lambda: done.put(None)
-                        )
-                        break
-                    except _core.ResourceExhaustedError:
-                        if num_done == len(results):  # others fill the queue, not we
-                            raise
-                        self._responses.wait(done)
-                        num_done += 1
-                        if progress is not None:
-                            progress.update()
-                    except (ValueError, NotImplementedError) as error:
-                        if not is_one:
-                            error.args = (f"prompt {index} of {len(prompts)}: {error}",)
-                        raise
-                results.append(result)
-            while num_done < len(results):
-                self._responses.wait(done)
-                num_done += 1
-                if progress is not None:
-                    progress.update()
+            for index, request in enumerate(zip(encoded, params, options, strict=True)):
+                try:
+                    results.append(self._submit_when_there_is_room(*request, completions, index))
+                except (ValueError, NotImplementedError) as error:
+                    if not is_one:
+                        error.args = (f"prompt {index} of {len(prompts)}: {error}",)
+                    raise
+            while completions.num_done < len(results):
+                completions.wait_for_one()
             outputs = [result.result() for result in results]
         except BaseException:
             for result in results:
                 result.abort()
             raise
         finally:
-            if progress is not None:
-                progress.close()
+            completions.close()
         return outputs[0] if is_one else outputs
 
     def generate_async(
@@ -263,6 +243,22 @@ class LLM:
         )
         params = params_for_chat(sampling_params)
         return self.generate(prompts[0] if is_one else prompts, params, use_tqdm)
+
+    def _submit_when_there_is_room(
+        self,
+        prompt: tuple[str | None, list[int]],
+        params: SamplingParams,
+        options: RequestOptions,
+        completions: Completions,
+        num_submitted: int,
+    ) -> GenerationResult:
+        while True:
+            try:
+                return self._submit(*prompt, params, options, False, completions.one_has_ended)
+            except _core.ResourceExhaustedError:
+                if completions.num_done == num_submitted:  # others fill the queue, not we
+                    raise
+                completions.wait_for_one()
 
     def _submit(
         self,
@@ -373,9 +369,3 @@ def _load_tokenizer(given: Any, engine_dir: Path, is_optional: bool) -> Tokenize
         return Tokenizer.load(engine_dir if given is None else given)
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{error}; give tokenizer=… or skip_tokenizer_init=True") from None
-
-
-def _progress_bar(num_prompts: int) -> Any:
-    from tqdm import tqdm
-
-    return tqdm(total=num_prompts, desc="Generating", unit="prompt")
