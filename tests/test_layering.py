@@ -101,7 +101,7 @@ PYTHON_ARROWS = {
     "openai": ["builder", "text", "serving"],
     "client": [],
     "bench": ["openai"],
-    "simulation": ["_core", "bench"],
+    "simulation": ["_core", "bench", "checkpoint", "config"],
     "cli": [
         *("config", "ir", "passes", "checkpoint", "builder", "llm", "serving", "openai", "text"),
         *("client", "bench", "check"),

@@ -31,9 +31,14 @@ def test_a_model_of_a_config_file(tmp_path: Path) -> None:
     assert shape.num_params > 0
     with pytest.raises(ValueError, match="no model '9B': expected 1B, 3B"):
         model_named("9B")
-    (tmp_path / "config.json").write_text('{"num_attention_heads": 4}')
-    with pytest.raises(ValueError, match="config.json has no 'num_hidden_layers'"):
+    (tmp_path / "config.json").write_text('{"num_attention_heads": "four", "vocab_size": 9}')
+    with pytest.raises(ValueError, match="cannot be simulated") as caught:
         model_named(str(tmp_path))
+    for problem in (
+        "num_hidden_layers: missing",
+        "num_attention_heads: expected a positive integer, got 'four'",
+    ):
+        assert problem in str(caught.value)
 
 
 @pytest.mark.parametrize("rows", [1, 4, 5, 64, 65, 700])

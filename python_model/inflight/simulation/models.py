@@ -6,6 +6,9 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from inflight.checkpoint.model_config import read_model_config
+from inflight.config import ProblemsError
+
 
 @dataclass(frozen=True)
 class ModelShape:
@@ -56,26 +59,24 @@ MODELS = {name: ModelShape(name, *shape) for name, shape in _SHAPES.items()}
 
 def model_named(name: str) -> ModelShape:
     """One of MODELS, or the shape that a config.json (or its folder) describes. Raises ValueError
-    that says what is known or missing."""
+    that says what is known, missing or wrong."""
     if name in MODELS:
         return MODELS[name]
     path = Path(name)
     path = path / "config.json" if path.is_dir() else path
     if not path.is_file():
         raise ValueError(f"no model {name!r}: expected {', '.join(MODELS)} or a config.json")
-    config = json.loads(path.read_text())
-    try:
-        heads = config["num_attention_heads"]
-        return ModelShape(
-            name=path.parent.name or str(path),
-            num_layers=config["num_hidden_layers"],
-            hidden_size=config["hidden_size"],
-            intermediate_size=config["intermediate_size"],
-            num_heads=heads,
-            num_kv_heads=config.get("num_key_value_heads") or heads,
-            head_dim=config.get("head_dim") or config["hidden_size"] // heads,
-            vocab_size=config["vocab_size"],
-            ties_embeddings=bool(config.get("tie_word_embeddings", False)),
-        )
-    except KeyError as missing:
-        raise ValueError(f"{path} has no {missing.args[0]!r}") from None
+    model, problems = read_model_config(json.loads(path.read_text()))
+    if problems:
+        raise ProblemsError(f"{path} cannot be simulated", problems)
+    return ModelShape(
+        name=path.parent.name or str(path),
+        num_layers=model.num_layers,
+        hidden_size=model.hidden_size,
+        intermediate_size=model.intermediate_size,
+        num_heads=model.num_heads,
+        num_kv_heads=model.num_kv_heads,
+        head_dim=model.head_size,
+        vocab_size=model.vocab_size,
+        ties_embeddings=model.tie_word_embeddings,
+    )
