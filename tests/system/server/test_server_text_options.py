@@ -2,14 +2,18 @@
 text that it has on the ids, and ends that several ids may make."""
 
 import json
+import random
 import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import pytest
+import tritonclient.grpc as grpc
 from inflight.text.tokenizer import Tokenizer
-from triton_server import Answer, Server, Setup, ask, llm_request, overridden
+from triton_server import Answer, Server, Setup, ask, llm_request, overridden, unary
 from tritonclient.utils import InferenceServerException
 
 PROMPT = "To be, or not to be"
@@ -150,3 +154,28 @@ def test_parameters_of_the_bls(server: Server) -> None:
     with overridden(server, "tensorrt_llm_bls", parameters={"tensorrt_llm_model_name": "second"}):
         other = text(told(server, "tensorrt_llm_bls"))
     assert other != whole == text(told(server, "tensorrt_llm_bls"))
+
+
+@pytest.mark.parametrize("instances", [1, 2])
+def test_instances_of_preprocessing_work_side_by_side(server: Server, instances: int) -> None:
+    """Then their times together are longer than the clock's."""
+    draw = random.Random(instances)
+    texts = ["".join(draw.choices("abcdefgh ", k=100_000)) for _ in range(8)]
+
+    def busy(client: grpc.InferenceServerClient) -> int:
+        (stats,) = client.get_inference_statistics("preprocessing").model_stats
+        return stats.inference_stats.compute_infer.ns
+
+    group = [{"count": instances, "kind": "KIND_CPU"}]
+    with (
+        overridden(server, "preprocessing", instance_group=group),
+        grpc.InferenceServerClient(f"localhost:{server.grpc_port}") as client,
+        ThreadPoolExecutor(len(texts)) as pool,
+    ):
+        before, begin = busy(client), time.monotonic()
+        list(
+            pool.map(lambda t: unary(server, "preprocessing", QUERY=t, REQUEST_OUTPUT_LEN=1), texts)
+        )
+        seconds = time.monotonic() - begin
+        share = (busy(client) - before) / 1e9 / seconds
+    assert share > 1.2 if instances > 1 else share <= 1
