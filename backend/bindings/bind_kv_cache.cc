@@ -154,8 +154,8 @@ void register_prefixes(py::module_& module) {
 }
 
 /// What the engine asks of it for a sequence's tokens.
-void define_tables(BoundManager& manager) {
-  manager
+void define_tables(BoundManager& bound) {
+  bound
       .def(py::init([](int32_t tokens_per_block, int32_t num_blocks, bool enable_reuse,
                        bool enable_partial_reuse, int32_t vocab_size, int32_t num_host_blocks,
                        bool onboard_blocks, int64_t block_bytes) {
@@ -205,8 +205,8 @@ void define_tables(BoundManager& manager) {
 }
 
 /// What moves in the pool, and to and from the host tier.
-void define_copies(BoundManager& manager) {
-  manager
+void define_copies(BoundManager& bound) {
+  bound
       .def("copies",
            [](const KvCacheManager& manager) {
              return std::vector<BlockCopy>(manager.copies().begin(), manager.copies().end());
@@ -237,8 +237,8 @@ void define_copies(BoundManager& manager) {
           py::arg("now"));
 }
 
-void define_facts(BoundManager& manager) {
-  manager
+void define_facts(BoundManager& bound) {
+  bound
       .def(
           "block_table",
           [](const KvCacheManager& manager, TableId table) {
@@ -265,10 +265,10 @@ void register_kv_cache(py::module_& parent) {
   register_snapshots(module);
   register_blocks(module);
   register_prefixes(module);
-  BoundManager manager(module, "KvCacheManager");
-  define_tables(manager);
-  define_copies(manager);
-  define_facts(manager);
+  BoundManager bound(module, "KvCacheManager");
+  define_tables(bound);
+  define_copies(bound);
+  define_facts(bound);
 }
 
 }  // namespace inflight::bindings
