@@ -78,18 +78,9 @@ def held_out_loss(model: LlamaForCausalLM, ids: torch.Tensor, length: int) -> fl
     return total / count
 
 
-def train(args: argparse.Namespace) -> None:
-    torch.manual_seed(args.seed)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    text = args.text.read_text(encoding="utf-8")
-    split = int(len(text) * 0.9)
-    train_text, held_out_text = text[:split], text[split:]
-    tokenizer = train_tokenizer(train_text, args.vocab_size)
-    held_out = encode(tokenizer, held_out_text, 0.0)
-    chars_per_token = len(held_out_text) / len(held_out)
-
+def new_model(args: argparse.Namespace, vocab_size: int) -> LlamaForCausalLM:
     config = LlamaConfig(
-        vocab_size=tokenizer.get_vocab_size(),
+        vocab_size=vocab_size,
         hidden_size=args.hidden_size,
         intermediate_size=args.intermediate_size,
         num_hidden_layers=args.num_layers,
@@ -101,33 +92,60 @@ def train(args: argparse.Namespace) -> None:
         eos_token_id=0,
         pad_token_id=0,
     )
-    model = LlamaForCausalLM(config).to(device).train()
+    return LlamaForCausalLM(config)
+
+
+def new_optimizer(model: LlamaForCausalLM, args: argparse.Namespace) -> torch.optim.AdamW:
+    """Matrices decay, norms' weights do not."""
+    decayed = [p for p in model.parameters() if p.dim() >= 2]
+    others = [p for p in model.parameters() if p.dim() < 2]
+    groups = [
+        {"params": decayed, "weight_decay": args.weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=args.learning_rate, betas=(0.9, 0.98))
+
+
+def learning_rate_at(step: int, args: argparse.Namespace) -> float:
+    """Linear over the first 200 steps, then half a cosine down to a twentieth."""
+    warm_up = min(1.0, (step + 1) / 200)
+    cosine = 0.5 * (1 + math.cos(math.pi * step / args.steps))
+    return args.learning_rate * warm_up * (0.05 + 0.95 * cosine)
+
+
+@torch.no_grad()
+def add_to_average(average: LlamaForCausalLM, model: LlamaForCausalLM, step: int) -> None:
+    decay = min(0.998, (step + 1) / (step + 10))
+    for mean, value in zip(average.parameters(), model.parameters(), strict=True):
+        mean.lerp_(value, 1 - decay)
+
+
+def train(args: argparse.Namespace) -> None:
+    torch.manual_seed(args.seed)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    text = args.text.read_text(encoding="utf-8")
+    split = int(len(text) * 0.9)
+    train_text, held_out_text = text[:split], text[split:]
+    tokenizer = train_tokenizer(train_text, args.vocab_size)
+    held_out = encode(tokenizer, held_out_text, 0.0)
+    chars_per_token = len(held_out_text) / len(held_out)
+
+    model = new_model(args, tokenizer.get_vocab_size()).to(device).train()
     add_dropout(model, args.dropout)
     num_parameters = sum(p.numel() for p in model.parameters())
     print(
         f"{num_parameters / 1e6:.2f}M parameters on {device}, {chars_per_token:.2f} chars a token"
     )
 
-    decayed = [p for p in model.parameters() if p.dim() >= 2]
-    others = [p for p in model.parameters() if p.dim() < 2]
-    optimizer = torch.optim.AdamW(
-        [
-            {"params": decayed, "weight_decay": args.weight_decay},
-            {"params": others, "weight_decay": 0.0},
-        ],
-        lr=args.learning_rate,
-        betas=(0.9, 0.98),
-    )
+    optimizer = new_optimizer(model, args)
     average = copy.deepcopy(model)
     best_loss, best_state, best_step = math.inf, None, 0
     started = time.monotonic()
     for step in range(args.steps):
         if step % args.steps_per_encoding == 0:
             ids = encode(tokenizer, train_text, args.bpe_dropout).to(device)
-        warm_up = min(1.0, (step + 1) / 200)
-        cosine = 0.5 * (1 + math.cos(math.pi * step / args.steps))
         for group in optimizer.param_groups:
-            group["lr"] = args.learning_rate * warm_up * (0.05 + 0.95 * cosine)
+            group["lr"] = learning_rate_at(step, args)
         starts = torch.randint(len(ids) - args.max_length - 1, (args.batch_size, 1), device=device)
         rows = ids[starts + torch.arange(args.max_length + 1, device=device)]
         with torch.autocast(device, dtype=torch.bfloat16):
@@ -137,10 +155,7 @@ def train(args: argparse.Namespace) -> None:
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        with torch.no_grad():
-            decay = min(0.998, (step + 1) / (step + 10))
-            for mean, value in zip(average.parameters(), model.parameters(), strict=True):
-                mean.lerp_(value, 1 - decay)
+        add_to_average(average, model, step)
         if (step + 1) % args.steps_per_check == 0 or step + 1 == args.steps:
             held = held_out_loss(average, held_out, args.max_length)
             seconds = time.monotonic() - started
