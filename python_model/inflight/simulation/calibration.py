@@ -89,14 +89,13 @@ def read_points(folder: Path) -> list[Point]:
 
 def fit(points: Sequence[Point], start: Calibration = CALIBRATION) -> Calibration:
     """Least squares of the logarithms of predicted over measured, by Gauss-Newton steps in the
-    constants' logarithms (of what sharpness is above 1). Points held out are left out here."""
+    constants' logarithms. Points held out are left out here."""
     fitted = [point for point in points if not point.held_out]
     names = [field.name for field in fields(Calibration)]
-    values = np.log([getattr(start, name) - (name == "sharpness") for name in names])
+    values = np.log([getattr(start, name) for name in names])
 
     def made_of(at: np.ndarray) -> Calibration:
-        made = dict(zip(names, np.exp(at).tolist(), strict=True))
-        return Calibration(**{**made, "sharpness": 1 + made["sharpness"]})
+        return Calibration(*np.exp(at).tolist())
 
     def errors(at: np.ndarray) -> np.ndarray:
         made = made_of(at)

@@ -100,6 +100,5 @@ def _constants(name: str, calibration: Calibration) -> str:
         f"{name}: {1e6 * calibration.one_launch:.2f} µs a layer in one launch, "
         f"{1e6 * calibration.few_rows:.2f} and {1e6 * calibration.further_row:.3f} a further row "
         f"of up to 64, {1e6 * calibration.many_rows:.2f} of more, linears "
-        f"{calibration.linear_flops / 1e12:.1f} TFLOP/s, "
-        f"sharpness {calibration.sharpness:.3f}"
+        f"{calibration.linear_flops / 1e12:.1f} TFLOP/s"
     )

@@ -20,7 +20,6 @@ class Calibration:
     further_row: float  # seconds a layer of each row more there
     many_rows: float  # seconds a layer by which kernels of more rows read weights later
     linear_flops: float  # operations/s of linears of many rows
-    sharpness: float  # of the maximum of reading weights and multiplying by them
 
     @property
     def linear_share(self) -> float:
@@ -49,6 +48,9 @@ def read_calibration(path: Path) -> Calibration:
 CALIBRATION_FILE = Path(__file__).with_name("calibration.json")
 CALIBRATION = read_calibration(CALIBRATION_FILE)
 
+# Of the maximum of reading weights and multiplying by them. Steps of 128 rows alone depend on it,
+# too few to fit it beside `many_rows`.
+_SHARPNESS = 3.0
 # Measured, not fitted (docs/performance.md): norms and rope pass over a row of a layer's
 # activations so often; prompts' attention with heads of 128 runs at so many operations/s, and heads
 # of 64, bound by instructions for each pair of query and key, at 456e12, so as long as heads of so
@@ -133,7 +135,7 @@ def cost_model(machine: Machine, calibration: Calibration = CALIBRATION) -> Cost
         launches=model.num_layers * calibration.many_rows,
         weights=model.layer_params * share_of_bytes / gpu.read,
         per_row=2 * model.layer_params / linear_flops,
-        sharpness=calibration.sharpness,
+        sharpness=_SHARPNESS,
         per_row_moved=per_row_moved,
         head_weights=model.head_params * share_of_bytes / gpu.read,
         per_logits_row=2 * model.head_params / linear_flops,
