@@ -56,8 +56,8 @@ def answers(llm: LLM, prompts: list[list[int]], params: SamplingParams) -> list[
 
 def check_alike(got: list[Answer], want: list[Answer]) -> None:
     """Greedy answers of kernels that add up in different orders."""
+    num_equal = 0
     for (tokens, logprobs), (their_tokens, their_logprobs) in zip(got, want, strict=True):
-        num_equal = 0
         for token, its, other, theirs in zip(
             tokens, logprobs, their_tokens, their_logprobs, strict=True
         ):
@@ -66,4 +66,4 @@ def check_alike(got: list[Answer], want: list[Answer]) -> None:
                 assert theirs[other].logprob - theirs[token].logprob < CLOSE
                 break
             num_equal += 1
-        assert num_equal > 0
+    assert num_equal > len(got)  # two ids may be as likely from an answer's first token on
