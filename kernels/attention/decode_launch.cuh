@@ -108,7 +108,8 @@ inline DecodeArgs decode_args(const AttentionParams& params, const TensorView* c
       .window = static_cast<int32_t>(std::min(params.window, longest)),
       .num_sinks = sinks,
       .sink_tiles = (sinks + kTileKeys - 1) / kTileKeys,
-      .is_cache_new = !params.query_starts,
+      // Rows of a prompt whose logits are all wanted are sequences of one row that share a cache.
+      .is_cache_new = !params.query_starts || params.q.shape[0] != sequences,
       .zero = 0,
       .blocks_may_wait = context.grids_may_wait};
 }

@@ -87,6 +87,24 @@ def log_probs_of_transformers(
         ]
 
 
+def check_near(folder: Path, ours: list[np.ndarray], sequences: Sequence[list[int]], num: int):
+    """`ours`: log-probabilities of the last `num` positions but the newest of `sequences`."""
+    truth = log_probs_of_transformers(folder, "float32", "eager", sequences, num)
+    eager = log_probs_of_transformers(folder, "bfloat16", "eager", sequences, num)
+    sdpa = log_probs_of_transformers(folder, "bfloat16", "sdpa", sequences, num)
+    figures = {
+        "ours-truth": rms(ours, truth),
+        "eager-truth": rms(eager, truth),
+        "sdpa-truth": rms(sdpa, truth),
+        "ours-eager": rms(ours, eager),
+        "ours-sdpa": rms(ours, sdpa),
+        "eager-sdpa": rms(eager, sdpa),
+    }
+    print(figures)
+    assert figures["ours-truth"] <= ALLOWED * max(figures["eager-truth"], figures["sdpa-truth"])
+    assert min(figures["ours-eager"], figures["ours-sdpa"]) <= ALLOWED * figures["eager-sdpa"]
+
+
 def rms(ours: list[np.ndarray], theirs: list[np.ndarray]) -> float:
     return float(np.sqrt(np.mean((np.concatenate(ours) - np.concatenate(theirs)) ** 2)))
 
@@ -103,17 +121,23 @@ def test_bfloat16_log_probs(case: Case, tmp_path: Path, device: str):
     with LLM(engine, device=device, skip_tokenizer_init=True) as llm:
         assert llm.info.dtype == "bfloat16"
         sequences, ours = zip(*log_probs_of_engine(llm, case, num_tokens=32), strict=True)
-    truth = log_probs_of_transformers(folder, "float32", "eager", sequences, 32)
-    eager = log_probs_of_transformers(folder, "bfloat16", "eager", sequences, 32)
-    sdpa = log_probs_of_transformers(folder, "bfloat16", "sdpa", sequences, 32)
-    figures = {
-        "ours-truth": rms(ours, truth),
-        "eager-truth": rms(eager, truth),
-        "sdpa-truth": rms(sdpa, truth),
-        "ours-eager": rms(ours, eager),
-        "ours-sdpa": rms(ours, sdpa),
-        "eager-sdpa": rms(eager, sdpa),
-    }
-    print(figures)
-    assert figures["ours-truth"] <= ALLOWED * max(figures["eager-truth"], figures["sdpa-truth"])
-    assert min(figures["ours-eager"], figures["ours-sdpa"]) <= ALLOWED * figures["eager-sdpa"]
+    check_near(folder, list(ours), sequences, 32)
+
+
+@pytest.mark.usefixtures("one_torch_thread")
+@pytest.mark.parametrize("case", [fast(111, 64, 16), fast(114, 128, 32)], ids=str)
+def test_logits_of_prompts(case: Case, tmp_path: Path, device: str):
+    """A chunk's rows see each other's keys, which the step itself makes, in every layer."""
+    case = replace(case, config={**case.config, "num_hidden_layers": 3})
+    folder = tmp_path / "checkpoint"
+    make_model(case, "bfloat16").save_pretrained(folder)
+    limits = {"max_num_tokens": 128, "max_batch_size": 128}
+    engine = build_engine(folder, tmp_path / "engine", **{**case.build, **limits})
+    prompts = [list(prompt) for prompt in case.prompts if len(prompt) > 64]
+    params = SamplingParams(max_tokens=1, ignore_eos=True, return_context_logits=True)
+    with LLM(engine, device=device, skip_tokenizer_init=True) as llm:
+        outputs = llm.generate(prompts, params, use_tqdm=False)
+    logits = [output.context_logits[-64:].astype(np.float64) for output in outputs]
+    ours = [rows - np.log(np.exp(rows).sum(axis=-1, keepdims=True)) for rows in logits]
+    sequences = [output.prompt_token_ids + output.outputs[0].token_ids for output in outputs]
+    check_near(folder, ours, sequences, 64)
