@@ -55,6 +55,8 @@ __global__ void __launch_bounds__(kThreads) generic_kernel(const GenericArgs arg
   __shared__ float scratch[32];
 
   const int row = blockIdx.y, head = blockIdx.x, size = args.head_size;
+  wait_for_previous();
+  let_next_start();
   int sequence = row, begin = row, count = 1;
   if (args.query_starts != nullptr) {
     if (row >= args.query_starts[args.num_sequences]) return;  // padding
@@ -62,8 +64,6 @@ __global__ void __launch_bounds__(kThreads) generic_kernel(const GenericArgs arg
     begin = args.query_starts[sequence];
     count = args.query_starts[sequence + 1] - begin;
   }
-  wait_for_previous();
-  let_next_start();
   if (args.rows == Rows::kOne ? count != 1 : args.rows == Rows::kMany && count < 2) return;
   const int length = args.kv_lengths[sequence] - count + (row - begin) + 1;
   int visible = length, sinks = 0;

@@ -170,6 +170,9 @@ __global__ void step_inputs_kernel(const __grid_constant__ Arrays from,
   } else {
     move_group(from, to, part - kFirstGroup, first, stride);
   }
+  // Without a wait the next ones know only that this one's blocks have ended, not that others see
+  // what they wrote.
+  __threadfence();
 }
 
 }  // namespace

@@ -5,8 +5,8 @@
 // The rule that makes it safe: EVERY thread block of every kernel calls wait_for_previous() before
 // it reads or writes anything that another kernel of the stream writes or reads. Only weights,
 // launch parameters and the step's inputs may be read before. The last holds because the kernel
-// that writes the step's inputs never calls let_next_start(): all later ones start after it has
-// ended.
+// that writes the step's inputs never calls let_next_start(), and its threads end behind a fence:
+// all later ones start when what it wrote is there to be read.
 #pragma once
 
 #include <cuda_runtime.h>
