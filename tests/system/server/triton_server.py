@@ -329,14 +329,14 @@ def steps_until_left(server: Server, leave: Callable[[], None], name: str) -> fl
         staying.send(**llm_request(prompt, 1))
         while seen["active"] == 1 or seen["iteration_counter"] < started + 2:
             seen = gauges()
-        if seen["active"] != 2:  # the one that was to be left had ended by then
-            return math.inf
-        before = seen["iteration_counter"]
-        leave()
-        while seen["active"] == 2:
-            seen = gauges()
-        taken = seen["iteration_counter"] - before
-        assert len(staying.next().ids) == len(prompt) + 1  # it was there all the time
+        taken = math.inf
+        if seen["active"] == 2:  # else the one that is to be left has ended by now
+            before = seen["iteration_counter"]
+            leave()
+            while seen["active"] == 2:
+                seen = gauges()
+            taken = seen["iteration_counter"] - before
+            assert len(staying.next().ids) == len(prompt) + 1  # it was there all the time
     server.wait_until_idle()
     return taken
 
