@@ -142,12 +142,9 @@ void InstanceState::stop(const IncomingRequest& command) {
                                                         : command.id == live->id;
       if (!named) continue;
       ids.push_back(id);
-      for (LiveRequest::Sequence& sequence : live->sequences) {
-        if (command.client_left && !sequence.done) ids.push_back(sequence.id);
-        if (command.engine_request_id != 0 && !command.client_left && sequence.id == id)
-          sequence.has_its_text = true;
-      }
-      if (command.client_left) live->client_left = true;  // of all its sequences
+      if (command.engine_request_id == 0) continue;
+      for (LiveRequest::Sequence& sequence : live->sequences)
+        if (sequence.id == id) sequence.has_its_text = true;
     }
   }
   for (executor::RequestId id : ids) engine_->cancel(id);
@@ -293,10 +290,16 @@ void InstanceState::look_for_departures() {
 }
 
 void InstanceState::client_left(uint64_t public_id) {
-  IncomingRequest command;
-  command.engine_request_id = public_id;
-  command.client_left = true;
-  stop(command);
+  std::vector<executor::RequestId> ids;
+  {
+    std::lock_guard lock(mutex_);
+    const auto found = live_.find(public_id - id_base());
+    if (found == live_.end()) return;
+    found->second->client_left = true;
+    for (const LiveRequest::Sequence& sequence : found->second->sequences)
+      if (!sequence.done) ids.push_back(sequence.id);
+  }
+  for (executor::RequestId id : ids) engine_->cancel(id);
 }
 
 void InstanceState::send_heartbeats() {

@@ -54,7 +54,7 @@ struct LiveRequest {
   std::string id;  // may be empty, may repeat
   std::vector<Sequence> sequences;
   size_t num_running = 0;  // guarded by InstanceState's mutex
-  // Told by a stop command: an ensemble's cancellation does not reach the running step.
+  // Told by the relay: an ensemble's cancellation does not reach the running step.
   std::atomic<bool> client_left = false;
   // When a response last told the ensemble's next step of the client; response thread.
   std::chrono::steady_clock::time_point last_heard = std::chrono::steady_clock::now();

@@ -295,7 +295,6 @@ IncomingRequest read_request(TRITONBACKEND_Request* request, const ReaderOptions
   const Inputs first(tensors);
   incoming.stop = first.flag("stop", false);
   incoming.engine_request_id = first.scalar<uint64_t>("engine_request_id").value_or(0);
-  incoming.client_left = first.flag("client_left", false);
   if (incoming.stop) {  // the other tensors are dummies
     check(!incoming.id.empty() || incoming.engine_request_id != 0,
           "cannot stop a request: the request ID is not provided");

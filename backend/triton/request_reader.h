@@ -66,7 +66,6 @@ struct IncomingRequest {
   bool stop = false;
   std::string tenant;                       // the parameter "tenant" of the request
   uint64_t engine_request_id = 0;           // with `stop`: this one sequence only; 0 = not given
-  bool client_left = false;                 // with `stop`: nobody waits for the answer
   std::optional<int64_t> events_after;      // a question for the cache's events after this one
   bool streaming = false;                   // with `events_after`: and for those to come
   std::optional<int32_t> timeout_ms;        // of such a stream

@@ -67,7 +67,6 @@ const std::vector<TensorSpec>& inputs() {
       {"retention_decode_duration_ms", "INT32", {1}, kOptional, kTensor, kRagged, kUsed},
       {"text_context", "UINT8", {-1}, kOptional, kTensor, kRagged, kUsed},
       {"engine_request_id", "UINT64", {1}, kOptional, kScalar, kEven, kUsed},
-      {"client_left", "BOOL", {1}, kOptional, kScalar, kEven, kUsed},
       {"kv_cache_events_after", "INT64", {1}, kOptional, kScalar, kEven, kUsed},
       {"response_group", "INT64", {2}, kOptional, kTensor, kRagged, kUsed},
       {"decoder_input_ids", "INT32", {-1}, kOptional, kTensor, kRagged, kIgnored},

@@ -86,7 +86,6 @@ TENSORRT_LLM = Model(
         # Ours: what the ensemble needs to make text, see docs/serving.md.
         _ragged("text_context", "UINT8", -1),
         _scalar("engine_request_id", "UINT64"),
-        _scalar("client_left", "BOOL"),
         # Ours: the request asks for what has happened in the KV cache after this event; -1: for all
         # that is known. Its other tensors are dummies, as those of a stop request.
         _scalar("kv_cache_events_after", "INT64"),

@@ -225,17 +225,14 @@ void ends_of_all_sequences() {
     backend.send(request);
     backend.script->gate.let_pass(3);
     request->wait_for_answers(4);
-    const RequestPtr command = make_request({0}, 0);
-    command->flag("stop", true);
     const std::string way = how;
     if (way == "stop") {
+      const RequestPtr command = make_request({0}, 0);
+      command->flag("stop", true);
       command->id = "both";
       backend.run(command);
     } else if (way == "client_left") {
-      command->flag("client_left", true);
-      command->add("engine_request_id", TRITONSERVER_TYPE_UINT64, {1},
-                   std::vector<uint64_t>{static_cast<uint64_t>(engine_request_id(*request))});
-      backend.run(command);
+      backend.state->client_left(static_cast<uint64_t>(engine_request_id(*request)));
     } else if (way == "cancel") {
       request->cancelled = true;
     }

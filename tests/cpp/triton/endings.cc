@@ -151,7 +151,7 @@ void cancellations_are_looked_for_at_their_period() {
 /// A server may still be writing to a client that has just left; see instance_state.cc.
 void final_response_to_nobody_waits() {
   using Clock = std::chrono::steady_clock;
-  for (const bool by_command : {false, true}) {
+  for (const bool by_relay : {false, true}) {
     Backend backend;
     backend.script->gate.close();
     const RequestPtr gone = make_request(prompt_of(3), 60);
@@ -161,14 +161,8 @@ void final_response_to_nobody_waits() {
     backend.script->gate.let_pass(3);
     gone->wait_for_answers(1);
     const Clock::time_point left = Clock::now();
-    if (by_command) {
-      const int64_t id = engine_request_id(*gone);
-      const RequestPtr command = make_request({0}, 0);
-      command->flag("stop", true);
-      command->flag("client_left", true);
-      command->add("engine_request_id", TRITONSERVER_TYPE_UINT64, {1},
-                   std::vector<uint64_t>{static_cast<uint64_t>(id)});
-      backend.run(command);  // answered at once
+    if (by_relay) {
+      backend.state->client_left(static_cast<uint64_t>(engine_request_id(*gone)));
       EXPECT(Clock::now() - left < std::chrono::milliseconds(100));
     } else {
       gone->cancelled = true;

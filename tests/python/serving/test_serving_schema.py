@@ -28,7 +28,7 @@ OUR_INPUTS = set(
     return_kv_cache_reuse_stats
     no_repeat_ngram_size end_ids
     num_top_log_probs
-    text_context engine_request_id client_left kv_cache_events_after response_group""".split()
+    text_context engine_request_id kv_cache_events_after response_group""".split()
 )
 FOR_POSTPROCESSING = {"text_context", "previous_ids", "response_state", "heartbeat"}
 OUR_OUTPUTS = {

@@ -30,7 +30,7 @@ NEW = {
     },
     "tensorrt_llm": {
         "min_p", "min_tokens", "seed", "ignore_eos", "priority", "timeout_ms", "cache_salt", "text_context",
-        "engine_request_id", "client_left", "previous_ids", "response_state", "prompt_ignore_length",
+        "engine_request_id", "previous_ids", "response_state", "prompt_ignore_length",
         "return_num_input_tokens", "return_num_output_tokens", "return_finish_reason",
         "return_stop_reason", "num_input_tokens", "num_output_tokens", "finish_reason",
         "stop_reason", "no_repeat_ngram_size", "return_kv_cache_reuse_stats",
