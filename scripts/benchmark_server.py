@@ -17,7 +17,7 @@ of the same turn: its responses, and the processor time of a response in tritons
 the CPU included), in the processes of Python models and in the clients.
 
 --stages prints instead what each stage costs a token (server_benchmark/stages.py): 64 streams, the
-demo model, through `tensorrt_llm`, `ensemble` and the OpenAI endpoint.
+demo model, through `tensorrt_llm`, `ensemble`, `tensorrt_llm_bls` and the OpenAI endpoint.
 """
 
 from __future__ import annotations

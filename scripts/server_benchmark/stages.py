@@ -23,13 +23,14 @@ import tritonclient.grpc as grpcclient
 from demo_client import MODEL, free_port, wait_until_ready
 from inflight import LLM, SamplingParams
 from inflight.llm import KvCacheConfig
+from inflight.serving import metrics_page
 from rich.console import Console
 from rich.table import Table
 from server_benchmark.clients import Clients, cpu_seconds_by_process
 
 NUM_IN, NUM_OUT = (16, 64), (64, 128)
 KV_TOKENS = 64 * 256
-WAYS = ("tensorrt_llm", "ensemble", "OpenAI")
+WAYS = ("tensorrt_llm", "ensemble", "tensorrt_llm_bls", "OpenAI")
 _ENGINE, _SERVER = "engine (LLM in process)", "tritonserver and backend"
 # What tells a process: a part of its command line.
 _STAGES = {
@@ -70,7 +71,7 @@ def engine_us(llm: LLM, load: Sequence[dict], num_tokens: int) -> float:
     return 1e6 * (time.process_time() - before) / count
 
 
-def stages_us(root: int, run: Callable[[], int]) -> dict[str, float]:
+def stages_us(root: int, run: Callable[[], int]) -> tuple[dict[str, float], int]:
     """Of each stage's process below `root`, while `run` answers how many tokens came."""
     before = cpu_seconds_by_process(root)
     count = run()
@@ -80,7 +81,7 @@ def stages_us(root: int, run: Callable[[], int]) -> dict[str, float]:
         for stage, part in _STAGES.items():
             if part in command:
                 spent[stage] += seconds - before.get(pid, ("", 0.0))[1]
-    return {stage: 1e6 * seconds / count for stage, seconds in spent.items()}
+    return {stage: 1e6 * seconds / count for stage, seconds in spent.items()}, count
 
 
 def run_openai(port: int, streams: int, count: int, scratch: Path) -> int:
@@ -92,6 +93,19 @@ def run_openai(port: int, streams: int, count: int, scratch: Path) -> int:
     command += [f"--num-requests={count}", f"--json={figures}"]
     subprocess.run(command, check=True, capture_output=True)
     return json.loads(figures.read_text())["output_tokens"]
+
+
+def check_tokens(metrics_port: int, counted: int) -> None:
+    """That the engine generated those that its time is divided by. The server tells of a request
+    when its client has the end of it."""
+    url = f"http://localhost:{metrics_port}/metrics"
+    for _ in range(50):
+        page = metrics_page.fetch(url)
+        generated = metrics_page.total(page, "nv_llm_output_token_len_sum", "total_output_tokens")
+        if generated == counted:
+            return
+        time.sleep(0.1)
+    raise SystemExit(f"the engine generated {generated:.0f} tokens, {counted} were counted")
 
 
 def measure(streams: int, count: int, repeats: int) -> dict[str, dict[str, float]]:
@@ -124,20 +138,25 @@ def measure(streams: int, count: int, repeats: int) -> dict[str, dict[str, float
                 return num_tokens
 
             ids = [{**one, "kind": "ids"} for one in load]
+            texts = as_text(load)
             runs = {
                 "tensorrt_llm": lambda: send("tensorrt_llm", "output_ids", ids),
-                "ensemble": lambda: send("ensemble", "text_output", as_text(load)),
+                "ensemble": lambda: send("ensemble", "text_output", texts),
+                "tensorrt_llm_bls": lambda: send("tensorrt_llm_bls", "text_output", texts),
                 "OpenAI": lambda: run_openai(ports["openai"], streams, count, scratch),
             }
             turns: dict[str, list[dict[str, float]]] = {way: [] for way in runs}
+            num_counted = 0
             for turn in range(repeats + 1):  # the first warms up
                 engine = engine_us(llm, load, num_tokens)
                 for way, run in runs.items():
-                    spent = stages_us(server.pid, run)
+                    spent, num_came = stages_us(server.pid, run)
+                    num_counted += num_came
                     spent[_SERVER] -= engine
                     if turn:
                         turns[way].append({_ENGINE: engine, **spent})
             clients.close()
+            check_tokens(ports["metrics"], num_counted)
         finally:
             server.send_signal(signal.SIGINT)
             server.wait(timeout=60)
