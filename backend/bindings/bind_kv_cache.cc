@@ -178,12 +178,19 @@ void define_tables(BoundManager& bound) {
       .def(
           "open",
           [](KvCacheManager& manager, const std::vector<int32_t>& tokens, const PrefixScope* scope,
-             const Retention* retention, bool may_reuse, TableId twin, const PrefixLookup* lookup) {
-            return manager.open({{.prompt = tokens}, scope, retention, may_reuse, twin, lookup});
+             const Retention* retention, bool may_reuse, TableId twin, const PrefixLookup* lookup,
+             bool always_onboard) {
+            return manager.open({{.prompt = tokens},
+                                 scope,
+                                 retention,
+                                 may_reuse,
+                                 twin,
+                                 lookup,
+                                 always_onboard ? Onboarding::kAlways : Onboarding::kIfCheaper});
           },
           py::arg("tokens") = std::vector<int32_t>(), py::arg("scope") = nullptr,
           py::arg("retention") = nullptr, py::arg("may_reuse") = true, py::arg("twin") = -1,
-          py::arg("lookup") = nullptr, py::keep_alive<1, 4>(),
+          py::arg("lookup") = nullptr, py::arg("always_onboard") = false, py::keep_alive<1, 4>(),
           "A retention is kept alive as long as the manager.")
       .def(
           "reserve",

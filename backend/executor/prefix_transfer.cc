@@ -82,7 +82,9 @@ ExportedPrefix export_prefix(KvCacheManager& cache, ModelExecutor& executor, con
                              std::span<const int32_t> token_ids,
                              const kv_cache::PrefixScope& scope) {
   refuse_windows(info);
-  Table table(cache, {.tokens = {.prompt = token_ids}, .scope = &scope});
+  Table table(cache, {.tokens = {.prompt = token_ids},
+                      .scope = &scope,
+                      .onboarding = kv_cache::Onboarding::kAlways});
   const int32_t num_tokens = table.num_cached_tokens();
   ExportedPrefix prefix;
   prefix.layout = info.cache_layout;

@@ -9,9 +9,11 @@ constexpr int32_t kMinHostPriority = 30;
 
 }  // namespace
 
-bool KvCacheManager::is_worth_onboarding(int32_t num_blocks, int32_t num_tokens) const {
+bool KvCacheManager::is_worth_onboarding(int32_t num_blocks, int32_t num_tokens,
+                                         Onboarding onboarding) const {
   return options_.onboard_blocks &&
-         is_onboarding_cheaper(num_blocks, options_.block_bytes, num_tokens, costs_);
+         (onboarding == Onboarding::kAlways ||
+          is_onboarding_cheaper(num_blocks, options_.block_bytes, num_tokens, costs_));
 }
 
 /// A free block for an evicted node, if need be that of one that matters less; kNoBlock: the node

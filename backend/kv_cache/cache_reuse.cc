@@ -10,7 +10,8 @@
 
 namespace inflight::kv_cache {
 
-PrefixIndex::Found KvCacheManager::find(const TokenView& tokens, int32_t root) const {
+PrefixIndex::Found KvCacheManager::find(const TokenView& tokens, int32_t root,
+                                        Onboarding onboarding) const {
   if (tokens.size() == 0) return {};
   const PrefixPlace start{~root, index_->roots().hash(root)};
   PrefixIndex::Found found = within_windows(
@@ -18,9 +19,10 @@ PrefixIndex::Found KvCacheManager::find(const TokenView& tokens, int32_t root) c
   const int32_t size = geometry_.tokens_per_block();
   const bool in_host =
       found.partial != kNoNode && !index_->node(found.partial).is_in(Tier::kDevice);
-  if (found.num_in_host > 0 && !is_worth_onboarding(found.num_in_host, found.num_in_host * size))
+  if (found.num_in_host > 0 &&
+      !is_worth_onboarding(found.num_in_host, found.num_in_host * size, onboarding))
     return index_->find(tokens, (found.num_blocks - found.num_in_host) * size, start, false);
-  if (in_host && !is_worth_onboarding(1, found.num_partial)) {
+  if (in_host && !is_worth_onboarding(1, found.num_partial, onboarding)) {
     found.partial = kNoNode;
     found.num_partial = 0;
   }
@@ -84,7 +86,8 @@ void KvCacheManager::begin(TableId id, const TableRequest& request) {
 
   const PrefixLookup* const lookup = request.lookup;
   const bool is_known = lookup != nullptr && lookup->is_complete && is_current(*lookup, table.root);
-  const PrefixIndex::Found found = is_known ? lookup->found : find(request.tokens, table.root);
+  const PrefixIndex::Found found =
+      is_known ? lookup->found : find(request.tokens, table.root, request.onboarding);
   if (found.num_blocks > 0) table.place = found.last;
   table.num_stored = found.num_blocks;
   table.num_missing = found.num_in_host;

@@ -72,6 +72,9 @@ struct PrefixStatistics {
 };
 
 /// A table to be opened. What it points to outlives the table, but for the tokens.
+/// When blocks that the host tier alone has are brought back. Cheaper: than to compute their tokens.
+enum class Onboarding { kIfCheaper, kAlways };
+
 struct TableRequest {
   TokenView tokens;                      // prompt; and what was generated before it gave way
   const PrefixScope* scope = nullptr;    // none: the default one
@@ -81,6 +84,8 @@ struct TableRequest {
   TableId twin = -1;
   /// Of a match of the same: if nothing has changed since, it is not looked for again.
   const PrefixLookup* lookup = nullptr;
+  /// kAlways: the blocks themselves are wanted, not the time they save. Not together with a lookup.
+  Onboarding onboarding = Onboarding::kIfCheaper;
 };
 
 class KvCacheManager {
@@ -255,7 +260,8 @@ class KvCacheManager {
 
   TableId new_table();
   // cache_reuse.cc
-  PrefixIndex::Found find(const TokenView& tokens, int32_t root) const;
+  PrefixIndex::Found find(const TokenView& tokens, int32_t root,
+                          Onboarding onboarding = Onboarding::kIfCheaper) const;
   bool is_current(const PrefixLookup& lookup, int32_t root) const {
     return lookup.root == root && lookup.num_changes == index_->num_changes();
   }
@@ -289,7 +295,7 @@ class KvCacheManager {
                                     const PrefixPlace& start) const;
   void begin_in_windows(TableId table);
   // cache_offload.cc
-  bool is_worth_onboarding(int32_t num_blocks, int32_t num_tokens) const;
+  bool is_worth_onboarding(int32_t num_blocks, int32_t num_tokens, Onboarding onboarding) const;
   int32_t host_block_for(const PrefixNode& node);
   void drop_host_block(NodeId node);
   void pin_host_node(NodeId node);

@@ -280,6 +280,17 @@ def test_a_copy_that_takes_longer_than_computing_is_not_made() -> None:
     assert cache.manager.match(prompt(1)).num_host_blocks == 0
 
 
+def test_who_wants_the_blocks_themselves_gets_them_whatever_the_copy_takes() -> None:
+    cache = Cache(num_blocks=3, num_host_blocks=4, block_bytes=100)
+    cache.run(prompt(1))
+    cache.run(prompt(2))
+    cache.manager.set_costs(bytes_per_second=1, tokens_per_second=1000)
+    for always, expected in ((False, 0), (True, 4)):
+        table = cache.manager.open(prompt(1), always_onboard=always)
+        assert cache.manager.num_cached_tokens(table) == expected
+        cache.manager.release(table, [])
+
+
 def test_blocks_come_a_few_at_a_time_ahead_of_their_prompt() -> None:
     cache = Cache(num_blocks=6, num_host_blocks=6)
     tokens = [1] * 9  # four full blocks of two, and a token
