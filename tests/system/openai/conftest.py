@@ -1,10 +1,15 @@
 """One server and endpoint for all tests of this folder."""
 
-from collections.abc import Iterator
+from __future__ import annotations
 
-import openai
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
 import pytest
 from openai_endpoint import KEY, Endpoint, end, start, wait_until_ready
+
+if TYPE_CHECKING:
+    import openai
 
 
 @pytest.fixture(scope="session")
@@ -26,5 +31,6 @@ def endpoint(running: Endpoint) -> Iterator[Endpoint]:
 
 @pytest.fixture
 def client(endpoint: Endpoint) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(base_url=f"{endpoint.url}/v1", api_key=KEY, max_retries=0) as client:
+    official = pytest.importorskip("openai")
+    with official.OpenAI(base_url=f"{endpoint.url}/v1", api_key=KEY, max_retries=0) as client:
         yield client

@@ -12,8 +12,6 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-import aiohttp
-
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 
 
@@ -52,6 +50,8 @@ class Browser:
         return self._loop.run_until_complete(asyncio.wait_for(what, 60))
 
     async def _connect(self, url: str) -> None:
+        import aiohttp  # not on every machine, as browsers are not
+
         self._session = aiohttp.ClientSession()
         self._socket = await self._session.ws_connect(url, max_msg_size=0)
 

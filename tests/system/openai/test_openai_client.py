@@ -5,11 +5,12 @@ import math
 import time
 
 import numpy as np
-import openai
 import pytest
-import tritonclient.grpc as grpcclient
 from inflight.text.tokenizer import Tokenizer
 from openai_endpoint import KEY, MAX_SEQ_LEN, MODEL, Endpoint
+
+openai = pytest.importorskip("openai")
+grpcclient = pytest.importorskip("tritonclient.grpc")
 
 PROMPT = "ROMEO:\nWhat light through yonder window"
 MESSAGES = [{"role": "user", "content": "What light through yonder window breaks?"}]
