@@ -43,7 +43,8 @@ def answer(model: Path, device: str, **options: object) -> list[int]:
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 def test_it_answers_and_repeats_itself(model: Path, device: str, dtype: str) -> None:
-    limits = {"max_num_tokens": 64, "max_batch_size": 4}  # racecheck runs it: warm-up has such steps
+    # Racecheck runs it, and warm-up has steps of such sizes.
+    limits = {"max_num_tokens": 64, "max_batch_size": 4}
     first = answer(model, device, dtype=dtype, **limits)
     assert len(first) == 24
     assert len(set(first)) > 4, "the weights' spread leaves nothing to choose"

@@ -1,35 +1,14 @@
-"""Every tensor of the engine's model is used by a test of a real server; those that no other file
-uses, here, with what they change."""
-
-import re
-from pathlib import Path
+"""What tensors do that no other file tells of in more than test_server_every_tensor.py does."""
 
 import numpy as np
 import pytest
 import tritonclient.grpc as grpc
 from inflight.serving.schema import BLS, ENSEMBLE, TENSORRT_LLM
-from inflight.serving.tensors import Support
 from triton_server import Server, Stream, ask, llm_request, tensors
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 PROMPT = [5, 17, 200, 33, 90, 91, 4]
 ALONE = {"exclude_input_in_output": True}
-# Lists of tensors, which use none.
-LISTS = {"test_former_name.py", "test_old_repository.py", "triton_server.py"}
-
-
-@pytest.mark.parametrize("model", [TENSORRT_LLM, ENSEMBLE], ids=lambda model: model.name)
-def test_no_tensor_is_without_a_test(model) -> None:
-    sources = [
-        path.read_text()
-        for path in Path(__file__).parents[1].rglob("*.py")
-        if path.name not in LISTS
-    ]
-    used = [t.name for t in (*model.inputs, *model.outputs) if t.support is Support.USED]
-    untested = [
-        name for name in used if not any(re.search(rf"\b{name}\b", text) for text in sources)
-    ]
-    assert untested == []
 
 
 def ids_of(server: Server, prompt: list[int] = PROMPT, length: int = 24, **options) -> list[int]:
