@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,11 +11,18 @@ import pytest
 from openai_endpoint import KEY, ROOT, Endpoint
 
 
-def run(*arguments: object, said: str = "", key: str = KEY) -> subprocess.CompletedProcess:
+def run(
+    *arguments: object, said: str = "", key: str = KEY, **environment: str
+) -> subprocess.CompletedProcess:
     return subprocess.run(
         [sys.executable, "-m", "inflight.cli.main", *map(str, arguments)],
         input=said,
-        env={**os.environ, "PYTHONPATH": str(ROOT / "python_model"), "OPENAI_API_KEY": key},
+        env={
+            **os.environ,
+            "PYTHONPATH": str(ROOT / "python_model"),
+            "OPENAI_API_KEY": key,
+            **environment,
+        },
         capture_output=True,
         text=True,
         timeout=120,
@@ -71,9 +79,10 @@ def test_bench_counts_what_it_asked_for(endpoint: Endpoint, tmp_path: Path, way:
 
 
 def test_bench_at_a_rate_takes_its_time(endpoint: Endpoint, tmp_path: Path) -> None:
+    """Its bar grows meanwhile, as in a terminal."""
     ran = run(
         "bench", f"--url=localhost:{endpoint.grpc_port}", "--num-requests=20", "--rate=20",
-        "--output-tokens=2", "--input-tokens=4", f"--json={tmp_path / 'figures.json'}",
+        "--output-tokens=2", "--input-tokens=4", f"--json={tmp_path / 'figures.json'}", FORCE_COLOR="1",
     )  # fmt: skip
     assert ran.returncode == 0, ran.stderr
     from inflight.bench.load import draw_load, parse_lengths
@@ -81,6 +90,9 @@ def test_bench_at_a_rate_takes_its_time(endpoint: Endpoint, tmp_path: Path) -> N
     two = parse_lengths("2")
     last = draw_load(20, two, two, 10, 20.0, 0)[-1].at
     assert json.loads((tmp_path / "figures.json").read_text())["seconds"] >= last > 0.3
+    shown = [int(done) for done in re.findall(r"(\d+)/20", ran.stderr)]
+    assert shown == sorted(shown) and shown[0] == 0 and shown[-1] == 20
+    assert len(set(shown)) > 3 and "tokens/s" in ran.stderr
 
 
 def test_bench_tells_of_refusals(endpoint: Endpoint) -> None:
