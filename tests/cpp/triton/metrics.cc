@@ -217,6 +217,7 @@ void token_lengths_are_observed_once_a_request() {
 
 void a_request_of_several_rows_is_observed_once() {
   Backend backend;
+  backend.script->after_step = [] { std::this_thread::sleep_for(std::chrono::milliseconds(2)); };
   const auto request = make_request({0}, 0);
   request->inputs.clear();
   request->add("input_ids", TRITONSERVER_TYPE_INT32, {2, 3}, Ids{1, 2, 3, 4, 5, 0});
@@ -228,6 +229,9 @@ void a_request_of_several_rows_is_observed_once() {
   EXPECT_EQ(fake_histogram("nv_llm_input_token_len").sum, 5);  // each row's prompt once
   EXPECT_EQ(fake_histogram("nv_llm_output_token_len").num_observed, 1);
   EXPECT_EQ(fake_histogram("nv_llm_output_token_len").sum, 32);  // of four sequences
+  // Side by side: a token of each a step.
+  EXPECT_EQ(fake_histogram("nv_llm_time_per_output_token_seconds").num_observed, 1);
+  EXPECT(fake_histogram("nv_llm_time_per_output_token_seconds").sum >= 0.002);
   EXPECT_EQ(fake_histogram("nv_llm_e2e_request_latency_seconds").num_observed, 1);
 }
 
