@@ -5,6 +5,7 @@ import json
 import random
 import shutil
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from typing import Any
@@ -156,26 +157,40 @@ def test_parameters_of_the_bls(server: Server) -> None:
     assert other != whole == text(told(server, "tensorrt_llm_bls"))
 
 
+def texts_to_encode(draw: random.Random) -> dict[str, Any]:
+    return {"QUERY": "".join(draw.choices("abcdefgh ", k=100_000)), "REQUEST_OUTPUT_LEN": 1}
+
+
+def ids_to_decode(draw: random.Random) -> dict[str, Any]:
+    ids = np.array([[draw.choices(range(3, 259), k=100_000)]], np.int32)
+    return {"TOKENS_BATCH": ids, "SEQUENCE_LENGTH": np.array([[100_000]], np.int32)}
+
+
 @pytest.mark.parametrize("instances", [1, 2])
-def test_instances_of_preprocessing_work_side_by_side(server: Server, instances: int) -> None:
+@pytest.mark.parametrize(
+    ("model", "made"), [("preprocessing", texts_to_encode), ("postprocessing", ids_to_decode)]
+)
+def test_instances_of_text_models_work_side_by_side(
+    server: Server, model: str, made: Callable[[random.Random], dict[str, Any]], instances: int
+) -> None:
     """Then their times together are longer than the clock's."""
     draw = random.Random(instances)
-    texts = ["".join(draw.choices("abcdefgh ", k=100_000)) for _ in range(8)]
+    requests = [made(draw) for _ in range(8)]
 
     def busy(client: grpc.InferenceServerClient) -> int:
-        (stats,) = client.get_inference_statistics("preprocessing").model_stats
+        (stats,) = client.get_inference_statistics(model).model_stats
         return stats.inference_stats.compute_infer.ns
 
-    group = [{"count": instances, "kind": "KIND_CPU"}]
+    changes: dict[str, Any] = {"instance_group": [{"count": instances, "kind": "KIND_CPU"}]}
+    if model == "postprocessing":  # which else refuses to lose the order
+        changes |= {"dynamic_batching": {"preserve_ordering": True}, "max_batch_size": 1}
     with (
-        overridden(server, "preprocessing", instance_group=group),
+        overridden(server, model, **changes),
         grpc.InferenceServerClient(f"localhost:{server.grpc_port}") as client,
-        ThreadPoolExecutor(len(texts)) as pool,
+        ThreadPoolExecutor(len(requests)) as pool,
     ):
         before, begin = busy(client), time.monotonic()
-        list(
-            pool.map(lambda t: unary(server, "preprocessing", QUERY=t, REQUEST_OUTPUT_LEN=1), texts)
-        )
+        list(pool.map(lambda request: unary(server, model, **request), requests))
         seconds = time.monotonic() - begin
         share = (busy(client) - before) / 1e9 / seconds
     assert share > 1.2 if instances > 1 else share <= 1
