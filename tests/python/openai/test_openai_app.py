@@ -1,0 +1,60 @@
+"""What the endpoint says of a server that is not ready, or not there."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import grpc
+import pytest
+from fastapi.testclient import TestClient
+from inflight.openai.app import EndpointSettings, make_app
+from inflight.openai.served_model import ServedModel
+from openai_tokenizers import byte_level
+from tritonclient.grpc import service_pb2 as pb
+from tritonclient.grpc import service_pb2_grpc as rpc
+
+NOBODY = "localhost:9"
+
+
+class Server(rpc.GRPCInferenceServiceServicer):
+    ready = True
+
+    def ModelReady(self, request: pb.ModelReadyRequest, _: grpc.ServicerContext):  # noqa: N802
+        assert request.name == "tensorrt_llm"
+        return pb.ModelReadyResponse(ready=self.ready)
+
+
+@pytest.fixture
+def served() -> Iterator[tuple[Server, str]]:
+    with ThreadPoolExecutor(2) as pool:
+        server, servicer = grpc.server(pool), Server()
+        rpc.add_GRPCInferenceServiceServicer_to_server(servicer, server)
+        port = server.add_insecure_port("localhost:0")
+        server.start()
+        yield servicer, f"localhost:{port}"
+        server.stop(None).wait()
+
+
+def client_of(grpc_url: str) -> TestClient:
+    tokenizer = byte_level()
+    model = ServedModel("m", tokenizer, tokenizer.vocab_size, 64)
+    settings = EndpointSettings(grpc_url=grpc_url, metrics_url=f"http://{NOBODY}/metrics")
+    return TestClient(make_app(model, settings))
+
+
+def test_health_is_the_models(served: tuple[Server, str]) -> None:
+    server, url = served
+    with client_of(url) as client:
+        for ready, status in ((True, 200), (False, 503), (True, 200)):
+            server.ready = ready
+            assert client.get("/health").status_code == status
+            assert client.head("/health").status_code == status
+
+
+def test_a_server_that_is_not_there() -> None:
+    with client_of(NOBODY) as client:
+        for path in ("/health", "/metrics"):
+            answer = client.get(path)
+            assert answer.status_code == 503
+            assert answer.json()["error"]["code"] == "unavailable", answer.text
+        body = {"model": "m", "prompt": [5], "max_tokens": 2}
+        assert client.post("/v1/completions", json=body).status_code == 503
