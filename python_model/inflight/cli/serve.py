@@ -5,6 +5,7 @@ import json
 import signal
 import subprocess
 import tempfile
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -29,6 +30,7 @@ from inflight.serving.installation import Installation, find_installation, write
 from inflight.serving.repository import write_repository
 
 _EXIT_SECONDS = 30
+_EXIT_PATIENCE = 15  # seconds beyond them: the server unloads its models first
 
 
 class ModelControlMode(str, Enum):
@@ -113,19 +115,27 @@ def _run(
     flags = [f"--{key}={value}" if value != "" else f"--{key}" for key, value in arguments.items()]
     asked_to_end = False
     endpoint: EndpointProcess | None = None
+    # Whoever is first ends the server: it prints in its signal handler, and a second signal in this
+    # moment locks it up. Of one that does not end in its time nothing more can come.
+    ending = threading.Lock()
+    last_resort = threading.Timer(_EXIT_SECONDS + _EXIT_PATIENCE, lambda: server.kill())
+    last_resort.daemon = True
+
+    def end_server() -> None:
+        if ending.acquire(blocking=False):
+            server.terminate()
+            last_resort.start()
 
     def end(*_: object) -> None:
         nonlocal asked_to_end
         asked_to_end = True
         if endpoint is not None:
             endpoint.end()
-        with contextlib.suppress(ProcessLookupError):
-            server.send_signal(signal.SIGTERM)
+        end_server()
 
     def endpoint_died(code: int) -> None:
         typer.echo(f"inflight serve: the OpenAI endpoint ended with code {code}", err=True)
-        with contextlib.suppress(ProcessLookupError):
-            server.send_signal(signal.SIGTERM)
+        end_server()
 
     live = live_line.for_terminal(int(str(arguments["metrics-port"])))
     # A session of its own, so that a terminal's Ctrl-C reaches the server once, through us.
@@ -147,10 +157,11 @@ def _run(
                 typer.echo(usage, err=True)
             code = server.wait()
         finally:  # whatever ends us, nothing of ours is left running
-            server.terminate()
+            end_server()
             if endpoint is not None:
                 endpoint.close(_EXIT_SECONDS)
             server.wait()
+            last_resort.cancel()
             if live:
                 live.close()
     return 0 if asked_to_end else code or int(endpoint is not None)

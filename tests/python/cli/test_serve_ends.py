@@ -1,0 +1,45 @@
+"""How `inflight serve` ends a server that does not end of itself."""
+
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from inflight.cli import serve
+
+SERVER = """#!/bin/sh
+trap 'echo told >> {log}' TERM INT
+echo begun >> {log}
+while :; do sleep 0.05; done
+"""
+
+
+def test_it_is_told_once_and_killed_when_its_time_is_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """tritonserver locks up where a second signal comes while it prints of the first."""
+    monkeypatch.setattr(serve, "_EXIT_SECONDS", 0.5)
+    monkeypatch.setattr(serve, "_EXIT_PATIENCE", 0.5)
+    log, binary = tmp_path / "log", tmp_path / "server"
+    binary.write_text(SERVER.format(log=log))
+    binary.chmod(0o755)
+    installation = SimpleNamespace(binary=binary, environment=lambda _: dict(os.environ))
+
+    def signals() -> None:
+        while not log.exists():
+            time.sleep(0.01)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGINT):
+            os.kill(os.getpid(), number)
+            time.sleep(0.1)
+
+    sender = threading.Thread(target=signals)
+    sender.start()
+    begin = time.monotonic()
+    code = serve._run(installation, tmp_path, {"metrics-port": 9}, 9, "", None)
+    sender.join()
+    assert code == 0  # as was asked
+    assert 0.9 < time.monotonic() - begin < 20
+    assert log.read_text().split() == ["begun", "told"]
