@@ -7,6 +7,7 @@
 #include <type_traits>
 
 #include "kernels/attention/attention_cuda.h"
+#include "kernels/attention/decode_alone.cuh"
 #include "kernels/attention/decode_kernel.cuh"
 #include "kernels/attention/decode_ring.cuh"
 #include "kernels/attention/decode_short.cuh"
@@ -175,6 +176,27 @@ void launch_ring(const AttentionParams& params, const TensorView* cos_sin, OpCon
          ring_map<Kernel::kHeadSize>(params.kv_cache));
 }
 
+/// Whether AloneKernel can do what a kernel with rings can.
+inline bool is_alone(const AttentionParams& params, const OpContext& context) {
+  const int64_t items = params.num_kv_heads * head_groups(params).per_kv_head;
+  return params.kv_lengths.shape[0] == 1 && params.q.shape[0] == 1 && params.query_starts &&
+         params.window == 0 && context.grids_may_wait &&
+         items <= std::min(8, context.num_multiprocessors / 16);
+}
+
+template <typename Kernel>
+void launch_alone(const AttentionParams& params, OpContext& context) {
+  const HeadGroups groups = head_groups(params);
+  const int blocks = std::min(kNumCounters, context.num_multiprocessors);
+  const auto items = static_cast<unsigned>(params.num_kv_heads * groups.per_kv_head);
+  const size_t shared = Kernel::shared_bytes(1, groups.heads);
+  allow_shared_bytes(alone_kernel<Kernel>, shared);
+  launch(alone_kernel<Kernel>,
+         {dim3(items, static_cast<unsigned>(blocks) / items), dim3(Kernel::kThreads), shared},
+         context, decode_args(params, nullptr, context, blocks, {}),
+         ring_map<Kernel::kHeadSize>(params.kv_cache));
+}
+
 /// Warps and tiles of each, of a kernel with rings that does not append.
 struct RingShape {
   int warps, tiles;
@@ -223,8 +245,15 @@ void launch_decode_of(const AttentionParams& params, OpContext& context) {
     }
     constexpr RingShape kShape = ring_shape(kHeadSize);
     using Ring = RingKernel<T, kHeadSize, kShape.warps, kShape.tiles, kWindow, false>;
-    if (takes_ring(params, context) && has_room_for_ring<Ring>(params, context))
+    if (takes_ring(params, context) && has_room_for_ring<Ring>(params, context)) {
+      if constexpr (!kWindow) {
+        constexpr RingShape kAlone = kHeadSize == 256 ? RingShape{8, 1} : kShape;
+        using Alone = AloneKernel<T, kHeadSize, kAlone.warps, kAlone.tiles>;
+        if (is_alone(params, context) && has_room_for_ring<Alone>(params, context))
+          return launch_alone<Alone>(params, context);
+      }
       return launch_ring<Ring>(params, nullptr, context);
+    }
     constexpr int kFew = num_warps(kHeadSize, false, true);
     constexpr int kMany = num_warps(kHeadSize, false, false);
     if constexpr (kFew != kMany) {

@@ -75,13 +75,34 @@ __device__ __forceinline__ void store_shared(uint32_t to, const uint4& words) {
                : "memory");
 }
 
-/// Of head groups of at most 8.
-template <typename T_, int kHeadSize_, int kWarps_, int kStages_, bool kWindow_, bool kAppends_>
+using cuda::copy_box_of_five, cuda::copy_bytes;
+/// The same of what nobody else reads: with read_once_policy().
+__device__ __forceinline__ void copy_box_of_five(uint32_t to, const CUtensorMap& map, int y, int v,
+                                                 uint32_t barrier, uint64_t policy) {
+  asm volatile(
+      "cp.async.bulk.tensor.5d.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint"
+      " [%0], [%1, {%2, %3, %2, %2, %4}], [%5], %6;" ::"r"(to),
+      "l"(&map), "r"(0), "r"(y), "r"(v), "r"(barrier), "l"(policy)
+      : "memory");
+}
+__device__ __forceinline__ void copy_bytes(uint32_t to, const void* from, int bytes,
+                                           uint32_t barrier, uint64_t policy) {
+  asm volatile(
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], "
+      "[%1], %2, [%3], %4;" ::"r"(to),
+      "l"(from), "r"(bytes), "r"(barrier), "l"(policy)
+      : "memory");
+}
+
+/// Of head groups of at most 8. What it reads once it keeps out of the L2: sequences may share
+/// blocks, one alone has its own.
+template <typename T_, int kHeadSize_, int kWarps_, int kStages_, bool kWindow_, bool kAppends_,
+          bool kReadsOnce_ = false>
 struct RingKernel : DecodeKernel<T_, kHeadSize_, 1, kWarps_, kWindow_, kAppends_> {
   using Base = DecodeKernel<T_, kHeadSize_, 1, kWarps_, kWindow_, kAppends_>;
   using T = T_;
   static constexpr int kHeadSize = kHeadSize_, kWarps = kWarps_, kStages = kStages_;
-  static constexpr bool kWindow = kWindow_, kAppends = kAppends_;
+  static constexpr bool kWindow = kWindow_, kAppends = kAppends_, kReadsOnce = kReadsOnce_;
   static constexpr bool kHasMergers = !kAppends;
   using Place = typename Base::Place;
   using Group = typename Base::Heads;
@@ -143,14 +164,25 @@ struct RingKernel : DecodeKernel<T_, kHeadSize_, 1, kWarps_, kWindow_, kAppends_
       const T* from = static_cast<const T*>(args.cache) + source.block * args.block_stride +
                       source.row * kHeadSize;
       arrive_expecting(barrier, 2 * bytes);
-      copy_bytes(to, from, bytes, barrier);
-      copy_bytes(to + Ring::kSideBytes, from + args.value_offset, bytes, barrier);
+      if constexpr (kReadsOnce) {
+        const uint64_t policy = read_once_policy();
+        copy_bytes(to, from, bytes, barrier, policy);
+        copy_bytes(to + Ring::kSideBytes, from + args.value_offset, bytes, barrier, policy);
+      } else {
+        copy_bytes(to, from, bytes, barrier);
+        copy_bytes(to + Ring::kSideBytes, from + args.value_offset, bytes, barrier);
+      }
     } else {
       const int boxes = (keys + Ring::kBoxKeys - 1) / Ring::kBoxKeys;
       arrive_expecting(barrier, boxes * Ring::kBoxBytes);
       for (int i = 0; i < boxes; ++i) {
-        copy_box_of_five(to + i * Ring::kBoxBytes, *map, source.row + i * Ring::kBoxKeys,
-                         source.block, barrier);
+        const uint32_t box = to + i * Ring::kBoxBytes;
+        const int row = source.row + i * Ring::kBoxKeys;
+        if constexpr (kReadsOnce) {
+          copy_box_of_five(box, *map, row, source.block, barrier, read_once_policy());
+        } else {
+          copy_box_of_five(box, *map, row, source.block, barrier);
+        }
       }
     }
   }
@@ -263,6 +295,17 @@ struct RingKernel : DecodeKernel<T_, kHeadSize_, 1, kWarps_, kWindow_, kAppends_
     }
   }
 
+  /// Made of one of the words of each load of values; keys the products have taken before.
+  static __device__ __forceinline__ uint32_t loaded_of(const Tile<T, kHeadSize>& tile) {
+    uint32_t loaded = 0;
+#pragma unroll
+    for (const auto& words : tile.values) {
+#pragma unroll
+      for (int i = 0; i < kHeadSize / 16; i += 4) loaded |= words[i];
+    }
+    return loaded;
+  }
+
   /// Before this block's parts may be told. Whole warps.
   __device__ __forceinline__ void wait_for_mergers() const {
     if constexpr (kHasMergers) {
@@ -331,12 +374,7 @@ struct RingKernel : DecodeKernel<T_, kHeadSize_, 1, kWarps_, kWindow_, kAppends_
         typename Group::Scores scores;
         group.score(tile, scores);
         read_values(tile, from);
-        uint32_t loaded = 0;  // one of the words of each load; keys the products have taken before
-#pragma unroll
-        for (const auto& words : tile.values) {
-#pragma unroll
-          for (int i = 0; i < kHeadSize / 16; i += 4) loaded |= words[i];
-        }
+        const uint32_t loaded = loaded_of(tile);
         __syncwarp();
         if (next < end) {
           const int index = (next - begin) % 32;

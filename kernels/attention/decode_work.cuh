@@ -315,6 +315,15 @@ struct Work {
     begin = boundary(sums, args, block * share, total);
     end = boundary(sums, args, (block + 1) * share, total);
   }
+  /// Of one item alone, of which blocks from `first_block` on have a part each.
+  __device__ __forceinline__ Work(const Item& item, int first_block, int num_parts)
+      : begin(0),
+        end(0),
+        share(0),
+        first_block(first_block),
+        num_parts(num_parts),
+        item(item),
+        num_mergers(1) {}
   /// The block's number among those that merge; negative: not one of them.
   __device__ __forceinline__ int merger() const {
     return static_cast<int>(blockIdx.x) - static_cast<int>(gridDim.x) + num_mergers;

@@ -206,6 +206,37 @@ def test_few_long_sequences(device, case: AttentionCase, may_wait: bool):
         np.testing.assert_array_equal(again.view(np.int16), first.view(np.int16))
 
 
+@pytest.mark.parametrize(
+    ("head_size", "num_heads", "num_kv_heads", "dtype"),
+    [
+        (64, 32, 8, "bfloat16"),
+        (64, 5, 1, "float16"),
+        (80, 14, 2, "float16"),
+        (80, 16, 8, "float16"),
+        (96, 12, 4, "bfloat16"),
+        (128, 7, 1, "bfloat16"),
+        (256, 8, 2, "float16"),
+    ],
+)
+def test_one_sequence_alone(device, head_size, num_heads, num_kv_heads, dtype):
+    """Its table has room for more: of lengths around those that are divided, and into how many
+    parts; the same bits again; and without a key, as padded rows are."""
+    if device != "cuda" or device not in _core.op_devices():
+        pytest.skip("on a GPU only")
+    runner = _core.OpRunner(device, num_threads=2, grids_may_wait=True)
+    whole = AttentionCase((1,), (17500,), num_heads, num_kv_heads, head_size, 32, dtype, dtype)
+    q, keys, values, cache, tables = make(whole)
+    for length in (1, 15, 16, 17, 640, 641, 1800, 1809, 4097, 8992, 16383, 17500):
+        case = replace(whole, lengths=(length,))
+        first = run_attention(runner, case, q, cache, tables)
+        seen = [keys[0][:length]], [values[0][:length]]
+        assert_close(first, reference(case, q, *seen, head_size**-0.5))
+        again = run_attention(runner, case, q, cache, tables)
+        np.testing.assert_array_equal(again.view(np.int16), first.view(np.int16))
+    y = run_attention(runner, replace(whole, lengths=(0,)), q, cache, tables)
+    assert not y.astype(np.float32).any()
+
+
 @pytest.mark.parametrize("chunk", [1, 3, 16, 50])
 @pytest.mark.parametrize("window", EITHER_WAY)
 def test_chunked_prompt_equals_whole(device, runner, chunk, window):
