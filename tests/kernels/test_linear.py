@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from arrays import float64, guarded, guards_intact, normal, poisoned
 from cases.linear import CASES, LinearCase
+from inflight import _core
 from tolerance import assert_close, of_tensor_cores
 
 
@@ -52,6 +53,21 @@ def test_a_row_does_not_depend_on_the_others(runner, dtype, outputs, inputs):
             some = guarded(x[start : start + rows], dtype)
             alone = run_linear(runner, some, weight, None, "float32")
             np.testing.assert_array_equal(alone, together[start : start + rows])
+
+
+def test_algorithms_are_raced(device, monkeypatch):
+    """And one of them is taken from then on: the same bits again."""
+    if device != "cuda" or device not in _core.op_devices():
+        pytest.skip("on a GPU only")
+    monkeypatch.setenv("INFLIGHT_TACTICS", "")  # what an earlier process found out does not count
+    runner = _core.OpRunner(device, num_threads=2)
+    rng = np.random.default_rng(2)
+    x, weight = normal(rng, (96, 512), "bfloat16"), same_weight(768, 512, "bfloat16")
+    first = run_linear(runner, x, weight, None, "bfloat16")
+    assert_close(first, float64(x) @ float64(weight).T)
+    for _ in range(3):
+        again = run_linear(runner, x, weight, None, "bfloat16")
+        np.testing.assert_array_equal(again.view(np.int16), first.view(np.int16))
 
 
 def test_no_rows(runner):
