@@ -18,8 +18,6 @@ struct alignas(sizeof(T) * N) Vec {
 /// Elements of T in 16 bytes.
 template <typename T>
 inline constexpr int kVecSize = 16 / sizeof(T);
-template <typename T>
-using Vec16 = Vec<T, kVecSize<T>>;
 
 template <typename T, int N>
 __device__ __forceinline__ Vec<T, N> load_vec(const T* from) {
