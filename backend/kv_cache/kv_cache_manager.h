@@ -72,7 +72,7 @@ struct PrefixStatistics {
 };
 
 /// A table to be opened. What it points to outlives the table, but for the tokens.
-/// When blocks that the host tier alone has are brought back. Cheaper: than to compute their tokens.
+/// When blocks that the host tier alone has are brought back. Cheaper than computing their tokens.
 enum class Onboarding { kIfCheaper, kAlways };
 
 struct TableRequest {
