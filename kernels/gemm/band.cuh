@@ -93,6 +93,7 @@ __global__ void __launch_bounds__(kGroups * 128 + kProducers + kScalers, 1)
                                      .slots = args.slots,
                                      .window = args.window,
                                      .weight_bytes = weight_bytes,
+                                     .x_rows = box_rows(out.rows, kRows),
                                      .column = column,
                                      .begin = begin,
                                      .count = count,
@@ -263,7 +264,8 @@ void launch_bands(const FusedProductParams& p, int rows, const OpContext& contex
           .block = dim3(kGroups * 128 + kProducers + scalers),
           .shared_bytes = static_cast<size_t>(bytes),
           .cluster = kSplit},
-         context, tensor_map(weight, rows, kDepth), tensor_map(x, kRows, kDepth), out, args);
+         context, tensor_map(weight, rows, kDepth),
+         tensor_map(x, box_rows(out.rows, kRows), kDepth), out, args);
 }
 
 /// What band_product asks for, of T.

@@ -43,15 +43,18 @@ struct MediumArgs {
   int rows, columns;     // of y
   int second;            // a tile's second half of weight rows begins so many after its first
   int steps;             // of depth
+  int tile_rows;         // of x that are there for a tile of kTileRows at most
+  int x_rows;            // of them, that each of the blocks copies which share x
   TileGrid tiles;        // of a cluster
 };
 
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
 
-/// Stores what a warp holds of y: 16 rows, and kCount columns for which word(i) gives pairs as
-/// wgmma lays them out, i = 4 * (8 columns) + 2 * (lower half of the rows).
+/// Stores what a warp holds of y: 16 rows, or those of them before `end`, and kCount columns for
+/// which word(i) gives pairs as wgmma lays them out, i = 4 * (8 columns) + 2 * (lower half of the
+/// rows).
 template <typename T, int kCount, typename Word>
-__device__ __forceinline__ void store_warp(uint8_t* panel, const MediumArgs& args, int row,
+__device__ __forceinline__ void store_warp(uint8_t* panel, const MediumArgs& args, int row, int end,
                                            int column, const Word& word) {
   const int lane = threadIdx.x % 32;
   const uint32_t to =
@@ -73,7 +76,7 @@ __device__ __forceinline__ void store_warp(uint8_t* panel, const MediumArgs& arg
     for (int i = 0; i < (blocks + 1) / 2; ++i) {
       const int at = i * 32 + lane, r = at / blocks, block = at % blocks;
       const int y_row = row + r, y_column = column + from + block * 8;
-      if (r >= 16 || y_row >= args.rows || y_column >= args.columns) continue;
+      if (r >= 16 || y_row >= end || y_column >= args.columns) continue;
       uint4 value = *reinterpret_cast<const uint4*>(panel + r * kPitch + block * 16);
       const int64_t offset = (int64_t{y_row} * args.columns + y_column) * 2;
       if (args.residual != nullptr) {
@@ -122,7 +125,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   };
   const auto place = [&](int tile) {
     const TilePlace at = place_of(args.tiles, tile);
-    return Place{(at.down * kRowBlocks + row_block) * kTileRows,
+    return Place{(at.down * kRowBlocks + row_block) * args.tile_rows,
                  (at.across * kColumnBlocks + column_block) * kWidth};
   };
 
@@ -146,18 +149,19 @@ __global__ void __launch_bounds__(kThreads, 1)
         if constexpr (kColumnBlocks == 1) {
           copy_tile(to, x, (begin + step) * kDepth, at.row, &full[stage]);
         } else {
-          constexpr int kRows = kTileRows / kColumnBlocks;
           uint32_t mask = 0;
 #pragma unroll
           for (int i = 0; i < kColumnBlocks; ++i) mask |= 1u << (i * kRowBlocks);
-          copy_tile_to_all(to + column_block * (kXBytes / kColumnBlocks), x,
-                           (begin + step) * kDepth, at.row + column_block * kRows, &full[stage],
+          const int first_row = column_block * args.x_rows;
+          copy_tile_to_all(to + first_row * (kDepth * 2), x, (begin + step) * kDepth,
+                           at.row + first_row, &full[stage],
                            static_cast<uint16_t>(mask << (part * kCopiers + row_block)));
         }
       };
       const auto copy_weights = [&](const Place& at, int step, int stage) {
         uint8_t* to = shared + stage * kStage + kXBytes;
-        arrive_expecting(&full[stage], kStage);
+        arrive_expecting(&full[stage],
+                         kStage - kXBytes + kColumnBlocks * args.x_rows * (kDepth * 2));
         if constexpr (kRowBlocks == 1) {
           copy_tile(to, weights, (begin + step) * kDepth, at.column, &full[stage]);
           copy_tile(to + kHalfBytes, weights, (begin + step) * kDepth, args.second + at.column,
@@ -219,12 +223,13 @@ __global__ void __launch_bounds__(kThreads, 1)
       uint8_t* panel = shared + kNumStages * kStage + warp * 16 * kPitch;
       const Place tile_at = place(tile);
       const int row = tile_at.row + warp * 16, column = tile_at.column;
+      const int end = min(tile_at.row + args.tile_rows, args.rows);
       if constexpr (kGated) {
-        store_warp<T, kWidth>(panel, args, row, column, [&](int i) {
+        store_warp<T, kWidth>(panel, args, row, end, column, [&](int i) {
           return gated<T>(sums[i], sums[i + 1], sums[kWidth / 2 + i], sums[kWidth / 2 + i + 1]);
         });
       } else if constexpr (kSplit == 1) {
-        store_warp<T, kWidth>(panel, args, row, column,
+        store_warp<T, kWidth>(panel, args, row, end, column,
                               [&](int i) { return pack(T(), sums[i], sums[i + 1]); });
       } else {
         // A block finishes a piece of one warpgroup's columns: the other blocks send it theirs,
@@ -259,7 +264,7 @@ __global__ void __launch_bounds__(kThreads, 1)
               to[0] += four.x, to[1] += four.y, to[2] += four.z, to[3] += four.w;
             }
           }
-          store_warp<T, kPiece * 2>(panel, args, row, column + q * kPiece * 2, [&](int i) {
+          store_warp<T, kPiece * 2>(panel, args, row, end, column + q * kPiece * 2, [&](int i) {
             return pack(T(), sums[q * kPiece + i], sums[q * kPiece + i + 1]);
           });
         }
@@ -279,12 +284,17 @@ void launch_medium(const LinearParams& p, const TensorView& residual, const OpCo
   const int64_t columns = p.y.shape[1];
   const int down = up(p.x.shape[0], kPlan.row_blocks * kTileRows);
   const int across = up(columns, kPlan.column_blocks * kWidth);
+  // As many rows in each tile: where they are fewer than it has room for, all of them copy less.
+  const int tile_rows = box_rows(up(p.x.shape[0], kPlan.row_blocks * down), kTileRows);
+  const int x_rows = box_rows(up(tile_rows, kPlan.column_blocks), kTileRows / kPlan.column_blocks);
   const MediumArgs args{.y = p.y.data,
                         .residual = residual.data,
                         .rows = static_cast<int>(p.x.shape[0]),
                         .columns = static_cast<int>(columns),
                         .second = kPlan.is_gated ? static_cast<int>(columns) : kPlan.columns / 2,
                         .steps = up(p.x.shape[1], kDepth),
+                        .tile_rows = tile_rows,
+                        .x_rows = x_rows,
                         .tiles = {.down = down, .across = across, .group = kGroup}};
   const int resident = context.num_multiprocessors / kCluster;
   const int clusters = kPlan.split > 1 ? down * across : std::min(down * across, resident);
@@ -297,8 +307,8 @@ void launch_medium(const LinearParams& p, const TensorView& residual, const OpCo
           .block = dim3(kThreads),
           .shared_bytes = kBytes,
           .cluster = kCluster},
-         context, tensor_map(p.x, kTileRows / kPlan.column_blocks, kDepth),
-         tensor_map(p.weight, kPlan.columns / 2, kDepth), args);
+         context, tensor_map(p.x, x_rows, kDepth), tensor_map(p.weight, kPlan.columns / 2, kDepth),
+         args);
 }
 
 }  // namespace inflight::cuda::medium

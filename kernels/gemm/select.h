@@ -83,8 +83,8 @@ struct MediumPlan {
 
 /// Those that there are kernels for, the better one first where two fill the GPU as well.
 inline constexpr MediumPlan kMediumPlans[] = {
-    {256, 1, 1, 1, true}, {224, 1, 1, 1, true}, {128, 1, 2, 1, true},
-    {256, 2, 1, 1, true}, {224, 2, 1, 1, true}, {64, 1, 1, 2, false},
+    {256, 1, 1, 1, true}, {224, 1, 1, 1, true}, {128, 1, 2, 1, true}, {256, 2, 1, 1, true},
+    {224, 2, 1, 1, true}, {64, 1, 1, 2, false}, {96, 1, 1, 2, false},
 };
 
 struct MediumQuery {

@@ -43,6 +43,7 @@ __global__ void __launch_bounds__(kConsumers + 32)
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
   constexpr int kWeightBytes = kColumns * kDepth * 2;
   constexpr int kSlotBytes = slot_bytes(kRows);
+  const int x_bytes = box_rows(out.rows, kRows) * kDepth * 2;
   extern __shared__ uint8_t unaligned[];
   uint8_t* shared = unaligned + (1024 - shared_address(unaligned) % 1024) % 1024;
   __shared__ uint64_t full[kMaxSlots], empty[kMaxSlots];
@@ -57,7 +58,7 @@ __global__ void __launch_bounds__(kConsumers + 32)
   const int ahead = min(count, args.slots);
 
   const auto copy_weights = [&](int step, int slot, uint64_t policy) {
-    arrive_expecting(&full[slot], kSlotBytes);
+    arrive_expecting(&full[slot], kWeightBytes + x_bytes);
     uint8_t* to = shared + slot * kSlotBytes;
     copy_tile(to, weights, (begin + step) * kDepth, column, &full[slot], policy);
     if (out.is_gated) {
@@ -192,7 +193,8 @@ void run(const FusedProductParams& p, const SkinnyPlan& plan, const OpContext& c
   const int width = p.is_gated ? kColumns / 2 : kColumns;
   const int blocks = (out.columns + width - 1) / width * plan.split;
   launch(kernel, {dim3(static_cast<unsigned>(blocks)), dim3(kConsumers + 32), bytes, plan.split},
-         context, tensor_map(p.linear.weight, width, kDepth), tensor_map(from, kRows, kDepth), out,
+         context, tensor_map(p.linear.weight, width, kDepth),
+         tensor_map(from, box_rows(out.rows, kRows), kDepth), out,
          SkinnyArgs{plan.split, steps, slots});
 }
 

@@ -88,6 +88,7 @@ __global__ void __launch_bounds__(kConsumers + kProducers + kScalers, 2)
                                            .slots = args.slots,
                                            .window = args.window,
                                            .weight_bytes = kWeightBytes,
+                                           .x_rows = box_rows(out.rows, kRows),
                                            .column = column,
                                            .begin = begin,
                                            .count = count,
@@ -305,7 +306,7 @@ void launch_slices(const FusedProductParams& p, int split, const OpContext& cont
          context,
          p.is_gated ? tensor_map_of_halves(weight, kWeightRows)
                     : tensor_map(weight, kWeightRows, kDepth),
-         tensor_map(x, kRows, kDepth), out, args);
+         tensor_map(x, box_rows(out.rows, kRows), kDepth), out, args);
 }
 
 template <typename T, int kRows>

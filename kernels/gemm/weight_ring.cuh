@@ -39,6 +39,7 @@ struct WeightRing {
   uint8_t* slots_at;
   int slots, window;  // slots of weights on their way at most
   int weight_bytes;   // of a chunk
+  int x_rows;         // of x's boxes; what lies behind them in a chunk is of nobody's rows
   int column;         // of y, where the thread block's begin
   int begin, count;   // chunks of depth before it; slots' worth of them
   bool is_gated;
@@ -98,7 +99,7 @@ struct WeightRing {
     for (int step = 0; step < count; ++step, to.advance()) {
       uint64_t* full = &x_full[to.slot];
       wait(&empty[to.slot], to.parity);
-      arrive_expecting(full, kChunks * kXBytes);
+      arrive_expecting(full, kChunks * x_rows * (kDepth * 2));
 #pragma unroll
       for (int c = 0; c < kChunks; ++c) {
         copy_tile(at(to.slot) + kChunks * weight_bytes + c * kXBytes, x,

@@ -180,10 +180,13 @@ void check_medium() {
     EXPECT(!kMediumPlans[plan].is_gated);
     return kMediumPlans[plan].columns * kMediumPlans[plan].split;
   };
-  EXPECT_EQ(plain(128, 4096, 14336), 128);  // 64 tiles, two blocks each
+  for (int64_t rows : {65, 120, 128}) {
+    EXPECT_EQ(plain(rows, 4096, 14336), 128);  // 64 tiles, two blocks each
+    EXPECT_EQ(plain(rows, 6144, 4096), 192);
+  }
   EXPECT_EQ(plain(128, 4096, 448), 0);
-  for (int64_t rows : {72, 120, 129, 256}) EXPECT_EQ(plain(rows, 4096, 14336), 0);
-  EXPECT_EQ(plain(128, 6144, 4096), 0);  // 96 tiles
+  for (int64_t rows : {64, 129, 256}) EXPECT_EQ(plain(rows, 4096, 14336), 0);
+  EXPECT_EQ(plain(128, 8192, 4096), 0);  // 128 tiles of 64 columns, 86 of 96
   EXPECT_EQ(plain(128, 2048, 8192), 0);
 }
 

@@ -104,6 +104,8 @@ __device__ __forceinline__ void multiply(float (&sums)[kCount], uint64_t left, u
                                          int accumulate) {
   if constexpr (kCount == 32) {
     INFLIGHT_OF_TYPE(INFLIGHT_PRODUCT, 64, 32, 32, 33, 34)
+  } else if constexpr (kCount == 48) {
+    INFLIGHT_OF_TYPE(INFLIGHT_PRODUCT, 96, 48, 48, 49, 50)
   } else if constexpr (kCount == 64) {
     INFLIGHT_OF_TYPE(INFLIGHT_PRODUCT, 128, 64, 64, 65, 66)
   } else if constexpr (kCount == 72) {
