@@ -32,38 +32,40 @@ int type_of(DType dtype) {
 }
 
 constexpr int kMaxCandidates = 8;
-constexpr int kRaceVersion = 2;  // of the rules of races, whose outcomes are kept
+constexpr int kRaceVersion = 3;  // of the rules of races, whose outcomes are kept
 
-/// How a race goes on after a lap, by the best time of that.
+/// How a race goes on after a lap of one product, by the best time of that.
 struct RaceRules {
-  int laps;
+  int products;    // of a lap
+  int laps;        // more
   float hopeless;  // times the best's: not worth another lap
   float lead;      // a later candidate's time must be below this share of the best's
 };
-/// Laps of microseconds are off by one or two, and the first ones of an algorithm by 15, when the
-/// host is late; those of milliseconds take long.
-constexpr RaceRules race_rules(float milliseconds) {
-  return milliseconds < 0.1f ? RaceRules{8, 100, 0.995f} : RaceRules{3, 1.15f, 0.98f};
+/// One product of microseconds is off by one or two, and the first ones of an algorithm by 15, when
+/// the host is late; those of milliseconds take long.
+constexpr RaceRules race_rules(float milliseconds, int products) {
+  return milliseconds < 0.1f ? RaceRules{products, 4, 100, 0.998f} : RaceRules{1, 3, 1.15f, 0.98f};
 }
 
 /// Does nothing with what it reads.
-__global__ void read_kernel(const uint4* from, size_t count, int times) {
+__global__ void read_kernel(const uint4* from, size_t count) {
   const size_t stride = size_t{gridDim.x} * blockDim.x;
-  for (int time = 0; time < times; ++time) {
-    for (size_t i = size_t{blockIdx.x} * blockDim.x + threadIdx.x; i < count; i += stride) {
-      const uint4 words = __ldcg(from + i);
-      asm volatile("" ::"r"(words.x), "r"(words.y), "r"(words.z), "r"(words.w));
-    }
+  for (size_t i = size_t{blockIdx.x} * blockDim.x + threadIdx.x; i < count; i += stride) {
+    const uint4 words = __ldcg(from + i);
+    asm volatile("" ::"r"(words.x), "r"(words.y), "r"(words.z), "r"(words.w));
   }
 }
 
-/// Fills the L2 with other bytes than weights.
-void read_workspace(const OpContext& context) {
+const uint8_t* race_bytes(const OpContext& context) {
+  return static_cast<const uint8_t*>(context.workspace.data) + kLibraryScratchBytes;
+}
+
+/// Fills the L2 with other bytes than weights. That takes long enough for the host to launch what
+/// comes next.
+void clear_l2(const OpContext& context) {
   constexpr unsigned kBlocks = 528, kThreads = 256;
-  constexpr int kTimes = 3;  // the host is to have launched the product meanwhile
   read_kernel<<<kBlocks, kThreads, 0, static_cast<cudaStream_t>(context.stream)>>>(
-      static_cast<const uint4*>(context.workspace.data), kLibraryWorkspaceBytes / sizeof(uint4),
-      kTimes);
+      reinterpret_cast<const uint4*>(race_bytes(context)), kRaceBytes / sizeof(uint4));
   check_cuda(cudaGetLastError(), "read_kernel");
 }
 
@@ -105,8 +107,8 @@ std::string machine_of(const CublasLt& library) {
   check_cuda(cudaDriverGetVersion(&driver), "cudaDriverGetVersion");
   const auto version = reinterpret_cast<lt::GetVersion>(library.symbol("cublasLtGetVersion"));
   return concat(properties.name, ", ", properties.multiProcessorCount, " multiprocessors, driver ",
-                driver, ", cublasLt ", version(), ", workspace ", kLibraryWorkspaceBytes,
-                ", rules ", kRaceVersion);
+                driver, ", cublasLt ", version(), ", workspace ", kLibraryScratchBytes, ", rules ",
+                kRaceVersion);
 }
 
 }  // namespace
@@ -140,10 +142,10 @@ class LibraryProducts {
     if (found == algorithms_.end())
       found = algorithms_.emplace(key, choose(key, p, problem, context)).first;
     if (!found->second) return false;
-    if (multiply(p, problem, *found->second, context)) return true;
+    if (multiply(p, p.weight.data, problem, *found->second, context)) return true;
     // The range's algorithm does not do for these very rows.
     const auto candidates = ask(problem);
-    return !candidates.empty() && multiply(p, problem, candidates[0], context);
+    return !candidates.empty() && multiply(p, p.weight.data, problem, candidates[0], context);
   }
 
  private:
@@ -196,7 +198,7 @@ class LibraryProducts {
       lt::HeuristicResult result{};
       if (check_(handle_, &largest.desc, &largest.weight, &largest.x, &largest.y, &largest.y,
                  &algorithm, &result) == 0 &&
-          result.workspace_bytes <= kLibraryWorkspaceBytes)
+          result.workspace_bytes <= kLibraryScratchBytes)
         return algorithm;
     }
     const auto candidates = ask(largest);
@@ -211,7 +213,7 @@ class LibraryProducts {
   std::vector<lt::Algorithm> ask(Problem& problem) const {
     lt::Preference preference;
     require(init_preference_(&preference, sizeof(preference)), "cublasLtMatmulPreferenceInit");
-    const uint64_t workspace = kLibraryWorkspaceBytes;
+    const uint64_t workspace = kLibraryScratchBytes;
     require(set_preference_(&preference, lt::kMaxWorkspaceBytes, &workspace, sizeof(workspace)),
             "cublasLtMatmulPreferenceSetAttribute");
     // No sums in place: their order is not fixed. None in y's dtype: 16 bits round them once more.
@@ -247,39 +249,55 @@ class LibraryProducts {
     constexpr float kNever = 1e9f;
     check_cuda(cudaMemsetAsync(context.workspace.data, 0, kLibraryWorkspaceBytes, stream),
                "cudaMemsetAsync");
-    std::array<float, kMaxCandidates> times;
-    const auto lap = [&](size_t i) {
-      // A step finds no weights in the L2. What is written there instead would have to leave it
-      // while the product reads.
-      read_workspace(context);
+    // A lap of several products is as a step has them: each finds its weights not in the L2, and
+    // what the ones before have left to be written back, of y and of parts of a divided depth, is
+    // part of the time. Small weights are read from a place of their own for each product.
+    constexpr int kLeastProducts = 4, kMostProducts = 8;
+    const size_t weight_bytes = (p.weight.bytes() + 255) / 256 * 256;
+    const auto places =
+        static_cast<int>(std::min<size_t>(kRaceBytes / weight_bytes, kMostProducts));
+    const bool has_places = places >= kLeastProducts;
+    const auto lap = [&](size_t i, int products) {
+      const bool moves = has_places && products > 1;
+      // Where nothing lies between products the host needs a start, or its own time is measured.
+      for (int n = 0; n < (moves ? kLeastProducts : 1); ++n) clear_l2(context);
       bool ran = true;
-      const float time =
-          stopwatch.time([&] { ran = multiply(p, problem, candidates[i], context); });
+      const float time = stopwatch.time([&] {
+        for (int n = 0; n < products && ran; ++n) {
+          const void* weight = moves ? race_bytes(context) + n * weight_bytes : p.weight.data;
+          ran = multiply(p, weight, problem, candidates[i], context);
+          if (!moves && products > 1) clear_l2(context);
+        }
+      });
       return ran ? time : kNever;
     };
+    std::array<float, kMaxCandidates> times;
     for (size_t i = 0; i < candidates.size(); ++i) {
-      lap(i);  // the first call of an algorithm loads it
-      times[i] = lap(i);
+      lap(i, 1);  // the first call of an algorithm loads it
+      times[i] = lap(i, 1);
     }
-    // In turns: a GPU that runs into its power limit slows down whoever comes later.
     const float fastest = *std::min_element(times.begin(), times.begin() + candidates.size());
-    const RaceRules rules = race_rules(fastest);
-    for (int i = 0; i < rules.laps; ++i)
-      for (size_t j = 0; j < candidates.size(); ++j)
-        if (times[j] <= fastest * rules.hopeless) times[j] = std::min(times[j], lap(j));
+    const RaceRules rules = race_rules(fastest, std::max(places, kLeastProducts));
+    const std::array<float, kMaxCandidates> first = times;
+    if (rules.products > 1) times.fill(kNever);
+    // In turns: a GPU that runs into its power limit slows down whoever comes later.
+    for (int n = 0; n < rules.laps; ++n)
+      for (size_t i = 0; i < candidates.size(); ++i)
+        if (first[i] <= fastest * rules.hopeless)
+          times[i] = std::min(times[i], lap(i, rules.products));
     size_t best = 0;
     for (size_t i = 1; i < candidates.size(); ++i)
       if (times[i] < times[best] * rules.lead) best = i;
     return times[best] < kNever ? std::optional(candidates[best]) : std::nullopt;
   }
 
-  bool multiply(const LinearParams& p, Problem& problem, const lt::Algorithm& algorithm,
-                const OpContext& context) const {
+  bool multiply(const LinearParams& p, const void* weight, Problem& problem,
+                const lt::Algorithm& algorithm, const OpContext& context) const {
     const float one = 1, beta = problem.residual != nullptr ? 1 : 0;
     const void* added = problem.residual != nullptr ? problem.residual : p.y.data;
-    return matmul_(handle_, &problem.desc, &one, p.weight.data, &problem.weight, p.x.data,
-                   &problem.x, &beta, added, &problem.y, p.y.data, &problem.y, &algorithm,
-                   context.workspace.data, kLibraryWorkspaceBytes, context.stream) == 0;
+    return matmul_(handle_, &problem.desc, &one, weight, &problem.weight, p.x.data, &problem.x,
+                   &beta, added, &problem.y, p.y.data, &problem.y, &algorithm,
+                   context.workspace.data, kLibraryScratchBytes, context.stream) == 0;
   }
 
   lt::Handle handle_;

@@ -72,7 +72,9 @@ bool medium_product(const LinearParams& params, const TensorView& residual, bool
 bool library_product(const LinearParams& params, const TensorView& residual,
                      const OpContext& context);
 
-/// Scratch that cuBLASLt is offered.
-inline constexpr size_t kLibraryWorkspaceBytes = 32u << 20;
+/// Scratch that cuBLASLt is offered; what its races read to clear the L2, more than an H200's
+/// holds; and the workspace of library_product: both.
+inline constexpr size_t kLibraryScratchBytes = 32u << 20, kRaceBytes = 64u << 20,
+                        kLibraryWorkspaceBytes = kLibraryScratchBytes + kRaceBytes;
 
 }  // namespace inflight::cuda
