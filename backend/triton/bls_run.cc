@@ -248,7 +248,8 @@ void BlsRun::answer(Tensors&& text) {
     if (!settings_.decoupled) only_answer_ = std::move(outputs);
   }
   if (is_last) return finish(std::move(outputs));
-  if (settings_.decoupled && !is_unwanted) send_tensors(live_->factory, outputs, wanted_, 0);
+  if (settings_.decoupled && !is_unwanted)
+    send_tensors(live_->factory, outputs, wanted_, 0, unfilled_);
   {
     std::lock_guard lock(mutex_);
     is_stepping_ = false;
@@ -279,7 +280,8 @@ void BlsRun::finish(std::optional<Tensors> last) {
     if (!failure && last)
       attempt(
           [&] {
-            send_tensors(factory, *last, self->wanted_, TRITONSERVER_RESPONSE_COMPLETE_FINAL);
+            send_tensors(factory, *last, self->wanted_, TRITONSERVER_RESPONSE_COMPLETE_FINAL,
+                         self->unfilled_);
           },
           [&](const Error& error) { failure = error; });
     else if (!failure && self->settings_.decoupled)
@@ -290,7 +292,7 @@ void BlsRun::finish(std::optional<Tensors> last) {
       failure = Error(ErrorCode::kInternal, self->settings_.generation.model + " gave no response");
     if (failure)
       send_error(factory, TRITONSERVER_ErrorNew(to_triton_code(failure->code()), failure->what()),
-                 /*is_final=*/true);
+                 /*is_final=*/true, std::move(self->unfilled_));
     self->on_end_(*self, !failure);
   };
   if (live_->is_cancelled())

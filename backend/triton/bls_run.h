@@ -76,6 +76,7 @@ class BlsRun : public std::enable_shared_from_this<BlsRun> {
   std::pair<int64_t, int64_t> sequence_;
   Tensors beside_text_;
   std::map<std::pair<int64_t, int64_t>, std::string> so_far_;
+  ResponsePtr unfilled_;  // of a failure
 
   std::mutex mutex_;  // guards what follows
   std::shared_ptr<ServerCall> generation_;

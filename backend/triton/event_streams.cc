@@ -24,7 +24,8 @@ void send(const LiveRequest& live, const std::string& events, bool is_final) {
   ResponseBuilder response(live.factory, outputs);
   response.add_text("kv_cache_events", events);
   const uint32_t flags = is_final ? TRITONSERVER_RESPONSE_COMPLETE_FINAL : 0;
-  log_if_error(TRITONBACKEND_ResponseSend(response.take(), flags, nullptr), "ResponseSend");
+  log_if_error(TRITONBACKEND_ResponseSend(response.take().release(), flags, nullptr),
+               "ResponseSend");
 }
 
 }  // namespace

@@ -104,17 +104,13 @@ std::set<std::string> outputs_of(TRITONBACKEND_Request* request) {
 }
 
 void send_tensors(TRITONBACKEND_ResponseFactory* factory, const std::vector<HostTensor>& tensors,
-                  const std::set<std::string>& wanted, uint32_t flags) {
+                  const std::set<std::string>& wanted, uint32_t flags, ResponsePtr& unfilled) {
   TRITONBACKEND_Response* response = nullptr;
   check_triton(TRITONBACKEND_ResponseNewFromFactory(&response, factory), "ResponseNewFromFactory");
-  try {
-    for (const HostTensor& tensor : tensors)
-      if (wanted.contains(tensor.name)) add_output(response, tensor);
-  } catch (...) {
-    log_if_error(TRITONBACKEND_ResponseDelete(response), "ResponseDelete");
-    throw;
-  }
-  log_if_error(TRITONBACKEND_ResponseSend(response, flags, nullptr), "ResponseSend");
+  unfilled.reset(response);
+  for (const HostTensor& tensor : tensors)
+    if (wanted.contains(tensor.name)) add_output(response, tensor);
+  log_if_error(TRITONBACKEND_ResponseSend(unfilled.release(), flags, nullptr), "ResponseSend");
 }
 
 }  // namespace inflight::triton

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "backend/triton/response_builder.h"
 #include "backend/triton/triton_c_api.h"
 
 namespace inflight::triton {
@@ -32,8 +33,8 @@ std::vector<HostTensor> inputs_of(TRITONBACKEND_Request* request);
 std::set<std::string> outputs_of(TRITONBACKEND_Request* request);
 
 /// One response with those of the tensors that are wanted. `flags` as of ResponseSend. Raises Error
-/// if the server has no memory for it; nothing was sent then.
+/// if the server has no memory for it; nothing was sent then, and `unfilled` has the response.
 void send_tensors(TRITONBACKEND_ResponseFactory* factory, const std::vector<HostTensor>& tensors,
-                  const std::set<std::string>& wanted, uint32_t flags);
+                  const std::set<std::string>& wanted, uint32_t flags, ResponsePtr& unfilled);
 
 }  // namespace inflight::triton

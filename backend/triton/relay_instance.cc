@@ -1,6 +1,7 @@
 #include "backend/triton/relay_instance.h"
 
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "backend/triton/host_tensors.h"
@@ -18,6 +19,7 @@ void RelayInstance::execute(TRITONBACKEND_Request** requests, uint32_t count) {
 void RelayInstance::relay(TRITONBACKEND_Request* request) {
   const uint64_t start_ns = now_ns();
   std::unique_ptr<LiveRequest> live;
+  ResponsePtr unfilled;
   bool is_heartbeat = false;
   TRITONSERVER_Error* error = guarded([&] {
     live = std::make_unique<LiveRequest>(request, start_ns);
@@ -31,14 +33,14 @@ void RelayInstance::relay(TRITONBACKEND_Request* request) {
       departures_.client_left(static_cast<uint64_t>(public_id));
     if (!is_heartbeat)
       send_tensors(live->factory, tensors, outputs_of(request),
-                   TRITONSERVER_RESPONSE_COMPLETE_FINAL);
+                   TRITONSERVER_RESPONSE_COMPLETE_FINAL, unfilled);
   });
   const bool success = error == nullptr;
   if (live == nullptr) {
     log_if_error(error, "ResponseFactoryNew");
   } else {
     if (!success)
-      send_error(live->factory, error, /*is_final=*/true);
+      send_error(live->factory, error, /*is_final=*/true, std::move(unfilled));
     else if (is_heartbeat)
       log_if_error(TRITONBACKEND_ResponseFactorySendFlags(live->factory,
                                                           TRITONSERVER_RESPONSE_COMPLETE_FINAL),

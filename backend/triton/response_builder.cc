@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cstring>
-#include <utility>
 
 #include "backend/triton/triton_error.h"
 #include "kernels/core/check.h"
@@ -10,21 +9,21 @@
 
 namespace inflight::triton {
 
+void DeleteResponse::operator()(TRITONBACKEND_Response* response) const {
+  log_if_error(TRITONBACKEND_ResponseDelete(response), "ResponseDelete");
+}
+
 ResponseBuilder::ResponseBuilder(TRITONBACKEND_ResponseFactory* factory,
                                  const std::vector<std::string>& outputs)
     : outputs_(outputs) {
-  check_triton(TRITONBACKEND_ResponseNewFromFactory(&response_, factory), "ResponseNewFromFactory");
-}
-
-ResponseBuilder::~ResponseBuilder() {
-  if (response_ != nullptr) log_if_error(TRITONBACKEND_ResponseDelete(response_), "ResponseDelete");
+  TRITONBACKEND_Response* response = nullptr;
+  check_triton(TRITONBACKEND_ResponseNewFromFactory(&response, factory), "ResponseNewFromFactory");
+  response_.reset(response);
 }
 
 bool ResponseBuilder::wants(std::string_view name) const {
   return std::ranges::find(outputs_, name) != outputs_.end();
 }
-
-TRITONBACKEND_Response* ResponseBuilder::take() { return std::exchange(response_, nullptr); }
 
 void ResponseBuilder::add_fp16(const char* name, std::initializer_list<int64_t> shape,
                                const std::vector<float>& values) {
@@ -47,7 +46,7 @@ void ResponseBuilder::write(const char* name, TRITONSERVER_DataType type,
                             std::initializer_list<int64_t> shape, const void* data,
                             size_t num_bytes) {
   TRITONBACKEND_Output* output = nullptr;
-  check_triton(TRITONBACKEND_ResponseOutput(response_, &output, name, type, shape.begin(),
+  check_triton(TRITONBACKEND_ResponseOutput(response_.get(), &output, name, type, shape.begin(),
                                             static_cast<uint32_t>(shape.size())),
                "ResponseOutput");
   void* buffer = nullptr;

@@ -4,10 +4,12 @@
 
 #include <cstdint>
 #include <initializer_list>
+#include <memory>
 #include <span>
 #include <string>
 #include <string_view>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "backend/triton/triton_c_api.h"
@@ -23,13 +25,18 @@ constexpr TRITONSERVER_DataType triton_type() {
   return TRITONSERVER_TYPE_INVALID;
 }
 
+struct DeleteResponse {
+  void operator()(TRITONBACKEND_Response* response) const;
+};
+
+/// Deleted unless sent. The gRPC front-end counts the responses that it gave out, and a stream does
+/// not end before all of them were sent: one that cannot be filled is kept for the error.
+using ResponsePtr = std::unique_ptr<TRITONBACKEND_Response, DeleteResponse>;
+
 class ResponseBuilder {
  public:
   /// `outputs` are those asked for; they outlive it. Raises Error if the server gives no response.
   ResponseBuilder(TRITONBACKEND_ResponseFactory* factory, const std::vector<std::string>& outputs);
-  ~ResponseBuilder();
-  ResponseBuilder(const ResponseBuilder&) = delete;
-  ResponseBuilder& operator=(const ResponseBuilder&) = delete;
 
   /// `values` fill `shape`, batch dimension included.
   template <typename T>
@@ -55,14 +62,14 @@ class ResponseBuilder {
   void add_text(const char* name, std::string_view text);
 
   bool wants(std::string_view name) const;
-  TRITONBACKEND_Response* take();
+  ResponsePtr take() { return std::move(response_); }
 
  private:
   void write(const char* name, TRITONSERVER_DataType type, std::initializer_list<int64_t> shape,
              const void* data, size_t num_bytes);
 
   const std::vector<std::string>& outputs_;
-  TRITONBACKEND_Response* response_ = nullptr;
+  ResponsePtr response_;
 };
 
 }  // namespace inflight::triton

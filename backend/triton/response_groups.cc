@@ -61,7 +61,7 @@ void ResponseGroups::send(const Waiting& waiting) {
       response.add("top_log_probs", {1, 1, num_ids, count}, top.values);
     }
   }
-  check_triton(TRITONBACKEND_ResponseSend(response.take(), 0, nullptr), "ResponseSend");
+  check_triton(TRITONBACKEND_ResponseSend(response.take().release(), 0, nullptr), "ResponseSend");
 }
 
 }  // namespace inflight::triton

@@ -154,7 +154,7 @@ bool ResponseWriter::send_or_keep(executor::Response part, uint64_t public_id, b
 void ResponseWriter::send_heartbeat(uint64_t public_id) const {
   ResponseBuilder response(factory_, reply_.outputs);
   response.add("heartbeat", static_cast<int64_t>(public_id));
-  check_triton(TRITONBACKEND_ResponseSend(response.take(), 0, nullptr), "ResponseSend");
+  check_triton(TRITONBACKEND_ResponseSend(response.take().release(), 0, nullptr), "ResponseSend");
 }
 
 void ResponseWriter::deliver(executor::Response part, uint64_t public_id, bool ends_request) {
@@ -169,7 +169,7 @@ void ResponseWriter::deliver(executor::Response part, uint64_t public_id, bool e
     part.context_logits = std::move(context_logits_);
   else if (!part.is_final && !part.context_logits.empty())
     context_logits_ = part.context_logits;
-  TRITONBACKEND_Response* response = nullptr;
+  std::optional<ResponseBuilder> response;
   TRITONSERVER_Error* error = nullptr;
   if (part.error) {
     error = TRITONSERVER_ErrorNew(to_triton_code(part.error->code()),
@@ -178,8 +178,10 @@ void ResponseWriter::deliver(executor::Response part, uint64_t public_id, bool e
                                       .c_str());
   } else {
     try {
-      response = build(part, public_id);
+      response.emplace(factory_, reply_.outputs);
+      fill(*response, part, public_id);
     } catch (const Error& failure) {
+      if (response) unfilled_ = response->take();
       if (!part.is_final) throw;
       has_lost_part_ = true;
       error = TRITONSERVER_ErrorNew(
@@ -188,25 +190,25 @@ void ResponseWriter::deliver(executor::Response part, uint64_t public_id, bool e
     }
   }
   if (error != nullptr) {
-    send_error(factory_, error, ends_request);
+    send_error(factory_, error, ends_request, std::move(unfilled_));
     return;
   }
   const uint32_t flags = ends_request ? TRITONSERVER_RESPONSE_COMPLETE_FINAL : 0;
-  check_triton(TRITONBACKEND_ResponseSend(response, flags, nullptr), "ResponseSend");
+  check_triton(TRITONBACKEND_ResponseSend(response->take().release(), flags, nullptr),
+               "ResponseSend");
   if (!reply_.has_text_context) return;
   previous_ids_.insert(previous_ids_.end(), part.token_ids.begin(), part.token_ids.end());
   last_sent_ = std::chrono::steady_clock::now();
 }
 
-TRITONBACKEND_Response* ResponseWriter::build(const executor::Response& part,
-                                              uint64_t public_id) const {
+void ResponseWriter::fill(ResponseBuilder& response, const executor::Response& part,
+                          uint64_t public_id) const {
   std::vector<int32_t> ids;
   if (reply_.include_prompt) ids = reply_.prompt.empty() ? request_->input_ids : reply_.prompt;
   ids.insert(ids.end(), part.token_ids.begin(), part.token_ids.end());
   const auto length = static_cast<int32_t>(ids.size());
   const auto num_new = static_cast<int64_t>(part.token_ids.size());
 
-  ResponseBuilder response(factory_, reply_.outputs);
   response.add("output_ids", {1, 1, length}, ids);
   response.add("sequence_length", length);
   if (reply_.log_probs) {
@@ -236,7 +238,6 @@ TRITONBACKEND_Response* ResponseWriter::build(const executor::Response& part,
     response.add("response_state", {1, 3},
                  std::vector<int64_t>{static_cast<int64_t>(public_id), part.is_final, num_new});
   }
-  return response.take();
 }
 
 void ResponseWriter::add_logits(ResponseBuilder& response, const executor::Response& part) const {
@@ -279,10 +280,12 @@ void ResponseWriter::add_perf_metrics(ResponseBuilder& response,
   response.add_always("total_draft_tokens", int32_t{0});
 }
 
-void send_error(TRITONBACKEND_ResponseFactory* factory, TRITONSERVER_Error* error, bool is_final) {
+void send_error(TRITONBACKEND_ResponseFactory* factory, TRITONSERVER_Error* error, bool is_final,
+                ResponsePtr unfilled) {
   const uint32_t flags = is_final ? TRITONSERVER_RESPONSE_COMPLETE_FINAL : 0;
-  TRITONBACKEND_Response* response = nullptr;
-  TRITONSERVER_Error* failed = TRITONBACKEND_ResponseNewFromFactory(&response, factory);
+  TRITONBACKEND_Response* response = unfilled.release();
+  TRITONSERVER_Error* failed = nullptr;
+  if (response == nullptr) failed = TRITONBACKEND_ResponseNewFromFactory(&response, factory);
   if (failed == nullptr) failed = TRITONBACKEND_ResponseSend(response, flags, error);
   if (failed != nullptr && is_final) {  // an end without its reason is one still
     log_if_error(TRITONBACKEND_ResponseFactorySendFlags(factory, flags),

@@ -51,7 +51,7 @@ class ResponseWriter {
  private:
   bool send_or_keep(executor::Response part, uint64_t public_id, bool ends_request);
   void deliver(executor::Response part, uint64_t public_id, bool ends_request);
-  TRITONBACKEND_Response* build(const executor::Response& part, uint64_t public_id) const;
+  void fill(ResponseBuilder& response, const executor::Response& part, uint64_t public_id) const;
   /// In every response of a request that asked, whatever outputs it listed.
   void add_perf_metrics(ResponseBuilder& response, const executor::Response& part) const;
   void add_logits(ResponseBuilder& response, const executor::Response& part) const;
@@ -72,13 +72,16 @@ class ResponseWriter {
   std::vector<float> context_logits_;
   int32_t num_grouped_ = 0;  // ids that went out in its group's responses
   bool has_lost_part_ = false;
+  ResponsePtr unfilled_;  // the lost part's
   // Of a request with a text context only:
   std::vector<int32_t> previous_ids_;  // generated and sent so far
   std::optional<executor::Response> kept_;
   std::chrono::steady_clock::time_point last_sent_;
 };
 
-/// Sends a response without outputs. Takes the error; null makes it an empty one (stop commands).
-void send_error(TRITONBACKEND_ResponseFactory* factory, TRITONSERVER_Error* error, bool is_final);
+/// Sends a response without outputs: `unfilled`, or else a new one. Takes the error; null makes it
+/// an empty one (stop commands).
+void send_error(TRITONBACKEND_ResponseFactory* factory, TRITONSERVER_Error* error, bool is_final,
+                ResponsePtr unfilled = nullptr);
 
 }  // namespace inflight::triton

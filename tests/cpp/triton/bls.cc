@@ -340,7 +340,7 @@ void a_response_without_memory_is_an_error() {
   fake_refuse_outputs(1);
   server.generated.wait_for(1)->respond({text_tensor("output_ids", "a")});
   EXPECT_EQ(Server::ended(last).back().error.value_or(""), "OutputBuffer: no memory for it");
-  fake_counts().dropped = 0;
+  EXPECT_EQ(fake_counts().dropped.load(), 0);
 }
 
 bool soon(const std::function<bool()>& holds) {

@@ -196,7 +196,8 @@ void engine_failure_reaches_each_request() {
   EXPECT_CONTAINS(backend.error_of(request), "Executor failed process requestId");
 }
 
-/// It is an error and counts as one; of several sequences the others are answered.
+/// It is an error and counts as one, and goes out as the response that could not be filled, which a
+/// stream would wait for; of several sequences the others are answered.
 void an_answer_that_cannot_be_put_together() {
   Backend backend;
   fake_refuse_outputs(1);
@@ -209,6 +210,12 @@ void an_answer_that_cannot_be_put_together() {
   EXPECT_EQ(answers.size(), 3u);
   EXPECT_EQ(std::ranges::count_if(answers, [](const auto& a) { return a.error.has_value(); }), 1);
   EXPECT(!several->success);
+  const RequestPtr stream = make_request(prompt_of(3), 60);
+  stream->flag("streaming", true);
+  fake_refuse_outputs(1);
+  EXPECT_EQ(backend.run(stream).size(), 1u);
+  EXPECT(stream->answers.back().error.has_value());
+  EXPECT_EQ(fake_counts().dropped.load(), 0);
   const RequestPtr next = make_request(prompt_of(3), 4);
   EXPECT_EQ(output_ids(backend.run(next).back()).size(), 7u);
   EXPECT(next->success);

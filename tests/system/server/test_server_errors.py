@@ -1,12 +1,17 @@
 """Bad requests: each gets an error that names value and limit, and the server goes on."""
 
+from collections.abc import Iterator
+from threading import Thread
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 import pytest
+import tritonclient.grpc as grpc
+import tritonclient.utils.shared_memory as shared_memory
 from inflight.serving.schema import BLS, ENSEMBLE, PREPROCESSING, TENSORRT_LLM
 from inflight.serving.tensors import Model, Support, Tensor
-from triton_server import MAX_SEQ_LEN, Server, Stream, ask, llm_request
+from triton_server import MAX_SEQ_LEN, Server, Stream, ask, llm_request, tensors
 from tritonclient.utils import InferenceServerException
 
 PROMPT = [5, 17, 200]
@@ -199,6 +204,43 @@ def test_unknown_model(server: Server) -> None:
 )
 def test_errors_through_the_ensemble(server: Server, request_: dict[str, Any], part: str) -> None:
     assert part in error_of(server, "ensemble", **request_)
+
+
+@pytest.fixture
+def small_region(server: Server) -> Iterator[str]:
+    """The name of a region of the server's that holds 4 bytes."""
+    name = f"small_{uuid4().hex}"
+    region = shared_memory.create_shared_memory_region(name, f"/{name}", 4)
+    with grpc.InferenceServerClient(f"localhost:{server.grpc_port}") as client:
+        client.register_system_shared_memory(name, f"/{name}", 4)
+        yield name
+        client.unregister_system_shared_memory(name)
+    shared_memory.destroy_shared_memory_region(region)
+
+
+@pytest.mark.parametrize(
+    ("model", "output", "request_"),
+    [
+        ("tensorrt_llm", "output_ids", llm_request(PROMPT, 4)),
+        ("tensorrt_llm_bls", "text_output", {"text_input": "abc", "max_tokens": 4}),
+    ],
+)
+def test_an_answer_too_long_for_shared_memory(
+    server: Server, small_region: str, model: str, output: str, request_: dict[str, Any]
+) -> None:
+    """It is an error, and the stream ends when its client is done."""
+    stream = Stream(server, model).__enter__()
+    wanted = grpc.InferRequestedOutput(output)
+    wanted.set_shared_memory(small_region, 4)
+    others = [grpc.InferRequestedOutput("sequence_length")] if model == "tensorrt_llm" else []
+    stream.client.async_stream_infer(model, tensors(**request_), outputs=[wanted, *others])
+    with pytest.raises(InferenceServerException, match="should be at least"):
+        stream.next()
+    end = Thread(target=stream.client.stop_stream, daemon=True)
+    end.start()
+    end.join(10)
+    assert not end.is_alive()
+    stream.client.close()
 
 
 def test_full_queue(server: Server) -> None:
