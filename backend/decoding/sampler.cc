@@ -26,8 +26,8 @@ std::string message_of(SampleStatus status) {
     case SampleStatus::kNanLogits:
       return "the logits of this sequence hold NaN or infinity, so no token can be chosen";
     case SampleStatus::kNoToken:
-      return "every token of the vocabulary is banned (by bad_words, or by min_new_tokens which "
-             "holds back the end ids), so no token can be chosen";
+      return "every token of the vocabulary is banned (by bad_words, by biases of -infinity, or by "
+             "min_new_tokens which holds back the end ids), so no token can be chosen";
   }
   return "?";
 }
