@@ -187,7 +187,7 @@ class Engine {
   /// is raised.
   std::vector<RequestId> submit(std::vector<Submission> submissions);
   /// Asks for an early end; any thread; unknown or finished ids are ignored. The request's final
-  /// part comes from the response thread, with kCancelled.
+  /// part comes as all others do, with kCancelled.
   void cancel(RequestId id);
 
   /// What has happened to reusable blocks since the last call, oldest first; any thread. Waits for

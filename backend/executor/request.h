@@ -78,7 +78,8 @@ struct Response {
   ContextBlocks context_blocks;
 };
 
-/// Called on the engine's response thread only, in order for each request. Must not throw.
+/// Called in order for each request and never by two threads at once: on the engine's response
+/// thread or, with EngineConfig::callbacks_return_at_once, on the engine thread. Must not throw.
 using ResponseCallback = std::function<void(Response&&)>;
 
 }  // namespace inflight::executor

@@ -71,7 +71,6 @@ class ThreadPool {
   uint32_t num_ranges_ = 0;               // of job_
   std::atomic<uint32_t> ranges_left_{0};  // not yet taken; a thread that takes one may read job_
   std::atomic<uint32_t> unfinished_{0};   // ranges not yet done
-  std::atomic<bool> stopping_{false};
   std::mutex exception_mutex_;
   std::exception_ptr exception_;
   std::vector<std::thread> workers_;
