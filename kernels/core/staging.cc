@@ -32,9 +32,9 @@ Staging::Room Staging::take(size_t bytes) {
 
 void Staging::reset() {
   if (pieces_.size() > 1) {
-    const size_t all = bytes();
+    Piece whole(device_, bytes());  // first: if there is no memory for it, all stays as it is
     pieces_.clear();
-    pieces_.emplace_back(device_, all);
+    pieces_.push_back(std::move(whole));
   }
   pieces_.back().used = 0;
 }
