@@ -102,13 +102,12 @@ void KvCacheManager::use_stored(TableId table_id, int32_t block_index, NodeId id
     return;
   }
   const int32_t block = node.block(Tier::kDevice);
+  const bool is_still_read = progress_[table_id].num_open_reservations > 0;
+  if (is_still_read)  // first, as it may raise
+    replaced_.push_back({newest_reservation_, table.blocks.ids()[block_index]});
   pool_.retain(block);
   const int32_t old = table.blocks.replace(block_index, block);
-  if (progress_[table_id].num_open_reservations > 0) {
-    replaced_.push_back({newest_reservation_, old});
-  } else {
-    pool_.release(old);
-  }
+  if (!is_still_read) pool_.release(old);
 }
 
 void KvCacheManager::free_replaced() {
