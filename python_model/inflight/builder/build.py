@@ -2,6 +2,7 @@
 
 import fnmatch
 import os
+import secrets
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -78,7 +79,9 @@ def build_engine(
     _check_target(target)
     reader = CheckpointReader.open(checkpoint, config_only=is_dummy)
     compiled = compile_checkpoint(reader, request)
-    staging = target.with_name(f".{target.name}.{os.getpid()}")
+    # Never met before: another thread may build the same, and a process that was killed may have had
+    # our number.
+    staging = target.with_name(f".{target.name}.{os.getpid()}.{secrets.token_hex(4)}")
     staging.mkdir(parents=True)
     try:
         _write(staging, reader, compiled)

@@ -1,6 +1,7 @@
 """From a checkpoint folder to an engine directory: content, errors, packing, overwriting."""
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -208,6 +209,11 @@ def test_unsupported_settings_are_named(
         build_engine(checkpoint, tmp_path / "engine")
     assert message in str(caught.value)
     assert str(checkpoint) in str(caught.value)
+
+
+def test_what_a_killed_build_left_is_in_nobodys_way(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    (tmp_path / f".engine.{os.getpid()}").mkdir()  # in a container each process may have this number
+    assert (build_engine(tiny_checkpoint, tmp_path / "engine") / "engine.json").is_file()
 
 
 def test_settings_that_mean_nothing_are_accepted(
