@@ -2,6 +2,7 @@
 // an engine that can be closed while calls are under way. No Python in here; never holds the GIL.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
@@ -19,6 +20,13 @@
 #include "kernels/core/error.h"
 
 namespace inflight::bindings {
+
+/// Of a wait of so many seconds, which may be more than a clock can count, or for ever.
+inline std::chrono::nanoseconds duration_of(double seconds) {
+  constexpr double kDecades = 1e9;
+  return std::chrono::duration_cast<std::chrono::nanoseconds>(
+      std::chrono::duration<double>(std::min(seconds, kDecades)));
+}
 
 struct TaggedResponse {
   int64_t tag = 0;
@@ -57,7 +65,7 @@ class PartQueue {
     if (!timeout) {
       wake_.wait(lock, ready);
     } else if (*timeout > 0) {  // even a wait for no time sleeps
-      wake_.wait_for(lock, std::chrono::duration<double>(*timeout), ready);
+      wake_.wait_for(lock, duration_of(*timeout), ready);
     }
     if (parts_.empty() && closed_) return std::nullopt;
     std::vector<TaggedResponse> taken;
@@ -114,8 +122,7 @@ class PyEngine {
   }
   kv_cache::CacheEvents kv_cache_events(double timeout) {
     const std::shared_lock lock(mutex_);
-    return open_engine().kv_cache_events(std::chrono::duration_cast<std::chrono::nanoseconds>(
-        std::chrono::duration<double>(timeout)));
+    return open_engine().kv_cache_events(duration_of(timeout));
   }
 
   void close() {

@@ -1,8 +1,10 @@
 """Blocks that move between the tiers of the cache, or from one engine to another, change no token."""
 
 import json
+import math
 import random
 import shutil
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -287,3 +289,14 @@ def test_events_must_be_asked_for(make_client: Callable[..., Client]) -> None:
         make_client(8).engine.kv_cache_events()
     with pytest.raises(ValueError, match="kv_cache_event_buffer_max_size is -1"):
         make_client(8, kv_cache_event_buffer_max_size=-1)
+
+
+def test_a_wait_for_ever_does_not_end_at_once(make_client: Callable[..., Client]) -> None:
+    engine = make_client(8, kv_cache_event_buffer_max_size=8).engine
+    engine.kv_cache_events()
+    for wait in (engine.kv_cache_events, engine.next_responses):
+        waiting = threading.Thread(target=wait, args=(math.inf,), daemon=True)
+        waiting.start()
+        waiting.join(0.1)
+        assert waiting.is_alive()
+    engine.close()
