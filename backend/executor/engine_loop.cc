@@ -116,9 +116,10 @@ bool EngineLoop::receive() {
   if (wait) heartbeat_.rest();
   const bool open = inbox_.take(state_.arrivals, state_.cancels, state_.tasks, wait);
   take_arrivals();
-  for (const EngineTask& task : state_.tasks) task(&state_.cache, &executor_);
-  if (!state_.tasks.empty()) publish(false);
+  for (EngineTask& task : state_.tasks) std::exchange(task, nullptr)(&state_.cache, &executor_);
+  const bool any_tasks = !state_.tasks.empty();
   state_.tasks.clear();
+  if (any_tasks) publish(false);
   for (RequestId id : state_.cancels) {
     const auto found = state_.sequences.find(id);
     if (found != state_.sequences.end() && !found->second.has_ended()) {
@@ -161,9 +162,11 @@ bool EngineLoop::plan() {
   state_.cache.set_time(std::chrono::nanoseconds(now_in_ns()));
   const bool is_planned = state_.planner.plan(next.plan, state_.steps.any_in_flight());
   const int64_t now_ns = next.plan.started.empty() ? 0 : now_in_ns();
-  for (planning::PlannedSequence* sequence : next.plan.started) {
+  for (planning::PlannedSequence* planned : next.plan.started) {
+    auto& sequence = static_cast<Sequence&>(*planned);
+    sequence.has_left_queue = true;
     inbox_.left_queue();
-    responses_.started(*static_cast<Sequence*>(sequence)->channel, now_ns);
+    responses_.started(*sequence.channel, now_ns);
   }
   for (const auto& [sequence, num_blocks, num_reused] : next.plan.allocated)
     responses_.allocated(*static_cast<Sequence*>(sequence)->channel,
@@ -292,11 +295,11 @@ void EngineLoop::end(Sequence& sequence, FinishReason reason, std::optional<Erro
     default:
       ++state_.stats.finished_requests;
   }
-  if (!sequence.has_started()) inbox_.left_queue();
+  if (!std::exchange(sequence.has_left_queue, true)) inbox_.left_queue();
   state_.deadlines.remove(sequence);
   state_.planner.end(sequence);
-  responses_.ended(*std::exchange(sequence.channel, nullptr), reason, std::move(error),
-                   std::move(matched_ids));
+  responses_.ended(*sequence.channel, reason, std::move(error), std::move(matched_ids));
+  sequence.channel = nullptr;
   any_ended_ = true;
 }
 
@@ -347,25 +350,43 @@ void EngineLoop::die(const std::string& what) {
   {
     std::lock_guard lock(stats_mutex_);
     cause_of_death_ = cause;
-    dump_state(state_, state_.steps.planned().plan.step, dump_);
-    log(LogLevel::kError, cause, "\n", dump_);
+    try {
+      dump_state(state_, state_.steps.planned().plan.step, dump_);
+      log(LogLevel::kError, cause, "\n", dump_);
+    } catch (const std::exception&) {  // what it died of may be a lack of memory
+    }
   }
-  const Error error(ErrorCode::kInternal, cause);
   healthy_ = false;
   inbox_.close(Error(ErrorCode::kUnavailable, cause));
-  // What is half committed stays as it is; only the requests still need their ending.
+  // What is half done stays as it is, and the planner is asked for nothing more: it may have been
+  // interrupted anywhere. Only the requests still need their ending, those not yet taken included.
+  for (const auto& [id, sequence] : state_.sequences)
+    if (sequence.channel != nullptr) ++state_.stats.failed_requests;
+  refuse_arrivals();
   inbox_.take(state_.arrivals, state_.cancels, state_.tasks, false);
-  for (const EngineTask& task : state_.tasks) task(nullptr, nullptr);
-  state_.tasks.clear();
-  take_arrivals();
-  end_all(FinishReason::kError, error);
-  state_.planner.retire();
+  refuse_arrivals();
   publish(false);
+  responses_.abandon(Error(ErrorCode::kInternal, cause));
+}
+
+void EngineLoop::refuse_arrivals() {
+  for (const EngineTask& task : state_.tasks)
+    if (task) task(nullptr, nullptr);
+  state_.tasks.clear();
+  for (Arrival& arrival : state_.arrivals) {
+    if (state_.sequences.contains(arrival.id)) continue;
+    if (arrival.channel) responses_.adopt(std::move(arrival.channel));
+    ++state_.stats.failed_requests;
+  }
+  state_.arrivals.clear();
 }
 
 void EngineLoop::publish(bool made_step) {
   EngineStats& stats = state_.stats;
   take_statistics(state_, shown_pool_, block_bytes_, stats);
+  if (!healthy_)  // all have been answered, or are now
+    stats.active_requests = stats.running_requests = stats.waiting_requests =
+        stats.paused_requests = 0;
   const EngineStats of_step = stats;
   if (state_.planner.is_idle()) {
     stats.scheduled_requests = stats.context_requests = stats.generation_requests = 0;

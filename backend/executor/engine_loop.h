@@ -81,6 +81,8 @@ class EngineLoop {
   /// The same for all in flight.
   void fail_steps_in_flight(const std::string& what);
   void die(const std::string& what);
+  /// Tells tasks that it is too late, and hands arrivals that became no sequence to the responses.
+  void refuse_arrivals();
   void publish(bool made_step);
 
   const LoopOptions options_;

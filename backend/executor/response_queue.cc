@@ -103,10 +103,10 @@ void ResponseQueue::on_wait(std::function<void()> callback) {
   wait_callback_ = std::move(callback);
 }
 
-ResponseChannel& ResponseQueue::adopt(std::unique_ptr<ResponseChannel> channel) {
+ResponseChannel& ResponseQueue::adopt(std::unique_ptr<ResponseChannel>&& channel) {
   ResponseChannel& adopted = *channel;
   std::lock_guard lock(mutex_);
-  open_.emplace(&adopted, std::move(channel));
+  open_[&adopted] = std::move(channel);
   const bool ends_a_rest = wait_callback_ && open_.size() == 1;
   if (abandoned_ || ends_a_rest) wake_.notify_one();
   return adopted;

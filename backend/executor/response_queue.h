@@ -62,11 +62,12 @@ class ResponseQueue {
   void on_wait(std::function<void()> callback);
 
   /// Takes the channel of a request that has come; any thread. It lives until its ending has been
-  /// published and delivered.
-  ResponseChannel& adopt(std::unique_ptr<ResponseChannel> channel);
+  /// published and delivered. If there is no memory for it, it stays with the caller.
+  ResponseChannel& adopt(std::unique_ptr<ResponseChannel>&& channel);
 
-  /// The engine thread does not come back: every request that has not ended gets `error` as its
-  /// final part, whatever that thread may say later is dropped. Any other thread; once.
+  /// The engine thread does not come back, or has died: every request whose ending it has not
+  /// published gets `error` as its final part, whatever that thread may say later is dropped. Any
+  /// thread; the first error counts.
   void abandon(const Error& error);
   /// Requests that `abandon` has ended so far; any thread.
   int64_t num_given_up() const { return num_given_up_; }
@@ -161,7 +162,7 @@ class ResponseQueue {
   bool engine_delivers_ = false;                           // the engine thread; under mutex_
   std::unordered_map<ResponseChannel*, std::unique_ptr<ResponseChannel>> open_;  // under mutex_
   std::optional<Error> abandoned_;                                               // under mutex_
-  // Channels ended without the engine thread, which may still name them; response thread.
+  // Channels ended by `abandon`, which the engine thread may still name; response thread.
   std::vector<std::unique_ptr<ResponseChannel>> given_up_;
   std::atomic<int64_t> num_given_up_{0};
   Batch delivering_here_;                // engine thread

@@ -44,6 +44,7 @@ class Sequence : public planning::PlannedSequence {
   decoding::SampleRow sample_row(int row, int32_t in_flight_token) const;
 
   ResponseChannel* channel;     // null once it has ended
+  bool has_left_queue = false;  // the inbox counts it no longer
   int64_t deadline_key_ns = 0;  // under which it stands among the deadlines
 
  private:

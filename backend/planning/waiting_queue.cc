@@ -1,6 +1,7 @@
 #include "backend/planning/waiting_queue.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "kernels/core/check.h"
 
@@ -37,22 +38,28 @@ void WaitingQueue::unlink(Lane& lane, PlannedSequence& sequence) {
 void WaitingQueue::put_in_order(Lane& lane) {
   lane.key = ledger_.served(lane.tenant);
   lane.first_id = lane.first->id();
-  lane.level->order.insert(&lane);
+  Order& order = lane.level->order;
+  if (lane.node.empty())
+    order.insert(&lane);
+  else
+    order.insert(std::move(lane.node));
 }
+
+void WaitingQueue::take_out_of_order(Lane& lane) { lane.node = lane.level->order.extract(&lane); }
 
 void WaitingQueue::push(PlannedSequence& sequence) {
   Level& level = level_of(sequence.priority());
   const scheduler::TenantId tenant = sequence.tenant();
   if (num_waiting_[tenant]++ == 0) ledger_.begins_to_wait(tenant);
-  std::unique_ptr<Lane>& lane = level.lanes[tenant];
-  if (!lane) {
-    lane = std::make_unique<Lane>();
-    lane->tenant = tenant;
-    lane->level = &level;
-    append(*lane, sequence);
-    put_in_order(*lane);
+  if (const auto found = level.lanes.find(tenant); found != level.lanes.end()) {
+    append(*found->second, sequence);
   } else {
-    append(*lane, sequence);
+    auto fresh = std::make_unique<Lane>();
+    fresh->tenant = tenant;
+    fresh->level = &level;
+    Lane& lane = *level.lanes.emplace(tenant, std::move(fresh)).first->second;
+    append(lane, sequence);
+    put_in_order(lane);
   }
   ++size_;
 }
@@ -83,7 +90,7 @@ void WaitingQueue::erase(PlannedSequence& sequence) {
     unlink(lane, sequence);
     --num_preempted_;
   } else {
-    level.order.erase(&lane);
+    take_out_of_order(lane);
     unlink(lane, sequence);
     const auto count = num_waiting_.find(lane.tenant);
     if (--count->second == 0) num_waiting_.erase(count);
@@ -129,8 +136,8 @@ void WaitingQueue::Round::begin_level() {
 void WaitingQueue::Round::pull() {
   Level& level = level_->second;
   Lane* const lane = *level.order.begin();
-  level.order.erase(level.order.begin());
-  queue_.pulled_.push_back(lane);
+  queue_.pulled_.push_back(lane);  // what raises after it finds it there
+  take_out_of_order(*lane);
   queue_.heap_.push_back(
       {queue_.ledger_.served(lane->tenant), lane->first->id(), lane, lane->first});
   std::ranges::push_heap(queue_.heap_, kComesAfter);

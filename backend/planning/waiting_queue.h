@@ -39,6 +39,15 @@ class WaitingQueue {
 
  private:
   struct Level;
+  struct Lane;
+  /// By what the tenant has been served (a key that is too old is too small: it comes too early
+  /// and is looked at again), then by who came first.
+  struct ServedLess {
+    bool operator()(const Lane* a, const Lane* b) const {
+      return a->key != b->key ? a->key < b->key : a->first_id < b->first_id;
+    }
+  };
+  using Order = std::set<Lane*, ServedLess>;
   /// A line of one priority and tenant, or of the preempted of one priority.
   struct Lane {
     scheduler::TenantId tenant = -1;  // -1: the preempted
@@ -47,19 +56,13 @@ class WaitingQueue {
     PlannedSequence* first = nullptr;
     PlannedSequence* last = nullptr;
     Level* level = nullptr;
-  };
-  /// By what the tenant has been served (a key that is too old is too small: it comes too early
-  /// and is looked at again), then by who came first.
-  struct ServedLess {
-    bool operator()(const Lane* a, const Lane* b) const {
-      return a->key != b->key ? a->key < b->key : a->first_id < b->first_id;
-    }
+    Order::node_type node;  // while it is out of the order: to come back takes no memory
   };
   struct Level {
     int32_t priority = 0;
     Lane preempted;
     std::unordered_map<scheduler::TenantId, std::unique_ptr<Lane>> lanes;  // none is empty
-    std::set<Lane*, ServedLess> order;
+    Order order;
   };
 
   /// A lane in a round, with the next that it shows.
@@ -97,6 +100,7 @@ class WaitingQueue {
   static void append(Lane& lane, PlannedSequence& sequence);
   static void unlink(Lane& lane, PlannedSequence& sequence);
   void put_in_order(Lane& lane);
+  static void take_out_of_order(Lane& lane);
 
   scheduler::ServiceLedger& ledger_;
   std::map<int32_t, Level, std::greater<>> levels_;               // none is empty

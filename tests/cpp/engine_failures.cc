@@ -11,12 +11,13 @@
 #include "tests/cpp/engine_fixture.h"
 
 namespace {
-thread_local bool fail_next_allocation = false;
-}
+thread_local int allocations_before_failure = -1;  // -1: none fails
+std::atomic<bool> has_failed{false};               // since it was last set
+}  // namespace
 
 [[gnu::noinline]] void* operator new(size_t size) {
-  if (fail_next_allocation) {
-    fail_next_allocation = false;
+  if (allocations_before_failure >= 0 && allocations_before_failure-- == 0) {
+    has_failed = true;
     throw std::bad_alloc();
   }
   if (void* data = std::malloc(size)) return data;
@@ -118,7 +119,7 @@ void a_throw_in_commit_ends_the_engine() {
   fixture.submit(second, prompt_of(4, 2), 10);
   fixture.submit(waiting, prompt_of(4, 3), 10);
   // The first token of a sequence needs memory when it is committed.
-  fixture.script->after_step = [] { fail_next_allocation = true; };
+  fixture.script->after_step = [] { allocations_before_failure = 0; };
   fixture.script->gate.open();
   expect_dead(fixture, {&first, &second, &waiting});
 }
@@ -142,7 +143,7 @@ void what_comes_while_the_engine_dies_is_answered() {
       return "nothing";
     });
     std::this_thread::sleep_for(std::chrono::milliseconds(20));  // it is in the inbox, most likely
-    fail_next_allocation = true;
+    allocations_before_failure = 0;
   };
   fixture.script->gate.open();
   EXPECT(first.wait().finish_reason == FinishReason::kError);
@@ -150,6 +151,59 @@ void what_comes_while_the_engine_dies_is_answered() {
   const std::string raised = exported.get();
   EXPECT(raised == "the engine has ended" || raised.starts_with("the engine has died"));
   expect_dead(fixture, {&first, &late});
+}
+
+/// Requests come and one is cancelled while the engine's thread has memory for `count` pieces more,
+/// once not for the next. Whether it wanted so many.
+bool memory_ends_after(int count) {
+  const auto wait_for_launch = [](Fixture& fixture, int step) {
+    while (fixture.script->num_steps <= step) std::this_thread::yield();
+  };
+  EngineConfig config;
+  config.max_queue_size = 3;
+  config.queue_timeout = std::chrono::minutes(1);
+  Fixture fixture(small_info(2), config);
+  fixture.script->gate.close();
+  Answer answers[4];
+  fixture.script->after_step = [count, has_run = false]() mutable {
+    if (!std::exchange(has_run, true)) allocations_before_failure = count;
+  };
+  has_failed = false;
+  fixture.submit(answers[0], prompt_of(6, 1), 10, true);
+  wait_for_launch(fixture, 0);
+  fixture.submit(answers[1], prompt_of(9, 2), 10);
+  const executor::RequestId unwanted = fixture.submit(answers[2], prompt_of(9, 3), 10);
+  fixture.submit(answers[3], prompt_of(6, 1), 10);
+  fixture.engine->cancel(unwanted);
+  fixture.script->gate.open();
+  for (Answer& answer : answers) {
+    answer.wait();
+    EXPECT_EQ(answer.num_finals(), 1);
+  }
+  if (!has_failed) return false;
+  if (!fixture.engine->is_healthy()) {
+    EXPECT_EQ(fixture.engine->stats().active_requests, 0);
+  } else {  // and takes as many as ever
+    fixture.expect_all_free();
+    fixture.script->gate.close();
+    Answer more[4];
+    const int step = fixture.script->num_steps;
+    for (int i = 0; i < 4; ++i) {
+      fixture.submit(more[i], prompt_of(4, 9 + i), 5);
+      if (i == 0) wait_for_launch(fixture, step);
+    }
+    fixture.script->gate.open();
+    for (int i = 0; i < 4; ++i)
+      EXPECT(!more[i].wait().error && more[i].tokens() == expected_tokens(prompt_of(4, 9 + i), 5));
+  }
+  return true;
+}
+
+void memory_that_ends_anywhere_costs_no_ending() {
+  if (callbacks_return_at_once) return;  // those of the test want memory on that thread, too
+  constexpr int kMostPieces = 150;       // of the round in which the requests come, and a few more
+  for (int count = 0; count < kMostPieces && memory_ends_after(count); ++count) {
+  }
 }
 
 void a_row_that_cannot_be_sampled_fails_alone() {
@@ -184,6 +238,7 @@ int main(int argc, char** argv) {
        {"a_throw_in_commit_ends_the_engine", a_throw_in_commit_ends_the_engine},
        {"what_comes_while_the_engine_dies_is_answered",
         what_comes_while_the_engine_dies_is_answered},
+       {"memory_that_ends_anywhere_costs_no_ending", memory_that_ends_anywhere_costs_no_ending},
        {"a_row_that_cannot_be_sampled_fails_alone", a_row_that_cannot_be_sampled_fails_alone}},
       argc, argv);
 }
