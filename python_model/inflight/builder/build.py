@@ -79,8 +79,8 @@ def build_engine(
     _check_target(target)
     reader = CheckpointReader.open(checkpoint, config_only=is_dummy)
     compiled = compile_checkpoint(reader, request)
-    # Never met before: another thread may build the same, and a process that was killed may have had
-    # our number.
+    # Never met before: another thread may build the same, and a killed process may have had our
+    # number.
     staging = target.with_name(f".{target.name}.{os.getpid()}.{secrets.token_hex(4)}")
     staging.mkdir(parents=True)
     try:

@@ -212,7 +212,9 @@ def test_unsupported_settings_are_named(
 
 
 def test_what_a_killed_build_left_is_in_nobodys_way(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    (tmp_path / f".engine.{os.getpid()}").mkdir()  # in a container each process may have this number
+    (
+        tmp_path / f".engine.{os.getpid()}"
+    ).mkdir()  # in a container each process may have this number
     assert (build_engine(tiny_checkpoint, tmp_path / "engine") / "engine.json").is_file()
 
 
