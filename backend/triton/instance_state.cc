@@ -155,8 +155,9 @@ void InstanceState::answer(const LivePtr& live, size_t sequence, executor::Respo
   live->count(sequence, part);
   const bool unheard = live->nobody_listens();
   if (!part.is_final) {
-    // Its end is under way: after_step(), the stop command or keep_failure() saw to it.
-    if (unheard || live->failure) return;
+    // Its end is under way: after_step(), the stop command or keep_failure() saw to it; or a part
+    // before it was lost, and it was cancelled.
+    if (unheard || live->failure || live->sequences[sequence].writer->has_lost_part()) return;
     const executor::RequestId id = part.id;
     TRITONSERVER_Error* error = guarded([&] {
       const bool is_sent = live->sequences[sequence].writer->send(std::move(part), public_id(id),
