@@ -48,7 +48,7 @@ struct Layer {
   Matrix output, gate_up, down, qkv, norm, attended, residual;
   std::vector<Matrix> y;
   TensorView norm_weight, none;
-  Buffer workspace{64 << 20, kGpu};
+  Buffer workspace{128 << 20, kGpu};
   OpContext context = device.op_context();
   std::vector<FusedLinearParams> links;
 
