@@ -252,6 +252,11 @@ ERRORS = {
             r'(name: "IMAGE_URL"\s+data_type: TYPE_STRING\s+dims: \[ 1 \]\s+)optional: true', r"\1", t),
         "error ensemble: its step 'preprocessing' gets no IMAGE_URL, which it requires",
     ),
+    "logits of a type that there is not": (
+        "tensorrt_llm", lambda t: re.sub(
+            r'(name: "context_logits"\s+data_type: )TYPE_FP32', r"\1TYPE_INT32", t),
+        "output context_logits is declared as TYPE_INT32, expected TYPE_FP32 or TYPE_FP16",
+    ),
     "two types": (
         "tensorrt_llm", lambda t: re.sub(
             r'(name: "context_logits"\s+data_type: )TYPE_FP32', r"\1TYPE_FP16", t),

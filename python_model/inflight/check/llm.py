@@ -189,6 +189,10 @@ def _as_json(config: Message) -> str:
         "model_transaction_policy": {
             "decoupled": one(one(config, "model_transaction_policy", {}), "decoupled") is True
         },
+        "output": [
+            {"name": one(output, "name", ""), "data_type": one(output, "data_type", "TYPE_FP32")}
+            for output in config.get("output", [])
+        ],
     }
     if policy:
         size = number(policy, "max_queue_size", 0)

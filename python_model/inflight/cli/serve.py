@@ -121,8 +121,10 @@ def _run(
     last_resort = threading.Timer(_EXIT_SECONDS + _EXIT_PATIENCE, lambda: server.kill())
     last_resort.daemon = True
 
+    server: subprocess.Popen | None = None
+
     def end_server() -> None:
-        if ending.acquire(blocking=False):
+        if server is not None and ending.acquire(blocking=False):
             server.terminate()
             last_resort.start()
 
@@ -138,18 +140,20 @@ def _run(
         end_server()
 
     live = live_line.for_terminal(int(str(arguments["metrics-port"])))
-    # A session of its own, so that a terminal's Ctrl-C reaches the server once, through us.
-    server = subprocess.Popen(
-        [str(installation.binary), f"--backend-directory={backends}", *flags],
-        env=installation.environment(backends),
-        start_new_session=True,
-        stderr=subprocess.PIPE if live else None,
-    )
-    if live and server.stderr:
-        live.forward(server.stderr)
     health = [f"http://localhost:{http_port}/v2/health/ready"]
     with _signals(end):
+        # A session of its own, so that a terminal's Ctrl-C reaches the server once, through us.
+        server = subprocess.Popen(
+            [str(installation.binary), f"--backend-directory={backends}", *flags],
+            env=installation.environment(backends),
+            start_new_session=True,
+            stderr=subprocess.PIPE if live else None,
+        )
         try:
+            if asked_to_end:  # before there was a server to tell
+                end_server()
+            if live and server.stderr:
+                live.forward(server.stderr)
             if openai is not None:
                 health.append(f"http://localhost:{openai.port}/health")
                 endpoint = EndpointProcess(openai, endpoint_died)

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import threading
 import time
 from pathlib import Path
@@ -43,3 +44,24 @@ def test_it_is_told_once_and_killed_when_its_time_is_over(
     assert code == 0  # as was asked
     assert 0.9 < time.monotonic() - begin < 20
     assert log.read_text().split() == ["begun", "told"]
+
+
+def test_a_signal_while_the_server_begins_ends_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = []
+
+    def begin(*_: object, **__: object) -> subprocess.Popen:
+        server = popen(["sleep", "60"], start_new_session=True)
+        begun.append(server)
+        os.kill(os.getpid(), signal.SIGTERM)  # before anybody knows of it
+        return server
+
+    popen = subprocess.Popen
+    monkeypatch.setattr(serve.subprocess, "Popen", begin)
+    installation = SimpleNamespace(binary=Path("server"), environment=lambda _: {})
+    try:
+        assert serve._run(installation, tmp_path, {"metrics-port": 9}, 9, "", None) == 0
+        assert begun[0].returncode == -signal.SIGTERM
+    finally:
+        begun[0].kill()
