@@ -31,10 +31,11 @@ using ring::Cursor, ring::kDepth, ring::kMaxSlots, ring::kProducers, ring::kUnit
 
 inline constexpr int kWeightRows = kSliceRows;
 inline constexpr int kMaxSplit = 4;
-inline constexpr int kRingBytes = 111 << 10, kWindowBytes = 40 << 10;  // as stripes' of two a place
-inline constexpr int kConsumers = 128, kScalers = 64;                  // threads
-inline constexpr int kWeightBytes = kWeightRows * kDepth * 2;          // of a chunk
-inline constexpr int kNormParts = kConsumers / 32;                     // of a slice
+// A ring as stripes' of two a place, and fewer copies on their way: x comes beside them.
+inline constexpr int kRingBytes = 111 << 10, kWindowBytes = 32 << 10;
+inline constexpr int kConsumers = 128, kScalers = 64;          // threads
+inline constexpr int kWeightBytes = kWeightRows * kDepth * 2;  // of a chunk
+inline constexpr int kNormParts = kConsumers / 32;             // of a slice
 inline constexpr int kSumsPitch = 20;  // floats of a row of 16: a warp's stores meet no bank twice
 
 constexpr int chunks_of(int rows) { return rows == 64 ? 1 : 2; }  // in a slot
