@@ -19,9 +19,9 @@ constexpr std::chrono::milliseconds kPeriod{5};
 /// being unloaded, and a server from its end.
 constexpr int32_t kDurationMs = 10'000, kMaxDurationMs = 60'000;
 
-void send(const LiveRequest& live, const std::string& events, bool is_final) {
+void send(LiveRequest& live, const std::string& events, bool is_final) {
   const std::vector<std::string> outputs = {"kv_cache_events"};
-  ResponseBuilder response(live.factory, outputs);
+  ResponseBuilder response(live.factory, outputs, live.unfilled);
   response.add_text("kv_cache_events", events);
   const uint32_t flags = is_final ? TRITONSERVER_RESPONSE_COMPLETE_FINAL : 0;
   log_if_error(TRITONBACKEND_ResponseSend(response.take().release(), flags, nullptr),
@@ -86,12 +86,11 @@ bool EventStreams::serve(Follower& follower, bool is_closing) {
   const bool ends = is_closing || has_left || follower.is_stopped || Clock::now() >= follower.end;
   const int64_t told = follower.next_id;
   std::string events;
-  TRITONSERVER_Error* error = guarded([&] { events = read_from(follower.next_id); });
-  if (!ends && error == nullptr) {
-    if (follower.next_id != told)
-      log_if_error(guarded([&] { send(*follower.live, events, /*is_final=*/false); }), "response");
-    return false;
-  }
+  TRITONSERVER_Error* error = guarded([&] {
+    events = read_from(follower.next_id);
+    if (!ends && follower.next_id != told) send(*follower.live, events, /*is_final=*/false);
+  });
+  if (!ends && error == nullptr) return false;
   if (has_left)
     late_endings_.add([this, live = follower.live, events, error] { end(live, events, error); });
   else
@@ -101,11 +100,9 @@ bool EventStreams::serve(Follower& follower, bool is_closing) {
 
 void EventStreams::end(const LivePtr& live, const std::string& events,
                        TRITONSERVER_Error* error) const {
+  if (error == nullptr) error = guarded([&] { send(*live, events, /*is_final=*/true); });
   const bool success = error == nullptr;
-  if (success)
-    log_if_error(guarded([&] { send(*live, events, /*is_final=*/true); }), "response");
-  else
-    send_error(live->factory, error, /*is_final=*/true);
+  if (!success) send_error(live->factory, error, /*is_final=*/true, std::move(live->unfilled));
   live->delete_factory();
   release_(*live, success);
 }

@@ -182,8 +182,11 @@ std::optional<std::string> Inputs::text(std::string_view name) const {
 void refuse_unsupported(const InputTensors& tensors) {
   for (const InputTensor& tensor : tensors.all()) {
     if (tensor.spec->support != TensorSupport::kRefused || holds_default(tensor)) continue;
-    throw Error(ErrorCode::kUnsupported,
-                concat("input tensor ", tensor.spec->name, " is not supported yet"));
+    const double value = tensor.spec->default_value;
+    throw Error(
+        ErrorCode::kUnsupported,
+        concat("input tensor ", tensor.spec->name, " is not supported yet; ",
+               std::isnan(value) ? "leave it out" : concat("leave it out or give it ", value)));
   }
 }
 

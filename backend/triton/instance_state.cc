@@ -112,7 +112,8 @@ void InstanceState::accept(TRITONBACKEND_Request* request) {
   if (live == nullptr) {
     log_if_error(error, "ResponseFactoryNew");
   } else {
-    if (!is_answered) send_error(live->factory, error, /*is_final=*/true);
+    if (!is_answered)
+      send_error(live->factory, error, /*is_final=*/true, std::move(live->unfilled));
     live->delete_factory();
   }
   finish(request, success, start_ns, now_ns());

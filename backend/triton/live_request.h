@@ -62,6 +62,7 @@ struct LiveRequest {
   // 26.02 the core keeps an ensemble for good that fails while one of its steps runs.
   std::optional<executor::Response> failure;
   bool has_spoken = false;  // a response went out; response thread
+  ResponsePtr unfilled;     // cache events that the server had no room for: the error's response
   // Of the sequences that have ended; response thread.
   bool success = true;
   EndedRequest numbers;  // what the metrics observe at the end

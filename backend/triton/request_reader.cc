@@ -20,10 +20,10 @@ namespace {
 /// Sequences of a row: what one request may have the engine queue, and nothing else bounds.
 constexpr int32_t kMaxSequences = 1024;
 
-/// The sampler checks the upper bound, the vocabulary.
-int32_t read_num_top_log_probs(const Inputs& inputs) {
+int32_t read_num_top_log_probs(const Inputs& inputs, const ReaderOptions& options) {
   const int32_t count = inputs.scalar<int32_t>("num_top_log_probs").value_or(0);
-  check(count >= 0, "num_top_log_probs is ", count, ", expected at least 0");
+  check(count >= 0 && count <= options.vocab_size, "num_top_log_probs is ", count,
+        ", expected at least 0 and at most ", options.vocab_size, ", the vocabulary");
   return count;
 }
 
@@ -50,7 +50,7 @@ decoding::SamplingParams read_sampling(const Inputs& inputs, const ReaderOptions
   sampling.normalize_log_probs = options.normalize_log_probs;
   sampling.seed = inputs.scalar_of<uint64_t>("seed", "random_seed").value_or(0);
   sampling.num_logprobs =
-      inputs.flag("return_log_probs", false) ? read_num_top_log_probs(inputs) : -1;
+      inputs.flag("return_log_probs", false) ? read_num_top_log_probs(inputs, options) : -1;
   return sampling;
 }
 
@@ -62,7 +62,14 @@ std::vector<std::vector<int32_t>> read_words(const Inputs& inputs, const std::st
 /// `end_id`, the ids of `end_ids`, and the model's own if one of these is among them; -1 is none.
 std::vector<int32_t> read_end_ids(const Inputs& inputs, const ReaderOptions& options) {
   std::vector<int32_t> end_ids = inputs.values<int32_t>("end_ids");
-  end_ids.push_back(inputs.scalar<int32_t>("end_id").value_or(-1));
+  const int32_t end_id = inputs.scalar<int32_t>("end_id").value_or(-1);
+  const auto check_id = [&](const char* name, int32_t id) {
+    check(id >= -1 && id < options.vocab_size, name, " holds token id ", id,
+          ", which is outside the vocabulary [0, ", options.vocab_size, ") and not -1 (none)");
+  };
+  for (const int32_t id : end_ids) check_id("end_ids", id);
+  check_id("end_id", end_id);
+  end_ids.push_back(end_id);
   const auto is_models = [&](int32_t id) {
     return std::ranges::find(options.model_end_ids, id) != options.model_end_ids.end();
   };
@@ -79,6 +86,7 @@ decoding::StopParams read_stop(const Inputs& inputs, const ReaderOptions& option
   decoding::StopParams stop;
   const std::optional<int32_t> length = inputs.scalar<int32_t>("request_output_len");
   check(length.has_value(), "request_output_len is not present in the request");
+  check(*length >= 1, "request_output_len is ", *length, ", expected at least 1");
   stop.max_new_tokens = *length;
   stop.min_new_tokens = inputs.scalar_of<int32_t>("min_tokens", "min_length").value_or(0);
   if (!inputs.flag("ignore_eos", false)) stop.end_ids = read_end_ids(inputs, options);
@@ -128,7 +136,7 @@ ReplyOptions read_reply(const Inputs& inputs, const ReaderOptions& options) {
   const bool exclude = inputs.flag("exclude_input_in_output", options.exclude_input_in_output);
   reply.include_prompt = !reply.streaming && !exclude;
   reply.log_probs = inputs.flag("return_log_probs", false);
-  reply.num_top_log_probs = read_num_top_log_probs(inputs);
+  reply.num_top_log_probs = read_num_top_log_probs(inputs, options);
   check(reply.log_probs || reply.num_top_log_probs == 0, "num_top_log_probs is ",
         reply.num_top_log_probs, " without return_log_probs, expected both");
   reply.num_input_tokens = inputs.flag("return_num_input_tokens", false);

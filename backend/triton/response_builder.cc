@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <utility>
 
 #include "backend/triton/triton_error.h"
 #include "kernels/core/check.h"
@@ -14,11 +15,15 @@ void DeleteResponse::operator()(TRITONBACKEND_Response* response) const {
 }
 
 ResponseBuilder::ResponseBuilder(TRITONBACKEND_ResponseFactory* factory,
-                                 const std::vector<std::string>& outputs)
-    : outputs_(outputs) {
+                                 const std::vector<std::string>& outputs, ResponsePtr& unfilled)
+    : outputs_(outputs), unfilled_(unfilled) {
   TRITONBACKEND_Response* response = nullptr;
   check_triton(TRITONBACKEND_ResponseNewFromFactory(&response, factory), "ResponseNewFromFactory");
   response_.reset(response);
+}
+
+ResponseBuilder::~ResponseBuilder() {
+  if (response_ != nullptr) unfilled_ = std::move(response_);
 }
 
 bool ResponseBuilder::wants(std::string_view name) const {

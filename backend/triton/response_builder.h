@@ -1,5 +1,5 @@
-// A Triton response under construction: outputs by name, deleted unless taken. Adds what the client
-// asked for and leaves the rest out.
+// A Triton response under construction: outputs by name. Adds what the client asked for and leaves
+// the rest out.
 #pragma once
 
 #include <cstdint>
@@ -33,10 +33,22 @@ struct DeleteResponse {
 /// not end before all of them were sent: one that cannot be filled is kept for the error.
 using ResponsePtr = std::unique_ptr<TRITONBACKEND_Response, DeleteResponse>;
 
+/// Whether a part of an answer did not reach the client, whose end must be an error then, and the
+/// response that the error goes out with.
+struct LostPart {
+  bool is_lost = false;
+  ResponsePtr unfilled;
+};
+
 class ResponseBuilder {
  public:
-  /// `outputs` are those asked for; they outlive it. Raises Error if the server gives no response.
-  ResponseBuilder(TRITONBACKEND_ResponseFactory* factory, const std::vector<std::string>& outputs);
+  /// `outputs` are those asked for. They outlive it, and so does `unfilled`, where the response is
+  /// left unless it is taken. Raises Error if the server gives no response.
+  ResponseBuilder(TRITONBACKEND_ResponseFactory* factory, const std::vector<std::string>& outputs,
+                  ResponsePtr& unfilled);
+  ~ResponseBuilder();
+  ResponseBuilder(const ResponseBuilder&) = delete;
+  ResponseBuilder& operator=(const ResponseBuilder&) = delete;
 
   /// `values` fill `shape`, batch dimension included.
   template <typename T>
@@ -69,6 +81,7 @@ class ResponseBuilder {
              const void* data, size_t num_bytes);
 
   const std::vector<std::string>& outputs_;
+  ResponsePtr& unfilled_;
   ResponsePtr response_;
 };
 

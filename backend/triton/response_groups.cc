@@ -6,18 +6,17 @@
 #include <utility>
 
 #include "backend/triton/log_prob_rows.h"
-#include "backend/triton/response_builder.h"
 #include "backend/triton/triton_error.h"
 
 namespace inflight::triton {
 
 void ResponseGroups::add(const GroupPlace& place, int32_t num_before,
                          TRITONBACKEND_ResponseFactory* factory, executor::Response part,
-                         int32_t num_top_log_probs, bool& is_lost) {
+                         int32_t num_top_log_probs, LostPart& loss) {
   Waiting& waiting = waiting_[place.group];
   waiting.factory = factory;
   waiting.sequences.push_back(part.id);
-  waiting.losses.push_back(&is_lost);
+  waiting.losses.push_back(&loss);
   waiting.members.push_back(place.member);
   waiting.begins.push_back(num_before);
   waiting.lengths.push_back(static_cast<int32_t>(part.token_ids.size()));
@@ -32,22 +31,24 @@ void ResponseGroups::add(const GroupPlace& place, int32_t num_before,
 void ResponseGroups::send_all() {
   for (auto& [group, waiting] : waiting_) {
     if (!waiting.log_probs.empty()) waiting.log_probs.resize(waiting.ids.size());
-    TRITONSERVER_Error* error = guarded([&] { send(waiting); });
+    ResponsePtr unfilled;
+    TRITONSERVER_Error* error = guarded([&] { send(waiting, unfilled); });
     if (error == nullptr) continue;
     log_if_error(error, "response of a group");
-    for (bool* is_lost : waiting.losses) *is_lost = true;
+    for (LostPart* loss : waiting.losses) loss->is_lost = true;
+    waiting.losses.back()->unfilled = std::move(unfilled);
     for (executor::RequestId id : waiting.sequences) lost_(id);
   }
   waiting_.clear();
 }
 
-void ResponseGroups::send(const Waiting& waiting) {
+void ResponseGroups::send(const Waiting& waiting, ResponsePtr& unfilled) {
   static const std::vector<std::string> kOutputs = {
       "output_ids",    "sequence_length",  "group_members",    "group_begins",
       "group_lengths", "output_log_probs", "top_log_prob_ids", "top_log_probs"};
   const auto num_members = static_cast<int64_t>(waiting.members.size());
   const auto num_ids = static_cast<int64_t>(waiting.ids.size());
-  ResponseBuilder response(waiting.factory, kOutputs);
+  ResponseBuilder response(waiting.factory, kOutputs, unfilled);
   response.add("output_ids", {1, 1, num_ids}, waiting.ids);
   response.add("sequence_length", static_cast<int32_t>(num_ids));
   response.add("group_members", {1, num_members}, waiting.members);

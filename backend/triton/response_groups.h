@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "backend/executor/request.h"
+#include "backend/triton/response_builder.h"
 #include "backend/triton/triton_c_api.h"
 
 namespace inflight::triton {
@@ -32,9 +33,9 @@ class ResponseGroups {
 
   /// Keeps a part that is not final for the group's next response; `num_before` ids of its stream
   /// went ahead of it. `factory`, of the part's request, is there until that was sent, and so is
-  /// `is_lost`, which becomes true if the server does not take it.
+  /// `loss`, which tells if the server does not take it.
   void add(const GroupPlace& place, int32_t num_before, TRITONBACKEND_ResponseFactory* factory,
-           executor::Response part, int32_t num_top_log_probs, bool& is_lost);
+           executor::Response part, int32_t num_top_log_probs, LostPart& loss);
 
   /// Sends what is kept, a response a group: after each step, and before a request of a group ends.
   void send_all();
@@ -43,7 +44,7 @@ class ResponseGroups {
   struct Waiting {
     TRITONBACKEND_ResponseFactory* factory = nullptr;
     std::vector<executor::RequestId> sequences;
-    std::vector<bool*> losses;  // of each sequence
+    std::vector<LostPart*> losses;  // of each sequence; the last one's request has the factory
     std::vector<int64_t> members;
     std::vector<int32_t> begins;   // ids of each that went before
     std::vector<int32_t> lengths;  // ids of each
@@ -52,7 +53,7 @@ class ResponseGroups {
     int32_t num_top_log_probs = 0;                   // the most that a member asked for
   };
 
-  static void send(const Waiting& waiting);
+  static void send(const Waiting& waiting, ResponsePtr& unfilled);
 
   Lost lost_;
   std::map<int64_t, Waiting> waiting_;  // by group

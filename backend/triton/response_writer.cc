@@ -123,7 +123,7 @@ bool ResponseWriter::send(executor::Response part, uint64_t public_id, bool ends
   try {
     return send_or_keep(std::move(part), public_id, ends_request);
   } catch (...) {
-    has_lost_part_ = true;
+    lost_.is_lost = true;
     throw;
   }
 }
@@ -151,8 +151,8 @@ bool ResponseWriter::send_or_keep(executor::Response part, uint64_t public_id, b
   return true;
 }
 
-void ResponseWriter::send_heartbeat(uint64_t public_id) const {
-  ResponseBuilder response(factory_, reply_.outputs);
+void ResponseWriter::send_heartbeat(uint64_t public_id) {
+  ResponseBuilder response(factory_, reply_.outputs, lost_.unfilled);
   response.add("heartbeat", static_cast<int64_t>(public_id));
   check_triton(TRITONBACKEND_ResponseSend(response.take().release(), 0, nullptr), "ResponseSend");
 }
@@ -161,7 +161,7 @@ void ResponseWriter::deliver(executor::Response part, uint64_t public_id, bool e
   if (reply_.group && !part.is_final) {
     const auto num_new = static_cast<int32_t>(part.token_ids.size());
     groups_.add(*reply_.group, num_grouped_, factory_, std::move(part), reply_.num_top_log_probs,
-                has_lost_part_);
+                lost_);
     num_grouped_ += num_new;
     return;
   }
@@ -178,19 +178,19 @@ void ResponseWriter::deliver(executor::Response part, uint64_t public_id, bool e
                                       .c_str());
   } else {
     try {
-      response.emplace(factory_, reply_.outputs);
+      response.emplace(factory_, reply_.outputs, lost_.unfilled);
       fill(*response, part, public_id);
     } catch (const Error& failure) {
-      if (response) unfilled_ = response->take();
+      response.reset();
       if (!part.is_final) throw;
-      has_lost_part_ = true;
+      lost_.is_lost = true;
       error = TRITONSERVER_ErrorNew(
           TRITONSERVER_ERROR_INTERNAL,
           concat("Error encountered while populating response: ", failure.what()).c_str());
     }
   }
   if (error != nullptr) {
-    send_error(factory_, error, ends_request, std::move(unfilled_));
+    send_error(factory_, error, ends_request, std::move(lost_.unfilled));
     return;
   }
   const uint32_t flags = ends_request ? TRITONSERVER_RESPONSE_COMPLETE_FINAL : 0;

@@ -37,7 +37,7 @@ class ResponseWriter {
   bool send(executor::Response part, uint64_t public_id, bool ends_request);
 
   /// Whether a part of the answer did not reach the client: its end must be an error then.
-  bool has_lost_part() const { return has_lost_part_; }
+  bool has_lost_part() const { return lost_.is_lost; }
 
   /// The reader of the stream is not done with its last part.
   bool is_waited_for(uint64_t public_id) const;
@@ -46,7 +46,7 @@ class ResponseWriter {
   bool wants_heartbeats() const { return wants_heartbeats_; }
   /// A response that holds nothing but the sequence's number. Raises Error if the server refuses
   /// it.
-  void send_heartbeat(uint64_t public_id) const;
+  void send_heartbeat(uint64_t public_id);
 
  private:
   bool send_or_keep(executor::Response part, uint64_t public_id, bool ends_request);
@@ -71,8 +71,7 @@ class ResponseWriter {
   // a stream look for them (the former backend sent them with each).
   std::vector<float> context_logits_;
   int32_t num_grouped_ = 0;  // ids that went out in its group's responses
-  bool has_lost_part_ = false;
-  ResponsePtr unfilled_;  // the lost part's
+  LostPart lost_;
   // Of a request with a text context only:
   std::vector<int32_t> previous_ids_;  // generated and sent so far
   std::optional<executor::Response> kept_;

@@ -21,13 +21,30 @@ CASES: dict[str, tuple[dict[str, Any], list[str]]] = {
         llm_request([3] * MAX_SEQ_LEN, 1),
         [str(MAX_SEQ_LEN), str(MAX_SEQ_LEN - 1)],
     ),
-    "empty prompt": (llm_request([5], 1, input_ids=np.zeros((1, 0), np.int32)), ["input_ids"]),
+    "empty prompt": (
+        llm_request([5], 1, input_ids=np.zeros((1, 0), np.int32)),
+        ["input_ids"],
+    ),
     "id beyond the vocabulary": (llm_request([5, 259], 1), ["259"]),
     "negative id": (llm_request([5, -1], 1), ["-1"]),
-    "no output": (llm_request(PROMPT, 0), ["0"]),
-    "negative output": (llm_request(PROMPT, -3), ["-3"]),
-    "end id beyond the vocabulary": (llm_request(PROMPT, 1, end_id=259), ["259"]),
-    "negative temperature": (llm_request(PROMPT, 1, temperature=-1.0), ["temperature", "-1"]),
+    "no output": (llm_request(PROMPT, 0), ["request_output_len is 0"]),
+    "negative output": (llm_request(PROMPT, -3), ["request_output_len is -3"]),
+    "end id beyond the vocabulary": (
+        llm_request(PROMPT, 1, end_id=259),
+        ["end_id holds", "259"],
+    ),
+    "one of the end ids": (
+        llm_request(PROMPT, 1, end_ids=np.array([[-1, 7, -2]], np.int32)),
+        ["end_ids holds", "-2"],
+    ),
+    "more log-probabilities than ids": (
+        llm_request(PROMPT, 1, return_log_probs=True, num_top_log_probs=260),
+        ["num_top_log_probs is 260", "259"],
+    ),
+    "negative temperature": (
+        llm_request(PROMPT, 1, temperature=-1.0),
+        ["temperature", "-1"],
+    ),
     "infinite temperature": (
         llm_request(PROMPT, 1, temperature=float("inf")),
         ["temperature", "inf"],
@@ -39,7 +56,10 @@ CASES: dict[str, tuple[dict[str, Any], list[str]]] = {
     "top_p above one": (llm_request(PROMPT, 1, runtime_top_p=1.5), ["top_p", "1.5"]),
     "negative top_k": (llm_request(PROMPT, 1, runtime_top_k=-2), ["top_k", "-2"]),
     "min_p above one": (llm_request(PROMPT, 1, min_p=2.0), ["min_p", "2"]),
-    "no repetition penalty": (llm_request(PROMPT, 1, repetition_penalty=0.0), ["repetition", "0"]),
+    "no repetition penalty": (
+        llm_request(PROMPT, 1, repetition_penalty=0.0),
+        ["repetition", "0"],
+    ),
     "presence penalty that is no number": (
         llm_request(PROMPT, 1, presence_penalty=float("nan")),
         ["presence_penalty", "nan"],
@@ -57,9 +77,18 @@ CASES: dict[str, tuple[dict[str, Any], list[str]]] = {
         llm_request(PROMPT, 1, stop_words_list=np.array([[[999], [1]]], np.int32)),
         ["999"],
     ),
-    "wrong type": (llm_request(PROMPT, 1, temperature=np.ones((1, 1), np.int32)), ["temperature"]),
-    "wrong shape": (llm_request(PROMPT, 1, input_ids=np.ones((1, 2, 2), np.int32)), ["input_ids"]),
-    "missing tensor": ({"input_ids": PROMPT, "input_lengths": 3}, ["request_output_len"]),
+    "wrong type": (
+        llm_request(PROMPT, 1, temperature=np.ones((1, 1), np.int32)),
+        ["temperature"],
+    ),
+    "wrong shape": (
+        llm_request(PROMPT, 1, input_ids=np.ones((1, 2, 2), np.int32)),
+        ["input_ids"],
+    ),
+    "missing tensor": (
+        {"input_ids": PROMPT, "input_lengths": 3},
+        ["request_output_len"],
+    ),
     "no ids at all": (
         {"input_lengths": 3, "request_output_len": 1},
         ["input_ids is not present in the request"],
@@ -81,12 +110,18 @@ CASES: dict[str, tuple[dict[str, Any], list[str]]] = {
         },
         ["batch-size must be <= 16"],
     ),
-    "no sequence": (llm_request(PROMPT, 1, num_return_sequences=0), ["num_return_sequences", "0"]),
+    "no sequence": (
+        llm_request(PROMPT, 1, num_return_sequences=0),
+        ["num_return_sequences", "0"],
+    ),
     "too many sequences": (
         llm_request(PROMPT, 1, num_return_sequences=1025),
         ["num_return_sequences", "1025", "1024"],
     ),
-    "stop without an id": (llm_request([0], 0, stop=True), ["request ID is not provided"]),
+    "stop without an id": (
+        llm_request([0], 0, stop=True),
+        ["request ID is not provided"],
+    ),
 }
 
 
@@ -110,7 +145,12 @@ def example(dtype: str, dims: tuple[int, ...]) -> np.ndarray:
     if dtype == "STRING":
         return np.full(shape, b"json", object)
     numpy_type = {"BOOL": np.bool_, "FP16": np.float16, "FP32": np.float32}
-    other = {"INT32": np.int32, "INT64": np.int64, "UINT64": np.uint64, "UINT8": np.uint8}
+    other = {
+        "INT32": np.int32,
+        "INT64": np.int64,
+        "UINT64": np.uint64,
+        "UINT8": np.uint8,
+    }
     return np.full(shape, 7, {**numpy_type, **other}[dtype])
 
 
@@ -121,8 +161,12 @@ def example(dtype: str, dims: tuple[int, ...]) -> np.ndarray:
 )
 def test_what_is_not_supported_says_so(server: Server, tensor) -> None:
     value = example(tensor.dtype, tensor.dims)
-    message = error_of(server, "tensorrt_llm", **llm_request(PROMPT, 1), **{tensor.name: value})
-    assert f"input tensor {tensor.name} is not supported yet" in message
+    message = error_of(
+        server, "tensorrt_llm", **llm_request(PROMPT, 1), **{tensor.name: value}
+    )
+    assert f"input tensor {tensor.name} is not supported yet; leave it out" in message
+    if tensor.default is not None:
+        assert message.endswith(f" or give it {tensor.default}")
 
 
 @pytest.mark.parametrize(
@@ -134,7 +178,9 @@ def test_what_is_not_supported_says_so(server: Server, tensor) -> None:
         if tensor.support is Support.REFUSED
     ],
 )
-def test_the_other_models_refuse_too(server: Server, model: Model, tensor: Tensor) -> None:
+def test_the_other_models_refuse_too(
+    server: Server, model: Model, tensor: Tensor
+) -> None:
     request: dict[str, Any] = {"text_input": "abc", "max_tokens": 2}
     if model is PREPROCESSING:
         request = {"QUERY": "abc", "REQUEST_OUTPUT_LEN": 2}
@@ -145,7 +191,9 @@ def test_the_other_models_refuse_too(server: Server, model: Model, tensor: Tenso
 def nothing(tensor: Tensor) -> np.ndarray:
     """What asks for nothing: no element, the default, or empty text."""
     if -1 in tensor.dims:
-        return example(tensor.dtype, tuple(0 if dim == -1 else dim for dim in tensor.dims))
+        return example(
+            tensor.dtype, tuple(0 if dim == -1 else dim for dim in tensor.dims)
+        )
     value = example(tensor.dtype, tensor.dims)
     value[...] = b"" if tensor.dtype == "STRING" else tensor.default
     return value
@@ -154,8 +202,12 @@ def nothing(tensor: Tensor) -> np.ndarray:
 def test_what_asks_for_nothing_is_accepted(server: Server) -> None:
     """All tensors at once that are refused otherwise; and, whatever they say, those without effect."""
     (plain,) = ask(server, "tensorrt_llm", **llm_request(PROMPT, 6))
-    refused = [tensor for tensor in TENSORRT_LLM.inputs if tensor.support is Support.REFUSED]
-    without = [tensor for tensor in TENSORRT_LLM.inputs if tensor.support is Support.IGNORED]
+    refused = [
+        tensor for tensor in TENSORRT_LLM.inputs if tensor.support is Support.REFUSED
+    ]
+    without = [
+        tensor for tensor in TENSORRT_LLM.inputs if tensor.support is Support.IGNORED
+    ]
     assert len(refused) > 20 and len(without) >= 6
     others = {tensor.name: nothing(tensor) for tensor in refused}
     others |= {tensor.name: example(tensor.dtype, tensor.dims) for tensor in without}
@@ -178,7 +230,9 @@ def test_streaming_needs_a_decoupled_model(server: Server) -> None:
 
 
 def test_several_answers_need_a_decoupled_model(server: Server) -> None:
-    message = error_of(server, "plain", **llm_request(PROMPT, 1, num_return_sequences=2))
+    message = error_of(
+        server, "plain", **llm_request(PROMPT, 1, num_return_sequences=2)
+    )
     assert "num_return_sequences is 2" in message and "decoupled" in message
     rows = {
         "input_ids": np.full((2, 3), 5, np.int32),
@@ -190,7 +244,9 @@ def test_several_answers_need_a_decoupled_model(server: Server) -> None:
 
 
 def test_unknown_model(server: Server) -> None:
-    assert "no_such_model" in error_of(server, "no_such_model", **llm_request(PROMPT, 1))
+    assert "no_such_model" in error_of(
+        server, "no_such_model", **llm_request(PROMPT, 1)
+    )
 
 
 @pytest.mark.parametrize(
@@ -202,8 +258,19 @@ def test_unknown_model(server: Server) -> None:
         ({"text_input": np.array([[b"\xff"]], object), "max_tokens": 4}, "UTF-8"),
     ],
 )
-def test_errors_through_the_ensemble(server: Server, request_: dict[str, Any], part: str) -> None:
+def test_errors_through_the_ensemble(
+    server: Server, request_: dict[str, Any], part: str
+) -> None:
     assert part in error_of(server, "ensemble", **request_)
+
+
+EVENTS = {
+    "input_lengths": 0,
+    "request_output_len": 0,
+    "kv_cache_events_after": np.array([[-1]], np.int64),
+    "streaming": True,
+    "timeout_ms": 3000,
+}
 
 
 @pytest.fixture
@@ -219,22 +286,39 @@ def small_region(server: Server) -> Iterator[str]:
 
 
 @pytest.mark.parametrize(
-    ("model", "output", "request_"),
+    ("model", "output", "others", "request_"),
     [
-        ("tensorrt_llm", "output_ids", llm_request(PROMPT, 4)),
-        ("tensorrt_llm_bls", "text_output", {"text_input": "abc", "max_tokens": 4}),
+        ("tensorrt_llm", "output_ids", ["sequence_length"], llm_request(PROMPT, 4)),
+        (
+            "tensorrt_llm",
+            "group_members",  # of 8 bytes
+            ["output_ids", "sequence_length"],
+            llm_request(
+                PROMPT, 9, streaming=True, response_group=np.array([[1, 2]], np.int64)
+            ),
+        ),
+        ("tight", "kv_cache_events", [], EVENTS),
+        ("tensorrt_llm_bls", "text_output", [], {"text_input": "abc", "max_tokens": 4}),
     ],
+    ids=["answer", "group", "cache events", "bls"],
 )
 def test_an_answer_too_long_for_shared_memory(
-    server: Server, small_region: str, model: str, output: str, request_: dict[str, Any]
+    server: Server,
+    small_region: str,
+    model: str,
+    output: str,
+    others: list[str],
+    request_: dict[str, Any],
 ) -> None:
     """It is an error, and the stream ends when its client is done."""
     stream = Stream(server, model).__enter__()
     wanted = grpc.InferRequestedOutput(output)
     wanted.set_shared_memory(small_region, 4)
-    others = [grpc.InferRequestedOutput("sequence_length")] if model == "tensorrt_llm" else []
-    stream.client.async_stream_infer(model, tensors(**request_), outputs=[wanted, *others])
-    with pytest.raises(InferenceServerException, match="should be at least"):
+    asked = [wanted, *map(grpc.InferRequestedOutput, others)]
+    stream.client.async_stream_infer(model, tensors(**request_), outputs=asked)
+    with pytest.raises(
+        InferenceServerException, match="should be at least|did not take a part"
+    ):
         stream.next()
     end = Thread(target=stream.client.stop_stream, daemon=True)
     end.start()
@@ -264,7 +348,9 @@ def test_full_queue(server: Server) -> None:
 
 def test_long_answers_are_shortened(server: Server) -> None:
     prompt = [3] * (MAX_SEQ_LEN - 10)
-    (answer,) = ask(server, "tensorrt_llm", request_id="too far", **llm_request(prompt, 100))
+    (answer,) = ask(
+        server, "tensorrt_llm", request_id="too far", **llm_request(prompt, 100)
+    )
     assert len(answer.ids) == MAX_SEQ_LEN
     said = f"request 'too far': max_new_tokens 100 shortened to 10 (prompt of {len(prompt)} tokens"
     assert said in server.log.read_text()
