@@ -1,5 +1,7 @@
 """Checkpoint -> graph -> passes -> engine directory."""
 
+import contextlib
+import errno
 import fnmatch
 import os
 import secrets
@@ -198,10 +200,21 @@ def _check_target(target: Path) -> None:
 
 
 def _move_into_place(staging: Path, target: Path) -> None:
-    if not target.exists():
-        staging.rename(target)
-        return
-    old = staging.with_name(f"{staging.name}.old")
-    target.rename(old)
-    staging.rename(target)
-    shutil.rmtree(old)
+    """Of builds that end together the last one's engine stays."""
+    replaced: list[Path] = []
+    while True:
+        try:
+            staging.rename(target)
+            break
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):  # a link
+                raise
+        old = staging.with_name(f"{staging.name}.{len(replaced)}.old")
+        with contextlib.suppress(FileNotFoundError):  # another build has just moved it away
+            target.rename(old)
+            replaced.append(old)
+    for old in replaced:
+        if old.is_symlink():
+            old.unlink()
+        else:
+            shutil.rmtree(old)

@@ -207,9 +207,12 @@ class EngineClient:
         # A stream of its own: those who wait for tokens do not wait for megabytes of events.
         try:
             asked = self._stub.ModelStreamInfer(iter([events_message(after)]), timeout=seconds)
-            [message] = [each for each in asked]
+            messages = list(asked)
         except grpc.RpcError as error:
             raise unavailable(f"the server does not answer: {error.code().name}") from error
+        if len(messages) != 1:
+            raise unavailable(f"the server gave {len(messages)} answers to a question of one")
+        [message] = messages
         if message.error_message:
             raise of_engine(message.error_message)
         return events_of(message.infer_response)

@@ -12,6 +12,7 @@ from fastapi import FastAPI, Query, Request
 from starlette.responses import Response
 
 from inflight.openai.engine_client import EngineClient
+from inflight.openai.errors import unavailable
 from inflight.openai.event_stream import EventStream, watched
 
 PATH = "/kv_cache_events"
@@ -41,7 +42,10 @@ def add_kv_cache_events(app: FastAPI) -> None:
         if stream:
             lists = _followed(request, engine, await _position(request, engine, after))
             # An error that comes before anything was said gets a status of its own.
-            return EventStream(await anext(lists), lists)
+            first = await anext(lists, None)
+            if first is None:
+                raise unavailable("the server ended the stream before the first events")
+            return EventStream(first, lists)
         if after is not None:
             return _answer(await engine.kv_cache_events(after))
         async with cursor.turn:

@@ -347,6 +347,46 @@ class TestTarget:
         assert not (engine / "rank0.safetensors").exists()
         assert [path.name for path in tmp_path.iterdir()] == ["engine"]
 
+    def test_a_link_to_an_engine_gives_way(self, tiny_checkpoint: Path, tmp_path: Path) -> None:
+        other = build_engine(tiny_checkpoint, tmp_path / "other", max_batch_size=5)
+        (tmp_path / "engine").symlink_to(other)
+        engine = build_engine(tiny_checkpoint, tmp_path / "engine", max_batch_size=3)
+        sizes = [EngineFile.read(each).settings.max_batch_size for each in (engine, other)]
+        assert sizes == [3, 5]
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["engine", "other"]
+
+    @pytest.mark.parametrize("had_an_engine", [True, False])
+    def test_builds_that_end_together(
+        self,
+        tiny_checkpoint: Path,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        had_an_engine: bool,
+    ) -> None:
+        """Another one moves its engine into place between two steps of this one."""
+        target, other = tmp_path / "engine", tmp_path / "other"
+        if had_an_engine:
+            build_engine(tiny_checkpoint, target)
+        build_engine(tiny_checkpoint, other, max_batch_size=5)
+        rename = Path.rename
+        looks = 0
+
+        def race(self: Path, to: Path) -> Path:
+            nonlocal looks
+            looks += 1
+            if looks == 1 and not had_an_engine:
+                shutil.copytree(other, target)
+            moved = rename(self, to)
+            if self == target and not target.exists():
+                shutil.copytree(other, target)
+                monkeypatch.setattr(Path, "rename", rename)
+            return moved
+
+        monkeypatch.setattr(Path, "rename", race)
+        build_engine(tiny_checkpoint, target, max_batch_size=3)
+        assert EngineFile.read(target).settings.max_batch_size == 3
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["engine", "other"]
+
     def test_nothing_else_is_overwritten(
         self, make_checkpoint: Callable[..., Path], tiny_checkpoint: Path, tmp_path: Path
     ) -> None:

@@ -22,6 +22,10 @@ class Server(rpc.GRPCInferenceServiceServicer):
         assert request.name == "tensorrt_llm"
         return pb.ModelReadyResponse(ready=self.ready)
 
+    def ModelStreamInfer(self, *_: object) -> Iterator[pb.ModelStreamInferResponse]:  # noqa: N802
+        """Ends before it has answered."""
+        return iter(())
+
 
 @pytest.fixture
 def served() -> Iterator[tuple[Server, str]]:
@@ -48,6 +52,16 @@ def test_health_is_the_models(served: tuple[Server, str]) -> None:
             server.ready = ready
             assert client.get("/health").status_code == status
             assert client.head("/health").status_code == status
+
+
+@pytest.mark.parametrize("query", ["", "?after=3", "?after=3&stream=true", "?stream=true"])
+def test_cache_events_of_a_server_that_answers_nothing(
+    served: tuple[Server, str], query: str
+) -> None:
+    with client_of(served[1]) as client:
+        answer = client.get(f"/kv_cache_events{query}")
+        assert answer.status_code == 503, answer.text
+        assert answer.json()["error"]["code"] == "unavailable"
 
 
 def test_a_server_that_is_not_there() -> None:

@@ -161,9 +161,7 @@ def example(dtype: str, dims: tuple[int, ...]) -> np.ndarray:
 )
 def test_what_is_not_supported_says_so(server: Server, tensor) -> None:
     value = example(tensor.dtype, tensor.dims)
-    message = error_of(
-        server, "tensorrt_llm", **llm_request(PROMPT, 1), **{tensor.name: value}
-    )
+    message = error_of(server, "tensorrt_llm", **llm_request(PROMPT, 1), **{tensor.name: value})
     assert f"input tensor {tensor.name} is not supported yet; leave it out" in message
     if tensor.default is not None:
         assert message.endswith(f" or give it {tensor.default}")
@@ -178,9 +176,7 @@ def test_what_is_not_supported_says_so(server: Server, tensor) -> None:
         if tensor.support is Support.REFUSED
     ],
 )
-def test_the_other_models_refuse_too(
-    server: Server, model: Model, tensor: Tensor
-) -> None:
+def test_the_other_models_refuse_too(server: Server, model: Model, tensor: Tensor) -> None:
     request: dict[str, Any] = {"text_input": "abc", "max_tokens": 2}
     if model is PREPROCESSING:
         request = {"QUERY": "abc", "REQUEST_OUTPUT_LEN": 2}
@@ -191,9 +187,7 @@ def test_the_other_models_refuse_too(
 def nothing(tensor: Tensor) -> np.ndarray:
     """What asks for nothing: no element, the default, or empty text."""
     if -1 in tensor.dims:
-        return example(
-            tensor.dtype, tuple(0 if dim == -1 else dim for dim in tensor.dims)
-        )
+        return example(tensor.dtype, tuple(0 if dim == -1 else dim for dim in tensor.dims))
     value = example(tensor.dtype, tensor.dims)
     value[...] = b"" if tensor.dtype == "STRING" else tensor.default
     return value
@@ -202,12 +196,8 @@ def nothing(tensor: Tensor) -> np.ndarray:
 def test_what_asks_for_nothing_is_accepted(server: Server) -> None:
     """All tensors at once that are refused otherwise; and, whatever they say, those without effect."""
     (plain,) = ask(server, "tensorrt_llm", **llm_request(PROMPT, 6))
-    refused = [
-        tensor for tensor in TENSORRT_LLM.inputs if tensor.support is Support.REFUSED
-    ]
-    without = [
-        tensor for tensor in TENSORRT_LLM.inputs if tensor.support is Support.IGNORED
-    ]
+    refused = [tensor for tensor in TENSORRT_LLM.inputs if tensor.support is Support.REFUSED]
+    without = [tensor for tensor in TENSORRT_LLM.inputs if tensor.support is Support.IGNORED]
     assert len(refused) > 20 and len(without) >= 6
     others = {tensor.name: nothing(tensor) for tensor in refused}
     others |= {tensor.name: example(tensor.dtype, tensor.dims) for tensor in without}
@@ -230,9 +220,7 @@ def test_streaming_needs_a_decoupled_model(server: Server) -> None:
 
 
 def test_several_answers_need_a_decoupled_model(server: Server) -> None:
-    message = error_of(
-        server, "plain", **llm_request(PROMPT, 1, num_return_sequences=2)
-    )
+    message = error_of(server, "plain", **llm_request(PROMPT, 1, num_return_sequences=2))
     assert "num_return_sequences is 2" in message and "decoupled" in message
     rows = {
         "input_ids": np.full((2, 3), 5, np.int32),
@@ -244,9 +232,7 @@ def test_several_answers_need_a_decoupled_model(server: Server) -> None:
 
 
 def test_unknown_model(server: Server) -> None:
-    assert "no_such_model" in error_of(
-        server, "no_such_model", **llm_request(PROMPT, 1)
-    )
+    assert "no_such_model" in error_of(server, "no_such_model", **llm_request(PROMPT, 1))
 
 
 @pytest.mark.parametrize(
@@ -258,9 +244,7 @@ def test_unknown_model(server: Server) -> None:
         ({"text_input": np.array([[b"\xff"]], object), "max_tokens": 4}, "UTF-8"),
     ],
 )
-def test_errors_through_the_ensemble(
-    server: Server, request_: dict[str, Any], part: str
-) -> None:
+def test_errors_through_the_ensemble(server: Server, request_: dict[str, Any], part: str) -> None:
     assert part in error_of(server, "ensemble", **request_)
 
 
@@ -293,9 +277,7 @@ def small_region(server: Server) -> Iterator[str]:
             "tensorrt_llm",
             "group_members",  # of 8 bytes
             ["output_ids", "sequence_length"],
-            llm_request(
-                PROMPT, 9, streaming=True, response_group=np.array([[1, 2]], np.int64)
-            ),
+            llm_request(PROMPT, 9, streaming=True, response_group=np.array([[1, 2]], np.int64)),
         ),
         ("tight", "kv_cache_events", [], EVENTS),
         ("tensorrt_llm_bls", "text_output", [], {"text_input": "abc", "max_tokens": 4}),
@@ -316,9 +298,7 @@ def test_an_answer_too_long_for_shared_memory(
     wanted.set_shared_memory(small_region, 4)
     asked = [wanted, *map(grpc.InferRequestedOutput, others)]
     stream.client.async_stream_infer(model, tensors(**request_), outputs=asked)
-    with pytest.raises(
-        InferenceServerException, match="should be at least|did not take a part"
-    ):
+    with pytest.raises(InferenceServerException, match="should be at least|did not take a part"):
         stream.next()
     end = Thread(target=stream.client.stop_stream, daemon=True)
     end.start()
@@ -348,9 +328,7 @@ def test_full_queue(server: Server) -> None:
 
 def test_long_answers_are_shortened(server: Server) -> None:
     prompt = [3] * (MAX_SEQ_LEN - 10)
-    (answer,) = ask(
-        server, "tensorrt_llm", request_id="too far", **llm_request(prompt, 100)
-    )
+    (answer,) = ask(server, "tensorrt_llm", request_id="too far", **llm_request(prompt, 100))
     assert len(answer.ids) == MAX_SEQ_LEN
     said = f"request 'too far': max_new_tokens 100 shortened to 10 (prompt of {len(prompt)} tokens"
     assert said in server.log.read_text()
