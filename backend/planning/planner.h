@@ -70,8 +70,6 @@ class Planner {
 
   /// It runs no more, wherever it is.
   void end(PlannedSequence& sequence);
-  /// Takes those that ended off the list of the running ones, nothing more.
-  void retire();
   /// Gives back the blocks of those that ended or were preempted and that no step in flight names;
   /// `gone` gets those that ended, which are forgotten here.
   void release(std::vector<PlannedSequence*>& gone);
@@ -98,6 +96,8 @@ class Planner {
   };
 
   scheduler::CacheView cache_view();
+  /// Takes those that ended off the list of the running ones, nothing more.
+  void retire();
   void preempt();
   void pause(std::span<const int32_t> chosen);
   void release_paused();

@@ -89,8 +89,10 @@ Output read_output(const Pipe& out, const Pipe& err) {
       output.in_time = false;
       break;
     }
-    if (poll(files.data(), files.size(), static_cast<int>(left.count())) < 0 && errno != EINTR)
+    if (poll(files.data(), files.size(), static_cast<int>(left.count())) < 0) {
+      if (errno == EINTR) continue;  // and what it said is of the last time
       break;
+    }
     for (size_t i = 0; i < files.size(); ++i) {
       if (files[i].fd < 0 || files[i].revents == 0) continue;
       char buffer[4096];
