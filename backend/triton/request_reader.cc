@@ -54,9 +54,15 @@ decoding::SamplingParams read_sampling(const Inputs& inputs, const ReaderOptions
   return sampling;
 }
 
-std::vector<std::vector<int32_t>> read_words(const Inputs& inputs, const std::string& name) {
+std::vector<std::vector<int32_t>> read_words(const Inputs& inputs, const ReaderOptions& options,
+                                             const std::string& name) {
   const std::vector<int32_t> values = inputs.values<int32_t>(name);
-  return parse_word_list(name, values.data(), static_cast<int64_t>(values.size()));
+  auto words = parse_word_list(name, values.data(), static_cast<int64_t>(values.size()));
+  for (const std::vector<int32_t>& word : words)
+    for (const int32_t id : word)
+      check(id >= 0 && id < options.vocab_size, name, " holds token id ", id,
+            ", which is outside the vocabulary [0, ", options.vocab_size, ")");
+  return words;
 }
 
 /// `end_id`, the ids of `end_ids`, and the model's own if one of these is among them; -1 is none.
@@ -89,9 +95,11 @@ decoding::StopParams read_stop(const Inputs& inputs, const ReaderOptions& option
   check(*length >= 1, "request_output_len is ", *length, ", expected at least 1");
   stop.max_new_tokens = *length;
   stop.min_new_tokens = inputs.scalar_of<int32_t>("min_tokens", "min_length").value_or(0);
+  check(stop.min_new_tokens >= 0, inputs.has("min_tokens") ? "min_tokens" : "min_length", " is ",
+        stop.min_new_tokens, ", expected at least 0");
   if (!inputs.flag("ignore_eos", false)) stop.end_ids = read_end_ids(inputs, options);
-  stop.stop_words = read_words(inputs, "stop_words_list");
-  stop.bad_words = read_words(inputs, "bad_words_list");
+  stop.stop_words = read_words(inputs, options, "stop_words_list");
+  stop.bad_words = read_words(inputs, options, "bad_words_list");
   return stop;
 }
 

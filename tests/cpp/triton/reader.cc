@@ -10,9 +10,12 @@ namespace {
 
 using R = TRITONBACKEND_Request;
 
+constexpr int kVocabSize = 10;
+const triton::ReaderOptions kOptions{.decoupled = true, .vocab_size = kVocabSize};
+
 /// The request of the only sequence.
 executor::Request read(R& request) {
-  const triton::IncomingRequest incoming = triton::read_request(&request, {.decoupled = true});
+  const triton::IncomingRequest incoming = triton::read_request(&request, kOptions);
   EXPECT_EQ(incoming.sequences.size(), 1u);
   return *incoming.sequences.at(0).request;
 }
@@ -140,7 +143,8 @@ void end_ids_of_several_sources() {
              .stop.end_ids.empty());
 
   // The model's own: one of them stands for all, others and none stand for themselves.
-  const triton::ReaderOptions options{.decoupled = true, .model_end_ids = {2, 5, 6}};
+  const triton::ReaderOptions options{
+      .decoupled = true, .model_end_ids = {2, 5, 6}, .vocab_size = kVocabSize};
   const auto ends = [&](R& of) {
     return triton::read_request(&of, options).sequences.at(0).request->stop.end_ids;
   };
@@ -149,6 +153,30 @@ void end_ids_of_several_sources() {
   EXPECT((ends(make_request({1}, 1)->number("end_id", 9).ids("end_ids", {6})) == Ids{2, 5, 6, 9}));
   EXPECT(ends(make_request({1}, 1)->number("end_id", -1)).empty());
   EXPECT(ends(*make_request({1}, 1)).empty());
+}
+
+/// By the tensor's name, whatever the engine calls it.
+void errors_name_the_tensor() {
+  const auto error_of = [](R& request) -> std::string {
+    try {
+      read(request);
+    } catch (const Error& error) {
+      return error.what();
+    }
+    return "none";
+  };
+  const std::string outside = "10, which is outside the vocabulary [0, 10)";
+  EXPECT_EQ(error_of(make_request({1}, 1)->number("end_id", 10)),
+            concat("end_id holds token id ", outside, " and not -1 (none)"));
+  EXPECT_EQ(error_of(make_request({1}, 1)->number("min_length", -1)),
+            "min_length is -1, expected at least 0");
+  EXPECT_EQ(error_of(make_request({1}, 1)->number("min_tokens", -2)),
+            "min_tokens is -2, expected at least 0");
+  for (const char* name : {"stop_words_list", "bad_words_list"}) {
+    const RequestPtr words = make_request({1}, 1);
+    words->add(name, TRITONSERVER_TYPE_INT32, {1, 2, 2}, Ids{9, 10, 1, 2});
+    EXPECT_EQ(error_of(*words), concat(name, " holds token id ", outside));
+  }
 }
 
 void salt_of_the_cache() {
@@ -287,6 +315,7 @@ int main(int argc, char** argv) {
           {"types_that_a_configuration_may_declare", types_that_a_configuration_may_declare},
           {"end_ids_may_be_ignored", end_ids_may_be_ignored},
           {"end_ids_of_several_sources", end_ids_of_several_sources},
+          {"errors_name_the_tensor", errors_name_the_tensor},
           {"salt_of_the_cache", salt_of_the_cache},
           {"length_of_the_salt", length_of_the_salt},
           {"retention_of_ranges", retention_of_ranges},
