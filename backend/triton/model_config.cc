@@ -52,6 +52,25 @@ fs::path read_engine_dir(Parameters& parameters, const fs::path& version_dir) {
   return dir;
 }
 
+/// The texts between `separator`s.
+std::vector<std::string> split(const std::string& text, char separator) {
+  std::vector<std::string> parts;
+  for (size_t begin = 0; begin <= text.size();) {
+    const size_t end = std::min(text.find(separator, begin), text.size());
+    parts.push_back(text.substr(begin, end - begin));
+    begin = end + 1;
+  }
+  return parts;
+}
+
+/// Whether it is digits and nothing else; a number that no int holds is none.
+std::optional<int> parse_count(const std::string& text) {
+  int value = 0;
+  const auto [stop, failure] = std::from_chars(text.data(), text.data() + text.size(), value);
+  if (failure != std::errc() || stop != text.data() + text.size() || value < 0) return std::nullopt;
+  return value;
+}
+
 /// One for each set of `gpu_device_ids` ("0", or "0;1" for two instances of the model), unless
 /// `device` names the device of all.
 std::vector<std::string> read_devices(Parameters& parameters, const std::string& otherwise) {
@@ -60,34 +79,33 @@ std::vector<std::string> read_devices(Parameters& parameters, const std::string&
   if (!ids || device != "auto") return {device};
   std::erase(*ids, ' ');  // "0; 1"
   std::vector<std::string> devices;
-  for (size_t begin = 0; begin <= ids->size();) {
-    const size_t end = std::min(ids->find(';', begin), ids->size());
-    const std::string set = ids->substr(begin, end - begin);
+  for (const std::string& set : split(*ids, ';')) {
+    for (const std::string& id : split(set, ',')) {
+      if (parse_count(id)) continue;
+      parameters.unreadable("numbers", "none");
+      return {device};
+    }
     check(set.find(',') == std::string::npos, "gpu_device_ids is \"", *ids,
           "\"; this version runs a model on one GPU, expected one id for each instance");
-    check(!set.empty() && set.find_first_not_of("0123456789") == std::string::npos,
-          "gpu_device_ids is \"", *ids, "\", expected numbers");
     devices.push_back(concat("cuda:", set));
-    begin = end + 1;
   }
   return devices;
 }
 
 /// Comma-separated, one a layer or one for all; the smallest counts.
 std::optional<int> read_attention_window(Parameters& parameters) {
-  std::optional<std::string> text =
-      parameters.text("max_attention_window_size", "the longest sequence");
+  constexpr const char* kOtherwise = "the longest sequence";
+  std::optional<std::string> text = parameters.text("max_attention_window_size", kOtherwise);
   if (!text) return std::nullopt;
   std::erase(*text, ' ');  // "4096, 2048"
   std::optional<int> smallest;
-  for (size_t begin = 0; begin <= text->size();) {
-    const size_t end = std::min(text->find(',', begin), text->size());
-    int window = 0;
-    const auto [stop, failure] = std::from_chars(text->data() + begin, text->data() + end, window);
-    check(failure == std::errc() && stop == text->data() + end && window > 0,
-          "max_attention_window_size is \"", *text, "\", expected numbers above 0");
-    smallest = std::min(window, smallest.value_or(window));
-    begin = end + 1;
+  for (const std::string& part : split(*text, ',')) {
+    const std::optional<int> window = parse_count(part);
+    if (!window || *window == 0) {
+      parameters.unreadable("numbers above 0", kOtherwise);
+      return std::nullopt;
+    }
+    smallest = std::min(*window, smallest.value_or(*window));
   }
   return smallest;
 }

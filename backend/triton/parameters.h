@@ -47,6 +47,9 @@ class Parameters {
   /// A text that is one of these, `otherwise` too.
   std::string one_of(const std::string& key, const std::string& otherwise,
                      const std::vector<std::string>& names);
+  /// Warns that the value of the parameter asked for last is not what is `expected`; `otherwise`
+  /// holds.
+  void unreadable(const std::string& expected, const std::string& otherwise);
 
   /// Those asked for, in that order, then the others that were given.
   std::vector<ParameterUse> uses() const;
@@ -55,9 +58,6 @@ class Parameters {
   void judge_the_rest(std::vector<std::string>& notes);
 
  private:
-  /// The one asked for last.
-  void unreadable(const std::string& expected, const std::string& otherwise);
-
   std::map<std::string, std::string> given_;
   std::vector<ParameterUse> asked_;
   std::vector<std::string>& warnings_;

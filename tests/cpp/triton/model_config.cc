@@ -192,8 +192,13 @@ void gpu_ids_name_the_device() {
   EXPECT_EQ(device_of(parameter("gpu_device_ids", "1") + "," + parameter("device", "cpu")), "cpu");
   const std::string two = error_of(config(parameter("gpu_device_ids", "0,1")), folder.path);
   EXPECT(two.find("one GPU") != std::string::npos);
-  const std::string none = error_of(config(parameter("gpu_device_ids", "x")), folder.path);
-  EXPECT(none.find("expected numbers") != std::string::npos);
+  for (const char* wrong : {"x", "0;", "0,x", "-1"}) {
+    const ModelSettings unread = parse(config(parameter("gpu_device_ids", wrong)), folder.path);
+    EXPECT((unread.devices == std::vector<std::string>{"auto"}));
+    EXPECT_EQ(unread.warnings.size(), 1u);
+    EXPECT_EQ(unread.warnings.at(0), concat("parameter gpu_device_ids = \"", wrong,
+                                            "\" is not numbers; its default is used"));
+  }
   const ModelSettings dummy = parse(config(parameter("load_format", "dummy")), folder.path);
   EXPECT_EQ(dummy.engine.load_format, "dummy");
   EXPECT(dummy.warnings.empty());
@@ -386,7 +391,10 @@ void former_parameters() {
   EXPECT_CONTAINS(refusal("sink_token_length", "4"), "sink tokens are not supported");
   EXPECT_CONTAINS(refusal("num_nodes", "2"), "num_nodes = \"2\"");
   EXPECT_CONTAINS(refusal("decoding_mode", "medusa"), "speculative decoding is not supported yet");
-  EXPECT_CONTAINS(refusal("max_attention_window_size", "many"), "expected numbers above 0");
+  for (const char* wrong : {"many", "0", "4096,", "99999999999"}) {
+    EXPECT_CONTAINS(warning("max_attention_window_size", wrong), "is not numbers above 0");
+    EXPECT(!parsed(parameter("max_attention_window_size", wrong)).attention_window.has_value());
+  }
 }
 
 void attention_windows() {
