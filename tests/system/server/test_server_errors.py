@@ -43,7 +43,7 @@ CASES: dict[str, tuple[dict[str, Any], list[str]]] = {
     ),
     "negative temperature": (
         llm_request(PROMPT, 1, temperature=-1.0),
-        ["temperature", "-1"],
+        ["Incorrect sampling config", "temperature", "-1"],
     ),
     "infinite temperature": (
         llm_request(PROMPT, 1, temperature=float("inf")),
@@ -64,10 +64,98 @@ CASES: dict[str, tuple[dict[str, Any], list[str]]] = {
         llm_request(PROMPT, 1, presence_penalty=float("nan")),
         ["presence_penalty", "nan"],
     ),
-    "negative min_tokens": (llm_request(PROMPT, 1, min_tokens=-1), ["-1"]),
+    "negative min_tokens": (llm_request(PROMPT, 1, min_tokens=-1), ["min_tokens is -1"]),
+    "negative min_length": (llm_request(PROMPT, 1, min_length=-1), ["min_length is -1"]),
     "two values for one option": (
         llm_request(PROMPT, 1, temperature=np.ones((1, 2), np.float32)),
         ["temperature"],
+    ),
+    "top_p_decay of nothing": (
+        llm_request(PROMPT, 1, runtime_top_p=0.9, runtime_top_p_decay=0.0),
+        ["Incorrect sampling config", "top_p_decay is 0"],
+    ),
+    "top_p_decay above one": (
+        llm_request(PROMPT, 1, runtime_top_p=0.9, runtime_top_p_decay=1.5),
+        ["Incorrect sampling config", "top_p_decay is 1.5"],
+    ),
+    "top_p_min above one": (
+        llm_request(PROMPT, 1, runtime_top_p_min=1.25),
+        ["top_p_min is 1.25"],
+    ),
+    "reset id beyond the vocabulary": (
+        llm_request(PROMPT, 1, runtime_top_p_reset_ids=259),
+        ["top_p_reset_ids is 259"],
+    ),
+    "frequency penalty that is no number": (
+        llm_request(PROMPT, 1, frequency_penalty=float("inf")),
+        ["frequency_penalty", "inf"],
+    ),
+    "negative prompt_ignore_length": (
+        llm_request(PROMPT, 1, prompt_ignore_length=-1),
+        ["prompt_ignore_length is -1"],
+    ),
+    "negative no_repeat_ngram_size": (
+        llm_request(PROMPT, 1, no_repeat_ngram_size=-1),
+        ["no_repeat_ngram_size is -1"],
+    ),
+    "bias of more ids than there are": (
+        llm_request(PROMPT, 1, embedding_bias=np.zeros((1, 260), np.float32)),
+        ["embedding_bias has 260", "259"],
+    ),
+    "bias that is no number": (
+        llm_request(PROMPT, 1, embedding_bias=np.array([[0, np.nan]], np.float32)),
+        ["embedding_bias of token id 1", "nan"],
+    ),
+    "two lengths under two names": (
+        llm_request(PROMPT, 2, min_tokens=1, min_length=2),
+        ["min_tokens", "min_length"],
+    ),
+    "two seeds under two names": (
+        llm_request(PROMPT, 2, seed=1, random_seed=2),
+        ["seed", "random_seed"],
+    ),
+    "likeliest ids without log-probabilities": (
+        llm_request(PROMPT, 1, num_top_log_probs=2),
+        ["num_top_log_probs is 2 without return_log_probs"],
+    ),
+    "no time at all": (llm_request(PROMPT, 1, timeout_ms=0), ["timeout_ms is 0"]),
+    "word list that goes on after its end": (
+        llm_request(PROMPT, 1, bad_words_list=np.array([[[7, 8, 9], [1, -1, 3]]], np.int32)),
+        ["sparse list bad_words_list", "offset 3 after the first -1"],
+    ),
+    "word list that ends beyond its length": (
+        llm_request(PROMPT, 1, bad_words_list=np.array([[[7, 8], [1, 3]]], np.int32)),
+        ["sparse list bad_words_list", "offset 3 beyond its length of 2"],
+    ),
+    "bad word beyond the vocabulary": (
+        llm_request(PROMPT, 1, bad_words_list=np.array([[[999], [1]]], np.int32)),
+        ["bad_words_list holds token id 999"],
+    ),
+    "group that is no pair": (
+        llm_request(PROMPT, 1, response_group=np.array([[4]], np.int64)),
+        ["response_group"],
+    ),
+    "group with logits": (
+        llm_request(
+            PROMPT,
+            1,
+            response_group=np.array([[4, 1]], np.int64),
+            return_context_logits=True,
+        ),
+        ["response_group together with return_context_logits is not supported"],
+    ),
+    "group of several sequences": (
+        llm_request(
+            PROMPT,
+            1,
+            response_group=np.array([[4, 1]], np.int64),
+            num_return_sequences=2,
+        ),
+        ["response_group is for requests of one sequence"],
+    ),
+    "cache events where none are kept": (
+        llm_request(PROMPT, 1, kv_cache_events_after=np.array([[-1]], np.int64)),
+        ["kv_cache_event_buffer_max_size is 0"],
     ),
     "odd word list": (
         llm_request(PROMPT, 1, stop_words_list=np.array([[[1, 2], [2, 1]]], np.int32)),
@@ -75,7 +163,7 @@ CASES: dict[str, tuple[dict[str, Any], list[str]]] = {
     ),
     "stop word beyond the vocabulary": (
         llm_request(PROMPT, 1, stop_words_list=np.array([[[999], [1]]], np.int32)),
-        ["999"],
+        ["stop_words_list holds token id 999"],
     ),
     "wrong type": (
         llm_request(PROMPT, 1, temperature=np.ones((1, 1), np.int32)),
