@@ -72,6 +72,7 @@ def test_hang_and_recovery(repository: Path, tmp_path: Path) -> None:
         # Who comes when the engine or the model is gone is told so; the others, what happened.
         assert all(ends), ends
         assert any("the engine hangs" in end and "step_timeout_ms is 2" in end for end in ends)
+        assert any(end.startswith("Executor failed process requestId ") for end in ends), ends
 
         wait_until_ready_is(client, "tensorrt_llm", False)
         wait_until_ready_is(client, "ensemble", False)
