@@ -53,6 +53,15 @@ def test_rows_of_a_batch(server: Server, stream: bool) -> None:
         assert ids[row, None] == alone.ids
 
 
+def test_a_row_alone_is_as_long_as_it_is(server: Server) -> None:
+    """Lengths are for what pads the rows of a batch; of one row nobody asks."""
+    (plain,) = ask(server, "tensorrt_llm", **llm_request(PROMPTS[2], 6))
+    for length in (1, 100, -1):
+        request = {**llm_request(PROMPTS[2], 6), "input_lengths": length}
+        (answer,) = ask(server, "tensorrt_llm", **request)
+        assert answer.ids == plain.ids
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_sequences(server: Server, stream: bool) -> None:
     hot = {"runtime_top_k": 50, "temperature": 3.0, "streaming": stream, **ALONE}

@@ -298,6 +298,9 @@ def test_what_asks_for_nothing_is_accepted(server: Server) -> None:
             for tensor in model.inputs
             if tensor.support is Support.REFUSED
         }
+        without = [tensor for tensor in model.inputs if tensor.support is Support.IGNORED]
+        assert "decoder_text_input" in [tensor.name for tensor in without]
+        others |= {tensor.name: example(tensor.dtype, tensor.dims) for tensor in without}
         (answer,) = ask(server, model.name, text_input="abc", max_tokens=6, **others)
         assert answer.text == plain.text
 

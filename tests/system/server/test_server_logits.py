@@ -1,9 +1,11 @@
 """Logits from a real server, next to the log-probabilities that it gives itself."""
 
+import json
+
 import numpy as np
 import pytest
 import tritonclient.grpc as grpc
-from triton_server import Server, Stream, ask, llm_request, overridden
+from triton_server import Server, Stream, ask, llm_request, overridden, unary
 
 PROMPT = [5, 17, 200, 33, 90, 91, 4]
 WANTED = {"return_context_logits": True, "return_generation_logits": True, "return_log_probs": True}
@@ -72,6 +74,22 @@ def test_log_probs_of_what_is_drawn_from(server: Server, normalize: bool) -> Non
         logits = np.where(logits >= second, logits, -np.inf)
     chosen = log_softmax(logits)[range(12), answer.ids]
     np.testing.assert_allclose(answer.outputs["output_log_probs"][0, 0], chosen, atol=1e-4)
+
+
+def test_logits_are_of_the_type_that_is_declared(server: Server) -> None:
+    request = llm_request(PROMPT, 5, **WANTED)
+    names = ("context_logits", "generation_logits")
+    wide = unary(server, "plain", **request)
+    outputs = json.loads(server.get("/v2/models/plain/config")[1])["output"]
+    for output in outputs:
+        if output["name"] in names:
+            output["data_type"] = "TYPE_FP16"
+    with overridden(server, "plain", output=outputs):
+        told = unary(server, "plain", **request)
+    for name in names:
+        assert (wide[name].dtype, told[name].dtype) == (np.float32, np.float16)
+        np.testing.assert_array_equal(told[name], wide[name].astype(np.float16))
+    assert told["output_log_probs"].dtype == np.float32
 
 
 def test_logits_beyond_their_limit_are_refused(server: Server) -> None:
