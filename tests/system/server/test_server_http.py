@@ -2,13 +2,28 @@
 models loaded with another configuration than lies in the repository."""
 
 import json
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import tritonclient.grpc as grpc
 import tritonclient.http as http
-from triton_server import Server, as_array, ask, ask_text, llm_request, overridden, tensors
+from triton_server import (
+    Server,
+    Setup,
+    as_array,
+    ask,
+    ask_text,
+    llm_request,
+    overridden,
+    running,
+    tensors,
+    unary,
+)
 from tritonclient.utils import InferenceServerException
 
 MODELS = ["ensemble", "tensorrt_llm_bls"]
@@ -204,3 +219,43 @@ def test_a_configuration_that_cannot_be(server: Server) -> None:
     assert status >= 400 and "Invalid gpt_model_type" in json.loads(page)["error"]
     (answer,) = ask(server, "plain", **llm_request([5, 17, 200], 6))
     assert np.size(answer.outputs["output_ids"]) == 9
+
+
+def test_a_server_that_polls(setup: Setup, tmp_path: Path) -> None:
+    """A configuration that is changed serves without a word to the server; a folder that is gone is
+    unloaded, one that comes is loaded."""
+    repository = tmp_path / "repository"
+    shutil.copytree(setup.repository / "plain", repository / "plain")
+    request = llm_request([5, 17, 200], 6)
+
+    def wait_until(is_so: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + 30
+        while not is_so():
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+    polling = ("--model-control-mode=poll", "--repository-poll-secs=1")
+    with running(repository, tmp_path, *polling) as server:
+        whole = unary(server, "plain", **request)["output_ids"].reshape(-1).tolist()
+        config = repository / "plain" / "config.pbtxt"
+        alone = 'parameters { key: "exclude_input_in_output" value { string_value: "true" } }'
+        config.write_text(f"{config.read_text()}\n{alone}\n")
+        told: list[list[int]] = []
+
+        def leaves_the_prompt_out() -> bool:
+            told.append(unary(server, "plain", **request)["output_ids"].reshape(-1).tolist())
+            return told[-1] != whole
+
+        wait_until(leaves_the_prompt_out)  # and each of those requests was answered
+        assert told[-1] == whole[3:]
+
+        def is_ready(model: str) -> bool:
+            return server.get(f"/v2/models/{model}/ready")[0] == 200
+
+        shutil.copytree(setup.repository / "second", repository / "second")
+        wait_until(lambda: is_ready("second"))
+        (answer,) = ask(server, "second", **request)
+        assert answer.ids[:3] == [5, 17, 200]
+        shutil.rmtree(repository / "plain")
+        wait_until(lambda: not is_ready("plain"))
+        assert ask(server, "second", **request)[0].ids == answer.ids
