@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tritonclient.grpc as grpc
 from inflight.text.tokenizer import Tokenizer
-from triton_server import Answer, Server, Setup, ask, overridden
+from triton_server import Answer, Server, Setup, Stream, ask, llm_request, overridden
 
 MODELS = ["ensemble", "tensorrt_llm_bls"]
 REASONS = {"return_finish_reason": True, "return_stop_reason": True}
@@ -53,6 +53,29 @@ def test_why_it_ended(server: Server, tokenizer: Tokenizer, model: str, stream: 
             assert (kept, why) == (whole[: whole.index(word) + 2], ("stop", word))
             bare, why = ended(end_id=-1, stop_words=[word], include_stop_str_in_output=False)
             assert (bare, why) == (whole[: whole.index(word)], ("stop", word))
+
+
+# Of the server's own.
+PARAMETERS = {"triton_final_response", "sequence_id", "sequence_start", "sequence_end"}
+
+
+@pytest.mark.parametrize("model", ["tensorrt_llm", *MODELS])
+def test_all_is_said_in_tensors(server: Server, model: str) -> None:
+    """Parameters of a response would not come through an ensemble: no response of ours has any."""
+    request = {"text_input": "To be", "max_tokens": 40, "stream": True, "end_id": -1, **REASONS}
+    if model == "tensorrt_llm":
+        request = llm_request([5, 17, 200], 40, streaming=True, **REASONS)
+    with Stream(server, model) as stream:
+        stream.send(**request)
+        is_final, ends = False, set()
+        while not is_final:
+            result, error = stream.answers.get(timeout=60)
+            assert error is None
+            parameters = result.get_response().parameters
+            assert set(parameters) <= PARAMETERS
+            is_final = parameters["triton_final_response"].bool_param
+            ends.add(result.as_numpy("finish_reason").item())
+    assert ends - {b""} == {b"length"}
 
 
 @pytest.mark.parametrize("model", MODELS)
