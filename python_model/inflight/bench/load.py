@@ -9,31 +9,36 @@ from dataclasses import dataclass
 
 Draw = Callable[[random.Random], int]
 
+_MOST_TOKENS = 2**24  # of a prompt or an answer; no model has a longer context
+_MOST_SIGMA = 10
+
 
 def parse_lengths(text: str) -> Draw:
     """Of tokens: "128", "uniform:16:256", "normal:200:50" (mean, deviation), "lognormal:200:0.8"
-    (median, sigma). Never below 1. Raises ValueError that says which are known."""
+    (median, sigma). Never below 1. Raises ValueError that says which are known, and how long."""
     kind, _, rest = text.partition(":")
     try:
         if not rest:
             length = int(kind)
-            if length < 1:
+            if not 1 <= length <= _MOST_TOKENS:
                 raise ValueError
             return lambda draw: length
         first, second = (float(part) for part in rest.split(":"))
-        if first <= 0 or second < 0 or not math.isfinite(first + second):
+        if first <= 0 or second < 0 or not first + second <= _MOST_TOKENS:
             raise ValueError
         if kind == "uniform" and first <= second and first.is_integer() and second.is_integer():
             return lambda draw: draw.randint(int(first), int(second))
         if kind == "normal":
             return lambda draw: max(1, round(draw.gauss(first, second)))
-        if kind == "lognormal":
-            return lambda draw: max(1, round(draw.lognormvariate(math.log(first), second)))
+        if kind == "lognormal" and second <= _MOST_SIGMA:
+            log = math.log(first)
+            return lambda draw: max(1, min(_MOST_TOKENS, round(draw.lognormvariate(log, second))))
         raise ValueError
     except ValueError:
         raise ValueError(
             f"{text!r} is no distribution of lengths: expected N, uniform:LOW:HIGH, "
-            "normal:MEAN:DEVIATION or lognormal:MEDIAN:SIGMA"
+            "normal:MEAN:DEVIATION or lognormal:MEDIAN:SIGMA, of at most "
+            f"{_MOST_TOKENS} tokens and a SIGMA of at most {_MOST_SIGMA}"
         ) from None
 
 

@@ -142,7 +142,7 @@ def plot(records: Sequence[Record], summary: dict[str, Any], path: Path) -> None
     figure.suptitle(
         f"{summary['requests']} requests, {summary['output_tokens_per_s']:,.0f} output tokens/s"
     )
-    figure.savefig(path, dpi=120)
+    figure.savefig(path, dpi=120, format="png")
 
 
 def _plot_throughput(at: Any, records: Sequence[Record]) -> None:

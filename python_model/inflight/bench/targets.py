@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import secrets
 import time
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
@@ -27,6 +28,9 @@ class Record:
 
 
 class Target(ABC):
+    """Prompts share the KV cache with others of the same target alone: of a seed they are the same
+    in every run, and would be found there from the second run on."""
+
     @abstractmethod
     async def send(self, request: BenchRequest, index: int) -> Record:
         """Returns at the answer's end. Errors are in the record."""
@@ -38,6 +42,7 @@ class Target(ABC):
 class GrpcTarget(Target):
     def __init__(self, url: str) -> None:
         self._client = EngineClient(url)
+        self._salt = secrets.token_hex(8)
 
     async def send(self, request: BenchRequest, index: int) -> Record:
         record = Record(len(request.prompt))
@@ -52,10 +57,13 @@ class GrpcTarget(Target):
                 record.num_output += len(part.ids)
             if isinstance(part, ApiError) or part.final:
                 record.ended = now
-                done.set_result(None)
+                if not done.done():  # Ctrl-C ends the waiting first
+                    done.set_result(None)
 
         record.sent = time.perf_counter()
-        engine_request = EngineRequest(request.prompt, request.num_output, seed=index)
+        engine_request = EngineRequest(
+            request.prompt, request.num_output, seed=index, cache_salt=self._salt
+        )
         self._client.submit(engine_request, f"bench-{index}", sink)
         await done
         return record
@@ -71,7 +79,9 @@ class OpenAiTarget(Target):
 
         self._url = url.rstrip("/").removesuffix("/v1") + "/v1/completions"
         self._model = model
-        self._failures = (aiohttp.ClientError, asyncio.TimeoutError)
+        self._salt = secrets.token_hex(8)
+        # What is no event of ours, too: who answers there may be anybody.
+        self._failures = (aiohttp.ClientError, asyncio.TimeoutError, ValueError, LookupError)
         self._session = aiohttp.ClientSession(
             headers={"Authorization": f"Bearer {api_key}"} if api_key else {},
             connector=aiohttp.TCPConnector(limit=0),
@@ -87,6 +97,7 @@ class OpenAiTarget(Target):
             "max_tokens": request.num_output,
             "temperature": 0,
             "ignore_eos": True,
+            "cache_salt": self._salt,
             "stream": True,
             "stream_options": {"include_usage": True},
         }
@@ -95,9 +106,13 @@ class OpenAiTarget(Target):
             async with self._session.post(self._url, json=body) as answer:
                 if answer.status != 200:
                     record.error = (await answer.text())[:500]
+                ended = False
                 async for line in answer.content:
                     if line.startswith(b"data: {"):
                         self._note(record, json.loads(line[len(b"data: ") :]))
+                    ended = ended or line.startswith(b"data: [DONE]")
+                if not ended and record.error is None:
+                    record.error = "the stream ended before the answer did"
         except self._failures as error:
             record.error = f"{type(error).__name__}: {error}"
         record.ended = time.perf_counter()

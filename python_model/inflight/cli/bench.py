@@ -42,7 +42,9 @@ def bench(
     max_total_tokens: Annotated[
         int | None, typer.Option(min=2, help="Cut prompt and answer to so many together.")
     ] = None,
-    vocab_size: Annotated[int, typer.Option(min=1, help="Prompts are random ids below it.")] = 1000,
+    vocab_size: Annotated[
+        int, typer.Option(min=1, max=2**31, help="Prompts are random ids below it.")
+    ] = 1000,
     warmup: Annotated[int, typer.Option(min=0, help="Requests before, not counted.")] = 4,
     seed: Annotated[int, typer.Option(help="Of lengths, ids and arrivals.")] = 0,
     json_file: Annotated[
@@ -54,8 +56,9 @@ def bench(
 ) -> None:
     """Drive a running server: percentiles of times, and throughput.
 
-    Answers are as long as asked for: end tokens do not end them. A key for the endpoint comes from
-    the variable OPENAI_API_KEY.
+    No prompt finds anything of another run or of the warm-up in the KV cache. Answers are as long
+    as asked for: end tokens do not end them. A key for the endpoint comes from the variable
+    OPENAI_API_KEY.
     """
     from inflight.bench.report import plot, summarise, table_of
 
@@ -65,10 +68,14 @@ def bench(
     try:
         draws = parse_lengths(input_tokens), parse_lengths(output_tokens)
         requests = draw_load(num_requests, *draws, vocab_size, rate, seed, max_total_tokens)
-        if (
-            plot_file is not None and find_spec("matplotlib") is None
-        ):  # before the load, not after it
+        # Prompts of their own, so that none that counts is found in the cache.
+        others = min(warmup, num_requests), *draws, vocab_size, None, -1 - seed, max_total_tokens
+        first = draw_load(*others)
+        # Before the load, not after it.
+        if plot_file is not None and find_spec("matplotlib") is None:
             raise ValueError("--plot needs matplotlib: pip install matplotlib")
+        _check_writable("--json", json_file)
+        _check_writable("--plot", plot_file)
     except ValueError as error:
         typer.echo(f"inflight bench: {error}", err=True)
         raise typer.Exit(1) from None
@@ -82,7 +89,7 @@ def bench(
         "seed": seed,
     }
     try:
-        records = asyncio.run(_run(way, url, model, requests, concurrency, warmup, console))
+        records = asyncio.run(_run(way, url, model, first, requests, concurrency, console))
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
     summary = summarise(records)
@@ -97,13 +104,21 @@ def bench(
         raise typer.Exit(1)
 
 
+def _check_writable(option: str, file: Path | None) -> None:
+    """Raises ValueError."""
+    if file is None:
+        return
+    if file.is_dir() or not os.access(file if file.exists() else file.parent, os.W_OK):
+        raise ValueError(f"{option} {file} cannot be written")
+
+
 async def _run(
     way: Way,
     url: str,
     model: str,
+    first: Sequence[BenchRequest],
     requests: Sequence[BenchRequest],
     concurrency: int | None,
-    warmup: int,
     console: Console,
 ) -> list:
     from inflight.bench.run import run_load
@@ -128,9 +143,7 @@ async def _run(
         TextColumn("{task.fields[rate]}"),
     )
     try:
-        if warmup:
-            first = [BenchRequest(one.prompt, one.num_output) for one in requests[:warmup]]
-            await run_load(target, first, warmup)
+        await run_load(target, first, None)
         with Progress(*columns, console=console) as progress:
             bar = progress.add_task("requests", total=len(requests), rate="")
             count = 0

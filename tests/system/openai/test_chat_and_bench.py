@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from inflight.serving.metrics_page import fetch, total
 from openai_endpoint import KEY, ROOT, Endpoint
 
 
@@ -76,6 +77,24 @@ def test_bench_counts_what_it_asked_for(endpoint: Endpoint, tmp_path: Path, way:
     assert figures["ttft_ms"]["max"] < figures["latency_ms"]["max"]
     assert figures["settings"]["way"] == way
     assert "time per output token" in ran.stdout
+
+
+@pytest.mark.parametrize("way", ["grpc", "openai"])
+def test_bench_measures_no_cache(endpoint: Endpoint, way: str) -> None:
+    """Neither what its warm-up left there, nor what the same command did before."""
+    url = f"localhost:{endpoint.grpc_port}" if way == "grpc" else endpoint.url
+    page = f"http://localhost:{endpoint.metrics_port}/metrics"
+    tokens = lambda kind: total(fetch(page, 10), "nv_llm_prefix_cache_metrics", kind)  # noqa: E731
+    hit, queried = tokens("hit_tokens"), tokens("queried_tokens")
+    for _ in range(2):
+        ran = run(
+            "bench", f"--way={way}", f"--url={url}", "--num-requests=3", "--warmup=3",
+            "--input-tokens=200", "--output-tokens=2",
+        )  # fmt: skip
+        assert ran.returncode == 0, ran.stderr
+        endpoint.wait_until_idle()
+    assert tokens("queried_tokens") == queried + 2 * 6 * 200
+    assert tokens("hit_tokens") - hit < 20  # tokens that prompts begin with alike by chance
 
 
 def test_bench_at_a_rate_takes_its_time(endpoint: Endpoint, tmp_path: Path) -> None:
