@@ -18,8 +18,10 @@ def chat(
     model: Annotated[str, typer.Option(help="Else the first that the server has.")] = "",
     system: Annotated[str | None, typer.Option(help="System message.")] = None,
     max_tokens: Annotated[int | None, typer.Option(min=1, help="Of an answer.")] = None,
-    temperature: Annotated[float | None, typer.Option(help="0 is greedy.")] = None,
-    top_p: Annotated[float | None, typer.Option(help="Likeliest tokens up to p together.")] = None,
+    temperature: Annotated[float | None, typer.Option(min=0, help="0 is greedy.")] = None,
+    top_p: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Likeliest tokens up to p together.")
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Same seed, same answers.")] = None,
     stop: Annotated[list[str] | None, typer.Option(help="Text that ends an answer.")] = None,
 ) -> None:

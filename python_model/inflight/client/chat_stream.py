@@ -6,6 +6,7 @@ import json
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
+from http.client import HTTPException
 from typing import Any
 
 
@@ -22,8 +23,15 @@ class ChatClient:
             self._headers["Authorization"] = f"Bearer {api_key}"
 
     def models(self) -> list[str]:
-        with self._open("/models") as answer:
-            return [model["id"] for model in json.load(answer)["data"]]
+        """At least one."""
+        try:
+            with self._open("/models") as answer:
+                names = [model["id"] for model in json.load(answer)["data"]]
+        except (ValueError, LookupError, TypeError) as error:
+            raise ServerError(f"{self._url}/models: no list of models") from error
+        if not names:
+            raise ServerError(f"{self._url}/models: the server has no model")
+        return names
 
     def stream(
         self, model: str, messages: Sequence[Mapping[str, str]], options: Mapping[str, Any]
@@ -38,22 +46,31 @@ class ChatClient:
             **{key: value for key, value in options.items() if value is not None},
         }
         with self._open("/chat/completions", body) as answer:
-            for line in answer:
-                if not line.startswith(b"data: ") or line.startswith(b"data: [DONE]"):
-                    continue
-                event = json.loads(line[len(b"data: ") :])
-                if "error" in event:
-                    raise ServerError(event["error"]["message"])
-                for choice in event["choices"]:
-                    if text := choice["delta"].get("content"):
-                        yield text
-                if event.get("usage"):
-                    yield event["usage"]
+            try:
+                for line in answer:
+                    if line.startswith(b"data: [DONE]"):
+                        return
+                    if line.startswith(b"data: "):
+                        yield from self._news(json.loads(line[len(b"data: ") :]))
+            except (OSError, HTTPException, ValueError, LookupError) as error:
+                raise ServerError(f"{self._url}: the answer broke off: {error}") from error
+        # A connection that is closed is no end: the answer goes on, and nobody sends it.
+        raise ServerError(f"{self._url}: the server ended before the answer did")
+
+    @staticmethod
+    def _news(event: Mapping[str, Any]) -> Iterator[str | dict[str, Any]]:
+        if "error" in event:
+            raise ServerError(event["error"]["message"])
+        for choice in event["choices"]:
+            if text := choice["delta"].get("content"):
+                yield text
+        if event.get("usage"):
+            yield event["usage"]
 
     def _open(self, path: str, body: Mapping[str, Any] | None = None):
         data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(self._url + path, data, self._headers)
         try:
+            request = urllib.request.Request(self._url + path, data, self._headers)
             return urllib.request.urlopen(request)
         except urllib.error.HTTPError as error:
             text = error.read().decode("utf-8", "replace")
@@ -62,5 +79,5 @@ class ChatClient:
             except (ValueError, KeyError, TypeError):
                 text = f"{error.code} {error.reason}: {text[:200]}"
             raise ServerError(text) from error
-        except OSError as error:
-            raise ServerError(f"{self._url}: {error}") from error
+        except (OSError, HTTPException, ValueError) as error:  # ValueError: of a URL
+            raise ServerError(f"{self._url}: {str(error) or type(error).__name__}") from error
