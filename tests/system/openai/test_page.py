@@ -131,6 +131,64 @@ def test_completion_mode_and_a_new_chat(page: Browser, endpoint: Endpoint) -> No
     assert page.value("document.getElementById('empty').offsetHeight") > 0
 
 
+CLEAR_AT_THE_FIRST_TEXT = """(() => {
+  const look = new MutationObserver(() => {
+    if ((document.querySelector('article.model .text')?.textContent ?? '').length <= 20) return;
+    look.disconnect();
+    document.getElementById('clear').click();
+  });
+  look.observe(document.body, {subtree: true, childList: true});
+})()"""
+
+KEEP_WHAT_IS_SENT = """(() => {
+  window.sent = [];
+  const fetch = window.fetch;
+  window.fetch = (path, options) => {
+    if (options?.body) sent.push(JSON.parse(options.body));
+    return fetch(path, options);
+  };
+})()"""
+
+
+def test_a_new_chat_knows_nothing_of_an_answer_that_was_under_way(
+    page: Browser, endpoint: Endpoint
+) -> None:
+    page.value(KEEP_WHAT_IS_SENT)
+    page.value(CLEAR_AT_THE_FIRST_TEXT)
+    option(page, "max_tokens", 480)
+    say(page, "Speak long")
+    page.wait("sent.length === 1 && document.querySelectorAll('article').length === 0")
+    wait_for_end(page)
+    assert page.value("document.getElementById('text').value") == ""
+    option(page, "max_tokens", 4)
+    say(page, "And you?")
+    wait_for_end(page)
+    assert page.value("sent.at(-1).messages") == [{"role": "user", "content": "And you?"}]
+    assert page.errors == []
+
+
+def test_options_are_sent_as_they_were_typed(page: Browser) -> None:
+    """What the server does not take it refuses; nothing else is taken in its place."""
+    page.value(KEEP_WHAT_IS_SENT)
+    option(page, "max_tokens", 4)
+    option(page, "temperature", 0.75)
+    page.type("Who?")
+    page.value("document.getElementById('send').click()")
+    page.wait("document.querySelectorAll('article.model').length === 1")
+    wait_for_end(page)
+    assert last_answer(page) and page.value("sent[0].temperature") == 0.75
+    for name, value in (("temperature", 5), ("top_p", 1.5), ("max_tokens", 2.5), ("seed", 0.5)):
+        kept = page.value(f"document.getElementById('{name}').value")
+        option(page, name, value)
+        page.value("document.getElementById('text').value = ''")
+        say(page, "Who?")
+        wait_for_end(page)
+        assert page.value(f"sent.at(-1).{name}") == value
+        shown = page.value("[...document.querySelectorAll('.figures.error')].at(-1).textContent")
+        assert shown.startswith(f"{name}: ")
+        option(page, name, kept)
+
+
 def test_plots_live(page: Browser, endpoint: Endpoint) -> None:
     said = lambda plot: page.value(  # noqa: E731
         f"document.querySelector('#plot-{plot} canvas').getAttribute('aria-label')"

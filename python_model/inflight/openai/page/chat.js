@@ -2,7 +2,8 @@
 import { post } from "./sse.js";
 
 const at = (id) => document.getElementById(id);
-const number = (id) => (at(id).value === "" || !at(id).checkValidity() ? undefined : Number(at(id).value));
+// As it was typed: what the server does not take it says, by name.
+const number = (id) => (at(id).value === "" ? undefined : Number(at(id).value));
 
 export class Chat {
   constructor(key) {
@@ -55,13 +56,14 @@ export class Chat {
     if (!text || this.answering) return;
     at("text").value = "";
     this.show("user", "You").text.textContent = text;
-    this.messages.push({ role: "user", content: text });
+    const messages = this.messages; // a new chat has others
+    messages.push({ role: "user", content: text });
     const place = this.show("model", this.model || "Model");
     const said = await this.answer(place, text);
-    if (said) this.messages.push({ role: "assistant", content: said });
+    if (said) messages.push({ role: "assistant", content: said });
     else {
-      this.messages.pop();
-      at("text").value ||= text; // to be sent again
+      messages.pop();
+      if (messages === this.messages) at("text").value ||= text; // to be sent again
     }
     at("text").focus();
   }

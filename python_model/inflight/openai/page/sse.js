@@ -13,7 +13,7 @@ export async function* post(path, body, headers, signal) {
   let rest = "";
   for (;;) {
     const { done, value } = await reader.read();
-    if (done) return;
+    if (done) throw new Error("the server ended before the answer did");
     const lines = (rest + value).split("\n");
     rest = lines.pop();
     for (const line of lines) {
