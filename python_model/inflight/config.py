@@ -129,6 +129,9 @@ class ParallelConfig:
         return ParallelConfig(**values)
 
 
+_MOST = 2**31 - 1  # of every limit: what an engine counts with
+
+
 @dataclass(frozen=True)
 class BuildConfig:
     """What the user asks of a build; None is 'choose for me', settled by `resolve`."""
@@ -155,6 +158,8 @@ class BuildConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 problems.append(f"{name} is {value}, the least is 1")
+            elif value is not None and value > _MOST:
+                problems.append(f"{name} is {value}, the most is {_MOST}")
         if self.max_beam_width != 1:
             problems.append(f"max_beam_width is {self.max_beam_width}, only 1 is supported")
         if self.parallel != ParallelConfig():

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from inflight.cli.build import Dtype, LoadFormat
+from inflight.cli.option_groups import INT32_MAX, MAX_THREADS
 from inflight.llm.sampling_params import SamplingParams
 
 
@@ -57,9 +58,11 @@ def generate(
     ] = LoadFormat.auto,
     dtype: Annotated[Dtype, typer.Option(help="Of an engine built on the way.")] = Dtype.auto,
     max_seq_len: Annotated[
-        int | None, typer.Option(help="Prompt and answer together.", min=1)
+        int | None, typer.Option(help="Prompt and answer together.", min=1, max=INT32_MAX)
     ] = None,
-    num_threads: Annotated[int, typer.Option(help="Of CPU work; 0: all cores.", min=0)] = 0,
+    num_threads: Annotated[
+        int, typer.Option(help="Of CPU work; 0: all cores.", min=0, max=MAX_THREADS)
+    ] = 0,
 ) -> None:
     """Continue prompts. Answers go to standard output, figures to standard error."""
     from inflight.llm.llm import LLM

@@ -1,5 +1,7 @@
 """The `inflight` command: one file per sub-command."""
 
+import sys
+
 import typer
 
 from inflight.cli import (
@@ -37,7 +39,12 @@ app.command("repository")(repository.repository)
 
 
 def main() -> None:
-    app()
+    """What a machine has no room for, or does not let through, is said in a line."""
+    try:
+        app()
+    except (OSError, MemoryError) as error:
+        typer.echo(f"inflight: {str(error) or 'out of memory'}", err=True)
+        sys.exit(1)
 
 
 if __name__ == "__main__":

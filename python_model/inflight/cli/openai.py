@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from inflight.cli.option_groups import with_groups
+from inflight.cli.ports import MAX_PORT, check_ports
 
 _KEYS = "INFLIGHT_API_KEYS"
 
@@ -50,7 +51,9 @@ def api_keys(file: Path | None) -> tuple[str, ...]:
 @with_groups
 def openai(
     model: Annotated[Path, typer.Argument(help="The engine directory that the server has.")],
-    port: Annotated[int, typer.Option(help="HTTP port of the endpoint.")] = 9000,
+    port: Annotated[
+        int, typer.Option(min=1, max=MAX_PORT, help="HTTP port of the endpoint.")
+    ] = 9000,
     grpc_url: Annotated[str, typer.Option(help="The server's gRPC.")] = "localhost:8001",
     metrics_url: Annotated[str, typer.Option(help="The server's metrics.")] = (
         "http://localhost:8002/metrics"
@@ -69,6 +72,7 @@ def openai(
         keys = api_keys(options.api_key_file)
         name = options.model_name or model.resolve().name
         served = ServedModel.load(engine_dir_for(model), name, options.chat_template)
+        check_ports([("--port", options.openai_host, port)])
     except (OSError, ValueError) as error:
         typer.echo(f"inflight openai: {error}", err=True)
         raise typer.Exit(1) from error

@@ -1,10 +1,15 @@
-"""Options that several commands have: a dataclass with a field each."""
+"""Options that several commands have: a dataclass with a field each; and bounds of options."""
 
 import functools
 import inspect
 from collections.abc import Callable
 from dataclasses import fields, is_dataclass
 from typing import Any, get_type_hints
+
+# Of what the library reads an option into: of a larger number it would take its default.
+INT32_MAX = 2**31 - 1
+INT64_MAX = 2**63 - 1
+MAX_THREADS = 4096
 
 
 def with_groups(command: Callable[..., None]) -> Callable[..., None]:

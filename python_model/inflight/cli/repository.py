@@ -1,6 +1,5 @@
 """`inflight repository`: a model repository for those who run tritonserver themselves."""
 
-import json
 import os
 from dataclasses import dataclass
 from enum import Enum
@@ -10,8 +9,9 @@ from typing import Annotated
 import typer
 
 from inflight.builder.cache import engine_dir_for
+from inflight.builder.engine_file import EngineFile
 from inflight.cli.build import Dtype, LoadFormat
-from inflight.cli.option_groups import with_groups
+from inflight.cli.option_groups import INT32_MAX, INT64_MAX, MAX_THREADS, with_groups
 from inflight.config import ProblemsError
 from inflight.llm.devices import runs_on_cpu
 from inflight.serving.installation import package_path, python_environment
@@ -44,41 +44,54 @@ class ServingOptions:
         typer.Option(help="A request that ends at one of the model's end ids ends at any of them."),
     ] = True
     max_queue_size: Annotated[
-        int, typer.Option(min=0, help="Requests that may wait; 0 = any number.")
+        int, typer.Option(min=0, max=INT32_MAX, help="Requests that may wait; 0 = any number.")
     ] = 0
     request_timeout_ms: Annotated[
-        int, typer.Option(min=0, help="For requests that bring no timeout_ms; 0 = none.")
+        int,
+        typer.Option(min=0, max=INT32_MAX, help="For requests that bring no timeout_ms; 0 = none."),
     ] = 0
     queue_timeout_ms: Annotated[
         int,
-        typer.Option(min=0, help="How long a request may wait for its first step; 0 = any time."),
+        typer.Option(
+            min=0,
+            max=INT32_MAX,
+            help="How long a request may wait for its first step; 0 = any time.",
+        ),
     ] = 0
     step_timeout_ms: Annotated[
         int,
         typer.Option(
-            min=0, help="A step that takes longer ends the engine, which hangs; 0 = never."
+            min=0,
+            max=INT32_MAX,
+            help="A step that takes longer ends the engine, which hangs; 0 = never.",
         ),
     ] = 0
     kv_cache_max_tokens: Annotated[
-        int | None, typer.Option(min=1, help="Cap of the KV cache in tokens.")
+        int | None, typer.Option(min=1, max=INT64_MAX, help="Cap of the KV cache in tokens.")
     ] = None
     kv_cache_max_bytes: Annotated[
-        int | None, typer.Option(min=1, help="Cap of the KV cache in bytes.")
+        int | None, typer.Option(min=1, max=INT64_MAX, help="Cap of the KV cache in bytes.")
     ] = None
     kv_cache_host_bytes: Annotated[
-        int, typer.Option(min=0, help="Host memory for blocks that the KV cache has no room for.")
+        int,
+        typer.Option(
+            min=0, max=INT64_MAX, help="Host memory for blocks that the KV cache has no room for."
+        ),
     ] = 0
     max_logits_bytes: Annotated[
         int,
         typer.Option(
             min=0,
+            max=INT64_MAX,
             help="Host memory that logits of requests under way may take together; 0 = a quarter "
             "of what is free.",
         ),
     ] = 0
     kv_cache_event_buffer_max_size: Annotated[
         int,
-        typer.Option(min=0, help="Events of the KV cache that are kept for routers; 0 = none."),
+        typer.Option(
+            min=0, max=INT64_MAX, help="Events of the KV cache that are kept for routers; 0 = none."
+        ),
     ] = 0
     batch_scheduler_policy: Annotated[
         BatchSchedulerPolicy,
@@ -97,7 +110,7 @@ class ServingOptions:
         ),
     ] = True
     num_threads: Annotated[
-        int, typer.Option(min=0, help="Of CPU work; 0 = as many as allowed.")
+        int, typer.Option(min=0, max=MAX_THREADS, help="Of CPU work; 0 = as many as allowed.")
     ] = 0
 
 
@@ -122,7 +135,8 @@ def repository_settings(engine_dir: Path, options: ServingOptions) -> Repository
     """Of a repository that this machine's server can load as it is."""
     load_format = options.load_format
     has_text = load_format != LoadFormat.dummy or has_tokenizer(engine_dir)
-    limits = json.loads((engine_dir / "engine.json").read_text(encoding="utf-8"))["limits"]
+    max_batch_size = EngineFile.read(engine_dir).settings.max_batch_size
+    assert max_batch_size is not None  # an engine's limits are settled
     num_processes = max(1, min(_MAX_PROCESSES, _num_cores() // _CORES_EACH))
     given = {
         "device": options.device,
@@ -148,7 +162,7 @@ def repository_settings(engine_dir: Path, options: ServingOptions) -> Repository
     return RepositorySettings(
         engine_dir=str(engine_dir.resolve()),
         tokenizer_dir=str(engine_dir.resolve()) if has_text else "",
-        max_batch_size=limits["max_batch_size"],
+        max_batch_size=max_batch_size,
         decoupled=options.decoupled,
         llm_parameters={key: str(value) for key, value in given.items() if value is not None},
         preprocessing_instances=num_processes,
@@ -174,10 +188,10 @@ def repository(
             engine_dir_for(model, dtype=dtype.value, load_format=options.load_format.value),
             options,
         )
-    except (FileNotFoundError, ProblemsError, ValueError) as error:
+        write_repository(output, settings)
+    except (OSError, ProblemsError, ValueError) as error:
         typer.echo(f"inflight repository: {error}", err=True)
         raise typer.Exit(1) from error
-    write_repository(output, settings)
     typer.echo(
         f"{output}: {', '.join(sorted(path.name for path in output.iterdir()))}\n"
         "Where `inflight install` has put the backend into a server, start it with\n\n"

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import signal
 import subprocess
 import tempfile
@@ -24,6 +25,7 @@ from inflight.cli.build import Dtype
 from inflight.cli.endpoint_process import EndpointCommand, EndpointProcess
 from inflight.cli.openai import EndpointOptions, api_keys
 from inflight.cli.option_groups import with_groups
+from inflight.cli.ports import MAX_PORT, check_ports
 from inflight.cli.repository import ServingOptions, repository_settings
 from inflight.config import ProblemsError
 from inflight.serving.installation import Installation, find_installation, write_backends
@@ -31,6 +33,8 @@ from inflight.serving.repository import write_repository
 
 _EXIT_SECONDS = 30
 _EXIT_PATIENCE = 15  # seconds beyond them: the server unloads its models first
+_STUB_SECONDS = 3  # for processes of the server's own to see that it is gone
+_ANY_ADDRESS = "0.0.0.0"  # where the server listens
 
 
 class ModelControlMode(str, Enum):
@@ -42,11 +46,21 @@ class ModelControlMode(str, Enum):
 @with_groups
 def serve(
     model: Annotated[Path, typer.Argument(help="An engine directory or a checkpoint folder.")],
-    http_port: Annotated[int, typer.Option(help="HTTP: generate, generate_stream, infer.")] = 8000,
-    grpc_port: Annotated[int, typer.Option(help="gRPC: infer and streams.")] = 8001,
-    metrics_port: Annotated[int, typer.Option(help="Prometheus metrics.")] = 8002,
+    http_port: Annotated[
+        int,
+        typer.Option(min=1, max=MAX_PORT, help="HTTP: generate, generate_stream, infer."),
+    ] = 8000,
+    grpc_port: Annotated[
+        int, typer.Option(min=1, max=MAX_PORT, help="gRPC: infer and streams.")
+    ] = 8001,
+    metrics_port: Annotated[
+        int, typer.Option(min=1, max=MAX_PORT, help="Prometheus metrics.")
+    ] = 8002,
     openai_port: Annotated[
-        int | None, typer.Option(help="OpenAI's HTTP interface; without it there is none.")
+        int | None,
+        typer.Option(
+            min=1, max=MAX_PORT, help="OpenAI's HTTP interface; without it there is none."
+        ),
     ] = None,
     model_repository: Annotated[
         Path | None, typer.Option(help="Keep the repository here; else it is temporary.")
@@ -64,22 +78,31 @@ def serve(
     model_control_mode: Annotated[
         ModelControlMode, typer.Option(help="explicit: models are loaded and unloaded on request.")
     ] = ModelControlMode.none,
-    log_verbose: Annotated[int, typer.Option(help="Verbosity of the server's log.")] = 0,
+    log_verbose: Annotated[int, typer.Option(min=0, help="Verbosity of the server's log.")] = 0,
 ) -> None:
     """Serve a model with tritonserver until SIGINT or SIGTERM."""
     try:
         installation = find_installation(tritonserver)
         engine_dir = engine_dir_for(model, dtype=dtype.value, load_format=options.load_format.value)
         settings = repository_settings(engine_dir, options)
+        ports = [
+            ("--http-port", _ANY_ADDRESS, http_port),
+            ("--grpc-port", _ANY_ADDRESS, grpc_port),
+            ("--metrics-port", _ANY_ADDRESS, metrics_port),
+        ]
         if openai_port is not None:
+            ports.append(("--openai-port", endpoint.openai_host, openai_port))
             api_keys(endpoint.api_key_file)
             if not settings.tokenizer_dir:
                 raise ValueError(f"the OpenAI endpoint needs a tokenizer; {engine_dir} has none")
+        check_ports(ports)
+        if model_repository is not None:
+            write_repository(model_repository, settings)
     except (OSError, ProblemsError, ValueError) as error:
         typer.echo(f"inflight serve: {error}", err=True)
         raise typer.Exit(1) from error
     with tempfile.TemporaryDirectory(prefix="inflight-") as scratch:
-        repository = write_repository(model_repository or Path(scratch, "models"), settings)
+        repository = model_repository or write_repository(Path(scratch, "models"), settings)
         backends = write_backends(Path(scratch, "backends"), installation)
         arguments = {
             "model-repository": repository,
@@ -113,7 +136,7 @@ def _run(
     """Runs the server, and the OpenAI endpoint beside it, to its end and answers its exit code; 0
     when we were asked to end it. `usage` is printed once all is ready."""
     flags = [f"--{key}={value}" if value != "" else f"--{key}" for key, value in arguments.items()]
-    asked_to_end = False
+    asked_to_end = endpoint_failed = False
     endpoint: EndpointProcess | None = None
     # Whoever is first ends the server: it prints in its signal handler, and a second signal in this
     # moment locks it up. Of one that does not end in its time nothing more can come.
@@ -136,6 +159,8 @@ def _run(
         end_server()
 
     def endpoint_died(code: int) -> None:
+        nonlocal endpoint_failed
+        endpoint_failed = True
         typer.echo(f"inflight serve: the OpenAI endpoint ended with code {code}", err=True)
         end_server()
 
@@ -166,9 +191,25 @@ def _run(
                 endpoint.close(_EXIT_SECONDS)
             server.wait()
             last_resort.cancel()
+            _end_group(server.pid)
             if live:
                 live.close()
-    return 0 if asked_to_end else code or int(endpoint is not None)
+    if asked_to_end:
+        return 0
+    if not endpoint_failed:
+        typer.echo(f"inflight serve: the server ended with code {code}", err=True)
+    return code if code > 0 else 128 - code if code < 0 else int(endpoint is not None)
+
+
+def _end_group(number: int) -> None:
+    """The Python models' processes end when they see that their server is gone; one that was not
+    yet set up never looks."""
+    deadline = time.monotonic() + _STUB_SECONDS
+    with contextlib.suppress(ProcessLookupError):
+        while time.monotonic() < deadline:
+            os.killpg(number, 0)
+            time.sleep(0.05)
+        os.killpg(number, signal.SIGKILL)
 
 
 @contextlib.contextmanager

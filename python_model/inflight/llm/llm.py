@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import count
@@ -112,11 +111,18 @@ class LLM:
             "max_num_tokens": max_num_tokens,
         }
         self.engine_dir = _engine_dir(Path(model), dtype, load_format, limits)
-        facts = _read_facts(self.engine_dir, dtype)
+        from inflight.builder.engine_file import EngineFile
+
+        engine = EngineFile.read(self.engine_dir)
+        if dtype not in ("auto", engine.settings.dtype):
+            raise ValueError(
+                f"dtype={dtype!r}, but the engine in {self.engine_dir} was built for "
+                f"{engine.settings.dtype!r}"
+            )
         self.tokenizer: Tokenizer | None = None
         if not skip_tokenizer_init:
             self.tokenizer = _load_tokenizer(tokenizer, self.engine_dir, load_format == "dummy")
-        self._eos_token_ids: list[int] = facts["eos_token_ids"]
+        self._eos_token_ids = list(engine.model.eos_token_ids)
         cache = kv_cache_config or KvCacheConfig()
         scheduler = scheduler_config or SchedulerConfig()
         self._engine = _core.Engine(
@@ -347,15 +353,6 @@ def _engine_dir(model: Path, dtype: str, load_format: str, limits: dict[str, int
     from inflight.builder.cache import engine_dir_for
 
     return engine_dir_for(model, dtype=dtype, load_format=load_format, **limits)
-
-
-def _read_facts(engine_dir: Path, dtype: str) -> dict[str, Any]:
-    engine = json.loads((engine_dir / "engine.json").read_text(encoding="utf-8"))
-    if dtype not in ("auto", engine["dtype"]):
-        raise ValueError(
-            f"dtype={dtype!r}, but the engine in {engine_dir} was built for {engine['dtype']!r}"
-        )
-    return engine["model"]
 
 
 def _load_tokenizer(given: Any, engine_dir: Path, is_optional: bool) -> Tokenizer | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import http.client
 import time
 import urllib.request
 import uuid
@@ -177,7 +178,8 @@ def _add_facts(app: FastAPI, model: ServedModel, settings: EndpointSettings) -> 
     async def metrics() -> Response:
         try:
             page, kind = await asyncio.to_thread(_fetch, settings.metrics_url)
-        except OSError as error:
+        # ValueError: of a URL that is none.
+        except (OSError, http.client.HTTPException, ValueError) as error:
             raise unavailable(f"the server's metrics cannot be read: {error}") from error
         return Response(page, media_type=kind)
 

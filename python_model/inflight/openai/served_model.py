@@ -31,12 +31,14 @@ class ServedModel:
     def load(
         cls, engine_dir: str | Path, name: str = "", chat_template: str | Path | None = None
     ) -> ServedModel:
-        """`name` defaults to the folder's. Raises FileNotFoundError without a tokenizer."""
+        """`name` defaults to the folder's. Raises FileNotFoundError without a tokenizer, ValueError
+        for a chat template with errors of syntax."""
         folder = Path(engine_dir)
         engine = EngineFile.read(folder)
         tokenizer = Tokenizer.load(folder)
         if chat_template is not None:
             tokenizer.chat_template = Path(chat_template).read_text(encoding="utf-8")
+            _check_template(tokenizer, chat_template)
         end_ids = tuple(engine.model.eos_token_ids or ())
         if not end_ids and tokenizer.eos_token_id is not None:
             end_ids = (tokenizer.eos_token_id,)
@@ -54,3 +56,14 @@ class ServedModel:
             return
         with contextlib.suppress(ValueError):  # a template may want more than this
             self.tokenizer.apply_chat_template([{"role": "user", "content": ""}])
+
+
+def _check_template(tokenizer: Tokenizer, file: str | Path) -> None:
+    from jinja2 import TemplateSyntaxError
+
+    try:
+        tokenizer.apply_chat_template([{"role": "user", "content": ""}])
+    except ValueError as error:  # it may want more than this
+        if isinstance(error.__cause__, TemplateSyntaxError):
+            line = error.__cause__.lineno
+            raise ValueError(f"{file}, line {line}: {error.__cause__}") from error

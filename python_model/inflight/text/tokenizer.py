@@ -104,6 +104,15 @@ class Tokenizer:
     def encode_batch(
         self, texts: Sequence[str], add_special_tokens: bool = True
     ) -> list[list[int]]:
+        """Raises ValueError for a text with halves of UTF-16 pairs, which no encoding has."""
+        try:
+            return self._encode_batch(texts, add_special_tokens)
+        except TypeError:
+            for text in texts:
+                _refuse_halves(text)
+            raise
+
+    def _encode_batch(self, texts: Sequence[str], add_special_tokens: bool) -> list[list[int]]:
         ids = [self._encode_by_words(text, add_special_tokens) for text in texts]
         rest = [at for at, found in enumerate(ids) if found is None]
         # "Fast": without where in the text each token lies, a quarter of the time.
@@ -216,6 +225,15 @@ class Tokenizer:
                 "chat_template of tokenizer_config.json)"
             )
         return self.chat_template
+
+
+def _refuse_halves(text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"the text is not Unicode: {text[error.start]!r} at character {error.start}"
+        ) from error
 
 
 def _special_tokens_around(tokenizer: tokenizers.Tokenizer) -> tuple[list[int], list[int]]:

@@ -38,10 +38,10 @@ def served() -> Iterator[tuple[Server, str]]:
         server.stop(None).wait()
 
 
-def client_of(grpc_url: str) -> TestClient:
+def client_of(grpc_url: str, metrics_url: str = f"http://{NOBODY}/metrics") -> TestClient:
     tokenizer = byte_level()
     model = ServedModel("m", tokenizer, tokenizer.vocab_size, 64)
-    settings = EndpointSettings(grpc_url=grpc_url, metrics_url=f"http://{NOBODY}/metrics")
+    settings = EndpointSettings(grpc_url=grpc_url, metrics_url=metrics_url)
     return TestClient(make_app(model, settings))
 
 
@@ -62,6 +62,15 @@ def test_cache_events_of_a_server_that_answers_nothing(
         answer = client.get(f"/kv_cache_events{query}")
         assert answer.status_code == 503, answer.text
         assert answer.json()["error"]["code"] == "unavailable"
+
+
+def test_metrics_that_cannot_be_read(served: tuple[Server, str]) -> None:
+    _, url = served
+    for metrics_url in ("nowhere", f"http://{url}/metrics"):  # no URL, and no HTTP there
+        with client_of(url, metrics_url) as client:
+            answer = client.get("/metrics")
+            assert answer.status_code == 503
+            assert answer.json()["error"]["code"] == "unavailable", answer.text
 
 
 def test_a_server_that_is_not_there() -> None:

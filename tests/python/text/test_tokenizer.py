@@ -155,6 +155,14 @@ def test_special_tokens_map_is_read(tmp_path: Path):
     assert tokenizer.bos_token_id is None
 
 
+@pytest.mark.parametrize("text", ["\udcff", "a \ud83d b " + 200 * "word "])
+def test_halves_of_characters_are_refused(tmp_path: Path, text: str):
+    """A shell's arguments have them where their bytes are no UTF-8."""
+    tokenizer = Tokenizer.load(save(tmp_path, byte_level()))
+    with pytest.raises(ValueError, match="is not Unicode: '.udcff' at character 0|at character 2"):
+        tokenizer.encode(text)
+
+
 def test_padding_and_truncation_of_the_file_are_off(tmp_path: Path):
     raw = byte_level()
     raw.enable_truncation(3)
