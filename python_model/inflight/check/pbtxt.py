@@ -16,6 +16,7 @@ _TOKEN = re.compile(
     re.VERBOSE,
 )
 _CLOSING = {"{": "}", "<": ">"}
+_MOST_DEPTH = 100  # a model's configuration has five
 _ESCAPES = {"n": "\n", "t": "\t", "r": "\r"}
 
 
@@ -26,17 +27,18 @@ class PbtxtError(ValueError):
 class _Reader:
     def __init__(self, text: str) -> None:
         self._tokens: list[tuple[str, str, int]] = []  # kind, text, line
-        place = 0
+        place, line = 0, 1
         while place < len(text):
-            line = text.count("\n", 0, place) + 1
             match = _TOKEN.match(text, place)
             if match is None:
                 raise PbtxtError(f"line {line}: {text[place : place + 20].splitlines()[0]!r}")
             if match.lastgroup:
                 self._tokens.append((match.lastgroup, match[0], line))
             place = match.end()
-        self._tokens.append(("end", "the end", text.count("\n") + 1))
+            line += match[0].count("\n")
+        self._tokens.append(("end", "the end", line))
         self._place = 0
+        self._depth = 0
 
     def _peek(self) -> str:
         return self._tokens[self._place][1]
@@ -71,7 +73,12 @@ class _Reader:
     def _value(self) -> Any:
         kind, text, line = self._take()
         if text in _CLOSING:
-            return self.message(_CLOSING[text])
+            self._depth += 1
+            if self._depth > _MOST_DEPTH:
+                raise PbtxtError(f"line {line}: more than {_MOST_DEPTH} messages in each other")
+            message = self.message(_CLOSING[text])
+            self._depth -= 1
+            return message
         if kind == "string":
             parts = [text]
             while self._tokens[self._place][0] == "string":

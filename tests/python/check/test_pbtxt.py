@@ -1,5 +1,6 @@
 """The reader of config.pbtxt, against protobuf's own."""
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -74,12 +75,20 @@ def test_every_way_of_writing() -> None:
         ("\n\n}", "line 3: expected a field or 'the end', found '}'"),
         ("data_type: TYPE_${x}", "line 1: expected a field or 'the end', found '${x}'"),
         ("a: @", "line 1: '@'"),
+        ('"a\nb"', "line 1"),
+        (100_000 * "a {\n", "line 101: more than 100 messages in each other"),
     ],
 )
 def test_what_is_wrong(text: str, message: str) -> None:
     with pytest.raises(PbtxtError) as caught:
         parse(text)
     assert message in str(caught.value)
+
+
+def test_a_long_text_takes_no_longer_for_each_line() -> None:
+    began = time.monotonic()
+    assert len(parse(400_000 * "a: 1\n")["a"]) == 400_000  # 2 s; minutes where lines are counted anew
+    assert time.monotonic() - began < 30
 
 
 def test_placeholders() -> None:
