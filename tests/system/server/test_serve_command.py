@@ -101,30 +101,37 @@ def test_writes_a_repository(setup, tmp_path: Path) -> None:
     assert niceness and (int(niceness[1]) > 0) == (setup.device == "cpu")
 
 
-def test_a_port_that_is_taken_leaves_nothing_running(setup, tmp_path: Path) -> None:
-    """Who listens at the endpoint's port already speaks no HTTP."""
-    http_port, grpc_port, metrics_port = free_ports(3)
+def test_a_port_that_is_taken_is_named_before_anything_starts(setup, tmp_path: Path) -> None:
     with socket.create_server(("0.0.0.0", 0)) as taken:
-        threading.Thread(target=answer_nonsense, args=(taken,), daemon=True).start()
-        ran = subprocess.run(
-            command("serve", setup.checkpoint, f"--device={setup.device}",
-                    f"--http-port={http_port}", f"--grpc-port={grpc_port}",
-                    f"--metrics-port={metrics_port}", f"--openai-port={taken.getsockname()[1]}"),
-            env=environment(tmp_path), capture_output=True, text=True, timeout=120, check=False,
-        )  # fmt: skip
-    assert ran.returncode != 0 and "Traceback" not in ran.stderr, ran.stderr[-4000:]
+        port = taken.getsockname()[1]
+        ran = serve_and_fail(setup, tmp_path, f"--openai-port={port}")
+    assert (
+        ran.stderr == f"inflight serve: --openai-port {port} at 0.0.0.0: Address already in use\n"
+    )
+
+
+def test_an_endpoint_that_dies_leaves_nothing_running(setup, tmp_path: Path) -> None:
+    template = tmp_path / "broken.jinja"
+    template.write_text("{% if x %}")
+    http_port, openai_port = free_ports(2)
+    flags = (f"--http-port={http_port}", f"--openai-port={openai_port}")
+    ran = serve_and_fail(setup, tmp_path, *flags, f"--chat-template={template}")
     assert "the OpenAI endpoint ended with code" in ran.stderr
-    assert "address already in use" in ran.stderr
+    assert f"{template}, line 1" in ran.stderr
     with pytest.raises(OSError):
         urllib.request.urlopen(f"http://localhost:{http_port}/v2/health/live", timeout=2)
 
 
-def answer_nonsense(listener: socket.socket) -> None:
-    with contextlib.suppress(OSError):
-        while True:
-            connection, _ = listener.accept()
-            connection.sendall(b"\x00\x00\x12\x04")
-            connection.close()
+def serve_and_fail(setup, tmp_path: Path, *flags: str) -> subprocess.CompletedProcess:
+    http_port, grpc_port, metrics_port = free_ports(3)
+    ran = subprocess.run(
+        command("serve", setup.checkpoint, f"--device={setup.device}",
+                f"--http-port={http_port}", f"--grpc-port={grpc_port}",
+                f"--metrics-port={metrics_port}", *flags),
+        env=environment(tmp_path), capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert ran.returncode != 0 and "Traceback" not in ran.stderr, ran.stderr[-4000:]
+    return ran
 
 
 def test_says_what_is_missing(tmp_path: Path) -> None:
