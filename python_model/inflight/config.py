@@ -130,6 +130,7 @@ class ParallelConfig:
 
 
 _MOST = 2**31 - 1  # of every limit: what an engine counts with
+_MOST_IN_A_BLOCK = 2**16 - 1  # tokens, likewise
 
 
 @dataclass(frozen=True)
@@ -158,8 +159,9 @@ class BuildConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 problems.append(f"{name} is {value}, the least is 1")
-            elif value is not None and value > _MOST:
-                problems.append(f"{name} is {value}, the most is {_MOST}")
+            most = _MOST_IN_A_BLOCK if name == "tokens_per_block" else _MOST
+            if value is not None and value > most:
+                problems.append(f"{name} is {value}, the most is {most}")
         if self.max_beam_width != 1:
             problems.append(f"max_beam_width is {self.max_beam_width}, only 1 is supported")
         if self.parallel != ParallelConfig():

@@ -207,6 +207,14 @@ ERRORS = {
         "error tensorrt_llm: unfilled placeholder, with which a server refuses the file: "
         "max_batch_size: ${size}",
     ),
+    "a size that is no int32": (
+        "tensorrt_llm", lambda t: re.sub(r"max_batch_size: \d+", "max_batch_size: 99999999999", t),
+        "'max_batch_size: 99999999999': Value out of range",
+    ),
+    "a flag that is none": (
+        "tensorrt_llm", lambda t: t.replace("decoupled: true", "decoupled: maybe"),
+        "decoupled: maybe': Expected",
+    ),
     "not pbtxt": (
         "tensorrt_llm", lambda t: t + "}",
         "error tensorrt_llm: config.pbtxt: line ",

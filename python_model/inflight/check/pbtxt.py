@@ -100,6 +100,24 @@ def parse(text: str) -> Message:
     return _Reader(text).message("the end")
 
 
+def refused_by_schema(text: str) -> str | None:
+    """What protobuf says of a value that Triton's schema has no place for; None if nothing, if there
+    are unfilled placeholders, or if tritonclient is not installed, which has the schema. A field that
+    it does not know may be of a newer server."""
+    try:
+        from google.protobuf import text_format
+        from tritonclient.grpc import model_config_pb2
+    except ImportError:
+        return None
+    if "${" in text:
+        return None
+    try:
+        text_format.Parse(text, model_config_pb2.ModelConfig(), allow_unknown_field=True)
+    except text_format.ParseError as error:
+        return str(error)
+    return None
+
+
 def one(message: Message, field: str, otherwise: Any = None) -> Any:
     """The value of a field that stands once; the last, where it is repeated."""
     return message[field][-1] if message.get(field) else otherwise

@@ -16,6 +16,7 @@ from inflight.check.pbtxt import (
     parameters,
     parse,
     placeholders,
+    refused_by_schema,
 )
 from inflight.text.tokenizer import has_tokenizer
 
@@ -65,7 +66,10 @@ def check_repository(root: Path) -> RepositoryReport:
     for path in sorted(root.glob("*/config.pbtxt")):
         name = path.parent.name
         try:
-            models.append(ModelFiles(name, path.parent, parse(path.read_text(encoding="utf-8"))))
+            text = path.read_text(encoding="utf-8")
+            models.append(ModelFiles(name, path.parent, parse(text)))
+            if refused := refused_by_schema(text):
+                findings.append(Finding(Level.error, name, f"config.pbtxt: {refused}"))
         except (PbtxtError, UnicodeDecodeError) as error:
             findings.append(Finding(Level.error, name, f"config.pbtxt: {error}"))
     configs = {model.name: model.config for model in models}

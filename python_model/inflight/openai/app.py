@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import http.client
+import json
 import time
 import urllib.request
 import uuid
@@ -204,7 +205,14 @@ async def _invalid_body(_: Request, error: RequestValidationError) -> Response:
     if first["type"] == "unsupported_parameter":  # names its field itself
         where = where[:2] if len(where) > 1 else []
     message = f"{'.'.join(where)}: {first['msg']}" if where else first["msg"]
+    says_it_all = first["type"] in (*code, "unsupported_parameter")
+    if not says_it_all and isinstance(first.get("input"), str | int | float):
+        message += f"; it is {_shortened(json.dumps(first['input'], ensure_ascii=False))}"
     return answer_of(ApiError(message, param=param, code=code.get(first["type"], first["type"])))
+
+
+def _shortened(text: str, most: int = 60) -> str:
+    return text if len(text) <= most else f"{text[:most]}..."
 
 
 def _place(steps: Sequence[str | int]) -> list[str]:

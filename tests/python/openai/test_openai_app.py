@@ -64,6 +64,24 @@ def test_cache_events_of_a_server_that_answers_nothing(
         assert answer.json()["error"]["code"] == "unavailable"
 
 
+@pytest.mark.parametrize(
+    ("field", "message"),
+    [
+        ({"max_tokens": -3}, "max_tokens: Input should be greater than or equal to 1; it is -3"),
+        ({"seed": "é" * 99}, f'seed: Input should be a valid integer; it is "{"é" * 59}...'),
+        ({"prompt": [[1, -2]]}, "greater than or equal to 0; it is -2"),
+        ({"stop": ["a"] * 17}, "stop: List should have at most 16 items after validation, not 17"),
+        ({"no_such_field": 1}, "no_such_field: Extra inputs are not permitted"),
+        ({"best_of": 3}, "best_of is not supported"),
+    ],
+)
+def test_errors_name_field_limit_and_value(field: dict[str, object], message: str) -> None:
+    with client_of(NOBODY) as client:
+        answer = client.post("/v1/completions", json={"model": "m", "prompt": [5], **field})
+    assert answer.status_code == 400
+    assert answer.json()["error"]["message"].endswith(message), answer.text
+
+
 def test_metrics_that_cannot_be_read(served: tuple[Server, str]) -> None:
     _, url = served
     for metrics_url in ("nowhere", f"http://{url}/metrics"):  # no URL, and no HTTP there
