@@ -99,6 +99,16 @@ def test_a_number_that_the_server_would_take_its_default_for(
     assert f"'--{option}'" in text and "less than or equal to" in text
 
 
+@pytest.mark.parametrize("device", ["bogus", "cuda:", "cuda:-1", "CPU"])
+def test_a_device_that_is_none(
+    run: Callable, tiny_engine: Path, tmp_path: Path, device: str
+) -> None:
+    output = tmp_path / "models"
+    text = said(run("repository", tiny_engine, f"--output={output}", f"--device={device}"))
+    assert f"device is '{device}', must be 'auto', 'cpu', 'cuda' or 'cuda:N'" in text
+    assert not output.exists()
+
+
 def test_limits_that_no_engine_has(run: Callable, tiny_checkpoint: Path, tmp_path: Path) -> None:
     most = {"max-batch-size": 2**31 - 1, "max-num-tokens": 2**31 - 1, "tokens-per-block": 2**16 - 1}
     flags = [f"--{name}={2**31}" for name in most]
